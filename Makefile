@@ -1,0 +1,68 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.8
+# The index to install from is the machine's own business: nothing here names one.
+export UV_LINK_MODE ?= copy
+# compiled once here, or at every start where PYTHONDONTWRITEBYTECODE is set
+export UV_COMPILE_BYTECODE ?= 1
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --group dev pyproject.toml -o requirements.lock
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Create .venv from the locked set (nothing to do when it is up to date)
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "signlang needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(UV) || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); }
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: train
+train: setup ## Train SqueezeNet on one fold of the built-in pictures (a few minutes on two cores)
+	$(BIN)/python -m signlang.train model=squeezenet fold=0
+
+.PHONY: test
+test: setup ## Run the fast tests
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+.PHONY: test-all
+test-all: setup ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -n 2
+
+.PHONY: check
+check: setup ## Lint, formatting and types, as continuous integration does
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: setup ## Put the code into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: lock
+lock: setup ## Renew requirements.lock from pyproject.toml
+	$(LOCK) --upgrade
+
+.PHONY: wheel
+wheel: setup ## Build the wheel into dist/
+	$(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python
+
+.PHONY: dashboards
+dashboards: setup ## Open TensorBoard over all runs
+	$(BIN)/tensorboard --logdir runs
+
+.PHONY: clean
+clean: ## Remove what can be made again here (not runs/, not the cache in your home folder)
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

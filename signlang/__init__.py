@@ -1,0 +1,35 @@
+"""signlang trains, cross-validates, compares and deploys classifiers of static hand signs.
+
+Importing the package prepares the process, before torch is imported anywhere: it keeps glibc from
+handing large buffers back to the kernel after every training step, and albumentations from asking
+the network for a newer release of itself.
+"""
+
+import ctypes
+import os
+import sys
+
+__version__ = "0.1.0"
+
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+
+
+def _keep_large_buffers() -> None:
+    """Let malloc reuse large activations instead of returning them to the kernel (glibc only).
+
+    Without it every training step on a CPU faults its activations in again, which costs small
+    networks more than their arithmetic does.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library, musl for one, has no such switch
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+_keep_large_buffers()

@@ -1,0 +1,1 @@
+"""What happens around training steps: schedule, checkpoints, progress, costs, pictures."""

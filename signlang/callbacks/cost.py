@@ -1,0 +1,130 @@
+"""A network comes in; its parameters, FLOPs, size and latency go out."""
+
+import copy
+import io
+import logging
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Final, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from signlang.models.classifier import Classifier
+
+WARM_UP: Final = 10
+REPEATS: Final = 100
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        parameters: Trainable weights.
+        flops: Operations for one picture as fvcore counts them, with the network in training mode
+            as published tables have it; a multiply-add is 1.
+        size_mb: Of the saved state dict, in 10^6 bytes.
+        latency_ms: Median time for one picture, from bytes to logits, one thread, on this CPU.
+        latency_quartiles_ms: First and third quartile of it.
+    """
+
+    parameters: int
+    flops: int
+    size_mb: float
+    latency_ms: float
+    latency_quartiles_ms: tuple[float, float]
+
+
+def parameters(network: nn.Module) -> int:
+    """Count the trainable weights.
+
+    >>> parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+
+
+def flops(network: nn.Module, image_size: int) -> int:
+    """Count the operations for one picture (fvcore; training mode; a multiply-add is 1).
+
+    The network is left as it was: fvcore runs a copy, whose batch statistics change. It runs two
+    pictures, as batch normalisation of a single value is undefined, and half of that is returned.
+    """
+    from fvcore.nn import FlopCountAnalysis
+
+    network = copy.deepcopy(network).cpu().float().train()
+    pictures = torch.zeros(2, 3, image_size, image_size)
+    analysis = FlopCountAnalysis(network, pictures)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    tracer = logging.getLogger("fvcore.nn.jit_analysis")
+    level = tracer.level
+    tracer.setLevel(logging.ERROR)
+    try:
+        return int(analysis.total()) // 2
+    finally:
+        tracer.setLevel(level)
+
+
+def size_mb(network: nn.Module) -> float:
+    """Size of the saved state dict in 10^6 bytes."""
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    return buffer.tell() / 1e6
+
+
+def latencies_ms(classifier: Classifier, image_size: int, repeats: int = REPEATS) -> list[float]:
+    """Time single pictures on the CPU with one thread, in float32, after a warm-up.
+
+    Args:
+        classifier: From bytes to logits; left as it was.
+        image_size: Side of the picture, in pixels.
+        repeats: How many are timed.
+
+    Returns:
+        Milliseconds of each.
+    """
+    network = copy.deepcopy(classifier).cpu().float().eval()
+    picture = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    try:
+        with torch.inference_mode():
+            for _ in range(WARM_UP + repeats):
+                begun = time.perf_counter()
+                network(picture)
+                times.append(1e3 * (time.perf_counter() - begun))
+    finally:
+        torch.set_num_threads(threads)
+    return times[WARM_UP:]
+
+
+def profile(classifier: Classifier, image_size: int) -> Cost:
+    """Measure all costs of a classifier."""
+    network = classifier.network
+    first, median, third = statistics.quantiles(latencies_ms(classifier, image_size), n=4)
+    return Cost(
+        parameters=parameters(network),
+        flops=flops(network, image_size),
+        size_mb=round(size_mb(network), 3),
+        latency_ms=round(median, 3),
+        latency_quartiles_ms=(round(first, 3), round(third, 3)),
+    )
+
+
+class CostProfile(pl.Callback):
+    """Measures the network once it has been tested, and logs the figures."""
+
+    def __init__(self) -> None:
+        self.cost: Cost | None = None
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure, keep and log."""
+        classifier = cast(Classifier, pl_module)
+        self.cost = profile(classifier, int(trainer.datamodule.image_size))  # type: ignore[attr-defined]
+        figures = {k: v for k, v in asdict(self.cost).items() if isinstance(v, int | float)}
+        for logger in trainer.loggers:
+            logger.log_metrics({f"cost/{name}": value for name, value in figures.items()}, step=0)

@@ -1,0 +1,134 @@
+"""Epochs come in; a progress bar with the time left, a line in the log and `history.csv` go out."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from rich.progress import Progress, TaskID
+
+from signlang.console import log, progress
+from signlang.data.files import read_csv, write_csv
+
+
+class ProgressBar(pl.Callback):
+    """One bar over all steps of the run, with the time left until the last planned epoch."""
+
+    def __init__(self) -> None:
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar, at the place where a resumed run goes on."""
+        self.bar = progress()
+        self.bar.start()
+        per_epoch = int(trainer.num_training_batches)
+        total = per_epoch * (trainer.max_epochs or 1)
+        done = per_epoch * trainer.current_epoch
+        self.task = self.bar.add_task(self._title(trainer), total=total, completed=done, note="")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int,
+    ) -> None:  # fmt: skip
+        """Advance by one step."""
+        if self.bar is not None and self.task is not None:
+            self.bar.advance(self.task)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the epoch that comes and the last accuracy."""
+        if self.bar is None or self.task is None:
+            return
+        accuracy = trainer.callback_metrics.get("validation/accuracy")
+        note = "" if accuracy is None else f"validation {float(accuracy):.4f}"
+        self.bar.update(self.task, description=self._title(trainer, 1), note=note)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the bar away."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the bar away before anybody writes a message."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _title(self, trainer: pl.Trainer, ahead: int = 0) -> str:
+        epochs = trainer.max_epochs or 1
+        return f"epoch {min(trainer.current_epoch + 1 + ahead, epochs)}/{epochs}"
+
+
+class History(Checkpoint):
+    """Writes one row per epoch to `history.csv`: metrics, learning rate, seconds and speed.
+
+    It is a Lightning `Checkpoint` because those are called after the module has logged its epoch.
+    Rows of epochs that a resumed run trains again are replaced.
+
+    Args:
+        file: The CSV file.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+        self.rows: list[dict[str, str]] = []
+        self.begun = self.trained = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read the rows of the epochs that are done."""
+        self.rows = [
+            row for row in read_csv(self.file) if int(row["epoch"]) < trainer.current_epoch
+        ]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock of the epoch."""
+        if batch_idx == 0:
+            self.begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int,
+    ) -> None:  # fmt: skip
+        """Stop the clock of training after the last batch, before validation."""
+        if trainer.is_last_batch:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # once an epoch: the batches were only queued so far
+            self.trained = time.perf_counter() - self.begun
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write all rows anew, in one step."""
+        metrics = {
+            name: f"{float(value):.6g}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith(("train/", "validation/", "learning_rate"))
+        }
+        pictures = len(trainer.datamodule.parts.train)  # type: ignore[attr-defined]
+        self.rows.append(
+            {
+                "epoch": str(trainer.current_epoch),
+                **metrics,
+                "seconds": f"{time.perf_counter() - self.begun:.3f}",
+                "images_per_second": f"{pictures / self.trained:.1f}",
+            }
+        )
+        header = tuple(self.rows[-1])
+        rows = [tuple(row.get(name, "") for name in header) for row in self.rows]
+        write_csv(self.file, header, rows)
+        log.info(
+            "epoch %d/%d  %s",
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+            "  ".join(
+                f"{stage} loss {float(metrics[f'{stage}/loss']):.4f} "
+                f"accuracy {float(metrics[f'{stage}/accuracy']):.4f}"
+                for stage in ("train", "validation")
+            ),
+        )

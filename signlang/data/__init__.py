@@ -1,0 +1,1 @@
+"""Pictures: from folders of files to shuffled, augmented batches."""

@@ -1,0 +1,173 @@
+"""A batch of pictures comes in, the same batch transformed at random goes out, for training only.
+
+The transformations are those of the published studies, in their order, by albumentations.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from signlang.data import pictures
+from signlang.data.listing import JUNK
+from signlang.data.pictures import BadPictureError, is_picture_name
+from signlang.data.scenery import scene
+from signlang.errors import DataError, SettingError, listing
+
+Pixels = npt.NDArray[np.uint8]
+SCENES: Final = 64  # backgrounds drawn where the user gives no folder
+BACKGROUND_WEIGHT: Final = 0.12  # of the alphabet study
+
+
+def none() -> list[Any]:
+    """Nothing at random."""
+    return []
+
+
+def asl_alphabet() -> list[Any]:
+    """The alphabet study's transformations, with the middle of the probabilities it used.
+
+    Rotation up to 10 degrees, horizontal flip, brightness and contrast, shuffled channels, hue and
+    saturation, blur of 3 to 7 pixels, and 8 to 10 holes of 10 to 30 pixels, all for 200 x 200.
+    """
+    import albumentations as A
+    import cv2
+
+    return [
+        A.Rotate(limit=10, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
+        A.HorizontalFlip(p=0.6),
+        A.RandomBrightnessContrast(p=0.5),
+        A.ChannelShuffle(p=0.4),
+        A.HueSaturationValue(p=0.5),
+        A.Blur(blur_limit=(3, 7), p=0.5),
+        A.CoarseDropout(
+            num_holes_range=(8, 10), hole_height_range=(10, 30), hole_width_range=(10, 30), p=0.5
+        ),
+    ]
+
+
+def digits() -> list[Any]:
+    """The digits study's transformations, as Keras' ImageDataGenerator applies them to all.
+
+    Rotation up to 20 degrees, shifts up to a tenth of each side, zoom of each axis by up to a
+    tenth; what comes in from outside repeats the nearest pixel.
+    """
+    import albumentations as A
+    import cv2
+
+    return [
+        A.Affine(
+            rotate=(-20, 20),
+            translate_percent={"x": (-0.1, 0.1), "y": (-0.1, 0.1)},
+            scale={"x": (0.9, 1.1), "y": (0.9, 1.1)},
+            border_mode=cv2.BORDER_REPLICATE,
+            p=1.0,
+        )
+    ]
+
+
+class Augmentation:
+    """Transforms whole batches; equal seeds transform equally, in whatever process.
+
+    Args:
+        transforms: albumentations transforms, in order.
+        size: Side of the pictures that go out, in pixels.
+        backgrounds: (M, h, h, 3) pictures to blend in at random, or None.
+        background_weight: Their share in the blend, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[Any],
+        size: int,
+        backgrounds: Pixels | None = None,
+        background_weight: float = 0.0,
+    ) -> None:
+        import albumentations as A
+        import cv2
+
+        self.size = size
+        self.backgrounds = backgrounds
+        self.weight = background_weight
+        resize = A.Resize(size, size, interpolation=cv2.INTER_LINEAR)
+        self.transform = A.Compose([*transforms, resize]) if transforms else None
+        self.resize = A.Compose([resize])
+
+    def __call__(self, batch: Pixels, seed: int) -> Pixels:
+        """Transform a batch.
+
+        Args:
+            batch: (B, h, h, 3).
+            seed: Of everything random in this batch.
+
+        Returns:
+            (B, size, size, 3).
+        """
+        if self.backgrounds is not None:
+            batch = self._blend(batch, seed)
+        transform = self.transform
+        if transform is None:
+            if batch.shape[1] == self.size:
+                return batch
+            transform = self.resize
+        transform.set_random_seed(seed % 2**32)
+        out = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)
+        for row, picture in enumerate(batch):
+            out[row] = transform(image=picture)["image"]
+        return out
+
+    def _blend(self, batch: Pixels, seed: int) -> Pixels:
+        import cv2
+
+        assert self.backgrounds is not None
+        rng = np.random.default_rng((seed, 1))
+        chosen = self.backgrounds[rng.integers(len(self.backgrounds), size=len(batch))]
+        blended = [
+            cv2.addWeighted(picture, 1 - self.weight, scene, self.weight, 0)
+            for picture, scene in zip(batch, chosen, strict=True)
+        ]
+        return np.stack(blended).astype(np.uint8, copy=False)
+
+
+def backgrounds(folder: str | None, weight: float | None, size: int, seed: int) -> Pixels | None:
+    """Read the pictures of a folder as backgrounds, or draw scenes where there is no folder.
+
+    Args:
+        folder: Pictures of places without hands, of any size.
+        weight: The share that was asked for; None means 0.12 if a folder is given, else 0.
+        size: Side of the pictures they are blended with, in pixels.
+        seed: Of the drawn scenes.
+
+    Returns:
+        (M, size, size, 3), or None if nothing is to be blended.
+
+    Raises:
+        DataError: If the folder is missing, holds no picture, or bad ones.
+        SettingError: If the folder is given with a weight of 0.
+    """
+    if weight == 0 and folder is not None:
+        raise SettingError("augment.backgrounds has no effect with augment.background_weight=0.")
+    if not weight and folder is None:
+        return None
+    if folder is None:
+        rng = np.random.default_rng((seed, 2))
+        return np.stack([scene(rng, size) for _ in range(SCENES)])
+    place = Path(folder).expanduser()
+    files = [
+        file
+        for file in sorted(place.rglob("*"))
+        if is_picture_name(file.suffix) and file.name.lower() not in JUNK and file.name[0] != "."
+    ]
+    if not files:
+        raise DataError(f"augment.backgrounds={folder}: no such folder, or no picture in it.")
+    scenes, bad = [], []
+    for file in files:
+        try:
+            scenes.append(pictures.resized(pictures.decode(pictures.read_bytes(file)), size))
+        except BadPictureError as error:
+            bad.append(f"{file}: {error}")
+    if bad:
+        raise DataError(f"{len(bad)} backgrounds cannot be used:{listing(bad)}")
+    return np.stack(scenes)

@@ -1,0 +1,160 @@
+"""A fold and the configuration of its augmentation come in; batches of pixels go out.
+
+A batch is a pair: uint8 pictures (B, size, size, 3) and int64 labels (B,). Pictures stay bytes
+until they are on the device, where the classifier normalises them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from signlang.data import augment, pixels
+from signlang.data.fold import Fold
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Rows = tuple[int, np.ndarray[Any, np.dtype[np.int64]]]
+EVALUATION_BATCH: Final = 128
+
+
+class Batches:
+    """Yields (seed, rows) for one epoch after another; a `batch_sampler` for a DataLoader.
+
+    Order and seeds depend on the run's seed and the epoch alone: not on the number of workers, nor
+    on whether the epochs before were trained in this process.
+
+    Args:
+        rows: (n,) rows of the index.
+        size: Rows of a batch; the last one may be shorter.
+        seed: Of the run.
+        epoch: Tells the epoch that is about to begin; None for evaluation, in order.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray[Any, np.dtype[np.int64]],
+        size: int,
+        seed: int = 0,
+        epoch: Callable[[], int] | None = None,
+    ) -> None:
+        self.rows, self.size, self.seed, self.epoch = rows, size, seed, epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch; a last one of a single picture joins the one before it."""
+        count = len(self.rows)
+        alone = self.epoch is not None and count % self.size == 1 and 1 < self.size < count
+        return -(-count // self.size) - alone
+
+    def __iter__(self) -> Iterator[Rows]:
+        """Yield the batches of the epoch that begins now."""
+        rows, epoch = self.rows, self.epoch() if self.epoch else 0
+        if self.epoch:
+            rows = np.random.default_rng((self.seed, epoch)).permutation(rows)
+        for number in range(len(self)):
+            seed = int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
+            end = len(rows) if number == len(self) - 1 else (number + 1) * self.size
+            yield seed, rows[number * self.size : end]
+
+
+class Pictures(Dataset[Batch]):
+    """Hands out whole batches of mapped pixels, augmented if there is an augmentation."""
+
+    def __init__(
+        self,
+        array: pixels.Pixels,
+        labels: np.ndarray[Any, np.dtype[np.int64]],
+        augmentation: augment.Augmentation,
+    ) -> None:
+        self.array, self.labels, self.augmentation = array, labels, augmentation
+
+    def __getitems__(self, batch: Rows) -> Batch:
+        """Gather one batch; DataLoader calls this with what the batch sampler yields."""
+        seed, rows = batch
+        images = self.augmentation(self.array[rows], seed)
+        return torch.from_numpy(images), torch.from_numpy(self.labels[rows])
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """Collate nothing: a batch comes ready."""
+    return batch
+
+
+class HandSigns(pl.LightningDataModule):
+    """Loaders of one fold.
+
+    Args:
+        fold: Pictures and parts.
+        augment: The group `augment` of the configuration; `transforms` is a function, see
+            `data.augment`.
+        image_size: Side of the square that the network sees, in pixels.
+        workers: Processes that prepare batches; 0 prepares them in this one.
+        seed: Of shuffling and augmentation.
+    """
+
+    def __init__(
+        self, *, fold: Fold, augment: Mapping[str, Any], image_size: int, workers: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.fold, self.augment = fold, augment
+        self.index, self.parts = fold.index, fold.parts
+        self.image_size, self.workers, self.seed = image_size, workers, seed
+
+    @cached_property
+    def array(self) -> pixels.Pixels:
+        """(N, stored size, stored size, 3) the decoded pictures, mapped."""
+        stored = self.fold.data["stored_size"] or self.image_size
+        return pixels.decoded(self.index, stored, self.fold.cache_dir)
+
+    def training_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel over the training pictures, 0 to 1."""
+        total, squares, count = np.zeros(3), np.zeros(3), 0
+        for start in range(0, len(self.parts.train), 512):
+            chunk = self.array[self.parts.train[start : start + 512]].reshape(-1, 3) / 255.0
+            total, squares, count = (
+                total + chunk.sum(0), squares + (chunk**2).sum(0), count + len(chunk)
+            )  # fmt: skip
+        mean = total / count
+        return mean.tolist(), np.sqrt(squares / count - mean**2).tolist()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled and augmented."""
+        stored = self.array.shape[1]
+        scenes = augment.backgrounds(
+            self.augment["backgrounds"], self.augment["background_weight"], stored, self.seed
+        )
+        weight = self.augment["background_weight"] or augment.BACKGROUND_WEIGHT
+        augmentation = augment.Augmentation(
+            self.augment["transforms"](), self.image_size, scenes, weight
+        )
+        batches = Batches(self.parts.train, self.fold.batch_size, self.seed, self._epoch)
+        return self._loader(batches, augmentation)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation part, in the order of the index."""
+        return self._plain(self.parts.validation)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test fold, in the order of the index."""
+        return self._plain(self.parts.test)
+
+    def _plain(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> DataLoader[Batch]:
+        return self._loader(
+            Batches(rows, EVALUATION_BATCH), augment.Augmentation([], self.image_size)
+        )
+
+    def _loader(self, batches: Batches, augmentation: augment.Augmentation) -> DataLoader[Batch]:
+        return DataLoader(
+            Pictures(self.array, self.index.labels, augmentation),
+            batch_sampler=batches,  # type: ignore[arg-type]  # torch types it as lists of rows
+            collate_fn=as_it_is,  # type: ignore[arg-type]
+            num_workers=self.workers if batches.epoch else 0,
+            persistent_workers=bool(self.workers and batches.epoch),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer else 0

@@ -1,0 +1,213 @@
+"""A picture file comes in, an upright 8-bit RGB picture goes out, or one sentence why it cannot.
+
+Training, description and service all read pictures here, so that all see the same pixels.
+"""
+
+import hashlib
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_PIXELS: Final = 100_000_000  # more than any camera of hands takes; a small file can hold a bomb
+MAX_BYTES: Final = 256 * 2**20
+STILL_FORMATS: Final = {
+    "MPO"
+}  # a telephone's JPEG with a second view behind it: the first is the picture
+_SIXTEEN_BIT: Final = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+_WITH_ALPHA: Final = {"RGBA", "LA", "PA", "RGBa", "La"}
+# what decoders throw at damaged files
+_DAMAGE: Final = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+    struct.error, zlib.error, MemoryError, ZeroDivisionError,
+)  # fmt: skip
+# EXIF 2.32, tag 0x0112: what brings the rows and columns of the file into the order of the scene
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# PIL names the format by content, whatever the file is called
+_SUFFIXES: Final = {"JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "MPO": {".jpg", ".jpeg", ".mpo"}}
+
+
+class BadPictureError(Exception):
+    """A file that cannot be used as a picture; the text says why, without the file's name."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a picture file once it has been decoded.
+
+    Attributes:
+        digest: BLAKE2 of the bytes, 32 hexadecimal digits.
+        width: As shown, after the orientation has been honoured, in pixels.
+        height: Likewise.
+        kind: Format and pixel mode as found in the file, e.g. `JPEG RGB`.
+        odd: What is unusual about the file although it is usable, or nothing.
+    """
+
+    digest: str
+    width: int
+    height: int
+    kind: str
+    odd: str
+
+
+def digest_of(data: bytes) -> str:
+    """Digest of a file's content, 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file that should be a picture.
+
+    Raises:
+        BadPictureError: If it is missing, unreadable, empty or larger than 256 MiB.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise BadPictureError(f"{size / 2**20:,.0f} MiB, more than a picture can be")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        broken = path.is_symlink()
+        raise BadPictureError("a broken symbolic link" if broken else "no such file") from None
+    except OSError as error:
+        raise BadPictureError(f"cannot be read: {error.strerror or error}") from None
+    if not data:
+        raise BadPictureError("empty (0 bytes)")
+    return data
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a still picture completely, turn it upright and convert it to 8-bit RGB.
+
+    Grey is repeated, alpha is laid over white, 16 bits are scaled to 8, CMYK is converted.
+
+    Raises:
+        BadPictureError: If the bytes are no picture, are cut off, hold a film or an animation, more
+            than 100 million pixels, or numbers without a known range.
+    """
+    picture = _load(data)
+    return _upright(_as_rgb(picture), _orientation(picture))
+
+
+def inspect(data: bytes, suffix: str = "") -> Facts:
+    """Decode a picture as `decode` does and say what it is.
+
+    Args:
+        data: The file.
+        suffix: The ending of the file's name, to notice a wrong one.
+
+    Raises:
+        BadPictureError: As `decode`.
+    """
+    picture = _load(data)
+    found, mode = str(picture.format), picture.mode
+    odd = []
+    expected = _SUFFIXES.get(found, {end for end, kind in _endings().items() if kind == found})
+    if suffix and suffix.lower() not in expected:
+        odd.append(f"a {found} named {suffix}")
+    orientation = _orientation(picture)
+    if orientation in _TURNS:
+        odd.append("turned by EXIF")
+    if mode != "RGB":
+        odd.append(f"mode {mode}")
+    rgb = _upright(_as_rgb(picture), orientation)
+    return Facts(digest_of(data), rgb.width, rgb.height, f"{found} {mode}", ", ".join(odd))
+
+
+def looks_like_picture(path: Path) -> bool:
+    """Whether a file with an unusual name holds a picture, judged by its first bytes."""
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def resized(picture: Image.Image, size: int) -> Pixels:
+    """Squeeze a picture to a square, (size, size, 3), as published studies do.
+
+    The filter is PIL's bilinear one, which averages when shrinking, like torch's and ONNX's
+    antialiased linear interpolation: a service can repeat it exactly.
+    """
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def _endings() -> dict[str, str]:
+    return Image.registered_extensions()
+
+
+def is_picture_name(suffix: str) -> bool:
+    """Whether files with this ending are expected to be pictures.
+
+    >>> is_picture_name(".JPG"), is_picture_name(".txt")
+    (True, False)
+    """
+    kind = _endings().get(suffix.lower())
+    return kind in Image.OPEN and kind not in {"PDF", "MPEG", "HDF5", "FITS", "GRIB", "BUFR"}
+
+
+def _load(data: bytes) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1 and picture.format not in STILL_FORMATS:
+            raise BadPictureError(f"animated ({frames} frames), not a still picture")
+        picture.load()
+    except UnidentifiedImageError:
+        raise BadPictureError("not a picture, or of an unknown format") from None
+    except Image.DecompressionBombError:
+        raise BadPictureError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
+    except _DAMAGE as why:
+        raise BadPictureError(f"damaged or cut off ({why})") from None
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except _DAMAGE:  # of the notes beside the pixels, not of the pixels
+        return 1
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in _SIXTEEN_BIT:
+        picture = _from_sixteen_bits(picture)
+    if picture.mode == "F":
+        raise BadPictureError("floating-point pixels of unknown range")
+    if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        picture = Image.alpha_composite(white, layer)
+    return picture.convert("RGB")
+
+
+def _from_sixteen_bits(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise BadPictureError("32-bit pixels of unknown range")
+    return Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))

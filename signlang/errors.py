@@ -1,0 +1,61 @@
+"""Errors for people: what is wrong, where, and how to mend it, in one or a few sentences.
+
+A command prints the text of a `SignlangError` without a stack trace and ends with its exit code.
+Anything else that escapes is a fault of the program; its trace goes into the run's log.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from itertools import islice
+
+
+class SignlangError(Exception):
+    """Base of all errors that are meant to be read by the user."""
+
+    exit_code = 1
+
+
+class SettingError(SignlangError):
+    """A setting, or a combination of settings, that cannot work."""
+
+    exit_code = 2
+
+
+class DataError(SignlangError):
+    """Pictures, labels or folds that cannot be used as they are."""
+
+
+class WeightsError(SignlangError):
+    """Weights that are missing or do not fit the network."""
+
+
+class RunError(SignlangError):
+    """A run folder that is in use, belongs to other settings, or whose run failed."""
+
+
+class InterruptedRunError(RunError):
+    """The user or the system stopped a run; the same command goes on with it."""
+
+    exit_code = 130
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Say what may have been meant, then what there is, to follow the sentence of an error.
+
+    >>> suggestion("sqeezenet", ["resnet18", "squeezenet"])
+    'Did you mean squeezenet? There are: resnet18, squeezenet.'
+    """
+    known = sorted(known)
+    close = get_close_matches(word, known, n=1)
+    return (f"Did you mean {close[0]}? " if close else "") + f"There are: {', '.join(known)}."
+
+
+def listing(lines: Iterable[str], most: int = 20) -> str:
+    r"""Indent lines below a sentence and say how many were left out.
+
+    >>> listing(["a", "b", "c"], most=2)
+    '\n  a\n  b\n  ... and 1 more'
+    """
+    lines = list(lines)
+    shown = "".join(f"\n  {line}" for line in islice(lines, most))
+    return shown + (f"\n  ... and {len(lines) - most} more" if len(lines) > most else "")

@@ -1,0 +1,1 @@
+"""Networks: from a name to logits."""

@@ -1,0 +1,161 @@
+"""Batches of bytes come in; losses, metrics and optimizer steps go out: the LightningModule.
+
+Mean, deviation and names of the classes travel inside its checkpoints, so that whoever loads one
+preprocesses exactly as the training did.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+)
+
+from signlang.models import networks
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+OPTIMIZERS: Final[Mapping[str, type[torch.optim.Optimizer]]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+CALIBRATION_BINS: Final = 15  # Guo et al. 2017, On Calibration of Modern Neural Networks, section 4
+
+
+class Classifier(pl.LightningModule):
+    """A network with its normalisation, loss, metrics and optimizer.
+
+    Args:
+        network: Options of `networks.build` that shape it: name, image_size, architecture.
+        classes: Names of the classes, in the order of the logits.
+        mean: Of red, green and blue, of pixels in 0 to 1; subtracted.
+        std: Likewise; divided by.
+        optimizer: `name` (adam, adamw, sgd) and the options of torch's class.
+        label_smoothing: Share of the target that is spread over all classes, 0 to 1.
+        start: Options of `networks.build` for the first weights: pretrained, weights. They are not
+            kept in checkpoints, which bring weights of their own.
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(
+        self,
+        network: Mapping[str, Any],
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        optimizer: Mapping[str, Any],
+        label_smoothing: float = 0.0,
+        start: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["start"], logger=False)
+        built = networks.build(classes=len(classes), **network, **(start or {}))
+        self.network = built.to(memory_format=torch.channels_last)
+        self.classes = tuple(classes)
+        self.optimizer, self.label_smoothing = dict(optimizer), label_smoothing
+        # (x / 255 - mean) / std as one subtraction and one multiplication of the bytes
+        shift, spread = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
+        self.register_buffer("mean", 255 * shift, persistent=False)
+        self.register_buffer("scale", 1 / (255 * spread), persistent=False)
+        self.metrics = nn.ModuleDict(
+            {
+                "train_metrics": _metrics(len(classes), thorough=False),
+                "validation_metrics": _metrics(len(classes)),
+                "test_metrics": _metrics(len(classes)),
+            }
+        )
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Map uint8 pictures (B, size, size, 3) to logits (B, classes)."""
+        planes = pictures.permute(
+            0, 3, 1, 2
+        )  # a view: the bytes are in channels-last order already
+        normal = planes.to(self.mean.dtype).sub_(self.mean).mul_(self.scale)
+        logits: torch.Tensor = self.network(normal)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return the loss of a batch."""
+        return self._step(batch, "train")[0]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Return logits (B, classes) and labels (B,) for whoever collects them."""
+        return {"logits": self._step(batch, "validation")[1], "labels": batch[1]}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Return logits (B, classes) and labels (B,) for whoever collects them."""
+        return {"logits": self._step(batch, "test")[1], "labels": batch[1]}
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training metrics and the learning rate it ended with."""
+        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+        self.log("learning_rate", float(optimizer.param_groups[0]["lr"]))
+        self._log_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_epoch("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_epoch("test")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the optimizer; fused, so that a step is one pass over the weights."""
+        options = {key: value for key, value in self.optimizer.items() if key != "name"}
+        return OPTIMIZERS[self.optimizer["name"]](self.parameters(), fused=True, **options)  # type: ignore[call-arg]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; Lightning itself refuses to, beside a fused optimizer in mixed precision.
+
+        Its reason, gradients scaled for float16, does not arise: that precision is not offered.
+        """
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def _step(self, batch: Batch, stage: str) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures, labels = batch
+        logits = self(pictures).float()
+        smoothing = self.label_smoothing if stage == "train" else 0.0
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
+        metrics.update(  # nothing here waits for the device
+            value=loss.detach(), weight=len(labels), preds=logits.detach(), target=labels
+        )
+        return loss, logits.detach()
+
+    def _log_epoch(self, stage: str) -> None:
+        metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
+        figures = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        figures["step"] = torch.tensor(float(self.current_epoch))  # dashboards count epochs
+        # judging the validation part once more, after training, is no point of its curve
+        self.log_dict(figures, logger=self.trainer.state.fn != "validate")
+        metrics.reset()
+
+
+def _metrics(classes: int, thorough: bool = True) -> MetricCollection:
+    options: dict[str, Any] = {"num_classes": classes, "validate_args": False}
+    metrics: dict[str, Any] = {
+        "loss": MeanMetric(),
+        "accuracy": MulticlassAccuracy(average="micro", **options),
+    }
+    if thorough:
+        metrics |= {
+            "macro_f1": MulticlassF1Score(average="macro", **options),
+            "calibration_error": MulticlassCalibrationError(n_bins=CALIBRATION_BINS, **options),
+        }
+    return MetricCollection(metrics, compute_groups=False)

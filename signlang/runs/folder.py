@@ -1,0 +1,148 @@
+"""The folder of a run: the contract between the verbs.
+
+`record.json` is written first, `metrics.json` last; the presence of the latter means finished.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from signlang.console import log
+from signlang.data.files import write_json
+from signlang.errors import RunError, listing
+from signlang.runs.identity import differences
+
+LOCK: Final = ".lock"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and state of one run.
+
+    Attributes:
+        path: The folder, `runs/<study>/<what was chosen>/fold=<k>`.
+    """
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that validation chose."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last finished epoch."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def log(self) -> Path:
+        """The whole log; of a failed run, its traceback as well."""
+        return self.path / "run.log"
+
+    def metrics(self) -> dict[str, Any] | None:
+        """Read `metrics.json`; None if the run is not finished."""
+        return self._read("metrics.json")
+
+    def record(self) -> dict[str, Any] | None:
+        """Read `record.json`; None if the run was never begun."""
+        return self._read("record.json")
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write `metrics.json`: from now on the run is finished."""
+        write_json(self.path / "metrics.json", metrics)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep every other process out of the folder as long as the block runs.
+
+        The claim ends with the process, however it ends.
+
+        Raises:
+            RunError: If another process has it, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"Another process is at work in {self.path}: leaving it alone."
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"The run folder {self.path} cannot be made ({error.strerror}): "
+                "choose another place with runs_dir=DIR."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, record: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write `record.json`, or find that this very run was begun before.
+
+        Args:
+            record: See `identity.record`.
+            overwrite: Delete what another run left here.
+
+        Raises:
+            RunError: If the folder belongs to a run with other settings or other data.
+        """
+        if overwrite and (self.path / "record.json").exists():
+            log.warning("overwrite=true: deleting what was in %s", self.path)
+            self._clear()
+        old = self.record()
+        if old is None:
+            write_json(self.path / "record.json", record)
+        elif old.get("fingerprint") != record["fingerprint"]:
+            self._refuse(old, record)
+
+    def is_finished(self, fingerprint: str) -> bool:
+        """Whether this very run is finished."""
+        metrics = self.metrics()
+        return metrics is not None and metrics.get("fingerprint") == fingerprint
+
+    def _refuse(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        changed = differences(old.get("settings", {}), new["settings"])
+        before, now = old.get("data", {}), new["data"]
+        if before.get("fingerprint") != now["fingerprint"]:
+            changed.append(
+                f"data: {before.get('pictures')} pictures of {before.get('classes')} classes there "
+                f"({str(before.get('fingerprint'))[:8]}), {now['pictures']} of "
+                f"{now['classes']} now ({now['fingerprint'][:8]})"
+            )
+        raise RunError(
+            f"{self.path} holds a run with other settings:{listing(changed)}\n"
+            "Keep both with study=NAME, or replace the old one with overwrite=true."
+        )
+
+    def _clear(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name == LOCK:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name
+        try:
+            content = json.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{file} cannot be read ({error}): delete it to finish the run again, "
+                "or start anew with overwrite=true."
+            ) from None
+        if not isinstance(content, dict):
+            raise RunError(f"{file} holds no JSON object: delete it to finish the run again.")
+        return content

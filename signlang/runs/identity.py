@@ -1,0 +1,169 @@
+"""Configuration and data come in; what makes a run that run goes out, to be compared and named."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import DictConfig, OmegaConf
+
+import signlang
+from signlang.data.sources import content_of
+
+# settings that say where and how a run is made, not what it is; the root's content is in the data
+ELSEWHERE: Final = (
+    "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
+    "datamodule", "data.root", "data.signers", "data.source", "model.weights",
+    "callbacks.pictures", "callbacks.progress", "callbacks.history", "callbacks.cost",
+)  # fmt: skip
+# what the name of a run leaves out: the same, but for what may change the pictures or the weights
+UNNAMED: Final = {"model", "fold", *ELSEWHERE} - {"data.source", "model.weights"}
+PACKAGES: Final = (
+    "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
+    "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",
+)  # fmt: skip
+LONGEST_NAME: Final = 160  # a file system allows 255 bytes
+
+
+def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
+    """Name a run by its network and every other override, in alphabetical order.
+
+    Whatever does not change the outcome is left out, and so are a data set or an experiment after
+    which the study is named. Paths are shortened to their last part.
+
+    >>> name_of("squeezenet", "digits", ["fold=1", "seed=3", "data=digits", "optimizer.lr=1e-3"])
+    'squeezenet,optimizer.lr=1e-3,seed=3'
+    """
+    parts = []
+    chosen = dict(override.partition("=")[::2] for override in overrides)  # the last one counts
+    for key, value in sorted(chosen.items()):
+        value = value.strip("'\"")
+        named_after = key in {"data", "experiment"} and value == study
+        if named_after or key.startswith("hydra") or _is_below(key, UNNAMED):
+            continue
+        parts.append(f"{key}={Path(value).name if '/' in value else value}")
+    name = ",".join([model, *parts])
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{name[:120]}...{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+    return name
+
+
+def settings_of(cfg: DictConfig) -> dict[str, Any]:
+    """Flatten the settings that decide the outcome of a run to dotted keys and plain values."""
+    flat = _flatten(OmegaConf.to_container(cfg, resolve=True))
+    kept = {key: value for key, value in flat.items() if not _is_below(key, ELSEWHERE)}
+    if cfg.model.weights:
+        kept["model.weights"] = file_digest(cfg.model.weights)
+    if cfg.augment.backgrounds:
+        kept["augment.backgrounds"] = content_of(Path(cfg.augment.backgrounds).expanduser())
+    return kept
+
+
+def fingerprint(settings: Mapping[str, Any], data: str) -> str:
+    """Digest of everything that decides the outcome, 32 hexadecimal digits."""
+    text = json.dumps({"settings": settings, "data": data}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name the settings that differ, old before new.
+
+    >>> differences({"seed": 0, "fold": 1}, {"seed": 1, "fold": 1})
+    ['seed: 0 there, 1 now']
+    """
+    return [
+        f"{key}: {old.get(key, 'not set')} there, {new.get(key, 'not set')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def record(settings: Mapping[str, Any], data: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Collect the proof of a run: versions, commit, machine, settings and data.
+
+    Args:
+        settings: See `settings_of`.
+        data: What is known of the data; `fingerprint` is taken into the run's.
+        more: Anything else that is known.
+    """
+    return {
+        "signlang": signlang.__version__,
+        "git": git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": device(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": fingerprint(settings, data["fingerprint"]),
+        "data": dict(data),
+        "settings": dict(settings),
+        **more,
+    }
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """Commit of the checkout this code lies in, with `+changes` if it was edited; None if none."""
+    place = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(place), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)  # a wheel may lie inside another checkout
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device() -> str:
+    """Name the processor, and the GPU if torch sees one."""
+    import torch
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor() or platform.machine()
+    text = f"{name}, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
+
+
+@lru_cache(maxsize=8)
+def file_digest(file: str) -> str:
+    """Digest of a file's content, with its name in front for people."""
+    path = Path(file).expanduser()
+    with path.open("rb") as stream:
+        return f"{path.name} {hashlib.file_digest(stream, 'blake2b').hexdigest()[:32]}"
+
+
+def _is_below(key: str, names: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat

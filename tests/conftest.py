@@ -1,0 +1,85 @@
+"""What the tests share: real data where it is, tiny generated data, and the commands."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("SIGNLANG_SHARED", ROOT.parent / "shared"))
+COLOURS = {"A": (200, 60, 60), "B": (60, 200, 60), "ß": (60, 60, 200)}  # classes of the tiny data
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads would only spin
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real pictures and weights, read in place."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data at {SHARED}: set SIGNLANG_SHARED")
+    return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of the test session's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SIGNLANG_CACHE"] = str(folder)
+    yield folder
+    del os.environ["SIGNLANG_CACHE"]
+
+
+def write_tiny(folder: Path, per_class: int = 12, size: int = 32) -> Path:
+    """Write three classes of noisy colours, with signers: easy to learn, impossible to guess."""
+    rng = np.random.default_rng(0)
+    rows = ["path,signer"]
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            noise = rng.integers(-40, 40, size=(size, size, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{name}{number}.png")
+            rows.append(f"{name}/{name}{number}.png,s{number % 6}")
+    (folder / "signers.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three class folders; read it, never change it."""
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "Bilder, (1)")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_command(place: Path, *words: str, verb: str = "train", **environment: str) -> Result:
+    """Run `python -m signlang.<verb> ...` in a folder, as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"signlang.{verb}", *words],
+        cwd=place,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+# a run of seconds; the folder's name has a comma, blanks and brackets on purpose
+QUICK = (
+    "data=folder", "model=simple_cnn", "image_size=32", "data.image_size=32", "folds=3",
+    "batch_size=8", "trainer.max_epochs=3", "trainer.accelerator=cpu",
+)  # fmt: skip

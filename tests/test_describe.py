@@ -1,0 +1,306 @@
+"""Generated folders of pictures come in; the cards of `signlang.describe` are read."""
+
+import csv
+import io
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageEnhance
+
+from signlang.cards import facts, labels, search
+from signlang.cards.card import Card, Section, Table, Text
+from signlang.data import index, pictures
+from signlang.errors import DataError
+
+SIDE = 64
+EXIF_ORIENTATION = 0x0112
+
+
+def picture(seed: int, side: int = SIDE) -> Image.Image:
+    """Draw smooth random blobs, as unlike another seed's as two photographs."""
+    rough = np.random.default_rng(seed).integers(0, 200, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(rough).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def write_pictures(root: Path, classes: str = "ABC", each: int = 6) -> Path:
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for take in range(each):
+            picture(100 * number + take).save(root / name / f"{take}.png")
+    return root
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "signlang.describe", *words],
+        cwd=folder,
+        env={**os.environ, "SIGNLANG_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def vector(drawn: Image.Image) -> npt.NDArray[np.float32]:
+    return search.vectors(pictures.resized(drawn.convert("RGB"), 32)[None])
+
+
+def read(root: Path) -> index.Index:
+    return index.read(root, cache_dir=str(root.parent / "cache"), on_bad_image="exclude")
+
+
+class Page(HTMLParser):
+    """What a browser and a screen reader would find."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A card, by the public command, of a folder with one fault of every kind."""
+    base = tmp_path_factory.mktemp("describe")
+    root = write_pictures(base / "signs")
+    (root / "B" / "copy.png").write_bytes((root / "A" / "0.png").read_bytes())
+    ImageEnhance.Brightness(picture(101)).enhance(1.05).save(root / "B" / "again.jpg", quality=70)
+    (root / "C" / "broken.png").write_bytes((root / "C" / "0.png").read_bytes()[:90])
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    picture(900).save(root / "C" / "turned.jpg", exif=exif)
+    picture(901, side=8 * SIDE).save(root / "C" / "huge.png")
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.*"))
+    lines = [f"{name},{'ann' if n % 2 else 'bob'}" for n, name in enumerate(names)]
+    (base / "signs" / "signers.csv").write_text("path,signer\n" + "\n".join(lines) + "\n")
+
+    flipped = {"A/3.png"}
+    with (base / "predictions.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label", "predicted", "confidence", "p_A", "p_B", "p_C"])
+        for name in names:
+            if name != "C/broken.png":
+                said = "B" if name in flipped else name[0]
+                p = [0.9 if c == said else 0.05 for c in "ABC"]
+                writer.writerow([name, name[0], said, 0.9, *p])
+
+    done = run(
+        base, "data=folder", f"data.root={root}", "folds=2", "split=signer",
+        f"predictions=[{base / 'predictions.csv'}]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "probably wrong labels" in done.stdout
+    return base / "cards" / "folder"
+
+
+def test_exact_duplicate_across_classes_is_found(described: Path) -> None:
+    found = {row["path"]: row for row in rows_of(described / "duplicates.csv")}
+    assert found["A/0.png"]["other_class"] == "B/copy.png"
+    assert float(found["A/0.png"]["similarity"]) == 1
+    assert "1 pair of equal pictures has different labels" in (described / "card.md").read_text()
+
+
+def test_near_duplicate_is_found_and_nothing_else(described: Path) -> None:
+    found = {row["path"]: row["nearest"] for row in rows_of(described / "duplicates.csv")}
+    assert found["B/again.jpg"] == "B/1.png"
+    assert set(found) == {"A/0.png", "B/copy.png", "B/again.jpg", "B/1.png"}
+
+
+def test_bad_and_odd_files_are_listed(described: Path) -> None:
+    found = {row["path"]: (row["state"], row["reason"]) for row in rows_of(described / "files.csv")}
+    assert found["C/broken.png"][0] == "unusable"
+    assert found["C/turned.jpg"] == ("odd", "turned by EXIF")
+    assert found["C/huge.png"] == ("odd", "512 x 512 pixels where 64 x 64 is usual")
+    assert set(found) == {"C/broken.png", "C/turned.jpg", "C/huge.png"}
+    assert "C/<wbr>broken.png" in (described / "card.html").read_text()
+
+
+def test_flipped_label_is_found(described: Path) -> None:
+    rows = rows_of(described / "suspicious.csv")
+    assert [(row["path"], row["label"], row["suggested"]) for row in rows] == [
+        ("A/3.png", "A", "B")
+    ]
+
+
+def test_page_needs_nothing_else_and_every_picture_has_words(described: Path) -> None:
+    text = (described / "card.html").read_text()
+    page = Page(text)
+    assert "http" not in text
+    assert "url(" not in text
+    images = page.all("img")
+    assert len(images) > 8
+    assert all(image["alt"] and (image["src"] or "").startswith("data:image/") for image in images)
+    assert all(row.get("scope") in {"row", "col"} for row in page.all("th"))
+    assert page.all("html")[0]["lang"] == "en"
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_markdown_shows_pictures_that_are_there(described: Path) -> None:
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (described / "card.md").read_text())
+    assert len(shown) == len(Page((described / "card.html").read_text()).all("img"))
+    for name in shown:
+        with Image.open(described / name) as opened:
+            opened.load()
+    assert {p.name for p in (described / "figures").iterdir()} == {Path(n).name for n in shown}
+
+
+def test_second_card_drops_what_the_first_one_left(described: Path) -> None:
+    out = described.parent / "again"
+    root = f"data.root={described.parent.parent / 'signs'}"
+    (out / "figures").mkdir(parents=True)
+    (out / "figures" / "duplicates-077.png").write_bytes(b"")
+    (out / "figures" / "mine.png").write_bytes(b"")
+    (out / "suspicious.csv").write_text("path\n")
+    done = run(
+        described.parent.parent, "data=folder", root, f"out={out}", "split=blocks", "folds=3"
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (out / "suspicious.csv").exists()
+    assert {"mine.png"} == {p.name for p in (out / "figures").iterdir()} & {
+        "mine.png", "duplicates-077.png",
+    }  # fmt: skip
+    text = (out / "card.md").read_text()
+    assert "cannot be made" in text  # the files have no frame numbers
+    assert "not known" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["near=2"], "near=2: it must be a correlation"),
+        (["predictions=nowhere"], "predictions=nowhere: there is no such file or folder."),
+    ],
+)
+def test_bad_settings_get_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+    done = run(tmp_path, *words)
+    assert done.returncode in {1, 2}
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_near_duplicates_survive_encoding_and_light_but_not_another_picture() -> None:
+    original = picture(1)
+    stream = io.BytesIO()
+    original.save(stream, "JPEG", quality=60)
+    changed = [
+        Image.open(stream),
+        ImageEnhance.Brightness(original).enhance(1.1),
+        original.resize((SIDE // 2, SIDE // 2)),
+    ]
+    drawn = np.concatenate([vector(p) for p in [original, *changed, picture(2)]])
+    found = search.find(drawn, list("abcde"), np.zeros(5, dtype=np.int64), None)
+    assert found.group.tolist() == [0, 0, 0, 0, -1]
+    assert found.near.across_folds is None
+
+
+def test_another_hand_before_the_same_wall_is_no_near_duplicate() -> None:
+    wall = np.zeros((32, 32, 3), dtype=np.uint8)
+    wall[:16] = 250
+    one, other = wall.copy(), wall.copy()
+    one[22:26, 8:12] = 110
+    other[22:26, 20:24] = 110
+    drawn = search.vectors(np.stack([one, other]))
+    assert drawn[0] @ drawn[1] > 0.98
+    nobody = search.find(drawn, ["a", "b"], np.array([0, 1]), None)
+    assert nobody.near.total == 0
+
+
+def test_counts_agree_with_comparing_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(60, 16)).astype(np.float32)
+    drawn = base[rng.integers(0, 60, 700)] + rng.normal(scale=0.02, size=(700, 16))
+    drawn[650:] = drawn[:50]
+    drawn = drawn.astype(np.float32) / np.linalg.norm(drawn, axis=1, keepdims=True)
+    digests = [str(n) for n in [*range(650), *range(50)]]
+    given, folds = rng.integers(0, 3, 700), rng.integers(0, 5, 700)
+    found = search.find(drawn, digests, given, folds, near=0.99, detail=9)
+
+    upper = np.triu(drawn @ drawn.T >= 0.99, 1)
+    equal = np.triu(np.array(digests)[:, None] == np.array(digests), 1)
+    classes, across = given[:, None] != given, folds[:, None] != folds
+    for kind, pairs in ((found.exact, equal), (found.near, upper & ~equal)):
+        assert kind.total == pairs.sum()
+        assert kind.across_classes == (pairs & classes).sum()
+        assert kind.across_folds == (pairs & across).sum()
+    both = upper | equal | (upper | equal).T
+    assert (found.other_fold.found == (both & across).any(1)).all()
+    assert (found.other_class.found == (both & classes).any(1)).all()
+    for row in np.flatnonzero(found.nearest.found):
+        assert both[row, found.nearest.row[row]]
+        assert found.group[row] == found.group[found.nearest.row[row]]
+    assert ((found.group >= 0) == both.any(1)).all()
+
+
+def test_equal_pictures_without_contrast_are_exact_duplicates_only_if_files_are_equal() -> None:
+    flat = search.vectors(np.full((3, 32, 32, 3), 90, dtype=np.uint8))
+    found = search.find(flat, ["a", "a", "b"], np.array([0, 1, 1]), np.array([0, 1, 0]))
+    assert (found.exact.total, found.exact.across_classes, found.exact.across_folds) == (1, 1, 1)
+    assert found.near.total == 0
+    assert found.group.tolist() == [0, 0, -1]
+
+
+def test_runs_that_judge_the_same_picture_are_averaged(tmp_path: Path) -> None:
+    found = read(write_pictures(tmp_path / "signs", "AB", each=2))
+    for fold, p in enumerate((0.8, 0.6)):
+        (tmp_path / "runs" / f"fold={fold}").mkdir(parents=True)
+        lines = f"path,label,predicted,confidence,p_A,p_B\nA/0.png,A,A,{p},{p},{1 - p:.1f}\n"
+        (tmp_path / "runs" / f"fold={fold}" / "predictions.csv").write_text(lines)
+    judged = labels.read(labels.prediction_files(str(tmp_path / "runs")), found)
+    assert judged.rows.tolist() == [0]
+    assert judged.probabilities == pytest.approx(np.array([[0.7, 0.3]]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "it has no column path and no column label"),
+        ("path,label,p_A\nA/0.png,A,1\n", "only in the data set: B"),
+        ("path,label,p_A,p_B\nX/9.png,A,1,0\n", "judges 1 pictures that are not in"),
+        ("path,label,p_A,p_B\nA/0.png,A,one,0\n", "cannot be read as predictions"),
+        ("path,label,p_A,p_B\nA/0.png,A,nan,0\n", "cannot be read as predictions"),
+        ("path,label,p_A,p_B\n", "cannot be read as predictions"),
+        ("path,label,p_A,p_B\nA/0.png\n", "cannot be read as predictions"),
+    ],
+)
+def test_predictions_of_something_else_get_a_sentence(tmp_path: Path, text: str, said: str) -> None:
+    found = read(write_pictures(tmp_path / "signs", "AB", each=2))
+    (tmp_path / "predictions.csv").write_text(text)
+    with pytest.raises(DataError, match=re.escape(said)):
+        labels.read([tmp_path / "predictions.csv"], found)
+
+
+def test_samples_are_of_different_signers_and_the_same_each_time() -> None:
+    given = np.zeros(30, dtype=np.int64)
+    signers = [f"s{n // 5}" for n in range(30)]
+    chosen = facts.samples(given, 0, signers, 6)
+    assert len({signers[row] for row in chosen}) == 6
+    assert chosen == facts.samples(given, 0, signers, 6)
+    assert facts.samples(given, 0, None, 3) == [0, 10, 20]
+
+
+def test_names_cannot_break_out_of_the_card(tmp_path: Path) -> None:
+    nasty = "<script>|`*x*\udcff"
+    table = Table("of files", ["file"], [[nasty]])
+    card = Card(nasty, "", {"pictures": "1"}, [nasty], [Section("one", [Text(nasty), table])])
+    card.write(tmp_path)
+    assert "<script>" not in (tmp_path / "card.html").read_text()
+    assert "<script>" not in (tmp_path / "card.md").read_text()
+    assert r"| &lt;script&gt;\|\`\*x\*? |" in (tmp_path / "card.md").read_text()

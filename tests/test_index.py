@@ -1,0 +1,181 @@
+"""Folders and tables of pictures: a correct index, or a sentence."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_tiny
+from PIL import Image
+
+from signlang.data.index import Index, read
+from signlang.errors import DataError
+
+
+def index_of(root: Path, cache_dir: Path, **options: str) -> Index:
+    read.cache_clear()  # a command reads a folder once; tests change folders
+    return read(root, cache_dir=str(cache_dir), **options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "data", per_class=3)
+
+
+def picture(file: Path, colour: str = "red") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 20), colour).save(file)
+
+
+def test_classes_are_folders_in_stable_order(folder: Path, cache_dir: Path) -> None:
+    index = index_of(folder, cache_dir)
+    assert index.classes == ("A", "B", "ß")
+    assert index.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert index.paths == tuple(sorted(index.paths))
+    assert index.signers == ("s0", "s1", "s2") * 3
+    assert index.counts.tolist() == [3, 3, 3]
+
+
+def test_the_fingerprint_is_of_content_not_of_place_or_time(folder: Path, cache_dir: Path) -> None:
+    before = index_of(folder, cache_dir)
+    moved = shutil.move(folder, folder.with_name("moved"))
+    for file in sorted(Path(moved).rglob("*.png"), reverse=True):
+        os.utime(file, (1, 1))
+    assert index_of(Path(moved), cache_dir).fingerprint == before.fingerprint
+    picture(Path(moved) / "A" / "A0.png")
+    assert index_of(Path(moved), cache_dir).fingerprint != before.fingerprint
+
+
+def test_hidden_files_junk_links_and_nested_folders(folder: Path, cache_dir: Path) -> None:
+    (folder / "A" / "Thumbs.db").write_bytes(b"junk")
+    (folder / "A" / ".DS_Store").write_bytes(b"junk")
+    (folder / ".git").mkdir()
+    (folder / "__MACOSX" / "A").mkdir(parents=True)
+    picture(folder / "A" / "session 1" / "naïve, “x”.png")
+    shutil.copy(folder / "B" / "B0.png", folder / "A" / "ohne_endung")
+    (folder / "A" / "notes.txt").write_text("no picture")
+    (folder / "A" / "loop").symlink_to(folder / "A", target_is_directory=True)
+    elsewhere = folder.with_name("elsewhere")
+    picture(elsewhere / "linked.png")
+    (folder / "B" / "more").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "B" / "link.png").symlink_to(elsewhere / "linked.png")
+    (folder / "signers.csv").unlink()
+    index = index_of(folder, cache_dir)
+    assert {p for p, label in zip(index.paths, index.labels, strict=True) if label == 0} == {
+        "A/A0.png", "A/A1.png", "A/A2.png", "A/ohne_endung", "A/session 1/naïve, “x”.png",
+    }  # fmt: skip
+    assert {"B/link.png", "B/more/linked.png"} < set(index.paths)
+
+
+def test_all_bad_files_are_listed_at_once(folder: Path, cache_dir: Path) -> None:
+    (folder / "A" / "A0.png").write_bytes(b"")
+    (folder / "B" / "B1.png").write_bytes((folder / "B" / "B0.png").read_bytes()[:300])
+    with pytest.raises(DataError, match="2 files") as caught:
+        index_of(folder, cache_dir)
+    assert "A/A0.png: empty (0 bytes)" in str(caught.value)
+    assert "B/B1.png: damaged or cut off" in str(caught.value)
+    assert "data.on_bad_image=exclude" in str(caught.value)
+    index = index_of(folder, cache_dir, on_bad_image="exclude")
+    assert len(index) == 7
+    index.write(folder, np.full(len(index), "train"))
+    assert (folder / "excluded.csv").read_text().startswith("path,reason\nA/A0.png,empty (0 bytes)")
+
+
+def test_what_was_checked_is_remembered_until_the_file_changes(
+    folder: Path, cache_dir: Path
+) -> None:
+    index_of(folder, cache_dir)
+    file = folder / "A" / "A0.png"
+    status = file.stat()
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 255
+    file.write_bytes(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len(index_of(folder, cache_dir)) == 9  # same size and time: not opened again
+    os.utime(file)
+    with pytest.raises(DataError, match=r"A0\.png"):
+        index_of(folder, cache_dir)
+
+
+def test_a_damaged_memory_is_made_anew(folder: Path, cache_dir: Path) -> None:
+    before = index_of(folder, cache_dir)
+    for file in (cache_dir / "inspected").iterdir():
+        file.write_text('{"version": 1, "files": {"A/A0.png": [1')
+    assert index_of(folder, cache_dir).fingerprint == before.fingerprint
+
+
+def test_one_class_empty_class_and_no_classes(folder: Path, cache_dir: Path) -> None:
+    (folder / "C").mkdir()
+    with pytest.raises(DataError, match="hold no picture: C"):
+        index_of(folder, cache_dir)
+    for name in ("B", "C", "ß"):
+        shutil.rmtree(folder / name)
+    (folder / "signers.csv").unlink()
+    with pytest.raises(DataError, match="one class only, A"):
+        index_of(folder, cache_dir)
+    with pytest.raises(DataError, match="has no folders"):
+        index_of(folder / "A", cache_dir)
+    with pytest.raises(DataError, match="There is no folder"):
+        index_of(folder / "nowhere", cache_dir)
+
+
+def test_parts_of_a_data_set_are_not_taken_for_classes(tmp_path: Path, cache_dir: Path) -> None:
+    for part in ("train", "test"):
+        picture(tmp_path / part / "A" / "a.png")
+        picture(tmp_path / part / "B" / "b.png", "blue")
+    with pytest.raises(DataError, match=r"look like parts .* data\.root=.*test"):
+        index_of(tmp_path, cache_dir)
+
+
+def test_a_csv_names_pictures_labels_and_signers(folder: Path, cache_dir: Path) -> None:
+    table = folder / "my data.csv"
+    table.write_text(
+        "\ufeffpath,label,signer\nA/A0.png,yes,ann\nß/ß1.png,no,bob\nA/A1.png,no,ann\n", "utf-8"
+    )
+    (folder / "signers.csv").unlink()
+    index = index_of(table, cache_dir)
+    assert index.classes == ("no", "yes")
+    assert dict(zip(index.paths, index.labels, strict=True)) == {
+        "A/A0.png": 1, "A/A1.png": 0, "ß/ß1.png": 0,
+    }  # fmt: skip
+    assert index.signers == ("ann", "ann", "bob")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("file;label\n", "no column path"),
+        ("", "no column path and no column label"),
+        ("path,label\nA/A0.png,\n", "line 2"),
+        ("path,label\nA/A0.png,x\nA/A0.png,y\n", "more than once"),
+        ("path,label\nA/A0.png,x\nnowhere.png,y\n", r"nowhere\.png: no such file"),
+        ("path,label\n", "no usable picture"),
+    ],
+)
+def test_a_csv_with_faults_is_refused(
+    folder: Path, cache_dir: Path, text: str, sentence: str
+) -> None:
+    table = folder / "table.csv"
+    table.write_text(text, "utf-8")
+    (folder / "signers.csv").unlink()
+    with pytest.raises(DataError, match=sentence):
+        index_of(table, cache_dir)
+
+
+def test_signers_that_leave_pictures_out_are_refused(folder: Path, cache_dir: Path) -> None:
+    (folder / "signers.csv").write_text("path,signer\nA/A0.png,ann\n")
+    with pytest.raises(DataError, match=r"who is in 8 of 9 pictures"):
+        index_of(folder, cache_dir)
+    assert index_of(folder, cache_dir, signers="").signers is None
+    with pytest.raises(DataError, match="There is no file"):
+        index_of(folder, cache_dir, signers=str(folder / "nowhere.csv"))
+
+
+def test_names_that_are_not_utf8_are_written_as_they_are(folder: Path, cache_dir: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    picture(folder / "A" / name)
+    (folder / "signers.csv").unlink()
+    index = index_of(folder, cache_dir)
+    index.write(folder, np.full(len(index), "test"))
+    assert b"A/caf\xe9.png,A,,test\n" in (folder / "data.csv").read_bytes()

@@ -1,0 +1,183 @@
+"""Networks are those of the published tables, and weights fit or are refused key by key."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from signlang.callbacks.cost import flops, parameters, size_mb
+from signlang.errors import SettingError, WeightsError
+from signlang.models.networks import NETWORKS, build
+from signlang.models.options import SMALLEST_SIDE
+
+
+# DESIGN and the two studies: parameters and, with 29 classes at 224 x 224, FLOPs and size
+@pytest.mark.parametrize(
+    ("name", "classes", "size", "count"),
+    [
+        ("resnet18", 29, 224, 11_191_389),
+        ("mobilenetv2", 29, 224, 2_261_021),
+        ("squeezenet", 29, 224, 750_301),
+        ("simple_cnn", 10, 100, 457_226),
+        ("mobilenetv2_dense", 10, 128, 2_620_170),
+    ],
+)
+def test_parameters_are_the_published_ones(name: str, classes: int, size: int, count: int) -> None:
+    assert parameters(build(name, classes, size)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "operations", "megabytes"),
+    [
+        ("resnet18", 1_826.02e6, 44.8),
+        ("mobilenetv2", 332.98e6, 9.3),
+        ("squeezenet", 734.91e6, 3.0),
+    ],
+)
+def test_flops_and_size_are_the_published_ones(
+    name: str, operations: float, megabytes: float
+) -> None:
+    network = build(name, 29, 224)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert flops(network, 224) == pytest.approx(operations, rel=1e-4)
+    assert size_mb(network) == pytest.approx(megabytes, abs=0.15)
+    assert network.training
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "timm"])
+def test_every_network_takes_the_smallest_picture_it_promises(name: str) -> None:
+    side = SMALLEST_SIDE[name]
+    network = build(name, 4, side).eval()
+    assert network(torch.zeros(2, 3, side, side)).shape == (2, 4)
+    with pytest.raises(SettingError, match=f"at least {side}"):
+        build(name, 4, side - 1)
+
+
+def test_any_timm_network_by_name() -> None:
+    network = build("timm", 5, 64, architecture="resnet10t").eval()
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    with pytest.raises(SettingError, match="did you mean resnet10t"):
+        build("timm", 5, 64, architecture="resnet10tt")
+    with pytest.raises(SettingError, match="Did you mean resnet18"):
+        build("resnet81", 5, 64)
+
+
+def test_pooling_before_elu_is_the_same_function_with_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    ours = build("simple_cnn", 10, 100).double().eval()
+    pictures = torch.rand(2, 3, 100, 100, dtype=torch.double)
+
+    def as_published(x: torch.Tensor) -> torch.Tensor:
+        layers = list(ours.backbone)  # type: ignore[arg-type]
+        for start in (0, 4, 8):
+            convolution, pool, _, norm = layers[start : start + 4]
+            x = norm(pool(F.elu(convolution(x))))
+        return ours.classifier(ours.dense(x.flatten(1)))  # type: ignore[operator,no-any-return]
+
+    gradients = []
+    for function in (ours, as_published):
+        ours.zero_grad()
+        function(pictures).square().sum().backward()
+        gradients.append([weight.grad.clone() for weight in ours.parameters()])  # type: ignore[union-attr]
+    assert torch.allclose(ours(pictures), as_published(pictures), atol=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*gradients, strict=True))
+
+
+def saved(network: nn.Module, file: Path, **changes: torch.Tensor | None) -> str:
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    for key, value in changes.items():
+        if value is None:
+            del state[key]
+        else:
+            state[key] = value
+    if file.suffix == ".safetensors":
+        save_file(state, file)
+    else:
+        torch.save(state, file)
+    return str(file)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_weights_of_other_classes_keep_all_but_the_head(tmp_path: Path, ending: str) -> None:
+    theirs = build("squeezenet", 7, 64)
+    ours = build("squeezenet", 3, 64, weights=saved(theirs, tmp_path / f"w{ending}"))
+    for key, value in theirs.state_dict().items():
+        if not key.startswith("classifier"):
+            assert torch.equal(ours.state_dict()[key], value)
+    assert ours.state_dict()["classifier.1.weight"].shape[0] == 3
+
+
+def test_equal_classes_keep_the_head_too(tmp_path: Path) -> None:
+    theirs = build("simple_cnn", 3, 32)
+    ours = build("simple_cnn", 3, 32, weights=saved(theirs, tmp_path / "w.pt"))
+    assert all(torch.equal(ours.state_dict()[k], v) for k, v in theirs.state_dict().items())
+
+
+def test_every_misfit_is_named(tmp_path: Path) -> None:
+    changes = {"extra.weight": torch.zeros(1), "conv1.weight": torch.zeros(64, 3, 3, 3)}
+    file = saved(build("resnet18", 3, 32), tmp_path / "w.pt", **changes, **{"bn1.bias": None})
+    with pytest.raises(WeightsError, match="3 of its") as caught:
+        build("resnet18", 3, 32, weights=file)
+    assert "extra.weight: not in the network" in str(caught.value)
+    assert "bn1.bias: not in the file" in str(caught.value)
+    assert "conv1.weight: (64, 3, 3, 3) in the file, (64, 3, 7, 7)" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x80\x04."])
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_files_that_are_no_weights_are_one_sentence(
+    tmp_path: Path, content: bytes, ending: str
+) -> None:
+    file = tmp_path / f"w{ending}"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"model\.weights=") as caught:
+        build("squeezenet", 3, 64, weights=str(file))
+    assert str(caught.value).count("\n") == 0
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("1/0",)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": Evil()}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="no plain state dict"):
+        build("squeezenet", 3, 64, weights=str(tmp_path / "w.pt"))
+
+
+def test_no_network_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"cannot be downloaded .* model\.weights=FILE"):
+        build("squeezenet", 3, 64, pretrained=True)
+    with pytest.raises(WeightsError, match=r"weights of resnet18 cannot be downloaded"):
+        build("resnet18", 3, 64, pretrained=True)
+    with pytest.raises(WeightsError, match="has no pretrained weights"):
+        build("simple_cnn", 3, 64, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "head"),
+    [
+        ("squeezenet", "squeezenet1_0.in1k.safetensors", "classifier"),
+        ("mobilenetv2", "mobilenetv2_100.tf_in1k.safetensors", "classifier"),
+        ("mobilenetv2_dense", "mobilenetv2_100.tf_in1k.safetensors", "classifier"),
+    ],
+)
+def test_real_pretrained_weights_load(shared: Path, name: str, file: str, head: str) -> None:
+    from safetensors.torch import load_file
+
+    weights = shared / "weights" / file
+    state = build(name, 10, 64, weights=str(weights)).state_dict()
+    for key, value in load_file(weights).items():
+        if not key.startswith(head):
+            place = f"backbone.{key}" if name == "mobilenetv2_dense" else key
+            assert torch.equal(state[place], value.to(state[place].dtype))

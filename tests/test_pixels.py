@@ -1,0 +1,83 @@
+"""The cache of decoded pictures: right, shared, and never trusted when damaged."""
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from signlang.data import pixels
+from signlang.data.index import Index, read
+
+
+def index_of(root: Path, cache_dir: Path) -> Index:
+    read.cache_clear()
+    pixels.decoded.cache_clear()
+    return read(root, cache_dir=str(cache_dir))
+
+
+def test_pixels_are_those_of_the_files(tiny: Path, tmp_path: Path) -> None:
+    index = index_of(tiny, tmp_path)
+    array = pixels.decoded(index, 32, str(tmp_path))
+    assert array.shape == (36, 32, 32, 3)
+    for row in (0, 17, 35):
+        expected = np.asarray(Image.open(index.root / index.paths[row]))
+        assert np.array_equal(array[row], expected)
+    assert isinstance(array, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 0
+
+
+def cached_file(folder: Path) -> Path:
+    return next((folder / "pixels").glob("*.npy"))
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "empty", "seal", "no seal", "other"])
+def test_a_damaged_cache_is_rebuilt(tiny: Path, tmp_path: Path, damage: str) -> None:
+    index = index_of(tiny, tmp_path)
+    good = np.array(pixels.decoded(index, 16, str(tmp_path)))
+    file = cached_file(tmp_path)
+    data = file.read_bytes()
+    seal = file.with_suffix(".json")
+    if damage == "byte":
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "cut":
+        file.write_bytes(data[:-100])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "seal":
+        seal.write_text("{")
+    elif damage == "no seal":
+        seal.unlink()
+        file.write_bytes(bytes(len(data)))
+    else:
+        np.save(file, np.zeros_like(good))
+    index = index_of(tiny, tmp_path)
+    assert np.array_equal(pixels.decoded(index, 16, str(tmp_path)), good)
+    assert not list((tmp_path / "pixels").glob(".*"))  # nothing temporary is left
+
+
+def test_a_sound_cache_is_not_built_again(tiny: Path, tmp_path: Path) -> None:
+    pixels.decoded(index_of(tiny, tmp_path), 16, str(tmp_path))
+    before = cached_file(tmp_path).stat()
+    pixels.decoded(index_of(tiny, tmp_path), 16, str(tmp_path))
+    assert cached_file(tmp_path).stat().st_ino == before.st_ino
+    os.utime(cached_file(tmp_path))  # touched, but sound: checked and kept
+    pixels.decoded(index_of(tiny, tmp_path), 16, str(tmp_path))
+    assert cached_file(tmp_path).stat().st_ino == before.st_ino
+    assert json.loads(cached_file(tmp_path).with_suffix(".json").read_text())["shape"][0] == 36
+
+
+def sum_of_pixels(root: Path, cache_dir: Path) -> int:
+    return int(pixels.decoded(index_of(root, cache_dir), 24, str(cache_dir)).sum(dtype=np.int64))
+
+
+def test_processes_that_ask_at_once_get_one_sound_file(tiny: Path, tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        sums = pool.starmap(sum_of_pixels, [(tiny, tmp_path)] * 8)
+    assert len(set(sums)) == 1
+    assert sums[0] == sum_of_pixels(tiny, tmp_path)
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == 1

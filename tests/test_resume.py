@@ -1,0 +1,150 @@
+"""An interrupted run, resumed by the same command, ends as the uninterrupted one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUICK, run_command
+
+EPOCHS = 12
+
+
+def words(tiny: Path, *more: str) -> list[str]:
+    return [
+        *QUICK, f"data.root={tiny}", "augment=digits", f"trainer.max_epochs={EPOCHS}",
+        "batch_size=2", *more,
+    ]  # fmt: skip
+
+
+def run_in(place: Path) -> Path:
+    return next(place.glob("runs/*/*/fold=0"))
+
+
+def outcome(place: Path) -> tuple[Any, Any, bytes, list[str]]:
+    """What must not depend on interruptions: metrics, predictions, and the history of epochs."""
+    run = run_in(place)
+    metrics = json.loads((run / "metrics.json").read_text())
+    history = (run / "history.csv").read_text().splitlines()
+    epochs = [",".join(line.split(",")[:-2]) for line in history]  # without seconds and speed
+    predictions = (run / "predictions.csv").read_bytes()
+    return metrics["test"], metrics["validation"], predictions, epochs
+
+
+def begin(place: Path, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "signlang.train", *command],
+        cwd=place, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_epoch(place: Path, epochs: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for file in place.glob("runs/*/*/fold=0/history.csv"):
+            if len(file.read_text().splitlines()) > epochs:
+                return
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.01)
+    raise AssertionError("the run did not come so far")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    place = tmp_path_factory.mktemp("uninterrupted")
+    result = run_command(place, *words(tiny))
+    assert result.code == 0, result.err
+    return outcome(place)
+
+
+def test_killed_and_resumed_twice_is_as_if_never_killed(
+    tiny: Path, tmp_path: Path, uninterrupted: Any
+) -> None:
+    for epochs, pause in ((2, 0.0), (6, 0.07)):
+        process = begin(tmp_path, *words(tiny))
+        wait_for_epoch(tmp_path, epochs, process)
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (run_in(tmp_path) / "metrics.json").exists()
+    result = run_command(tmp_path, *words(tiny))
+    assert result.code == 0, result.err
+    assert "going on after epoch" in result.err
+    assert outcome(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_stop_says_how_to_go_on(
+    tiny: Path, tmp_path: Path, uninterrupted: Any, way: signal.Signals
+) -> None:
+    process = begin(tmp_path, *words(tiny))
+    wait_for_epoch(tmp_path, 3, process)
+    process.send_signal(way)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on from there." in err
+    assert "Traceback" not in err
+    result = run_command(tmp_path, *words(tiny))
+    assert result.code == 0, result.err
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_a_second_process_leaves_the_folder_alone(tiny: Path, tmp_path: Path) -> None:
+    long = words(tiny, "trainer.max_epochs=4000", "callbacks.early_stopping=null")
+    process = begin(tmp_path, *long)
+    wait_for_epoch(tmp_path, 1, process)
+    result = run_command(tmp_path, *long)
+    assert result.code == 1
+    assert "Another process is at work in" in result.err
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+
+
+def test_a_run_stopped_early_stays_stopped(tiny: Path, tmp_path: Path) -> None:
+    command = words(tiny, "callbacks.early_stopping.patience=1")
+    assert run_command(tmp_path, *command).code == 0
+    before = outcome(tmp_path)
+    assert len(before[3]) < EPOCHS  # it did stop early
+    (run_in(tmp_path) / "metrics.json").unlink()  # as if killed between training and judging
+    assert run_command(tmp_path, *command).code == 0
+    assert outcome(tmp_path) == before
+
+
+def test_a_damaged_last_checkpoint_begins_anew(
+    tiny: Path, tmp_path: Path, uninterrupted: Any
+) -> None:
+    assert run_command(tmp_path, *words(tiny)).code == 0
+    run = run_in(tmp_path)
+    (run / "metrics.json").unlink()
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"half a file")
+    result = run_command(tmp_path, *words(tiny))
+    assert result.code == 0, result.err
+    assert "is damaged" in result.err
+    assert outcome(tmp_path) == uninterrupted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_loses_nothing(tiny: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        result = run_command(tmp_path, *words(tiny, f"runs_dir={disk}"))
+        assert result.code == 1
+        assert "The disk is full" in result.err
+        assert "Traceback" not in result.err
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        result = run_command(tmp_path, *words(tiny, f"runs_dir={disk}"))
+        assert result.code == 0, result.err
+        (tmp_path / "runs").symlink_to(disk)
+        assert outcome(tmp_path) == uninterrupted
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

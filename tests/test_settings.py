@@ -1,0 +1,81 @@
+"""Wrong settings are refused at once, in one sentence, and nothing is written."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import run_command
+
+WRONG = {
+    "model=sqeezenet": "model=sqeezenet: there is no such choice. Did you mean squeezenet?",
+    "augment=heavy": "augment=heavy: there is no such choice. There are: asl_alphabet",
+    "data=asl_alphabeth": "Did you mean asl_alphabet?",
+    "fold=7": "fold=7: there are 5 folds, counted from 0 to 4.",
+    "fold=-1": "fold=-1: it must be a whole number of at least 0.",
+    "fold=first": "fold=first: it must be a whole number",
+    "folds=1": "folds=1: it must be a whole number of at least 2.",
+    "optimizer.lr=0": "optimizer.lr=0: it must be a number above 0.",
+    "optimizer.lr=nan": "optimizer.lr=nan: it must be a number above 0.",
+    "optimzer.lr=1": "There is no setting optimzer.lr; did you mean optimizer.lr?",
+    "trainer.max_epoch=3": "did you mean trainer.max_epochs?",
+    "trainer.max_epochs=0": "trainer.max_epochs=0: it must be a whole number of at least 1.",
+    "trainer.precision=8": "trainer.precision=8: There are: 32-true",
+    "image_size=20": "image_size=20 is too small for squeezenet: it needs at least 32.",
+    "batch_size=0": "batch_size=0: it must be a whole number of at least 1.",
+    "split.validation=0.9": "split.validation=0.9: it must be a share",
+    "label_smoothing=1": "label_smoothing=1: it must be a number from 0 to below 1.",
+    "data=folder": "data=folder needs data.root=DIR",
+    "data.root=/nowhere": "data.root=/nowhere: there is no such file or folder.",
+    "model.weights=w.pt": "model.weights=w.pt: there is no such file or folder.",
+    "model=timm": "model.architecture is missing",
+    "nonsense": "missing EQUAL",
+}
+
+
+@pytest.mark.parametrize(("word", "sentence"), WRONG.items())
+def test_a_wrong_setting_is_one_sentence(word: str, sentence: str, tmp_path: Path) -> None:
+    begun = time.process_time()
+    result = run_command(tmp_path, word)
+    assert result.code == 2
+    assert sentence in result.err
+    assert "Traceback" not in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert time.process_time() - begun < 3
+
+
+def test_settings_that_exclude_each_other(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").touch()
+    result = run_command(tmp_path, "model.pretrained=true", "model.weights=w.pt")
+    assert "exclude each other" in result.err
+    result = run_command(tmp_path, "split=signer", "data.signers=null")
+    assert "split=signer needs data.signers=FILE" in result.err
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny: Path, tmp_path: Path) -> None:
+    result = run_command(tmp_path, "data=folder", f"data.root={tiny}", "batch_size=1000")
+    assert result.code == 1
+    assert "batch_size=1000 is more than the 24 training pictures" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_and_refusals_do_not_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['train', sys.argv[1]]\n"
+        "from signlang.train import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'timm', 'albumentations', 'pytorch_lightning', 'matplotlib'}\n"
+        "sys.exit(bool(heavy & sys.modules.keys()))"
+    )
+    for word in ("--help", "fold=7", "model=sqeezenet"):
+        command = [sys.executable, "-c", code, word]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_help_shows_the_parts_and_the_settings(tmp_path: Path) -> None:
+    result = run_command(tmp_path, "--help")
+    assert result.code == 0
+    for words in ("model=squeezenet fold=0", "model: mobilenetv2", "early_stopping", "lr: 0.0006"):
+        assert words in result.out

@@ -1,0 +1,231 @@
+"""`python -m signlang.train`, as its user meets it: run, skip, refuse, sweep, fail."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUICK, Result, run_command
+from sklearn.metrics import accuracy_score, f1_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from signlang.models.classifier import Classifier
+
+
+def runs_in(place: Path) -> list[Path]:
+    return sorted(file.parent for file in place.glob("runs/*/*/*/record.json"))
+
+
+def json_of(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def done(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The place of a finished run, and what its command said; read it, never change it."""
+    place = tmp_path_factory.mktemp("done")
+    result = run_command(place, *QUICK, f"data.root={tiny}", "split=signer", "augment=digits")
+    assert result.code == 0, result.err
+    return place, result
+
+
+def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
+    place, _ = done
+    (run,) = runs_in(place)
+    assert run.relative_to(place).as_posix() == (
+        "runs/folder/simple_cnn,augment=digits,batch_size=8,data.image_size=32,folds=3,"
+        "image_size=32,split=signer,trainer.accelerator=cpu,trainer.max_epochs=3/fold=0"
+    )
+    names = {path.name.split(".tfevents")[0] for path in run.iterdir()} - {".lock", "hparams.yaml"}
+    assert names == {
+        ".hydra", "checkpoints", "metrics.json", "predictions.csv", "events.out", "record.json",
+        "run.log", "data.csv", "classes.json", "history.csv",
+    }  # fmt: skip
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert "${" not in (run / ".hydra" / "config.yaml").read_text()
+    metrics = json_of(run / "metrics.json")
+    assert metrics["status"] == "finished"
+    assert (metrics["model"], metrics["data"], metrics["fold"], metrics["folds"]) == (
+        "simple_cnn", "folder", 0, 3,
+    )  # fmt: skip
+    assert set(metrics["validation"]) == {"accuracy", "macro_f1", "loss", "calibration_error"}
+    assert set(metrics["cost"]) >= {"parameters", "flops", "size_mb", "latency_ms"}
+    assert metrics["epochs"] == 3
+    assert metrics["images_per_second"] > 0
+    record = json_of(run / "record.json")
+    assert record["fingerprint"] == metrics["fingerprint"]
+    assert record["packages"]["torch"]
+    assert record["data"]["pictures"] == 36
+
+
+def test_predictions_are_of_the_test_fold_and_give_the_metrics(done: tuple[Path, Result]) -> None:
+    (run,) = runs_in(done[0])
+    predictions, data = rows_of(run / "predictions.csv"), rows_of(run / "data.csv")
+    assert [p["path"] for p in predictions] == [d["path"] for d in data if d["part"] == "test"]
+    labels, predicted = zip(*((p["label"], p["predicted"]) for p in predictions), strict=True)
+    metrics = json_of(run / "metrics.json")["test"]
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert metrics["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    classes = json.loads((run / "classes.json").read_text("utf-8"))
+    assert classes == ["A", "B", "ß"]
+    for row in predictions:
+        shares = {name: float(row[f"p_{name}"]) for name in classes}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == max(shares, key=lambda name: shares[name])
+        assert float(row["confidence"]) == max(shares.values())
+    parts = {d["signer"]: set() for d in data}  # type: ignore[var-annotated]
+    for d in data:
+        parts[d["signer"]].add(d["part"])
+    assert all(len(found) == 1 for found in parts.values())  # split=signer, validation too
+
+
+def test_the_table_says_what_matters(done: tuple[Path, Result]) -> None:
+    for words in ("test accuracy", "macro F1", "parameters", "FLOPs", "size", "time per picture",
+                  "run folder", "tensorboard --logdir"):  # fmt: skip
+        assert words in done[1].out
+    assert "Traceback" not in done[1].err
+
+
+def test_tensorboard_shows_curves_pictures_and_the_final_metric(done: tuple[Path, Result]) -> None:
+    (run,) = runs_in(done[0])
+    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    stages = {
+        "train": ("loss", "accuracy"),
+        "validation": ("loss", "accuracy", "macro_f1", "calibration_error"),
+    }
+    for stage, names in stages.items():
+        for name in names:
+            steps = [point.step for point in events.Scalars(f"{stage}/{name}")]
+            assert steps == [0, 1, 2]  # epochs
+    assert {"learning_rate", "test/accuracy", "final/accuracy", "cost/flops"} <= set(
+        tags["scalars"]
+    )
+    assert {"training pictures", "confusion matrix"} <= set(tags["images"])
+    assert any("hparams" in name for name in events.summary_metadata)
+
+
+def test_the_best_checkpoint_loads_by_itself(done: tuple[Path, Result]) -> None:
+    (run,) = runs_in(done[0])
+    model = Classifier.load_from_checkpoint(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert model.classes == ("A", "B", "ß")
+
+
+@pytest.fixture
+def again(done: tuple[Path, Result], tmp_path: Path) -> Path:
+    """A copy of the finished run's place, to change."""
+    return Path(shutil.copytree(done[0], tmp_path / "again"))
+
+
+def settings(tiny: Path) -> list[str]:
+    return [*QUICK, f"data.root={tiny}", "split=signer", "augment=digits"]
+
+
+def test_a_finished_run_is_not_trained_again(again: Path, tiny: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in again.rglob("*") if file.is_file()}
+    result = run_command(again, *settings(tiny), "workers=1")
+    assert result.code == 0, result.err
+    assert "finished already" in result.err
+    assert "test accuracy" in result.out
+    after = {file: file.stat().st_mtime_ns for file in again.rglob("*") if file.is_file()}
+    assert after == before
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(
+    again: Path, tiny: Path
+) -> None:
+    (run,) = runs_in(again)
+    record = json_of(run / "record.json")
+    record["settings"]["optimizer.lr"] = 0.5
+    record["fingerprint"] = "another"
+    (run / "record.json").write_text(json.dumps(record))
+    metrics = (
+        (run / "metrics.json")
+        .read_text()
+        .replace(json_of(run / "metrics.json")["fingerprint"], "another")
+    )
+    (run / "metrics.json").write_text(metrics)
+    result = run_command(again, *settings(tiny))
+    assert result.code == 1
+    assert "optimizer.lr: 0.5 there, 0.0006 now" in result.err
+    assert "study=NAME" in result.err
+    assert "overwrite=true" in result.err
+    assert (run / "metrics.json").read_text() == metrics
+    result = run_command(again, *settings(tiny), "overwrite=true", "verbose=false")
+    assert result.code == 0, result.err
+    assert result.out == ""
+    assert json_of(run / "metrics.json")["test"] == json.loads(metrics)["test"]
+
+
+def test_other_pictures_are_refused_too(again: Path, tiny: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(tiny, tmp_path / "other"))
+    (other / "A" / "A0.png").unlink()
+    result = run_command(again, *QUICK, f"data.root={other}", "split=signer", "augment=digits")
+    assert result.code == 1
+    assert "data: 36 pictures of 3 classes there" in result.err
+    assert "35 of 3 now" in result.err
+
+
+def test_a_sweep_goes_on_past_a_failing_job_and_says_so(tiny: Path, tmp_path: Path) -> None:
+    sweep = [*QUICK, f"data.root={tiny}", "trainer.max_epochs=1", "fold=0,9,1,2"]
+    result = run_command(tmp_path, "-m", *sweep)
+    assert result.code != 0
+    assert "fold=9: there are 3 folds" in result.err
+    assert "1 job of the sweep failed" in result.err
+    finished = [run.name for run in runs_in(tmp_path) if (run / "metrics.json").exists()]
+    assert finished == ["fold=0", "fold=1", "fold=2"]
+
+
+def test_a_failing_job_keeps_its_traceback_in_its_own_log(tiny: Path, tmp_path: Path) -> None:
+    words = [*QUICK, f"data.root={tiny}", "trainer.max_epochs=1"]
+    result = run_command(
+        tmp_path, "-m", *words, "callbacks.checkpoint.monitor=validation/accuracy,nothing"
+    )
+    assert result.code == 1
+    assert "The run failed" in result.err
+    assert "Traceback" not in result.err
+    logs = {run: (run / "run.log").read_text() for run in runs_in(tmp_path)}
+    failed = [run for run, text in logs.items() if "Traceback (most recent call last)" in text]
+    assert len(logs) == 2
+    assert len(failed) == 1
+    assert not (failed[0] / "metrics.json").exists()
+
+
+def test_bad_pictures_can_be_left_out_but_not_in_silence(tiny: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny, tmp_path / "data"))
+    (data / "A" / "A1.png").write_bytes(b"")
+    words = [*QUICK, f"data.root={data}", "trainer.max_epochs=1"]
+    result = run_command(tmp_path, *words)
+    assert result.code == 1
+    assert "A/A1.png: empty (0 bytes)" in result.err
+    assert not (tmp_path / "runs").exists()
+    result = run_command(tmp_path, *words, "data.on_bad_image=exclude")
+    assert result.code == 0, result.err
+    (run,) = runs_in(tmp_path)
+    assert rows_of(run / "excluded.csv") == [{"path": "A/A1.png", "reason": "empty (0 bytes)"}]
+    assert "1 file left out" in result.err
+    assert "A/A1.png: empty" in (run / "run.log").read_text()
+
+
+def test_backgrounds_are_blended_in_and_known_by_content(tiny: Path, tmp_path: Path) -> None:
+    scenes = Path(shutil.copytree(tiny, tmp_path / "scenes"))
+    words = [*QUICK, f"data.root={tiny}", "trainer.max_epochs=1", "augment=asl_alphabet"]
+    words += [f"augment.backgrounds={scenes}"]
+    assert run_command(tmp_path, *words).code == 0
+    (run,) = runs_in(tmp_path)
+    assert "augment.backgrounds=scenes" in run.parent.name
+    (scenes / "A" / "A0.png").unlink()
+    result = run_command(tmp_path, *words)
+    assert result.code == 1
+    assert "augment.backgrounds: " in result.err
+    result = run_command(tmp_path, *words, "augment.background_weight=0", "study=none")
+    assert "augment.backgrounds has no effect" in result.err

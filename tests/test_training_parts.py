@@ -1,0 +1,199 @@
+"""Schedule, metrics, batches and costs, each against somebody else's code."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from torch.utils.data import DataLoader
+
+from signlang.callbacks.cost import latencies_ms, profile
+from signlang.callbacks.one_cycle import OneCycle, one_cycle
+from signlang.data import augment
+from signlang.data.augment import Augmentation
+from signlang.data.datamodule import Batches, Pictures, as_it_is
+from signlang.models.classifier import Classifier
+
+
+def classifier(**options: Any) -> Classifier:
+    return Classifier(
+        **{
+            "network": {"name": "simple_cnn", "image_size": 32},
+            "classes": ["A", "B", "C"],
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.5, 1.0],
+            "optimizer": {"name": "adamw", "lr": 0.01},
+            **options,
+        }
+    )
+
+
+@pytest.mark.parametrize("total", [10, 97, 1000])
+def test_one_cycle_is_that_of_torch(total: int) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=total)
+    ours = OneCycle()
+    group = {"betas": (0.9, 0.999)}
+    ours.total = total
+    for step in range(total):
+        theirs = optimizer.param_groups[0]
+        assert one_cycle(step, total, peak=0.1) == pytest.approx(theirs["lr"], rel=1e-6)
+        ours._set_momentum(group, step)
+        assert group["betas"][0] == pytest.approx(theirs["betas"][0], abs=1e-6)
+        optimizer.step()
+        if step < total - 1:
+            schedule.step()
+
+
+class Rates(pl.Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.seen.append(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_schedule_spans_the_run_with_accumulated_batches_too(accumulate: int) -> None:
+    data = [(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]))] * 6
+    rates = Rates()
+    trainer = pl.Trainer(
+        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[OneCycle(), rates],
+        accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    trainer.fit(classifier(), DataLoader(data, batch_size=None))  # type: ignore[arg-type]
+    steps = 4 * 6 // accumulate
+    assert rates.seen == pytest.approx([one_cycle(s, steps, peak=0.01) for s in range(steps)])
+
+
+def test_bytes_are_normalised_as_usual() -> None:
+    model = classifier()
+    seen: list[torch.Tensor] = []
+    model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    model(pictures)
+    planes = pictures.permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor([0.5] * 3), torch.tensor([0.25, 0.5, 1.0])
+    expected = (planes - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    assert torch.allclose(seen[0], expected, atol=1e-6)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
+    """Expected calibration error as Guo et al. 2017, equation 3, write it."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    total = 0.0
+    for low, high in pairwise(edges):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return total
+
+
+def test_metrics_are_those_of_scikit_learn() -> None:
+    torch.manual_seed(1)
+    model = classifier().eval()
+    batches = [
+        (torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8), torch.randint(0, 3, (n,)))
+        for n in (16, 16, 5)
+    ]
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    figures = trainer.test(model, DataLoader(batches, batch_size=None), verbose=False)[0]  # type: ignore[arg-type]
+    with torch.no_grad():
+        logits = torch.cat([model(pictures) for pictures, _ in batches])
+    labels = torch.cat([labels for _, labels in batches]).numpy()
+    probabilities = logits.double().softmax(1).numpy()
+    predicted = probabilities.argmax(1)
+    assert figures["test/accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert figures["test/macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert figures["test/loss"] == pytest.approx(log_loss(labels, probabilities), rel=1e-5)
+    expected = calibration_error(probabilities, labels)
+    assert figures["test/calibration_error"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_checkpoint_loads_without_trust_and_without_the_first_weights(tmp_path: Path) -> None:
+    model = classifier(start={"pretrained": False, "weights": None})
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, max_epochs=0)
+    trainer.fit(model, DataLoader([0]))  # type: ignore[arg-type]
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    again = Classifier.load_from_checkpoint(tmp_path / "c.ckpt", weights_only=True)
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    assert torch.equal(model.eval()(pictures), again.eval()(pictures))
+    assert again.classes == ("A", "B", "C")
+
+
+def loaded(workers: int, epoch: int, transforms: list[Any], seed: int = 0) -> torch.Tensor:
+    array = np.random.default_rng(0).integers(0, 256, size=(40, 24, 24, 3), dtype=np.uint8)
+    labels = np.arange(40)
+    batches = Batches(np.arange(40), 8, seed, lambda: epoch)
+    loader = DataLoader(
+        Pictures(array, labels, Augmentation(transforms, 24)),
+        batch_sampler=batches, collate_fn=as_it_is, num_workers=workers,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return torch.cat([images for images, _ in loader])
+
+
+def test_augmentation_is_the_same_with_any_number_of_workers() -> None:
+    alone = loaded(0, 3, augment.asl_alphabet())
+    assert torch.equal(alone, loaded(2, 3, augment.asl_alphabet()))
+    assert torch.equal(alone, loaded(0, 3, augment.asl_alphabet()))
+
+
+def test_no_epoch_batch_or_seed_repeats_another() -> None:
+    one, other = loaded(2, 0, augment.digits()), loaded(2, 1, augment.digits())
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, loaded(2, 0, augment.digits(), seed=1))
+    picture = np.full((1, 24, 24, 3), 0, np.uint8)
+    picture[:, 8:16, 8:16] = 255
+    augmentation = Augmentation(augment.digits(), 24)
+    seeds = [seed for seed, _ in Batches(np.arange(64), 1, 0, lambda: 0)]
+    assert len({augmentation(picture, seed).tobytes() for seed in seeds}) == 64
+
+
+def test_every_row_comes_once_an_epoch_and_in_order_when_judging() -> None:
+    rows = np.arange(10, 31)
+    shuffled = np.concatenate([r for _, r in Batches(rows, 4, 0, lambda: 0)])
+    assert sorted(shuffled) == rows.tolist()
+    assert shuffled.tolist() != rows.tolist()
+    assert np.concatenate([r for _, r in Batches(rows, 4)]).tolist() == rows.tolist()
+    assert [len(r) for _, r in Batches(rows, 4)] == [4, 4, 4, 4, 4, 1]
+
+
+def test_no_training_batch_holds_one_picture_alone() -> None:
+    sizes = [len(rows) for _, rows in Batches(np.arange(21), 4, 0, lambda: 0)]
+    assert sizes == [4, 4, 4, 4, 5]  # batch normalisation cannot learn from a single value
+
+
+def test_backgrounds_are_blended_with_their_weight(tmp_path: Path, tiny: Path) -> None:
+    black = np.zeros((3, 32, 32, 3), np.uint8)
+    scenes = augment.backgrounds(None, 0.12, 32, seed=0)
+    assert scenes is not None
+    assert scenes.shape == (augment.SCENES, 32, 32, 3)
+    blended = Augmentation([], 32, np.full((1, 32, 32, 3), 200, np.uint8), 0.12)(black, 0)
+    assert np.unique(blended).tolist() == [24]
+    assert augment.backgrounds(None, None, 32, 0) is None
+    from_folder = augment.backgrounds(str(tiny), None, 16, 0)
+    assert from_folder is not None
+    assert from_folder.shape == (36, 16, 16, 3)
+
+
+def test_costs_are_measured() -> None:
+    model = classifier()
+    cost = profile(model, 32)
+    assert cost.parameters == sum(p.numel() for p in model.network.parameters())
+    first, third = cost.latency_quartiles_ms
+    assert 0 < first <= cost.latency_ms <= third
+    assert len(latencies_ms(model, 32, repeats=7)) == 7
+    assert model.training
