@@ -15,7 +15,7 @@ EXTRA = {"timm": ["model.architecture=resnet10t"], "folder": ["data.root=."]}
 CHOICES = [
     (group.name, file.stem)
     for group in sorted(CONF.iterdir())
-    if group.is_dir() and group.name != "experiment"
+    if group.is_dir()
     for file in sorted(group.glob("*.yaml"))
 ]
 
@@ -58,6 +58,17 @@ def test_optimizers_are_made_with_their_settings(name: str) -> None:
     made = model.configure_optimizers()
     assert type(made).__name__.lower() == name
     assert made.defaults["lr"] == composed(f"optimizer={name}").optimizer.lr
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "experiment").iterdir()), ids=lambda f: f.stem)
+def test_an_experiment_is_a_study_of_its_own(file: Path) -> None:
+    assert composed(f"experiment={file.stem}").study == file.stem
+
+
+def test_the_epochs_of_the_alphabet_study_follow_the_network() -> None:
+    epochs = {name: composed("experiment=asl_alphabet", f"model={name}").trainer.max_epochs
+              for name in ("resnet18", "mobilenetv2", "squeezenet")}  # fmt: skip
+    assert epochs == {"resnet18": 10, "mobilenetv2": 10, "squeezenet": 20}
 
 
 def test_the_published_settings_are_those_of_the_table() -> None:

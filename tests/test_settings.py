@@ -46,10 +46,7 @@ def test_a_wrong_setting_is_one_sentence(word: str, sentence: str, tmp_path: Pat
     assert time.process_time() - begun < 3
 
 
-def test_settings_that_exclude_each_other(tmp_path: Path) -> None:
-    (tmp_path / "w.pt").touch()
-    result = run_command(tmp_path, "model.pretrained=true", "model.weights=w.pt")
-    assert "exclude each other" in result.err
+def test_a_split_by_signer_needs_signers(tmp_path: Path) -> None:
     result = run_command(tmp_path, "split=signer", "data.signers=null")
     assert "split=signer needs data.signers=FILE" in result.err
 

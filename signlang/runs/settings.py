@@ -119,11 +119,6 @@ def _check_network(cfg: DictConfig) -> None:
     if name not in SMALLEST_SIDE:
         raise SettingError(f"model.name={name}: {suggestion(name, SMALLEST_SIDE)}")
     check_size(name, size)
-    if cfg.model.pretrained and cfg.model.weights:
-        raise SettingError(
-            "model.pretrained=true and model.weights=FILE exclude each other: "
-            "the first downloads ImageNet weights, the second takes yours."
-        )
     if name == "timm" and not isinstance(value_of(cfg, "model.architecture"), str):
         raise SettingError("model=timm needs model.architecture=NAME, e.g. efficientnet_b0.")
 
