@@ -45,7 +45,7 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
     for key, value in sorted(chosen.items()):
         value = value.strip("'\"")
         named_after = key in {"data", "experiment"} and value == study
-        if named_after or key.startswith("hydra") or _is_below(key, UNNAMED):
+        if named_after or key.startswith("hydra") or is_below(key, UNNAMED):
             continue
         parts.append(f"{key}={Path(value).name if '/' in value else value}")
     name = ",".join([model, *parts])
@@ -57,7 +57,7 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
     """Flatten the settings that decide the outcome of a run to dotted keys and plain values."""
     flat = _flatten(OmegaConf.to_container(cfg, resolve=True))
-    kept = {key: value for key, value in flat.items() if not _is_below(key, ELSEWHERE)}
+    kept = {key: value for key, value in flat.items() if not is_below(key, ELSEWHERE)}
     if cfg.model.weights:
         kept["model.weights"] = file_digest(cfg.model.weights)
     if cfg.augment.backgrounds:
@@ -149,7 +149,12 @@ def file_digest(file: str) -> str:
         return f"{path.name} {hashlib.file_digest(stream, 'blake2b').hexdigest()[:32]}"
 
 
-def _is_below(key: str, names: Iterable[str]) -> bool:
+def is_below(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted key is one of some names, or lies below one.
+
+    >>> is_below("data.root", ["data"]), is_below("database", ["data"])
+    (True, False)
+    """
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
