@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from signlang.errors import SettingError, SignlangError, suggestion
+from signlang.errors import SettingError, SignlangError, SweepError, suggestion
 
 PACKAGE: Final = Path(__file__).parent
 # a wheel carries the configuration inside the package, a checkout beside it
@@ -43,7 +43,9 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     ) as why:
         if traces:
             raise
-        shown = jobs.summary() or _for_people(why, config_name)
+        shown = (None if isinstance(why, SweepError) else jobs.summary()) or _for_people(
+            why, config_name
+        )
         sys.stderr.write(f"{shown}\n")
         sys.exit(getattr(shown, "exit_code", 130))
 

@@ -1,12 +1,15 @@
 """What the user sees while a command works: log lines, progress bars, and the log of a run."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +23,8 @@ from rich.table import Table
 log: Final = logging.getLogger("signlang")
 CONSOLE: Final = Console(stderr=True, highlight=False)
 Item = TypeVar("Item")
+NARROWEST: Final = 32  # characters of a column of texts, before columns of figures are left out
+_muted: Final[set[int]] = set()  # processes
 LIBRARIES: Final = (
     "pytorch_lightning", "lightning.pytorch", "lightning_fabric", "torch", "timm",
     "huggingface_hub",
@@ -48,17 +53,31 @@ def start(verbose: bool = True) -> None:
 
     Python's own warnings and the chatter of the libraries go to the log of the run.
     """
+    if os.getpid() in _muted:
+        return
+    _remove_handlers()
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if isinstance(h, _ConsoleHandler)]:
-        root.removeHandler(handler)
-    root.addHandler(_ConsoleHandler())
+    root.addHandler(_ConsoleHandler(logging.INFO if verbose else logging.WARNING))
     root.setLevel(logging.INFO)
-    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    log.setLevel(logging.INFO)
     logging.captureWarnings(True)
     for name in LIBRARIES:
         library = logging.getLogger(name)
         library.handlers.clear()  # Lightning brings handlers of its own to the screen
         library.propagate = True
+
+
+def mute() -> None:
+    """Keep everything of this process off the screen for good; the logs of runs still get it."""
+    _muted.add(os.getpid())
+    _remove_handlers()
+    logging.getLogger().addHandler(logging.NullHandler())  # without any, Python would print errors
+
+
+def _remove_handlers() -> None:
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, _ConsoleHandler)]:
+        root.removeHandler(handler)
 
 
 class _RunLog(logging.FileHandler):
@@ -89,7 +108,8 @@ def log_to(file: Path) -> Iterator[None]:
 
 def verbose() -> bool:
     """Whether progress is shown."""
-    return log.isEnabledFor(logging.INFO)
+    handlers = logging.getLogger().handlers
+    return any(isinstance(h, _ConsoleHandler) and h.level <= logging.INFO for h in handlers)
 
 
 def progress() -> Progress:
@@ -117,6 +137,58 @@ def show_table(title: str, rows: Mapping[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Console(highlight=False).print(table)
+
+
+def show_columns(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], flexible: int
+) -> None:
+    """Show a table on the standard output, unless quiet.
+
+    On a narrow screen the last columns are left out, and the table says so below.
+
+    Args:
+        title: Above it.
+        header: Names of the columns, the most important first; may have line breaks.
+        rows: Their cells.
+        flexible: The column of texts, which may be broken into lines; all others are figures.
+    """
+    if not verbose():
+        return
+    screen = Console(highlight=False)
+    wide = [
+        max(map(len, (*name.split("\n"), *cells)))
+        for name, cells in zip(header, zip(*rows, strict=True), strict=True)
+    ]
+    wide[flexible] = min(wide[flexible], NARROWEST)
+    shown = len(header)
+    while shown > flexible + 1 and sum(wide[:shown]) + 2 * (shown - 1) > screen.width:
+        shown -= 1
+    left_out = ", ".join(name.replace("-\n", "").replace("\n", " ") for name in header[shown:])
+    table = Table(
+        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
+        pad_edge=False, padding=(0, 1, 0, 0),
+        caption=f"not shown, for want of width: {left_out}" if left_out else None,
+        caption_justify="left",
+    )  # fmt: skip
+    for number, name in enumerate(header[:shown]):
+        table.add_column(
+            escape(name),
+            justify="left" if number == flexible else "right",
+            no_wrap=number != flexible,
+            overflow="fold",
+            vertical="top",
+        )
+    for row in rows:
+        table.add_row(*map(escape, row[:shown]))
+    screen.print(table)
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """Show sentences on the standard output, unless quiet."""
+    if verbose():
+        screen = Console(highlight=False)
+        for line in lines:
+            screen.print(line, markup=False)
 
 
 def track(items: Iterable[Item], doing: str, total: int) -> Iterator[Item]:

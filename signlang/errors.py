@@ -33,10 +33,8 @@ class RunError(SignlangError):
     """A run folder that is in use, belongs to other settings, or whose run failed."""
 
 
-class InterruptedRunError(RunError):
-    """The user or the system stopped a run; the same command goes on with it."""
-
-    exit_code = 130
+class SweepError(SignlangError):
+    """A sweep in which jobs failed; each has been told of before."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

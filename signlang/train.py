@@ -34,6 +34,9 @@ def train(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of the command."""
+    from signlang.sweeps import plugins
+
+    plugins.register()
     run(train, "train")
 
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from signlang.cards import facts, labels, search
-from signlang.cards.card import Card, Section, Table, Text
 from signlang.data import index, pictures
 from signlang.errors import DataError
+from signlang.pages.page import Notes, Page, Section, Table, Text
 
 SIDE = 64
 EXIF_ORIENTATION = 0x0112
@@ -61,7 +61,7 @@ def read(root: Path) -> index.Index:
     return index.read(root, cache_dir=str(root.parent / "cache"), on_bad_image="exclude")
 
 
-class Page(HTMLParser):
+class Reader(HTMLParser):
     """What a browser and a screen reader would find."""
 
     def __init__(self, text: str) -> None:
@@ -142,7 +142,7 @@ def test_flipped_label_is_found(described: Path) -> None:
 
 def test_page_needs_nothing_else_and_every_picture_has_words(described: Path) -> None:
     text = (described / "card.html").read_text()
-    page = Page(text)
+    page = Reader(text)
     assert "http" not in text
     assert "url(" not in text
     images = page.all("img")
@@ -155,7 +155,7 @@ def test_page_needs_nothing_else_and_every_picture_has_words(described: Path) ->
 
 def test_markdown_shows_pictures_that_are_there(described: Path) -> None:
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (described / "card.md").read_text())
-    assert len(shown) == len(Page((described / "card.html").read_text()).all("img"))
+    assert len(shown) == len(Reader((described / "card.html").read_text()).all("img"))
     for name in shown:
         with Image.open(described / name) as opened:
             opened.load()
@@ -299,7 +299,9 @@ def test_samples_are_of_different_signers_and_the_same_each_time() -> None:
 def test_names_cannot_break_out_of_the_card(tmp_path: Path) -> None:
     nasty = "<script>|`*x*\udcff"
     table = Table("of files", ["file"], [[nasty]])
-    card = Card(nasty, "", {"pictures": "1"}, [nasty], [Section("one", [Text(nasty), table])])
+    sections = [Section("one", [Text(nasty), table])]
+    notes = [Notes(nasty, [nasty])]
+    card = Page("card", nasty, "", {"pictures": "1"}, notes, sections, re.compile(""))
     card.write(tmp_path)
     assert "<script>" not in (tmp_path / "card.html").read_text()
     assert "<script>" not in (tmp_path / "card.md").read_text()

@@ -180,7 +180,7 @@ def test_a_sweep_goes_on_past_a_failing_job_and_says_so(tiny: Path, tmp_path: Pa
     result = run_command(tmp_path, "-m", *sweep)
     assert result.code != 0
     assert "fold=9: there are 3 folds" in result.err
-    assert "1 job of the sweep failed" in result.err
+    assert "1 of 4 jobs of the sweep failed" in result.err
     finished = [run.name for run in runs_in(tmp_path) if (run / "metrics.json").exists()]
     assert finished == ["fold=0", "fold=1", "fold=2"]
 

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 
 from signlang.cards import figures
-from signlang.cards.card import Picture, Section, Table, Text
 from signlang.cards.findings import many
 from signlang.cards.making import Material
+from signlang.pages.page import Picture, Section, Table, Text
 
 Rows = list[list[str | int | Picture]]
 Blocks = list[Text | Picture | Table]

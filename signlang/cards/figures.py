@@ -1,23 +1,20 @@
 """Counts and picture files come in, charts and sheets of small pictures go out."""
 
-import io
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageOps
 
 from signlang.data import pictures
 from signlang.data.index import Index
+from signlang.pages.drawing import BLUE, INK, axes, plain
 
 Ints = npt.NDArray[np.int64]
 
-BLUE: Final = "#2563a8"
-INK: Final = "#3b4048"
 SIDE: Final = 112  # pixels of one small picture
 GAP: Final = 4
 BACKGROUND: Final = (240, 241, 243)
@@ -25,57 +22,50 @@ BACKGROUND: Final = (240, 241, 243)
 
 def counts_chart(names: Sequence[str], counts: Ints) -> Figure:
     """Draw one bar per class, (classes,) pictures long."""
-    figure, axes = _axes(height=1.0 + 0.24 * len(names))
-    bars = axes.barh(range(len(names)), counts, color=BLUE, height=0.72)
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.bar_label(bars, padding=3, color=INK, fontsize=10)
-    axes.set_xlabel("pictures")
-    axes.set_xlim(0, float(counts.max()) * 1.1)
-    axes.grid(axis="y", visible=False)
+    figure, panel = axes(height=1.0 + 0.24 * len(names))
+    bars = panel.barh(range(len(names)), counts, color=BLUE, height=0.72)
+    panel.set_yticks(range(len(names)), [plain(name) for name in names])
+    panel.set_ylim(len(names) - 0.4, -0.6)
+    panel.bar_label(bars, padding=3, color=INK, fontsize=10)
+    panel.set_xlabel("pictures")
+    panel.set_xlim(0, float(counts.max()) * 1.1)
+    panel.grid(axis="y", visible=False)
     return figure
 
 
 def signers_chart(per_signer: Ints) -> Figure:
     """Draw how many signers have how many pictures, from (S,) pictures per signer."""
-    figure, axes = _axes(height=3.2)
+    figure, panel = axes(height=3.2)
     low, high = int(per_signer.min()), int(per_signer.max())
     width = max(1, -(-(high - low + 1) // 30))
     edges = np.arange(low, high + width + 1, width) - 0.5
-    axes.hist(per_signer, bins=edges.tolist(), color=BLUE, rwidth=0.9)
-    axes.set_xlabel("pictures of one signer")
-    axes.set_ylabel("signers")
-    for axis in (axes.xaxis, axes.yaxis):
+    panel.hist(per_signer, bins=edges.tolist(), color=BLUE, rwidth=0.9)
+    panel.set_xlabel("pictures of one signer")
+    panel.set_ylabel("signers")
+    for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
 def sizes_chart(common: Sequence[tuple[tuple[int, int], int]]) -> Figure:
     """Draw one bubble per size; its area grows with the number of pictures."""
-    figure, axes = _axes(height=4.6)
+    figure, panel = axes(height=4.6)
     size = np.array([size for size, _ in common], dtype=float)
     count = np.array([n for _, n in common], dtype=float)
     area = 30 + 600 * count / count.max()
-    axes.scatter(size[:, 0], size[:, 1], s=area, color=BLUE, alpha=0.6, linewidths=0)
+    panel.scatter(size[:, 0], size[:, 1], s=area, color=BLUE, alpha=0.6, linewidths=0)
     if size.max() > 4 * size.min():
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             axis.set_minor_formatter(NullFormatter())
     low, high = size.min() * 0.8, size.max() * 1.25
-    axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=":", label="square")
-    axes.legend(frameon=False, labelcolor=INK)
-    axes.set_xlabel("width in pixels")
-    axes.set_ylabel("height in pixels")
+    panel.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=":", label="square")
+    panel.legend(frameon=False, labelcolor=INK)
+    panel.set_xlabel("width in pixels")
+    panel.set_ylabel("height in pixels")
     return figure
-
-
-def png_of(figure: Figure) -> bytes:
-    """Render a chart as PNG, the same bytes each time."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-    return stream.getvalue()
 
 
 def sheet(index: Index, rows: Sequence[int], columns: int = 5) -> Image.Image:
@@ -103,21 +93,3 @@ def mean_picture(pixels: npt.NDArray[np.uint8], rows: Ints) -> Image.Image:
         total += pixels[rows[start : start + 1024]].sum(0, dtype=np.float64)
     mean = Image.fromarray(np.round(total / len(rows)).astype(np.uint8))
     return mean.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-
-
-def _axes(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.4, height), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#c8ccd2")
-    axes.tick_params(colors=INK, length=0, labelsize=11)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=INK, size=11)
-    axes.grid(color="#e4e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _plain(text: str) -> str:
-    """Keep matplotlib from reading dollar signs as mathematics."""
-    return text.replace("$", r"\$")

@@ -1,5 +1,6 @@
 """What was found in a data set comes in, the sections of its card go out, in plain sentences."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -7,16 +8,17 @@ import numpy as np
 
 from signlang import __version__
 from signlang.cards import facts, faults, figures
-from signlang.cards.card import Card, Picture, Section, Table, Text
 from signlang.cards.faults import Blocks, Rows, some
 from signlang.cards.findings import findings, many
 from signlang.cards.making import Material
+from signlang.pages.page import Notes, Page, Picture, Section, Table, Text
 
+FIGURES: Final = re.compile(r"(counts|signers|sizes|(samples|mean|duplicates|suspicious)-\d+)\.png")
 FEW: Final = 3  # sizes that a table shows better than a chart
 LISTED: Final = 20  # rows of a table of signers
 
 
-def card(found: Material) -> Card:
+def card(found: Material) -> Page:
     """Put the card together."""
     index = found.index
     signers = f"{len(set(index.signers) - {''}):,}" if index.signers else "unknown"
@@ -32,13 +34,15 @@ def card(found: Material) -> Card:
         tiles["suspicious labels"] = f"{len(found.suspects):,}"
     parts = [_classes, _signers, _sizes, faults.files, faults.duplicates, faults.labels, _samples]
     sections = [section for part in parts if (section := part(found)) is not None]
-    return Card(
+    return Page(
+        name="card",
         title=f"Data card: {found.name}",
         lead=f"Written by signlang {__version__} for {found.split}. The pictures, names, labels "
         f"and signers have the fingerprint {index.fingerprint}.",
         tiles=tiles,
-        findings=findings(found),
+        notes=[Notes("What to know before using it", findings(found), is_warning=True)],
         sections=sections,
+        ours=FIGURES,
     )
 
 

@@ -1,7 +1,7 @@
 """The steps of a run that need no torch: read the pictures, hold the run folder, report."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from signlang.console import log, log_to, show_table
 from signlang.data.files import read_csv
 from signlang.data.fold import Fold
 from signlang.errors import RunError, SettingError, SignlangError, listing
-from signlang.runs import identity
+from signlang.runs import identity, settings
 from signlang.runs.folder import RunFolder
 
 
@@ -32,6 +32,27 @@ def fold(cfg: DictConfig) -> Fold:
     return pictures
 
 
+def place(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
+    """The run folder that belongs to a configuration and the overrides that made it."""
+    name = identity.name_of(cfg.model.name, cfg.study, overrides)
+    return RunFolder(Path(cfg.runs_dir).expanduser() / cfg.study / name / f"fold={cfg.fold}")
+
+
+def finished(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Metrics of a run that need not be made again; None if there is something to do or to say."""
+    try:
+        folder = place(cfg, overrides)
+        metrics = None if cfg.overwrite else folder.metrics()
+        if metrics is None:
+            return None
+        settings.check(cfg)
+        data = made(cfg.datamodule.pictures).index.fingerprint
+    except SignlangError:  # the run itself will tell, in its own log
+        return None
+    wanted = identity.fingerprint(identity.settings_of(cfg), data)
+    return metrics if metrics.get("fingerprint") == wanted else None
+
+
 @contextmanager
 def claimed(cfg: DictConfig, pictures: Fold) -> Iterator[RunFolder]:
     """Hold the run folder of a configuration, with the log going into it.
@@ -42,9 +63,7 @@ def claimed(cfg: DictConfig, pictures: Fold) -> Iterator[RunFolder]:
         KeyboardInterrupt: If the run is interrupted, with a sentence on how to go on.
     """
     overrides = list(HydraConfig.get().overrides.task)
-    settings = identity.settings_of(cfg)
-    name = identity.name_of(cfg.model.name, cfg.study, overrides)
-    folder = RunFolder(Path(cfg.runs_dir).expanduser() / cfg.study / name / f"fold={cfg.fold}")
+    folder, chosen = place(cfg, overrides), identity.settings_of(cfg)
     cfg.run_folder = str(folder.path)
     index, parts = pictures.index, pictures.parts
     facts = {
@@ -57,12 +76,13 @@ def claimed(cfg: DictConfig, pictures: Fold) -> Iterator[RunFolder]:
         "validation": len(parts.validation),
         "test": len(parts.test),
     }
-    if folder.is_finished(identity.fingerprint(settings, index.fingerprint)) and not cfg.overwrite:
+    wanted = identity.fingerprint(chosen, index.fingerprint)
+    if not cfg.overwrite and folder.is_finished(wanted):
         log.info("%s is finished already", folder.path)
         yield folder
         return
     with folder.claimed():
-        record = identity.record(settings, facts, seed=cfg.seed, overrides=overrides)
+        record = identity.record(chosen, facts, seed=cfg.seed, overrides=overrides)
         folder.begin(record, overwrite=cfg.overwrite)
         with log_to(folder.log), _failures(folder):
             _write_settings(cfg, folder, overrides)

@@ -17,6 +17,7 @@ from signlang.errors import RunError
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 COLUMNS: Final = ("path", "label", "predicted", "confidence")
+ANEW: Final = "Train this run again with overwrite=true."
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,23 +85,24 @@ def read_predictions(run: Path) -> Predictions:
         with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             header, *rows = list(csv.reader(stream)) or [[]]
     except OSError as error:
-        raise RunError(f"{file} cannot be read ({error.strerror}).") from None
+        raise RunError(f"{file} cannot be read ({error.strerror}). {ANEW}") from None
     if header != expected:
         odd = sorted(set(header) ^ set(expected)) or ["their order"]
         raise RunError(
             f"{file} does not fit classes.json beside it: the columns differ in {', '.join(odd)}. "
-            "Train this run again with overwrite=true."
+            f"{ANEW}"
         )
     number = {name: position for position, name in enumerate(classes)}
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(expected) or row[1] not in number:
+            raise RunError(f"{file} is damaged in line {line}. {ANEW}")
+    labels = np.array([number[row[1]] for row in rows], dtype=np.int64)
     try:
-        labels = np.array([number[row[1]] for row in rows], dtype=np.int64)
         table = np.array([row[4:] for row in rows], dtype=np.float64)
-        if not rows or table.shape[1] != len(classes) or not np.isfinite(table).all():
-            raise ValueError("a row is too short")
-    except (ValueError, IndexError, KeyError) as error:
-        raise RunError(
-            f"{file} is damaged ({error}): train this run again with overwrite=true."
-        ) from None
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error}). {ANEW}") from None
+    if not rows or not np.isfinite(table).all():
+        raise RunError(f"{file} is empty, or holds probabilities that are none. {ANEW}")
     fold = int(run.name.partition("=")[2])
     paths = tuple(row[0] for row in rows)
     return Predictions(
@@ -113,9 +115,9 @@ def _classes(run: Path) -> tuple[str, ...]:
     try:
         names = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}).") from None
+        raise RunError(f"{file} cannot be read ({error}). {ANEW}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RunError(f"{file} holds no list of names.")
+        raise RunError(f"{file} holds no list of names. {ANEW}")
     return tuple(names)
 
 
@@ -126,8 +128,7 @@ def _signers(run: Path, paths: Sequence[str]) -> tuple[str, ...] | None:
     if set(paths) != tested.keys() or len(paths) != len(tested):
         raise RunError(
             f"{run / 'predictions.csv'} holds {len(paths)} pictures, but the test fold in data.csv "
-            f"has {len(tested)}: it was cut off or is of another run. Train it again with "
-            "overwrite=true."
+            f"has {len(tested)}: it was cut off or is of another run. {ANEW}"
         )
     signers = tuple(tested[path] for path in paths)
     return signers if all(signers) else None

@@ -1,10 +1,5 @@
-"""The folder of a study comes in; its settings with their runs, and what is missing, go out.
+"""What a study is made of: runs, settings with a run of every fold, and all settings together."""
 
-Only run folders are read, and nothing in them is changed.
-"""
-
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from signlang.data.files import read_csv
-from signlang.errors import RunError, suggestion
-from signlang.runs.folder import RunFolder
-from signlang.runs.identity import UNNAMED, differences, is_below
+from signlang.runs.identity import UNNAMED, is_below
+from signlang.studies import gaps
 from signlang.studies.predictions import Predictions, read_predictions
 
 Floats = npt.NDArray[np.float64]
-FOLD: Final = re.compile(r"fold=(\d+)")
 # where the figures of a run are, and what they must be
 FIGURES: Final[Mapping[str, tuple[str, ...]]] = {
     "accuracy": ("test", "accuracy"),
@@ -37,7 +30,6 @@ FIGURES: Final[Mapping[str, tuple[str, ...]]] = {
     "seconds": ("seconds",),
     "images_per_second": ("images_per_second",),
 }
-WORDS: Final = ("model", "data", "split", "protocol", "fold", "folds", "seed", "fingerprint")
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,19 +172,6 @@ class Setting:
             value = str(value).split()[0]  # without the digest
         return f"{value:g}" if isinstance(value, float) else str(value)
 
-    def completing(self) -> str:
-        """The command that trains the missing folds."""
-        runs_dir = self.path.parent.parent
-        words = [
-            word
-            for word in self.runs[0].record["overrides"]
-            if word.partition("=")[0] not in {"fold", "runs_dir"}
-        ]
-        where = [] if str(runs_dir) == "runs" else [f"runs_dir={runs_dir}"]
-        folds = ",".join(map(str, sorted(self.missing)))
-        line = ["python", "-m", "signlang.train", "-m", *words, *where, f"fold={folds}"]
-        return shlex.join(line)
-
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -201,7 +180,7 @@ class Study:
     Attributes:
         path: Its folder.
         settings: With at least one finished run.
-        unusable: Settings without any, with what is known of each fold.
+        unusable: Settings without any, by the name of their folder, with a sentence and its mend.
     """
 
     path: Path
@@ -224,165 +203,32 @@ class Study:
     @cached_property
     def labels(self) -> dict[str, str]:
         """A short name of each setting: its network, and what tells it from the others."""
-        short = {key: key.rpartition(".")[2] for key in self.factors}
-        if len(set(short.values())) < len(short):
-            short = {key: key for key in self.factors}
+        labels = {setting.name: self._label(setting, self.factors) for setting in self.settings}
+        taken = list(labels.values())
         return {
-            setting.name: ", ".join(
-                [
-                    setting.model,
-                    *(f"{short[k]} {setting.choice(k)}" for k in self.factors if k != "model"),
-                ]
-            )
-            for setting in self.settings
+            name: label if taken.count(label) == 1 else f"{label} ({name})"
+            for name, label in labels.items()
         }
 
-    def label(self, setting: Setting) -> str:
-        """The short name of a setting."""
-        return self.labels[setting.name]
+    def label(self, setting: Setting, without: str = "") -> str:
+        """The short name of a setting, on request without the factors of one group."""
+        if not without:
+            return self.labels[setting.name]
+        return self._label(setting, [key for key in self.factors if not is_below(key, [without])])
+
+    def _label(self, setting: Setting, factors: Sequence[str]) -> str:
+        short = {key: key.rpartition(".")[2] for key in factors}
+        if len(set(short.values())) < len(short):
+            short = {key: key for key in factors}
+        chosen = [f"{short[key]} {setting.choice(key)}" for key in factors if key != "model"]
+        return ", ".join([setting.model, *chosen])
 
     @property
     def incomplete(self) -> list[str]:
         """What is missing, a sentence with its mend for each setting."""
         told = [
-            f"{setting.path} has {len(setting.runs)} of {setting.folds} folds: "
-            + "; ".join(f"fold {fold} {why}" for fold, why in sorted(setting.missing.items()))
-            + f". Complete it with\n    {setting.completing()}"
+            gaps.sentence(setting.path, setting.missing, setting.runs[0].record)
             for setting in self.settings
             if setting.missing
         ]
-        return told + [f"{self.path / name}: {why}" for name, why in self.unusable.items()]
-
-
-def read_study(path: Path) -> Study:
-    """Read all run folders of a study.
-
-    Raises:
-        RunError: If there are none, or the folds of a setting do not belong together.
-    """
-    if not path.is_dir():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = suggestion(path.name, sorted(near)) if near else "Train something first."
-        raise RunError(f"{path}: there is no such folder. {hint}")
-    settings, unusable = [], {}
-    for folder in sorted(p for p in path.iterdir() if p.is_dir()):
-        folds = _fold_folders(folder)
-        if not folds:
-            continue
-        setting, why = _setting(folder, folds)
-        if setting is not None:
-            settings.append(setting)
-        else:
-            unusable[folder.name] = why
-    if not settings:
-        raise RunError(_nothing(path, unusable))
-    settings.sort(key=lambda s: (-s.mean("accuracy"), s.name))
-    return Study(path, tuple(settings), unusable)
-
-
-def _fold_folders(folder: Path) -> dict[int, Path]:
-    found = ((FOLD.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir())
-    return {int(match[1]): path for match, path in sorted(found, key=lambda f: f[1]) if match}
-
-
-def _setting(folder: Path, paths: Mapping[int, Path]) -> tuple[Setting | None, str]:
-    runs, missing = [], {}
-    for fold, path in sorted(paths.items()):
-        try:
-            run = _run(path)
-        except RunError as error:
-            missing[fold] = f"cannot be used ({error})"
-            continue
-        if run is None:
-            missing[fold] = _state(path)
-        else:
-            runs.append(run)
-    if not runs:
-        return None, "; ".join(f"fold {fold} {why}" for fold, why in missing.items())
-    for run in runs[1:]:
-        _belong_together(runs[0], run)
-    absent = set(range(int(runs[0].metrics["folds"]))) - {run.fold for run in runs} - set(missing)
-    missing |= dict.fromkeys(absent, "was not begun")
-    return Setting(folder, tuple(sorted(runs, key=lambda r: r.fold)), missing), ""
-
-
-def _run(path: Path) -> Run | None:
-    """Read a run; None if it is not finished."""
-    folder = RunFolder(path)
-    metrics, record = folder.metrics(), folder.record()
-    if metrics is None:
-        return None
-    if record is None:
-        raise RunError(f"{path / 'record.json'} is missing")
-    lacking = [key for key in WORDS if key not in metrics]
-    lacking += [".".join(keys) for keys in FIGURES.values() if not _is_number(metrics, keys)]
-    lacking += [f"{key} of record.json" for key in ("settings", "data", "overrides", "signlang")
-                if key not in record]  # fmt: skip
-    if lacking:
-        raise RunError(
-            f"{path / 'metrics.json'}, written by signlang {record.get('signlang', 'unknown')}, "
-            f"has no usable {', '.join(lacking)}: train this run again with overwrite=true"
-        )
-    if f"fold={metrics['fold']}" != path.name:
-        raise RunError(f"{path / 'metrics.json'} is of fold {metrics['fold']}: it was moved here")
-    return Run(path, metrics, record)
-
-
-def _is_number(metrics: Mapping[str, Any], keys: Sequence[str]) -> bool:
-    value: Any = metrics
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _state(path: Path) -> str:
-    """Say how far an unfinished run has come."""
-    try:
-        lines = (path / "run.log").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    heads = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)]
-    if heads and " ERROR " in heads[-1]:
-        return f"failed (see {path / 'run.log'})"
-    done = len(read_csv(path / "history.csv"))
-    return f"is not finished ({done} epoch{'s' * (done != 1)} done)"
-
-
-def _belong_together(one: Run, other: Run) -> None:
-    """Refuse folds that were not made alike.
-
-    Raises:
-        RunError: With the settings in which they differ.
-    """
-    changed = differences(one.settings, other.settings)
-    before, now = one.record["data"], other.record["data"]
-    if before["fingerprint"] != now["fingerprint"]:
-        changed.append(
-            f"data: {before['pictures']} pictures of {before['classes']} classes there "
-            f"({before['fingerprint'][:8]}), {now['pictures']} of {now['classes']} now "
-            f"({now['fingerprint'][:8]})"
-        )
-    changed += [
-        f"{key}: {one.metrics[key]} there, {other.metrics[key]} now"
-        for key in ("model", "data", "split", "protocol", "folds", "seed")
-        if one.metrics[key] != other.metrics[key] and not any(c.startswith(key) for c in changed)
-    ]
-    if changed:
-        raise RunError(
-            f"{other.path} and {one.path.name} beside it were not made alike and cannot be "
-            f"averaged: {'; '.join(changed)}. Train one of them again with overwrite=true, or move "
-            "it into a study of its own."
-        )
-
-
-def _nothing(path: Path, unusable: Mapping[str, str]) -> str:
-    if unusable:
-        told = "".join(f"\n  {name}: {why}" for name, why in unusable.items())
-        return f"{path} holds no finished run:{told}"
-    inner = sorted({p.parent.parent.parent.name for p in path.glob("*/*/fold=*/record.json")})
-    if inner:
-        return f"{path} holds studies, not runs. Name one of them: {', '.join(inner)}."
-    return (
-        f"{path} holds no run. A run folder is <study>/<what was chosen>/fold=<k>, as "
-        "python -m signlang.train leaves it; name the folder of the study."
-    )
+        return [*told, *self.unusable.values()]

@@ -1,6 +1,6 @@
-"""The parts of a card come in; a Markdown file with pictures beside it and an HTML file go out.
+"""The parts of a page come in; an HTML file, Markdown, and pictures beside them go out.
 
-Both show the same sections of the same blocks. The HTML file holds its pictures and needs no other
+All show the same sections of the same blocks. The HTML file holds its pictures and needs no other
 file and no network.
 """
 
@@ -18,13 +18,19 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from signlang.cards.figures import png_of
 from signlang.data.files import replaced
 from signlang.errors import SettingError
+from signlang.pages.drawing import png_of
 
 FIGURES: Final = "figures"
-OURS: Final = re.compile(r"(counts|signers|sizes|(samples|mean|duplicates|suspicious)-\d+)\.png")
 QUALITY: Final = 88  # of photographs inside the HTML file; the files beside it lose nothing
+WIDE: Final = 720  # pixels; a wider chart scrolls on a telephone instead of shrinking to nothing
+
+
+class Number(str):
+    """A figure already written out, e.g. `0.98 ± 0.01`; tables align it to the right."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Picture:
 
     @property
     def file(self) -> str:
-        """Where it lies, seen from the card."""
+        """Where it lies, seen from the page."""
         return f"{FIGURES}/{self.name}.png"
 
     @property
@@ -63,13 +69,16 @@ class Picture:
         return isinstance(self.image, Figure)
 
 
+Cell = str | int | Picture
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of texts, numbers and pictures; the first cell of a row is its heading."""
 
     caption: str
     header: Sequence[str]
-    rows: Sequence[Sequence[str | int | Picture]]
+    rows: Sequence[Sequence[Cell]]
     kind: str = "table"
 
 
@@ -82,25 +91,48 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Card:
-    """A data card.
+class Notes:
+    """Sentences that nobody should miss, above all sections.
 
     Attributes:
-        title: Heading of the page.
-        lead: What was described and how, one paragraph.
-        tiles: The most important numbers by name.
-        findings: What somebody who uses the data must know, a sentence each; may be empty.
-        sections: The rest.
+        title: Heading.
+        sentences: What to know; without any, nothing is shown. A line break in one is kept.
+        is_warning: Whether something is wrong.
     """
 
     title: str
+    sentences: Sequence[str]
+    is_warning: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A data card, or the report of a study.
+
+    Attributes:
+        name: Of its files, without the ending.
+        title: Heading of the page.
+        lead: What it is about, one paragraph.
+        tiles: The most important numbers by name.
+        notes: What must not be missed.
+        sections: The rest.
+        ours: Names of the figures that an earlier page of this kind may have left.
+        endings: Of the files to write, `html` or `md`.
+        wide: Whether its tables and figures want a wide window.
+    """
+
+    name: str
+    title: str
     lead: str
     tiles: Mapping[str, str]
-    findings: Sequence[str]
+    notes: Sequence[Notes]
     sections: Sequence[Section]
+    ours: re.Pattern[str]
+    endings: Sequence[str] = ("md", "html")
+    wide: bool = False
 
     def write(self, folder: Path) -> None:
-        """Write `card.md`, `card.html` and `figures/`; figures of an earlier card go away.
+        """Write the page and `figures/`; figures of an earlier page go away.
 
         Raises:
             SettingError: If the folder cannot be written to.
@@ -111,19 +143,20 @@ class Card:
             raise SettingError(
                 f"{folder} cannot be made ({error.strerror}): set out=DIR."
             ) from None
-        pictures = {picture.name: _png(picture) for picture in self._pictures()}
+        pictures = {picture.name: _png(picture) for picture in self.pictures()}
         for name, data in pictures.items():
             _write(folder / FIGURES / f"{name}.png", data)
-        embedded = {p.name: _embedded(p, pictures[p.name]) for p in self._pictures()}
-        for name in ("card.md", "card.html"):
-            template = _environment().get_template(f"{name}.j2")
-            text = template.render(card=self, embedded=embedded)
-            _write(folder / name, text.encode("utf-8", errors="replace"))
+        embedded = {p.name: _embedded(p, pictures[p.name]) for p in self.pictures()}
+        for ending in self.endings:
+            template = _environment().get_template(f"page.{ending}.j2")
+            text = template.render(page=self, embedded=embedded)
+            _write(folder / f"{self.name}.{ending}", text.encode("utf-8", errors="replace"))
         for file in (folder / FIGURES).iterdir():
-            if OURS.fullmatch(file.name) and file.stem not in pictures:
+            if self.ours.fullmatch(file.name) and file.stem not in pictures:
                 file.unlink()
 
-    def _pictures(self) -> list[Picture]:
+    def pictures(self) -> list[Picture]:
+        """All of them, those in tables too."""
         found: list[Picture] = []
         for section in self.sections:
             for block in section.blocks:
@@ -160,7 +193,7 @@ def _environment() -> Environment:
 
 
 def _is_number(cell: Any) -> bool:
-    return isinstance(cell, int) or (isinstance(cell, str) and cell.endswith("%"))
+    return isinstance(cell, int | Number) or (isinstance(cell, str) and cell.endswith("%"))
 
 
 def _shown(cell: Any) -> Any:
@@ -188,7 +221,8 @@ def _embedded(picture: Picture, png: bytes) -> dict[str, Any]:
         picture.image.save(stream, "JPEG", quality=QUALITY)
         kind, png = "jpeg", stream.getvalue()
     uri = f"data:image/{kind};base64,{base64.b64encode(png).decode()}"
-    return {"uri": uri, "width": width, "height": height}
+    wide = picture.is_chart and width > WIDE
+    return {"uri": uri, "width": width, "height": height, "wide": wide}
 
 
 def _write(file: Path, data: bytes) -> None:

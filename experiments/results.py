@@ -1,0 +1,130 @@
+"""Folders of studies come in; results.csv, figures and the tables of a README go out.
+
+    python experiments/results.py experiments/digits runs/digits_simple_cnn runs/digits_best
+
+The published figures are read from `published.csv` in the folder of the experiment. Photographs of
+the data sets stay out of it.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from matplotlib.figure import Figure
+
+from signlang import console
+from signlang.data.files import read_csv, replaced, write_csv
+from signlang.errors import RunError, SignlangError
+from signlang.pages.drawing import png_of
+from signlang.pages.page import markdown
+from signlang.studies import leaderboard, ranking, report, tables
+from signlang.studies.collecting import read_study
+from signlang.studies.standings import Row, Standings
+
+FIGURES: Final = ("cost", "factors", "curves", "confusion", "reliability")
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+HEADER: Final = (
+    "network and settings", "accuracy of each fold: mean ± 2 sd", "published", "macro F1",
+    "calibration error", "size MB", "parameters", "FLOPs (M)", "ms per picture", "epochs",
+    "s a fold",
+)  # fmt: skip
+Published = Mapping[tuple[str, str], str]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(description="Collect the results of an experiment.")
+    parser.add_argument("folder", type=Path, help="of the experiment, e.g. experiments/digits")
+    parser.add_argument("studies", type=Path, nargs="+", help="e.g. runs/digits_simple_cnn")
+    given = parser.parse_args()
+    console.start()
+    try:
+        collect(given.folder, [ranking.judged(read_study(study)) for study in given.studies])
+    except SignlangError as error:
+        sys.exit(str(error))
+
+
+def collect(folder: Path, found: Sequence[Standings]) -> None:
+    """Write `results.csv`, `figures/` and the part of `README.md` between the marks.
+
+    Raises:
+        RunError: If the README has no marks.
+    """
+    header = list(dict.fromkeys(name for one in found for name in leaderboard.columns(one.study)))
+    lines = [
+        (one.study.name, *(leaderboard.cell(line.get(name)) for name in header))
+        for one in found
+        for _, line in leaderboard.ranked(one)
+    ]
+    write_csv(folder / "results.csv", ("study", *header), lines)
+    (folder / "figures").mkdir(exist_ok=True)
+    for one in found:
+        for picture in report.page(one).pictures():
+            if picture.name in FIGURES and isinstance(picture.image, Figure):  # no photographs
+                with replaced(folder / "figures" / f"{one.study.name}-{picture.name}.png") as file:
+                    file.write_bytes(png_of(picture.image))
+    readme = folder / "README.md"
+    text = readme.read_text("utf-8")
+    if BEGIN not in text or END not in text:
+        raise RunError(f"{readme} lacks the lines {BEGIN} and {END}.")
+    made = "\n".join(line for one in found for line in _section(one, _published(folder)))
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    with replaced(readme) as file:
+        file.write_text(pattern.sub(lambda _: f"{BEGIN}\n{made}\n{END}", text), "utf-8")
+
+
+def _published(folder: Path) -> Published:
+    """What was published of a setting, by the names of its study and its folder."""
+    return {(row["study"], row["setting"]): row["published"]
+            for row in read_csv(folder / "published.csv")}  # fmt: skip
+
+
+def _section(standings: Standings, published: Published) -> Iterator[str]:
+    study = standings.study
+    yield f"\n### `{study.name}`\n"
+    names = tables.dealings(row.setting for row in standings.rows)
+    for dealing, name in names.items():
+        yield f"{name[:1].upper()}{name[1:]}:\n"
+        yield f"| {' | '.join(HEADER)} |"
+        yield f"|{'---|' * 3}{'---:|' * (len(HEADER) - 3)}"
+        for row in standings.rows:
+            if row.setting.dealing == dealing:
+                known = published.get((study.name, row.setting.name), "")
+                yield f"| {' | '.join(_cells(row, known))} |"
+        yield ""
+    yield from (f"- {markdown(sentence)}" for sentence in standings.sentences)
+    runs = [run for setting in study.settings for run in setting.runs]
+    devices = "; ".join(sorted({str(run.record["device"]) for run in runs}))
+    torch = "; ".join(sorted({str(run.record["packages"]["torch"]) for run in runs}))
+    precision = "; ".join(sorted({str(run.settings["trainer.precision"]) for run in runs}))
+    hours = sum(run.figure("seconds") for run in runs) / 3600
+    yield (
+        f"\n{len(runs)} runs, {hours:.1f} hours of training one after another; {devices}; torch "
+        f"{torch}; trainer.precision={precision}.\n"
+    )
+
+
+def _cells(row: Row, published: str) -> Iterator[str]:
+    setting = row.setting
+    folds = {run.fold: f"{run.figure('accuracy'):.4f}" for run in setting.runs}
+    each = " ".join(folds.get(fold, "-") for fold in range(setting.folds))
+    mean = tables.with_spread(setting.mean("accuracy"), setting.two_deviations("accuracy"))
+    mark = "" if setting.is_complete else f" ({len(setting.runs)} of {setting.folds} folds)"
+    yield markdown(row.label) + mark
+    yield f"{each}: **{mean}**"
+    yield published
+    yield f"{setting.mean('macro_f1'):.4f}"
+    yield f"{setting.mean('calibration_error'):.4f}"
+    yield f"{setting.mean('size_mb'):.1f}"
+    yield f"{setting.mean('parameters'):,.0f}"
+    yield f"{setting.mean('flops') / 1e6:,.2f}"
+    yield f"{setting.mean('latency_ms'):.2f}"
+    yield f"{setting.mean('epochs'):.0f}"
+    yield f"{setting.mean('seconds'):.0f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Run folders come in; tables, statistics, figures and a report go out."""

@@ -1,0 +1,181 @@
+"""A study comes in; its settings, each tested against the best on the same folds, go out."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from signlang.errors import RunError, listing
+from signlang.studies import sentences
+from signlang.studies.predictions import Predictions
+from signlang.studies.runs import Run, Setting, Study
+from signlang.studies.standings import Pair, Row, Standings
+from signlang.studies.statistics import (
+    Comparison,
+    corrected_t_test,
+    holm,
+    mcnemar,
+    paired_difference,
+    verdict,
+    wilson,
+)
+
+Bools = npt.NDArray[np.bool_]
+DEALT: Final = ("split.name", "split.blocks")  # settings in which the two of a pair may differ
+
+
+def judged(study: Study) -> Standings:
+    """Rank the settings of a study and test each against the best whose folds are the same.
+
+    Settings that share their folds stand together, the complete ones first, the most accurate
+    first; they are tested and corrected for their number among themselves.
+
+    Raises:
+        RunError: If predictions cannot be read, or settings that should share pictures do not.
+    """
+    groups = defaultdict(list)
+    first: dict[str, Run] = {}  # of each data set
+    for setting in study.settings:
+        _check_folds(setting, first)
+        groups[setting.dealing].append(setting)
+    rows = [row for group in groups.values() for row in _rows(study, group)]
+    pairs = _pairs(study)
+    return Standings(study, rows, pairs, sentences.of(study, rows, pairs))
+
+
+def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
+    ranked = sorted(group, key=lambda s: (not s.is_complete, -s.mean("accuracy"), s.name))
+    best = ranked[0]
+    for setting in ranked[1:]:
+        _check_pictures(best, setting)
+    tests = [None if s is best else _over_folds(best, s) for s in ranked]
+    p_values = _corrected([None if test is None else test.p for test in tests])
+    p_pictures = _corrected([None if s is best else _over_pictures(best, s) for s in ranked])
+    names = [study.label(setting) for setting in ranked]
+    return [
+        Row(
+            setting=setting,
+            label=name,
+            best=best,
+            interval=wilson(int(right.sum()), len(right)),
+            p=p,
+            p_mcnemar=p_picture,
+            verdict="" if test is None or p is None else verdict(names[0], name, test, p),
+        )
+        for setting, name, right, test, p, p_picture in zip(
+            ranked, names, [s.predictions.correct for s in ranked], tests, p_values, p_pictures,
+            strict=True,
+        )
+    ]  # fmt: skip
+
+
+def _over_folds(best: Setting, other: Setting) -> Comparison | None:
+    """Test the differences on the folds that both finished; None with fewer than two."""
+    theirs = {run.fold: run.figure("accuracy") for run in other.runs}
+    differences = [
+        run.figure("accuracy") - theirs[run.fold] for run in best.runs if run.fold in theirs
+    ]
+    return corrected_t_test(differences, best.test_share) if len(differences) > 1 else None
+
+
+def _over_pictures(best: Setting, other: Setting) -> float | None:
+    """P value of McNemar's test on the pictures that both were tested on; None without any."""
+    a, b, _ = _in_both(best.predictions, other.predictions)
+    return mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) if len(a) else None
+
+
+def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction of those that are there.
+
+    >>> _corrected([None, 0.01, 0.04])
+    [None, 0.02, 0.04]
+    """
+    adjusted = iter(holm([p for p in p_values if p is not None]).tolist())
+    return [None if p is None else next(adjusted) for p in p_values]
+
+
+def _in_both(one: Predictions, other: Predictions) -> tuple[Bools, Bools, list[str] | None]:
+    """(n,) whether each recognised the pictures that both saw, and who is in those."""
+    place = {path: position for position, path in enumerate(other.paths)}
+    here = [position for position, path in enumerate(one.paths) if path in place]
+    there = [place[one.paths[position]] for position in here]
+    signers = None if one.signers is None else [one.signers[position] for position in here]
+    return one.correct[here], other.correct[there], signers
+
+
+def _pairs(study: Study) -> list[Pair]:
+    """Settings that differ in nothing but how pictures were dealt, random against apart."""
+    alike: dict[Any, list[Setting]] = defaultdict(list)
+    for setting in study.settings:
+        run = setting.runs[0]
+        shared = {key: value for key, value in run.settings.items() if key not in DEALT}
+        alike[json.dumps(shared, sort_keys=True), run.record["data"]["fingerprint"]].append(setting)
+    found = [
+        _pair(study, random, apart)
+        for group in alike.values()
+        for random in group
+        for apart in group
+        if random.split == "stratified" and apart.split in {"signer", "blocks"}
+    ]
+    return [pair for pair in found if pair is not None]
+
+
+def _pair(study: Study, random: Setting, apart: Setting) -> Pair | None:
+    a, b, signers = _in_both(random.predictions, apart.predictions)
+    if signers is not None and len(set(signers)) < 2:
+        signers = None  # of one person, each picture stands for itself
+    if len(a) < 2:
+        return None
+    result = paired_difference(a, b, groups=signers)
+    label = study.label(random, without="split")
+    return Pair(random, apart, label, result.difference, result.low, result.high)
+
+
+def _check_folds(setting: Setting, first: dict[str, Run]) -> None:
+    """Refuse folds that know other classes than the first run of their data, or share pictures.
+
+    Raises:
+        RunError: With the two files.
+    """
+    seen: dict[str, Run] = {}
+    for run in setting.runs:
+        known = first.setdefault(run.record["data"]["fingerprint"], run)
+        if run.predictions.classes != known.predictions.classes:
+            raise RunError(_unlike(known, run, "classes.json", "classes"))
+        twice = [path for path in run.predictions.paths if path in seen]
+        if twice:
+            raise RunError(
+                f"{run.path / 'predictions.csv'} and {seen[twice[0]].path / 'predictions.csv'} "
+                f"hold the same picture, {twice[0]}: a picture is tested in one fold. Train both "
+                "again with overwrite=true."
+            )
+        seen |= dict.fromkeys(run.predictions.paths, run)
+
+
+def _check_pictures(one: Setting, other: Setting) -> None:
+    """Refuse settings that should have been tested on the same pictures but were not.
+
+    Raises:
+        RunError: With the two files.
+    """
+    theirs = {run.fold: run for run in other.runs}
+    for run in one.runs:
+        same = theirs.get(run.fold)
+        if same is not None and _labels(run) != _labels(same):
+            odd = sorted({path for path, _ in _labels(run) ^ _labels(same)})
+            raise RunError(_unlike(run, same, "predictions.csv", "pictures") + listing(odd, 3))
+
+
+def _labels(run: Run) -> set[tuple[str, int]]:
+    return set(zip(run.predictions.paths, run.predictions.labels.tolist(), strict=True))
+
+
+def _unlike(one: Run, other: Run, file: str, what: str) -> str:
+    return (
+        f"{one.path / file} and {other.path / file} hold different {what}, though both runs say "
+        "that they were made from the same data: one of them was changed. Train it again with "
+        "overwrite=true, or move it out of the study."
+    )

@@ -1,0 +1,129 @@
+"""The words of a multirun come in; its jobs are launched, and the study is compared at the end."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper as HydraSweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from signlang import console
+from signlang.console import log
+from signlang.errors import SettingError, SignlangError, SweepError, suggestion
+from signlang.runs import claiming
+from signlang.sweeps.jobs import Jobs, plain
+from signlang.sweeps.launcher import Launcher
+
+KINDS = ("grid", "optuna")
+
+
+class Sweeper(HydraSweeper):
+    """Launches every combination of the values that are swept over, or a search among them.
+
+    Args:
+        params: Values to sweep by name, as on the command line, which has the last word.
+    """
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = params or {}
+        self.studies: set[Path] = set()
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Make the launcher.
+
+        Raises:
+            SettingError: If `sweep` is unknown.
+        """
+        console.start(config.verbose is not False)
+        self.hydra_context, self.config = hydra_context, config
+        kind = config.sweep.get("name")
+        if kind not in KINDS:
+            raise SettingError(f"sweep={kind}: {suggestion(str(kind), KINDS)}")
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self.jobs = (
+            self.launcher.jobs
+            if isinstance(self.launcher, Launcher)
+            else Jobs(hydra_context, task_function, config)
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the sweep and compare the study, whether or not jobs failed.
+
+        Raises:
+            SweepError: If jobs failed.
+        """
+        assert self.config is not None
+        overrides = self._parsed(arguments)
+        try:
+            if self.config.sweep.name == "optuna":
+                from signlang.sweeps import search
+
+                returned = search.search(self, overrides, plain(self.config, "sweep"))
+            else:
+                returned = list(self.launch(combinations(overrides)))
+        finally:
+            if isinstance(self.launcher, Launcher):
+                self.launcher.close()
+        self._compare()
+        failed = sum(job.status == JobStatus.FAILED for job in returned)
+        if failed:
+            raise SweepError(
+                f"{failed} of {len(returned)} jobs of the sweep failed, as told above. Repeat the "
+                "command to run them again."
+            )
+        return [returned]
+
+    def launch(self, jobs: Sequence[Sequence[str]], first: int = 0) -> Sequence[JobReturn]:
+        """Compose one fold of each setting, so that mistakes show at once, then run all jobs."""
+        assert self.launcher is not None
+        unlike = {tuple(w for w in job if not w.startswith("fold=")): job for job in jobs}
+        for job in unlike.values():
+            configuration = self.jobs.configuration(job, first)
+            self.studies.add(claiming.place(configuration, job).path.parent.parent)
+        return self.launcher.launch(jobs, initial_job_idx=first)
+
+    def _parsed(self, arguments: Sequence[str]) -> dict[str, Override]:
+        """The overrides by their keys; a later one replaces an earlier one."""
+        words = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)  # type: ignore[union-attr]
+        return {override.get_key_element(): override for override in parser.parse_overrides(words)}
+
+    def _compare(self) -> None:
+        """Make the tables and figures of the studies from what there is."""
+        from signlang.studies import making
+
+        for study in sorted(self.studies):
+            try:
+                making.compare_study(study, allow_incomplete=True)
+            except SignlangError as error:
+                log.warning("%s was not compared: %s", study, error)
+
+
+def combinations(overrides: dict[str, Override]) -> list[list[str]]:
+    """Every combination of swept values with the fixed ones, the last key varying fastest.
+
+    Raises:
+        HydraException: For an interval, which has no end of values.
+    """
+    lists = []
+    for key, override in overrides.items():
+        if override.is_discrete_sweep():
+            lists.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        elif override.is_sweep_override():
+            raise HydraException(
+                f"{override.input_line}: an interval is for a search; say sweep=optuna as well."
+            )
+        else:
+            lists.append([f"{key}={override.get_value_element_as_str()}"])
+    return [list(job) for job in itertools.product(*lists)]

@@ -1,0 +1,441 @@
+"""A sweep is trained once by the public command; its study is compared, broken, and completed."""
+
+import csv
+import hashlib
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import QUICK, run_command
+from scipy import stats  # type: ignore[import-untyped,unused-ignore]
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+
+from signlang.errors import RunError, SettingError
+from signlang.studies import leaderboard, making
+from signlang.studies.collecting import read_study
+from signlang.studies.ranking import judged
+from signlang.studies.statistics import wilson
+
+FOLDS = range(3)
+RATES = ("0.01", "0.001")
+SWEEP = [word for word in QUICK if not word.startswith("trainer.max_epochs")]
+OUTPUTS = {
+    "leaderboard.csv", "leaderboard.md", "predictions.csv", "report.html", "cross_validated",
+    "figures",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of two learning rates by two splits by three folds; read them, copy them."""
+    place = tmp_path_factory.mktemp("trained")
+    result = run_command(
+        place, "-m", *SWEEP, f"data.root='{tiny}'", "trainer.max_epochs=2", "fold=0,1,2",
+        "optimizer.lr=1e-3,1e-2", "split=stratified,signer",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    return place / "runs" / "folder"
+
+
+@pytest.fixture
+def study(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the random folds, seen from where its user is."""
+    monkeypatch.chdir(tmp_path)
+    copy_settings(trained, Path("runs/folder"), "split=stratified")
+    return Path("runs/folder")
+
+
+@pytest.fixture
+def strangers(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folds that keep signers apart, which are harder."""
+    monkeypatch.chdir(tmp_path)
+    copy_settings(trained, Path("runs/strangers"), "split=signer")
+    return Path("runs/strangers")
+
+
+def copy_settings(trained: Path, study: Path, word: str) -> None:
+    for folder in trained.iterdir():
+        if word in folder.name and folder.name != "cross_validated":
+            shutil.copytree(folder, study / folder.name)
+
+
+def setting_of(study: Path, rate: str = RATES[0]) -> Path:
+    (folder,) = study.glob(f"*lr={rate},*")
+    return folder
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def change(file: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(file.read_text("utf-8"))
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def state_of(study: Path) -> dict[str, tuple[int, str]]:
+    """Time and content of every file of every run."""
+    return {
+        str(file): (file.stat().st_mtime_ns, hashlib.sha256(file.read_bytes()).hexdigest())
+        for file in study.glob("*/fold=*/**/*")
+        if file.is_file()
+    }
+
+
+def refused(study: Path, **options: Any) -> str:
+    with pytest.raises(RunError) as caught:
+        making.compare_study(study, **options)
+    assert not (study / "leaderboard.csv").exists()
+    return str(caught.value)
+
+
+def test_the_command_writes_everything_and_touches_no_run(study: Path) -> None:
+    before = state_of(study)
+    result = run_command(Path.cwd(), "runs/folder", verb="compare")
+    assert result.code == 0, result.err
+    assert {path.name for path in study.iterdir() if path.name not in before} >= OUTPUTS
+    assert state_of(study) == before
+    assert not list(study.glob(".*"))  # no temporary files
+    for words in ("accuracy", "macro", "Best of 2 settings", "leaderboard.md", "tensorboard"):
+        assert words in result.out
+    assert "split=signer would tell" in result.out
+
+
+def test_figures_are_those_of_the_predictions(strangers: Path) -> None:
+    making.compare_study(strangers)
+    lines = {line["setting"]: line for line in rows_of(strangers / "leaderboard.csv")}
+    for folder in map(setting_of, [strangers] * 2, RATES):
+        line = lines[folder.name]
+        found: dict[str, list[float]] = {"accuracy": [], "macro_f1": [], "loss": []}
+        right = 0
+        for fold in FOLDS:
+            rows = rows_of(folder / f"fold={fold}" / "predictions.csv")
+            labels, said = zip(*((r["label"], r["predicted"]) for r in rows), strict=True)
+            p = np.array([[float(r[f"p_{c}"]) for c in ("A", "B", "ß")] for r in rows])
+            found["accuracy"].append(accuracy_score(labels, said))
+            found["macro_f1"].append(f1_score(labels, said, average="macro"))
+            found["loss"].append(log_loss(labels, p / p.sum(1, keepdims=True)))
+            right += sum(a == b for a, b in zip(labels, said, strict=True))
+            assert float(line[f"accuracy_fold_{fold}"]) == pytest.approx(found["accuracy"][-1])
+        for name, values in found.items():
+            assert float(line[name]) == pytest.approx(np.mean(values), abs=1e-3)
+        deviation = np.std(found["accuracy"], ddof=1)
+        assert float(line["accuracy_2sd"]) == pytest.approx(2 * deviation, abs=1e-6)
+        interval = [float(line["accuracy_low"]), float(line["accuracy_high"])]
+        assert interval == pytest.approx(wilson(right, 36), abs=1e-6)
+
+
+def test_tests_are_those_of_the_predictions(strangers: Path) -> None:
+    best, other = making.compare_study(strangers).rows
+    assert best.p is None
+    differences = best.setting.values("accuracy") - other.setting.values("accuracy")
+    assert differences.any()
+    error = np.sqrt((1 / 3 + 12 / 24) * differences.var(ddof=1))  # Nadeau and Bengio
+    assert other.p == pytest.approx(2 * stats.t.sf(differences.mean() / error, 2))
+    said = {
+        row.setting.name: {
+            r["path"]: r["label"] == r["predicted"]
+            for r in rows_of(strangers / "predictions.csv")
+            if r["setting"] == row.setting.name
+        }
+        for row in (best, other)
+    }
+    a, b = said[best.setting.name], said[other.setting.name]
+    only_a = sum(a[path] and not b[path] for path in a)
+    only_b = sum(b[path] and not a[path] for path in a)
+    assert only_a + only_b
+    assert other.p_mcnemar == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+    assert other.verdict
+    assert any(other.verdict in sentence for sentence in judged(read_study(strangers)).sentences)
+
+
+def test_every_picture_is_predicted_once_by_each_setting(study: Path) -> None:
+    making.compare_study(study)
+    rows = rows_of(study / "predictions.csv")
+    for rate in RATES:
+        paths = [r["path"] for r in rows if r["setting"] == setting_of(study, rate).name]
+        assert len(paths) == len(set(paths)) == 36
+    assert list(rows[0])[:4] == ["setting", "fold", "path", "label"]
+
+
+def test_tensorboard_shows_the_means_and_the_folds(study: Path) -> None:
+    for _ in range(2):  # the second comparison replaces the first
+        making.compare_study(study)
+    (study / "cross_validated" / "gone").mkdir()
+    (study / "cross_validated" / "gone" / "events.out.tfevents.1.signlang").write_bytes(b"")
+    rows = making.compare_study(study).rows
+    assert {p.name for p in (study / "cross_validated").iterdir()} == {
+        row.setting.name for row in rows
+    }
+    for row in rows:
+        folder = study / "cross_validated" / row.setting.name
+        assert len(list(folder.iterdir())) == 1
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        (mean,) = events.Scalars("cv/accuracy")
+        assert mean.value == pytest.approx(row.setting.mean("accuracy"))
+        folds = events.Scalars("fold/accuracy")
+        assert [point.step for point in folds] == [0, 1, 2]
+        assert [p.value for p in folds] == pytest.approx(row.setting.values("accuracy").tolist())
+        started = metadata.parse_session_start_info_plugin_data(
+            events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+        )
+        rate = started.hparams["optimizer.lr"].number_value
+        assert rate == float(row.setting.choice("optimizer.lr"))
+        assert started.hparams["split"].string_value == "stratified"
+
+
+def test_a_missing_fold_is_named_with_the_command_that_completes_it(study: Path) -> None:
+    shutil.rmtree(setting_of(study) / "fold=1")
+    result = run_command(Path.cwd(), "runs/folder", verb="compare")
+    assert result.code == 1
+    assert "has 2 of 3 folds: fold 1 was not begun" in result.err
+    assert "Traceback" not in result.err
+    assert result.err.endswith("look at what there is with --allow-incomplete.\n")
+    (command,) = re.findall(r"^ +(python -m signlang.train .*)$", result.err, re.MULTILINE)
+    done = run_command(Path.cwd(), *shlex.split(command)[3:])
+    assert done.code == 0, done.err
+    assert all(row.setting.is_complete for row in making.compare_study(study).rows)
+
+
+def test_incomplete_settings_are_marked_and_come_last(study: Path) -> None:
+    best, _ = judged(read_study(study)).rows
+    shutil.rmtree(best.setting.path / "fold=0")
+    rows = making.compare_study(study, allow_incomplete=True).rows
+    assert [row.setting.is_complete for row in rows] == [True, False]
+    assert rows[1].setting.name == best.setting.name
+    assert rows[1].p is not None  # over the two folds that both finished
+    lines = rows_of(study / "leaderboard.csv")
+    assert [(line["complete"], line["accuracy_fold_0"] == "") for line in lines] == [
+        ("true", False), ("false", True),
+    ]  # fmt: skip
+    text = (study / "leaderboard.md").read_text("utf-8")
+    assert "2\\*" in text
+    assert "1 setting of 2 is not complete" in text
+    assert "    python -m signlang.train -m " in text
+
+
+def test_one_common_fold_has_no_test_over_folds(study: Path) -> None:
+    for fold in (1, 2):
+        shutil.rmtree(setting_of(study) / f"fold={fold}")
+    standings = making.compare_study(study, allow_incomplete=True)
+    assert standings.rows[1].p is None
+    assert standings.rows[1].p_mcnemar is not None
+    assert any("fewer than two finished folds" in sentence for sentence in standings.sentences)
+
+
+def failed(run: Path) -> None:
+    (run / "metrics.json").unlink()
+    with (run / "run.log").open("a") as stream:
+        stream.write("2026-01-01 00:00:00,000 ERROR signlang: the run failed\n")
+
+
+def cut_metrics(run: Path) -> None:
+    file = run / "metrics.json"
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def of_another_version(run: Path) -> None:
+    change(run / "metrics.json", lambda content: content["test"].pop("macro_f1"))
+    change(run / "record.json", lambda content: content.update(signlang="0.0.1"))
+
+
+def diverged(run: Path) -> None:
+    change(run / "metrics.json", lambda content: content["test"].update(loss=float("nan")))
+
+
+def copied(run: Path) -> None:
+    shutil.rmtree(run)
+    shutil.copytree(run.with_name("fold=0"), run)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (failed, r"fold 1 failed \(see .*fold=1/run\.log\)"),
+        (lambda run: (run / "metrics.json").unlink(), r"fold 1 is not finished \(2 epochs done\)"),
+        (cut_metrics, r"fold=1/metrics\.json cannot be read"),
+        (
+            of_another_version,
+            r"metrics\.json, written by signlang 0\.0\.1, has no usable test\.macr",
+        ),
+        (diverged, r"fold 1 diverged, its loss is nan"),
+        (copied, r"fold=1/metrics\.json is of fold 0: the folder was moved or copied here"),
+    ],
+)
+def test_a_spoilt_run_is_a_missing_fold(
+    study: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    spoil(setting_of(study) / "fold=1")
+    told = refused(study)
+    assert re.search(words, told), told
+    assert ("overwrite=true fold=1" in told) == ("cannot be used" in told)
+    assert making.compare_study(study, allow_incomplete=True).rows[1].setting.missing.keys() == {1}
+
+
+def other_data(run: Path) -> None:
+    change(run / "record.json", lambda content: content["data"].update(fingerprint="0" * 32))
+
+
+def cut_predictions(run: Path) -> None:
+    file = run / "predictions.csv"
+    file.write_text("".join(file.read_text("utf-8").splitlines(keepends=True)[:6]), "utf-8")
+
+
+def torn_predictions(run: Path) -> None:
+    file = run / "predictions.csv"
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def renamed_class(run: Path) -> None:
+    (run / "classes.json").write_text('["A", "B", "C"]')
+
+
+def renamed_everywhere(run: Path) -> None:
+    renamed_class(run)
+    for name in ("predictions.csv", "data.csv"):
+        text = (run / name).read_text("utf-8")
+        (run / name).write_text(text.replace("p_ß", "p_C").replace(",ß,", ",C,"), "utf-8")
+
+
+def same_pictures(run: Path) -> None:
+    for name in ("predictions.csv", "data.csv"):
+        shutil.copy(run.with_name("fold=0") / name, run / name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (other_data, r"fold=1 and fold=0 beside it were not made alike.*00000000 now|data: 36 pic"),
+        (cut_predictions, r"fold=1/predictions\.csv holds 5 pictures, but the test fold .* has 12"),
+        (
+            torn_predictions,
+            r"fold=1/predictions\.csv is damaged in line \d+\. Train this run again",
+        ),
+        (renamed_class, r"fold=1/predictions\.csv does not fit classes\.json .* p_C, p_ß"),
+        (renamed_everywhere, r"fold=\d/classes\.json and .*fold=1/classes\.json hold different"),
+        (same_pictures, r"fold=1/predictions\.csv and .*fold=0/predictions\.csv hold the same pic"),
+    ],
+)
+def test_runs_that_contradict_each_other_are_refused(
+    study: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    spoil(setting_of(study) / "fold=1")
+    for allow in (False, True):
+        told = refused(study, allow_incomplete=allow)
+        assert re.search(words, told), told
+        assert "\n" not in told
+
+
+def test_settings_tested_on_other_pictures_are_refused(study: Path) -> None:
+    for name in ("predictions.csv", "data.csv"):
+        file = setting_of(study) / "fold=1" / name
+        file.write_text(file.read_text("utf-8").replace("A/A", "A/X"), "utf-8")
+    told = refused(study)
+    assert "hold different pictures" in told
+    assert told.count("fold=1/predictions.csv") == 2
+    assert "\n  A/A" in told
+
+
+def test_folders_without_runs_are_explained(study: Path) -> None:
+    Path("runs/nothing").mkdir()
+    assert "holds no run" in refused(Path("runs/nothing"))
+    assert "Did you mean folder?" in refused(Path("runs/foldr"))
+    assert "Name one of them: folder" in refused(Path("runs"))
+    for file in study.glob("*/*/metrics.json"):
+        file.unlink()
+    told = refused(study, allow_incomplete=True)
+    assert "holds no finished run" in told
+    assert told.count("fold=0,1,2") == len(RATES)
+
+
+def test_sorting_keeps_the_ranks(study: Path) -> None:
+    with pytest.raises(SettingError, match=r"acuracy: there is no such column. Did you mean accu"):
+        making.compare_study(study, sort="acuracy")
+    standings = making.compare_study(study, sort="optimizer.lr")
+    lines = rows_of(study / "leaderboard.csv")
+    assert list(lines[0]) == leaderboard.columns(standings.study)
+    assert [float(line["optimizer.lr"]) for line in lines] == [0.001, 0.01]
+    by_rank = sorted(lines, key=lambda line: int(line["rank"]))
+    assert [line["setting"] for line in by_rank] == [row.setting.name for row in standings.rows]
+
+
+def test_splits_stand_side_by_side(trained: Path, study: Path) -> None:
+    copy_settings(trained, study, "split=signer")
+    standings = making.compare_study(study)
+    assert [row.setting.split for row in standings.rows[:2]] != ["stratified", "signer"]
+    assert {(row.setting.split, row.best.split) for row in standings.rows} == {
+        ("stratified", "stratified"), ("signer", "signer"),
+    }  # fmt: skip
+    assert [line["rank"] for line in rows_of(study / "leaderboard.csv")] == ["1", "2", "1", "2"]
+    assert len(standings.pairs) == 2
+    for pair in standings.pairs:
+        assert (pair.random.split, pair.apart.split) == ("stratified", "signer")
+        difference = pair.random.predictions.correct.mean() - pair.apart.predictions.correct.mean()
+        assert pair.difference == pytest.approx(difference)
+        assert pair.low <= pair.difference <= pair.high
+        assert "split" not in pair.label
+    told = "\n".join(standings.sentences)
+    assert told.count("Random folds") == 2
+    assert "not ranked against each other" in told
+    assert "would tell" not in told
+
+
+def test_what_cannot_be_compared_is_said(study: Path) -> None:
+    for file in setting_of(study).glob("*/record.json"):
+        change(file, lambda content: content.update(signlang="0.0.9", device="a faster one"))
+    for file in study.glob("*/*/metrics.json"):
+        change(file, lambda content: content.update(protocol="validation=fold"))
+    told = "\n".join(judged(read_study(study)).sentences)
+    assert "different versions of signlang: 0.0.9, " in told
+    assert "times and speeds do not compare" in told
+    assert "The figures are optimistic" in told
+
+
+def test_a_grid_is_summed_up(study: Path) -> None:
+    for number in range(6):  # the same runs as if made by other learning rates
+        setting = study / f"simple_cnn,optimizer.lr=0.{number}"
+        shutil.copytree(setting_of(study), setting)
+        for file in setting.glob("*/record.json"):
+            change(file, lambda content, lr=number / 10: (  # type: ignore[misc]
+                content["settings"].update({"optimizer.lr": lr})
+            ))  # fmt: skip
+    told = judged(read_study(study)).sentences
+    assert any("Do the settings differ at all? Friedman" in sentence for sentence in told)
+    (summary,) = [sentence for sentence in told if sentence.startswith(("Of 7 other", "All 7"))]
+    assert "corrected resampled t-test, Holm, 5 %" in summary
+
+
+def test_other_places_and_several_studies(study: Path) -> None:
+    before = state_of(study)
+    with pytest.raises(SettingError, match="belongs to a run"):
+        making.compare_study(study, setting_of(study) / "fold=0")
+    Path("taken").write_text("")
+    with pytest.raises(SettingError, match=r"taken cannot be written \(File exists\)"):
+        making.compare_study(study, Path("taken"))
+    result = run_command(
+        Path.cwd(), "runs/folder", "runs/none", "--out", "out", "--quiet", verb="compare"
+    )
+    assert result.code == 1
+    assert result.out == ""
+    assert result.err.startswith("runs/none: there is no such folder.")
+    assert {path.name for path in Path("out/folder").iterdir()} == OUTPUTS
+    assert not OUTPUTS & {path.name for path in study.iterdir()}
+    assert state_of(study) == before
+
+
+def test_the_help_shows_examples() -> None:
+    result = run_command(Path.cwd(), "-h", verb="compare")
+    assert result.code == 0
+    assert "python -m signlang.compare runs/digits" in result.out
+    assert run_command(Path.cwd(), verb="compare").code == 2

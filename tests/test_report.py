@@ -1,0 +1,428 @@
+"""Small run folders are written; the report of their study is read, and its parts are checked."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import QUICK, run_command
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from signlang.data import sources
+from signlang.data.files import write_csv
+from signlang.errors import DataError, SettingError
+from signlang.studies import chapters, costs, figures, judgements, originals, placing, report
+from signlang.studies.collecting import read_study
+from signlang.studies.measures import Effect, calibration
+from signlang.studies.predictions import Predictions
+from signlang.studies.runs import Run, Setting
+from signlang.studies.standings import Pair, Row, Standings
+from signlang.studies.statistics import wilson
+
+HOSTILE = ('<b>&"', "US$1$", "ß")
+COST = {"parameters": 1_000_000, "flops": 2e8, "size_mb": 4.1, "latency_ms": 3.0}
+
+
+class Reader(HTMLParser):
+    """What a browser and a screen reader would find."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def write_run(
+    study: Path,
+    overrides: Mapping[str, str],
+    fold: int = 0,
+    folds: int = 2,
+    accuracy: float = 0.75,
+    classes: Sequence[str] = ("A", "B"),
+    root: object = "/nowhere",
+    source: str = "signlang.data.sources.folder",
+    cost: Mapping[str, float] = COST,
+    epochs: int = 3,
+    each: int = 8,
+) -> Path:
+    """Write what a finished run leaves; of every class the first pictures are recognised."""
+    model = overrides["model"]
+    name = ",".join([model, *(f"{k}={v}" for k, v in overrides.items() if k != "model")])
+    run = study / name / f"fold={fold}"
+    (run / ".hydra").mkdir(parents=True)
+    split = overrides.get("split", "stratified")
+    settings = {"model.name": model, "split.name": split, "fold": fold, "folds": folds}
+    settings |= {key: value for key, value in overrides.items() if "." in key}
+    size = len(classes)
+    judged, table = [], []
+    for label, name in enumerate(classes):
+        for number in range(each):
+            said = label if number < accuracy * each else (label + 1) % size
+            p = np.full(size, 0.1 / (size - 1))
+            p[said] = 0.9 - 0.01 * number
+            path = f"{label}/{fold}-{number}.png"
+            judged.append([path, name, classes[said], p.max(), *p])
+            table.append([path, name, f"s{number}", "test"])
+    scores = {"accuracy": accuracy, "macro_f1": accuracy, "calibration_error": 0.1, "loss": 0.5}
+    metrics: dict[str, Any] = {
+        "status": "finished", "model": model, "data": "signs", "split": split,
+        "protocol": "test fold untouched", "fold": fold, "folds": folds, "seed": 0,
+        "fingerprint": "f", "test": scores, "validation": scores, "cost": cost, "epochs": epochs,
+        "seconds": 75.0, "images_per_second": 500.0,
+    }  # fmt: skip
+    data = {"name": "signs", "fingerprint": "d", "pictures": 40, "classes": size, "test": 20}
+    record = {
+        "signlang": "0.1.0", "git": "abc123", "device": "CPU", "started": "2026-01-02T03:04:05",
+        "python": "3.11", "packages": {"torch": "2.6"}, "data": data, "settings": settings,
+        "overrides": [f"fold={fold}", *(f"{key}={value}" for key, value in overrides.items())],
+    }  # fmt: skip
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (run / "record.json").write_text(json.dumps(record))
+    (run / "classes.json").write_text(json.dumps(list(classes)))
+    names = [f"p_{name}" for name in classes]
+    write_csv(run / "predictions.csv", ["path", "label", "predicted", "confidence", *names], judged)
+    write_csv(run / "data.csv", ["path", "label", "signer", "part"], table)
+    curves = ["train/loss", "train/accuracy", "validation/loss", "validation/accuracy"]
+    history = [[epoch, 1 / (epoch + 1), 0.8, 1 / (epoch + 1), 0.7] for epoch in range(epochs)]
+    write_csv(run / "history.csv", ["epoch", *curves], history)
+    config = {
+        "data": {"root": root and str(root), "source": {"_target_": source, "_partial_": True}},
+        "cache_dir": str(study / "cache"), "run_folder": run.relative_to(study.parent).as_posix(),
+    }  # fmt: skip
+    (run / ".hydra" / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    return run
+
+
+def standings(study: Path) -> Standings:
+    """What `standings.judged` makes, without its tests."""
+    found = read_study(study)
+    best: dict[object, Setting] = {}
+    rows = []
+    for setting in found.settings:
+        first = best.setdefault(setting.dealing, setting)
+        judged = setting.predictions
+        interval = wilson(int(judged.correct.sum()), len(judged.labels))
+        p = None if setting is first else 0.0123
+        rows.append(Row(setting, found.label(setting), first, interval, p, p, ""))
+    leaders = list(best.values())
+    pairs = [Pair(leaders[0], leaders[1], "cnn", 0.1, -0.02, 0.22)] if len(leaders) > 1 else []
+    return Standings(found, rows, pairs, ["no significant difference between <i> and b"])
+
+
+def read(out: Path) -> Reader:
+    return Reader((out / "report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of small pictures, as the runs of the grid name them."""
+    root = tmp_path_factory.mktemp("pictures") / "signs"
+    rng = np.random.default_rng(0)
+    for label in range(len(HOSTILE)):
+        (root / str(label)).mkdir(parents=True)
+        for fold in range(2):
+            for number in range(8):
+                pixels = rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / str(label) / f"{fold}-{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """The report of two networks x two rates x two splits, with names from hell."""
+    study = tmp_path_factory.mktemp("grid") / "<i>$study$"
+    for model, accuracy in (("cnn", 0.75), ("$big$net", 0.875)):
+        for rate, more in (("0.001", 0.0), ("0.0001", -0.25)):
+            for split, less in (("stratified", 0.0), ("signer", -0.125)):
+                for fold in range(2):
+                    write_run(
+                        study, {"model": model, "optimizer.lr": rate, "split": split}, fold,
+                        accuracy=accuracy + more + less, classes=HOSTILE, root=pictures,
+                        epochs=3 + fold, cost=COST | {"flops": 1e8 * len(model)},
+                    )  # fmt: skip
+    out = study.parent / "out"
+    (out / "figures").mkdir(parents=True)
+    (out / "figures" / "curves-9.png").write_bytes(b"")
+    (out / "figures" / "mine.png").write_bytes(b"")
+    report.write(standings(study), out)
+    return out
+
+
+def test_the_page_needs_nothing_else(grid: Path) -> None:
+    text, page = (grid / "report.html").read_text(), read(grid)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not page.all("script")
+    images = page.all("img")
+    assert all(image["alt"] and (image["src"] or "").startswith("data:image/") for image in images)
+    links = [link["href"] or "" for name in ("a", "link") for link in page.all(name)]
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert {link for link in links if link[0] == "#"} <= {
+        f"#{attributes['id']}" for _, attributes in page.tags if "id" in attributes
+    }
+    assert all(cell.get("scope") in {"row", "col"} for cell in page.all("th"))
+    assert "prefers-color-scheme: dark" in text
+    assert page.all("meta")[1]["content"] == "width=device-width, initial-scale=1"
+
+
+def test_the_page_shows_every_setting_and_figure(grid: Path) -> None:
+    page = read(grid)
+    for label in ("cnn, lr 0.001, split stratified", "$big$net, lr 0.0001, split signer"):
+        assert label in page.text
+    assert "0.8750 ± 0.0000" in page.text
+    assert "+0.1000" in page.text
+    assert "-0.0200 to +0.2200" in page.text
+    for title in ("What was compared", "Leaderboard", "Verdicts", "Splits side by side",
+                  "Cost against accuracy", "Effect of each factor", "Learning curves", "Confusion",
+                  "Worst mistakes", "Reliability", "Who made it", "How to read it"):  # fmt: skip
+        assert title in page.text
+    shown = {"cost", "factors", *(f"{kind}{n}" for n in ("", "-2") for kind in (
+        "confusion", "reliability", "mistakes"))}  # fmt: skip
+    shown |= {"curves", *(f"curves-{n}" for n in range(2, 7))}
+    files = {file.stem: file for file in (grid / "figures").iterdir()}
+    assert set(files) == shown | {"mine"}  # not curves-9, which an earlier report left
+    assert len(page.all("img")) == len(shown)
+    for name in shown:
+        with Image.open(files[name]) as opened:
+            assert 300 < opened.width < 2000
+            assert 200 < opened.height < 2000
+            assert len(opened.convert("L").getcolors() or ()) > 3
+
+
+def test_names_cannot_break_out_of_the_report(grid: Path) -> None:
+    page = read(grid)
+    assert not page.all("b")
+    assert not page.all("i")
+    assert '<b>&"' in page.text
+    assert "US$1$" in page.text
+
+
+def test_one_run_without_pictures_or_history_is_a_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
+    (run / "history.csv").unlink()
+    report.write(standings(tmp_path / "one"), tmp_path)
+    text = read(tmp_path).text
+    assert "cannot be shown. data.root=/nowhere: there is no such folder or file." in text
+    assert "No history was written by cnn." in text
+    assert "0.7500" in text
+    assert "±" in text  # in the heading alone: one fold has no spread
+    assert "0.7500 ±" not in text
+    assert {file.stem for file in (tmp_path / "figures").iterdir()} == {
+        "cost", "confusion", "reliability"
+    }  # fmt: skip
+
+
+def test_a_network_without_mistakes_is_told_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", {"model": "cnn"}, folds=1, accuracy=1.0)
+    report.write(standings(tmp_path / "one"), tmp_path)
+    text = read(tmp_path).text
+    assert "cnn made no mistake." in text
+    assert "cnn recognises every picture." in text
+
+
+def test_missing_folds_are_marked(tmp_path: Path) -> None:
+    for fold in range(2):
+        write_run(tmp_path / "study", {"model": "whole"}, fold)
+    write_run(tmp_path / "study", {"model": "half"}, 1)
+    report.write(standings(tmp_path / "study"), tmp_path)
+    text = read(tmp_path).text
+    assert "half (1 of 2 folds)" in text
+    assert "What is missing" in text
+    assert "fold 0 was not begun" in text
+    assert "whole (" not in text
+
+
+def test_a_folder_that_cannot_be_made_gets_one_sentence(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match="cannot be made"):
+        report.write(standings(tmp_path / "one"), tmp_path / "file" / "out")
+
+
+def test_what_the_public_command_trains_is_reported(tmp_path: Path, tiny: Path) -> None:
+    words = [*QUICK, f"data.root='{tiny}'", "study=real", "trainer.max_epochs=1"]
+    done = run_command(tmp_path, *words)
+    assert done.code == 0, done.err
+    found = standings(tmp_path / "runs" / "real")
+    (run,) = found.study.settings[0].runs
+    root = originals.root_of(run.path)
+    assert None not in originals.read_pictures(root, run.predictions.paths)
+    report.write(found, tmp_path / "out")
+    assert "simple_cnn (1 of 3 folds)" in read(tmp_path / "out").text
+
+
+def test_a_picture_that_is_gone_leaves_a_hole(tmp_path: Path, pictures: Path) -> None:
+    some = originals.read_pictures(pictures, ["0/0-0.png", "0/gone.png"])
+    assert some[0] is not None
+    assert some[0].size == (originals.SIDE, originals.SIDE)
+    assert some[1] is None
+    run = Run(write_run(tmp_path / "one", {"model": "cnn"}), {"fold": 0}, {})
+    sheet = judgements.mistakes_sheet(run.predictions, [0, 1], some)
+    assert isinstance(sheet, Figure)
+
+
+def test_pictures_are_found_where_the_run_found_them(tmp_path: Path, pictures: Path) -> None:
+    study = tmp_path / "study"
+    relative = write_run(study, {"model": "a"}, root="signs/digits")
+    for inner in ("Dataset/1", "Examples"):
+        (tmp_path / "signs" / "digits" / inner).mkdir(parents=True)
+    assert originals.root_of(relative) == tmp_path / "signs" / "digits"
+    digits = "signlang.data.sources.digits"
+    run = write_run(study, {"model": "b"}, root=tmp_path / "signs" / "digits", source=digits)
+    assert originals.root_of(run) == tmp_path / "signs" / "digits" / "Dataset"
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\n")
+    assert originals.root_of(write_run(study, {"model": "c"}, root=table)) == tmp_path
+    own = write_run(study, {"model": "d"}, root=pictures, source="os.system")
+    assert originals.root_of(own) == pictures  # without calling it
+
+
+def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_download_digits", lambda *_: pytest.fail("network"))
+    monkeypatch.setattr(sources, "_download_asl_alphabet", lambda *_: pytest.fail("network"))
+    study = tmp_path / "study"
+    asl = write_run(
+        study, {"model": "a"}, root=None, source="signlang.data.sources.asl_alphabet"
+    )  # fmt: skip
+    digits = write_run(study, {"model": "b"}, root=None, source="signlang.data.sources.digits")
+    for run in (asl, digits):
+        with pytest.raises(DataError, match="not in the cache"):
+            originals.root_of(run)
+    kaggle = study / "cache/downloads/kaggle/datasets/grassknoted/asl-alphabet/versions"
+    for version in ("9", "10"):
+        inner = kaggle / version / "asl_alphabet_train" / "asl_alphabet_train"
+        inner.mkdir(parents=True)
+    assert originals.root_of(asl) == inner
+    (study / "cache/downloads/sign-language-digits/0").mkdir(parents=True)
+    assert originals.root_of(digits) == study / "cache/downloads/sign-language-digits"
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "data: {root: 1, source: [1]}", "data: ${x", "\0"])
+def test_damaged_configurations_get_a_sentence(tmp_path: Path, text: str) -> None:
+    run = write_run(tmp_path / "study", {"model": "a"})
+    (run / ".hydra" / "config.yaml").write_text(text)
+    with pytest.raises(DataError):
+        originals.root_of(run)
+
+
+def judged(labels: Sequence[int], predicted: Sequence[int], classes: int) -> Predictions:
+    sure = np.linspace(0.6, 0.9, len(labels))
+    table = np.full((len(labels), classes), 0.01)
+    table[np.arange(len(labels)), predicted] = sure
+    names = tuple(f"class {n}" for n in range(classes))
+    paths = tuple(map(str, range(len(labels))))
+    return Predictions(names, paths, np.array(labels), table, np.zeros(len(labels), int), None)
+
+
+def test_confusion_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    found = judged(rng.integers(0, 5, 200).tolist(), rng.integers(0, 5, 200).tolist(), 6)
+    counts = judgements.counted(found)
+    assert (counts == confusion_matrix(found.labels, found.predicted, labels=range(6))).all()
+    pairs = judgements.confusions(found, most=3)
+    assert [p.count for p in pairs] == sorted(counts[~np.eye(6, dtype=bool)])[:-4:-1]
+    assert pairs[0].share == pairs[0].count / counts.sum(1)[int(pairs[0].label[-1])]
+    shares = [r.correct / r.count for r in judgements.recalls(found) if r.count]
+    assert shares == sorted(shares)
+    assert [r.name for r in judgements.recalls(found) if not r.count] == ["class 5"]
+
+
+def test_worst_mistakes_are_the_surest() -> None:
+    assert judgements.worst(judged([0, 0, 1, 1], [1, 0, 0, 1], 2)).tolist() == [2, 0]
+    assert not len(judgements.worst(judged([0], [0], 2)))
+
+
+def test_charts_of_many_classes_and_of_none_in_a_bin() -> None:
+    many = judged(list(range(80)) * 2, [0, *range(79)] * 2, 80)
+    chart = judgements.confusion_chart(many)
+    assert not chart.axes[0].texts
+    assert judgements.reliability_chart(calibration([1.0], [True])).axes
+
+
+def point(name: str, cost: float, accuracy: float, group: int = 0) -> costs.Point:
+    return costs.Point(
+        name, f"{name}, lr 1", group, accuracy, 0.01, dict.fromkeys(costs.COSTS, cost)
+    )
+
+
+def test_names_of_networks_do_not_overlap() -> None:
+    rng = np.random.default_rng(1)
+    found = [
+        point(f"network_number_{n}", 10 ** rng.uniform(5, 8), rng.uniform(0.9, 0.99))
+        for n in range(costs.NAMED)
+    ]
+    chart = costs.cost_chart(found, ["all"])
+    chart.draw_without_rendering()
+    for panel in chart.axes:
+        texts = [t for t in panel.texts if t.get_text()]
+        assert len(texts) == len(found)
+        # an annotation's own extent would take its line in
+        boxes = np.array([Text.get_window_extent(text).extents for text in texts])
+        for number, box in enumerate(boxes):
+            assert placing.shared(box, boxes[:number]).max(initial=0) < 1
+            assert panel.bbox.x0 - 2 < box[0] < box[2] < panel.bbox.x1 + 2
+
+
+def test_many_networks_get_numbers_and_a_key() -> None:
+    found = [point(f"net{n}", 10.0**n, 0.9, group=n % 2) for n in range(costs.NAMED + 9)]
+    chart = costs.cost_chart(found, ["one", "other"])
+    assert len(chart.axes) == 5
+    assert {t.get_text() for t in chart.axes[0].texts} == {str(n) for n in range(1, 19)}
+    assert chart.axes[4].texts[-1].get_text() == "18  net17"
+    assert costs.ticks(1e-3, 1e3)
+
+
+def test_the_chart_of_costs_takes_the_best_of_each_network(grid: Path) -> None:
+    found = standings(grid.parent / "<i>$study$")
+    settings = [row.setting for row in found.rows]
+    points = costs.points(settings, found.study.labels)
+    assert [(p.name, p.group, p.accuracy) for p in points] == [
+        ("$big$net", 0, 0.875), ("$big$net", 1, 0.75), ("cnn", 0, 0.75), ("cnn", 1, 0.625),
+    ]  # fmt: skip
+    assert len(chapters.bests(found)) == 2
+    chosen = chapters.selected(found)
+    assert len(chosen) == chapters.CURVES
+    assert {(s.model, s.dealing) for s in chosen} == {(s.model, s.dealing) for s in settings}
+
+
+def test_effects_are_shown_in_the_order_of_size_with_their_p_value() -> None:
+    one = Effect(0.9, float("nan"), 1)
+    chart = figures.effects_chart(
+        {"lr": {"0.1": one, "1": one}, "$aug$": {"no": one}}, {"lr": 0.0004, "$aug$": None}
+    )
+    assert [panel.get_title() for panel in chart.axes] == ["lr\np < 0.001", r"\$aug\$"]
+    chart.draw_without_rendering()
+    assert sorted(["64", "none", "128"], key=chapters._size) == ["64", "128", "none"]
+
+
+def test_factors_of_an_incomplete_grid_have_no_p_values(tmp_path: Path) -> None:
+    for model, rate in (("a", "0.1"), ("a", "0.2"), ("b", "0.1")):
+        for fold in range(2):
+            write_run(tmp_path / "study", {"model": model, "optimizer.lr": rate}, fold)
+    section = chapters.effects(standings(tmp_path / "study"))
+    assert section is not None
+    assert re.search("There are no p values", str(section.blocks[0]))
+
+
+def test_curves_of_a_single_epoch_are_visible(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "study", {"model": "a"}, epochs=1)
+    chart = figures.learning_curves([Run(run, {}, {})])
+    assert chart is not None
+    assert [line.get_marker() for line in chart.axes[0].lines] == ["o", "o"]

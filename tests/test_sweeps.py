@@ -1,0 +1,245 @@
+"""Multiruns, as their user meets them: side by side, killed, interrupted, resumed, searched."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import QUICK, ROOT, Result, run_command
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from signlang.errors import SettingError
+from signlang.sweeps.sweeper import combinations
+from signlang.sweeps.workers import carried, cores
+
+LONG = ("trainer.max_epochs=150", "callbacks.early_stopping=null", "callbacks.pictures=null")
+
+
+def finished(place: Path) -> dict[str, float]:
+    """Test accuracy of every finished run, by the last two parts of its folder."""
+    files = place.glob("runs/*/*/fold=*/metrics.json")
+    return {
+        "/".join(file.parts[-3:-1]): json.loads(file.read_text())["test"]["accuracy"]
+        for file in files
+    }
+
+
+def begin(place: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a training command that a test wants to disturb."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "signlang.train", *words],
+        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def wait_for_epochs(place: Path, runs: int, epochs: int = 3) -> list[Path]:
+    """Wait until some runs are in the middle of their training."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        files = list(place.glob("runs/*/*/fold=*/history.csv"))
+        if sum(len(file.read_text().splitlines()) > epochs for file in files) >= runs:
+            return files
+        time.sleep(0.1)
+    raise AssertionError("no run has begun")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and not merely waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_jobs_side_by_side_fail_alone_and_are_skipped_the_next_time(
+    tiny: Path, tmp_path: Path
+) -> None:
+    words = ("-m", "launcher=local", "launcher.jobs=2", *QUICK, f"data.root={tiny}", "fold=0,7,1")
+    result = run_command(tmp_path, *words)
+    assert result.code == 1
+    assert "fold=7 failed" in result.err
+    assert "fold=7: there are 3 folds, counted from 0 to 2." in result.err
+    assert "1 of 3 jobs of the sweep failed" in result.err
+    assert "Traceback" not in result.err
+    assert len(finished(tmp_path)) == 2
+    assert (tmp_path / "runs/folder/leaderboard.csv").is_file(), "compared although a job failed"
+    assert result.err.count("counted from 0 to 2") == 1
+    again = run_command(tmp_path, *words)
+    assert "2 of 3 jobs are finished already" in again.err
+    assert again.code == 1
+
+
+def test_a_sweep_that_is_finished_imports_no_torch(tiny: Path, tmp_path: Path) -> None:
+    words = ("-m", *QUICK, f"data.root={tiny}", "fold=0,1", "trainer.max_epochs=1")
+    first = run_command(tmp_path, *words)
+    assert first.code == 0, first.err
+    before = finished(tmp_path)
+    again = run_command(tmp_path, *words, PYTHONPROFILEIMPORTTIME="1")
+    assert again.code == 0, again.err
+    assert "2 of 2 jobs are finished already" in again.err
+    assert " torch\n" not in again.err
+    assert finished(tmp_path) == before
+
+
+def test_a_killed_worker_costs_only_its_own_job(tiny: Path, tmp_path: Path) -> None:
+    words = ("-m", "launcher=local", "launcher.jobs=2", *QUICK, f"data.root={tiny}",
+             "fold=0,1,2", *LONG)  # fmt: skip
+    command = begin(tmp_path, *words)
+    wait_for_epochs(tmp_path, runs=2)
+    os.kill(children(command.pid)[0], signal.SIGKILL)
+    _, err = command.communicate(timeout=300)
+    assert command.returncode == 1
+    assert "killed by signal SIGKILL" in err
+    assert len(finished(tmp_path)) == 2
+    again = run_command(tmp_path, *words)
+    assert again.code == 0, again.err
+    assert len(finished(tmp_path)) == 3
+    logs = [file.read_text() for file in tmp_path.glob("runs/*/*/fold=*/run.log")]
+    assert sum("going on after epoch" in text for text in logs) == 1
+
+
+def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(tiny: Path, tmp_path: Path) -> None:
+    words = ("-m", "launcher=local", "launcher.jobs=2", *QUICK, f"data.root={tiny}",
+             "fold=0,1", *LONG)  # fmt: skip
+    command = begin(tmp_path, *words)
+    wait_for_epochs(tmp_path, runs=2)
+    workers = children(command.pid)
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate(timeout=100)
+    assert command.returncode == 130
+    assert "Interrupted after 0 of 2 jobs. The same command goes on" in err
+    assert "Traceback" not in err
+    assert not any(map(alive, workers))
+    logs = list(tmp_path.glob("runs/*/*/fold=*/run.log"))
+    assert all("interrupted" in file.read_text() for file in logs)
+    again = run_command(tmp_path, *words)
+    assert again.code == 0, again.err
+    assert all("going on after epoch" in file.read_text() for file in logs)
+
+
+def test_workers_die_with_their_parent(tiny: Path, tmp_path: Path) -> None:
+    command = begin(
+        tmp_path, "-m", "launcher=local", "launcher.jobs=2", *QUICK, f"data.root={tiny}",
+        "fold=0,1", *LONG, "trainer.max_epochs=100000",
+    )  # fmt: skip
+    wait_for_epochs(tmp_path, runs=2)
+    workers = children(command.pid)
+    assert len(workers) == 2
+    command.kill()
+    command.communicate(timeout=60)
+    deadline = time.monotonic() + 15
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(alive, workers))
+
+
+@pytest.fixture(scope="module")
+def searched(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The place of a search of two trials, and what its command said."""
+    place = tmp_path_factory.mktemp("searched")
+    return place, search(place, tiny, "sweep.trials=2")
+
+
+def search(place: Path, tiny: Path, *words: str) -> Result:
+    return run_command(
+        place, "-m", "sweep=optuna", *QUICK, f"data.root={tiny}", "trainer.max_epochs=1",
+        "optimizer.lr=tag(log, interval(1e-4, 1e-1))", "label_smoothing=0.0,0.1", *words,
+    )  # fmt: skip
+
+
+def test_a_search_judges_by_the_cross_validated_mean_and_goes_on(
+    searched: tuple[Path, Result], tiny: Path
+) -> None:
+    place, result = searched
+    assert result.code == 0, result.err
+    assert len(finished(place)) == 6, "each of two trials on three folds"
+    assert "best of 2 trials: " in result.err
+    more = search(place, tiny, "sweep.trials=3")
+    assert more.code == 0, more.err
+    study = optuna.load_study(
+        study_name="folder", storage=f"sqlite:///{place / 'runs/folder/optuna.db'}"
+    )
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
+    for trial in study.trials:
+        runs = place.glob(f"runs/folder/*optimizer.lr={trial.params['optimizer.lr']:.4g}*/fold=*")
+        files = [json.loads((run / "metrics.json").read_text()) for run in runs]
+        assert len(files) == 3
+        mean = sum(metrics["validation"]["accuracy"] for metrics in files) / 3
+        assert trial.value == pytest.approx(mean)
+
+
+def test_a_search_needs_something_to_search(tmp_path: Path) -> None:
+    result = run_command(tmp_path, "-m", "sweep=optuna", "optimizer.lr=1e-3")
+    assert result.code == 2
+    assert "sweep=optuna needs something to search, e.g." in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["launcher=cluster"], "launcher=cluster: there is no such choice."),
+        (["launcher=local", "launcher.jobs=0"], "launcher.jobs=0: it must be auto or a whole"),
+        (["launcher.name=loca"], "Did you mean local?"),
+        (["optimizer.lr=interval(0, 1)"], "an interval is for a search; say sweep=optuna as well"),
+        (["modell=a,b"], "There is no setting modell; did you mean model?"),
+    ],
+)
+def test_a_wrong_sweep_is_one_sentence(words: Sequence[str], told: str, tmp_path: Path) -> None:
+    result = run_command(tmp_path, "-m", *words)
+    assert result.code == 2
+    assert told in result.err
+    assert "Traceback" not in result.err
+
+
+def parsed(*words: str) -> list[list[str]]:
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    return combinations({override.get_key_element(): override for override in overrides})
+
+
+def test_combinations_vary_the_last_key_fastest() -> None:
+    assert parsed("a=1,2", "b=x", "fold=range(2)") == [
+        ["a=1", "b=x", "fold=0"], ["a=1", "b=x", "fold=1"],
+        ["a=2", "b=x", "fold=0"], ["a=2", "b=x", "fold=1"],
+    ]  # fmt: skip
+    with pytest.raises(HydraException, match="an interval is for a search"):
+        parsed("a=interval(0, 1)")
+
+
+def test_the_studies_have_all_their_jobs(tmp_path: Path) -> None:
+    for name, jobs in {
+        "digits_simple_cnn": 90,
+        "digits_mobilenetv2": 90,
+        "asl_alphabet": 15,
+    }.items():
+        result = run_command(tmp_path, "-m", f"experiment={name}", "data.root=none", "folds=9")
+        assert f"{jobs} of {jobs} jobs of the sweep failed" in result.err, name
+    fewer = run_command(
+        tmp_path, "-m", "experiment=digits_simple_cnn", "data.root=none", "fold=0,1", "augment=none"
+    )
+    assert "18 of 18 jobs of the sweep failed" in fewer.err, "the command line has the last word"
+
+
+def test_how_many_jobs_a_machine_carries() -> None:
+    assert 1 <= carried("auto") <= cores()
+    assert carried(3) == 3
+    with pytest.raises(SettingError, match=r"launcher\.jobs=many"):
+        carried("many")
+
+
+def test_every_experiment_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for file in (ROOT / "conf" / "experiment").iterdir():
+        assert file.stem in text
