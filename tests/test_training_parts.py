@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,7 @@ from signlang.callbacks.one_cycle import OneCycle, one_cycle
 from signlang.data import augment
 from signlang.data.augment import Augmentation
 from signlang.data.datamodule import Batches, Pictures, as_it_is
+from signlang.data.pictures import resized
 from signlang.models.classifier import Classifier
 
 
@@ -187,6 +189,12 @@ def test_backgrounds_are_blended_with_their_weight(tmp_path: Path, tiny: Path) -
     from_folder = augment.backgrounds(str(tiny), None, 16, 0)
     assert from_folder is not None
     assert from_folder.shape == (36, 16, 16, 3)
+
+
+def test_judged_pictures_are_resized_as_a_service_would_resize_them() -> None:
+    batch = np.random.default_rng(0).integers(0, 256, (2, 50, 50, 3), dtype=np.uint8)
+    expected = [resized(Image.fromarray(picture), 24) for picture in batch]
+    assert (Augmentation([], 24)(batch, 0) == np.stack(expected)).all()
 
 
 def test_costs_are_measured() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from signlang.data import pictures
 from signlang.data.listing import JUNK
@@ -91,9 +92,9 @@ class Augmentation:
         self.size = size
         self.backgrounds = backgrounds
         self.weight = background_weight
-        resize = A.Resize(size, size, interpolation=cv2.INTER_LINEAR)
+        # shrinking averages, as the resizing of pictures that are judged does
+        resize = A.Resize(size, size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image")
         self.transform = A.Compose([*transforms, resize]) if transforms else None
-        self.resize = A.Compose([resize])
 
     def __call__(self, batch: Pixels, seed: int) -> Pixels:
         """Transform a batch.
@@ -107,15 +108,14 @@ class Augmentation:
         """
         if self.backgrounds is not None:
             batch = self._blend(batch, seed)
-        transform = self.transform
-        if transform is None:
+        if self.transform is None:
             if batch.shape[1] == self.size:
                 return batch
-            transform = self.resize
-        transform.set_random_seed(seed % 2**32)
+            return np.stack([pictures.resized(Image.fromarray(p), self.size) for p in batch])
+        self.transform.set_random_seed(seed % 2**32)
         out = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)
         for row, picture in enumerate(batch):
-            out[row] = transform(image=picture)["image"]
+            out[row] = self.transform(image=picture)["image"]
         return out
 
     def _blend(self, batch: Pixels, seed: int) -> Pixels:
