@@ -23,7 +23,7 @@ ELSEWHERE: Final = (
     "callbacks.pictures", "callbacks.progress", "callbacks.history", "callbacks.cost",
 )  # fmt: skip
 # what the name of a run leaves out: the same, but for what may change the pictures or the weights
-UNNAMED: Final = {"model", "fold", *ELSEWHERE} - {"data.source", "model.weights"}
+UNNAMED: Final = {"fold", *ELSEWHERE} - {"data.source", "model.weights"}
 PACKAGES: Final = (
     "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",
@@ -39,13 +39,15 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
 
     >>> name_of("squeezenet", "digits", ["fold=1", "seed=3", "data=digits", "optimizer.lr=1e-3"])
     'squeezenet,optimizer.lr=1e-3,seed=3'
+    >>> name_of("timm", "digits", ["model=timm", "model.architecture=resnet10t"])
+    'timm,model.architecture=resnet10t'
     """
     parts = []
     chosen = dict(override.partition("=")[::2] for override in overrides)  # the last one counts
     for key, value in sorted(chosen.items()):
         value = value.strip("'\"")
         named_after = key in {"data", "experiment"} and value == study
-        if named_after or key.startswith("hydra") or is_below(key, UNNAMED):
+        if named_after or key == "model" or key.startswith("hydra") or is_below(key, UNNAMED):
             continue
         parts.append(f"{key}={Path(value).name if '/' in value else value}")
     name = ",".join([model, *parts])

@@ -158,7 +158,7 @@ class Setting:
         """The overrides that made it, but for the fold and what does not change the outcome."""
         words = [word for word in self.runs[0].record["overrides"] if "=" in word]
         pairs = dict(word.partition("=")[::2] for word in words)
-        kept = {k: v for k, v in pairs.items() if not is_below(k, UNNAMED) and k != "experiment"}
+        kept = {k: v for k, v in pairs.items() if not is_below(k, UNNAMED) and k not in {"model", "experiment"}}
         return {key.lstrip("+"): value.strip("'\"") for key, value in kept.items()}
 
     def choice(self, key: str) -> str:
