@@ -158,7 +158,8 @@ class Setting:
         """The overrides that made it, but for the fold and what does not change the outcome."""
         words = [word for word in self.runs[0].record["overrides"] if "=" in word]
         pairs = dict(word.partition("=")[::2] for word in words)
-        kept = {k: v for k, v in pairs.items() if not is_below(k, UNNAMED) and k not in {"model", "experiment"}}
+        named = {k: v for k, v in pairs.items() if k not in {"model", "experiment"}}
+        kept = {k: v for k, v in named.items() if not is_below(k, UNNAMED)}
         return {key.lstrip("+"): value.strip("'\"") for key, value in kept.items()}
 
     def choice(self, key: str) -> str:
