@@ -11,13 +11,23 @@ export UV_LINK_MODE ?= copy
 export UV_COMPILE_BYTECODE ?= 1
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --group dev pyproject.toml -o requirements.lock
+SERVE_LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate --group service \
+	--constraints requirements.lock -o requirements-serve.lock
 
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+PAGE := signlang/deploy/page
+RUNTIME := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm
+
 .PHONY: setup
 setup: $(VENV)/.ready ## Create .venv from the locked set (nothing to do when it is up to date)
+	@if ! command -v npm > /dev/null; then \
+		test -e $(PAGE)/vendor/.ready || echo "no npm here: the page works through the service only"; \
+	else $(MAKE) --no-print-directory page || \
+		echo "npm brought nothing: the page works through the service only; later: make page"; fi
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -25,6 +35,15 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	test -x $(UV) || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); }
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: page
+page: $(PAGE)/vendor/.ready ## Get what a browser needs to run networks itself (with npm)
+
+$(PAGE)/vendor/.ready: $(PAGE)/package-lock.json
+	@cd $(PAGE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
+	@mkdir -p $(PAGE)/vendor
+	@cp $(addprefix $(PAGE)/node_modules/onnxruntime-web/dist/,$(RUNTIME)) $(PAGE)/vendor/
 	@touch $@
 
 .PHONY: train
@@ -51,8 +70,9 @@ format: setup ## Put the code into the house format
 	$(BIN)/ruff format .
 
 .PHONY: lock
-lock: setup ## Renew requirements.lock from pyproject.toml
+lock: setup ## Renew requirements.lock and requirements-serve.lock from pyproject.toml
 	$(LOCK) --upgrade
+	$(SERVE_LOCK)
 
 .PHONY: wheel
 wheel: setup ## Build the wheel into dist/

@@ -92,19 +92,20 @@ class _Jobs:
 
 
 def quoted(word: str) -> str:
-    """Quote the value of an override that names a file or folder there is.
+    """Quote the value of an override that names a file or folder there is, or a run folder.
 
     Hydra would take a comma in it for a sweep, and brackets, braces, equals signs and blanks for
     syntax.
 
-    >>> quoted("model=squeezenet")
-    'model=squeezenet'
+    >>> quoted("model=squeezenet"), quoted("run=runs/digits/a,split=signer/fold=0")
+    ('model=squeezenet', "run='runs/digits/a,split=signer/fold=0'")
     """
     key, equals, value = word.partition("=")
     if not equals or value[:1] in {"'", '"'} or value.isalnum():
         return word
     try:
-        there = Path(value).expanduser().exists()
+        run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
+        there = run or Path(value).expanduser().exists()
     except (OSError, ValueError):  # longer than a name can be, or with a null byte
         return word
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")

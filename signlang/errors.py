@@ -33,8 +33,16 @@ class RunError(SignlangError):
     """A run folder that is in use, belongs to other settings, or whose run failed."""
 
 
+class BundleError(SignlangError):
+    """A bundle that is missing, damaged, or of a kind that this version does not know."""
+
+
 class SweepError(SignlangError):
     """A sweep in which jobs failed; each has been told of before."""
+
+
+class ServiceError(SignlangError):
+    """A service that cannot start: an address that is taken, or a process that does not live."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -83,3 +83,27 @@ QUICK = (
     "data=folder", "model=simple_cnn", "image_size=32", "data.image_size=32", "folds=3",
     "batch_size=8", "trainer.max_epochs=3", "trainer.accelerator=cpu",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on the tiny pictures; read it, never change it."""
+    place = tmp_path_factory.mktemp("trained")
+    words = [f"data.root={tiny}", "split=signer", "verbose=false", "trainer.max_epochs=12"]
+    words += ["callbacks.checkpoint.monitor=null", "callbacks.early_stopping=null"]  # the last one
+    result = run_command(place, *QUICK, *words)
+    assert result.code == 0, result.err
+    (record,) = place.glob("runs/*/*/*/record.json")
+    return record.parent
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A bundle of that run, with all that can be in one, and what its command said."""
+    place = tmp_path_factory.mktemp("exported")
+    result = run_command(
+        place, f"run={trained}", "quantize=true", "formats=[onnx,torch_export]", verb="export"
+    )
+    assert result.code == 0, result.err
+    (bundle,) = (place / "bundles").iterdir()
+    return bundle, result

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_command, write_tiny
 from safetensors.torch import save_file
+from services import service
 
 from signlang.models.networks import build
 
@@ -17,6 +18,10 @@ TINY = {
               "data.stored_size=32", "trainer.accelerator=cpu"],
     "describe": ["samples=2"],
     "compare": [],
+    "evaluate": [],
+    "export": ["calibration_pictures=20"],
+    "predict": [],
+    "serve": [],
 }  # fmt: skip
 DRAWN = ["data.source.signers=2", "data.source.takes=3", "data.source.size=32"]
 FEWER = {  # of a long command, the same on a smaller scale
@@ -27,27 +32,49 @@ FEWER = {  # of a long command, the same on a smaller scale
 
 
 def test_the_readme_shows_every_verb() -> None:
-    verbs = {file.stem for file in (ROOT / "signlang").glob("*.py") if "def main()" in
+    verbs = {file.stem for file in (ROOT / "signlang").glob("*.py") if "def main(" in
              file.read_text("utf-8")}  # fmt: skip
     assert {verb for verb, _ in COMMANDS} == verbs
 
 
-@pytest.mark.parametrize(("verb", "line"), COMMANDS)
-def test_a_command_of_the_readme_works(verb: str, line: str, tmp_path: Path) -> None:
+def filled(line: str, place: Path, request: pytest.FixtureRequest) -> list[str]:
+    """The words of a line, with everything that they name in its place."""
     words = shlex.split(line)
-    for word in words:
-        if word.startswith("data.root="):
-            write_tiny(tmp_path / word.removeprefix("data.root="))
-        if word.startswith("model.weights="):
-            state = build("squeezenet", 1000, 224).state_dict()
-            save_file(state, tmp_path / word.removeprefix("model.weights="))
-    if "--help" not in words:
-        words += TINY[verb] + [word for key in FEWER if key in line for word in FEWER[key]]
-        if verb == "compare":  # the runs that it needs
-            made = run_command(tmp_path, "-m", *TINY["train"], *DRAWN, "folds=2", "fold=0,1")
-            assert made.code == 0, made.err
-        elif not any(word.startswith(("data=", "experiment=")) for word in words):
-            words += DRAWN
+    for number, word in enumerate(words):
+        key, _, value = word.rpartition("=")
+        if value == "RUN":
+            words[number] = f"run={request.getfixturevalue('trained')}"
+        if value == "BUNDLE":
+            words[number] = f"bundle={request.getfixturevalue('exported')[0]}"
+        if key == "data.root" or value == "PICTURES":
+            write_tiny(place / value)
+        if key == "model.weights":
+            save_file(build("squeezenet", 1000, 224).state_dict(), place / value)
+    return words
+
+
+def smaller(verb: str, words: list[str]) -> list[str]:
+    """The same command on a smaller scale."""
+    if "--help" in words:
+        return words
+    line = " ".join(words)
+    more = [word for key in FEWER if key in line for word in FEWER[key]]
+    drawn = [] if verb == "compare" or re.search("data=|experiment=|run=|bundle=", line) else DRAWN
+    return [*words, *TINY[verb], *more, *drawn]
+
+
+@pytest.mark.parametrize(("verb", "line"), COMMANDS)
+def test_a_command_of_the_readme_works(
+    verb: str, line: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    words = smaller(verb, filled(line, tmp_path, request))
+    if verb == "compare":  # the runs that it needs
+        made = run_command(tmp_path, "-m", *TINY["train"], *DRAWN, "folds=2", "fold=0,1")
+        assert made.code == 0, made.err
+    if verb == "serve":
+        with service(tmp_path, *words) as running, running.client() as client:
+            assert client.get("/readyz").status_code == 200
+        return
     result = run_command(tmp_path, *words, verb=verb)
     assert result.code == 0, result.err
     assert result.out

@@ -47,7 +47,7 @@ def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
     names = {path.name.split(".tfevents")[0] for path in run.iterdir()} - {".lock", "hparams.yaml"}
     assert names == {
         ".hydra", "checkpoints", "metrics.json", "predictions.csv", "events.out", "record.json",
-        "run.log", "data.csv", "classes.json", "history.csv",
+        "run.log", "data.csv", "classes.json", "history.csv", "calibration.json",
     }  # fmt: skip
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert "${" not in (run / ".hydra" / "config.yaml").read_text()

@@ -2,6 +2,8 @@
 
 import io
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +60,36 @@ class ResumableEarlyStopping(EarlyStopping):
         """Stop at once if the restored state says that patience had run out."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+
+class NoLostInterrupt(pl.Callback):
+    """Ends training at the next batch if Ctrl-C came while Python could not raise.
+
+    An exception that a signal raises inside a destructor, or in Python code called from C, is
+    printed and dropped; the run would go on as if nothing had been pressed.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take note of Ctrl-C, unless somebody else handles or ignores it."""
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._note)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Raise what was dropped."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave Ctrl-C as it was."""
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.asked = True
+        raise KeyboardInterrupt

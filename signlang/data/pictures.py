@@ -142,11 +142,14 @@ def looks_like_picture(path: Path) -> bool:
 def resized(picture: Image.Image, size: int) -> Pixels:
     """Squeeze a picture to a square, (size, size, 3), as published studies do.
 
-    The filter is PIL's bilinear one, which averages when shrinking, like torch's and ONNX's
-    antialiased linear interpolation: a service can repeat it exactly.
+    The filter is PIL's bilinear one, which averages when shrinking. Its two passes, first along the
+    rows and then along the columns, each rounded to whole bytes, are written out here: since
+    version 13 Pillow else changes their order for tall pictures. A service repeats them exactly,
+    see `deploy.resizing`.
     """
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    for sides in ((size, picture.height), (size, size)):
+        if picture.size != sides:
+            picture = picture.resize(sides, Image.Resampling.BILINEAR)
     return np.asarray(picture, dtype=np.uint8)
 
 

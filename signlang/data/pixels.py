@@ -23,7 +23,7 @@ from signlang.data.files import replaced
 from signlang.data.index import Index
 from signlang.errors import DataError
 
-VERSION: Final = 1  # of the pixels; raise it when `pictures` decodes or resizes differently
+VERSION: Final = 2  # of the pixels; raise it when `pictures` decodes or resizes differently
 ALWAYS_VERIFIED: Final = 1 << 30  # bytes; summing up a larger file at each start would cost seconds
 _CHUNK: Final = 256  # pictures
 

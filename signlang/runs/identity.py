@@ -19,7 +19,8 @@ from signlang.data.sources import content_of
 # settings that say where and how a run is made, not what it is; the root's content is in the data
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
-    "launcher", "sweep", "datamodule", "data.root", "data.signers", "data.source", "model.weights",
+    "launcher", "sweep", "wanted_precision", "datamodule", "data.root", "data.signers",
+    "data.source", "model.weights",
     "callbacks.pictures", "callbacks.progress", "callbacks.history", "callbacks.cost",
 )  # fmt: skip
 # what the name of a run leaves out: the same, but for what may change the pictures or the weights

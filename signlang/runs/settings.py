@@ -47,6 +47,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "overwrite": _flag(),
     "verbose": _flag(),
     "label_smoothing": _number(lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "wanted_precision": _number(lambda x: 0 < x < 1, "a number between 0 and 1"),
     "optimizer.name": _word(OPTIMIZERS),
     "optimizer.lr": _number(lambda x: x > 0, "a number above 0"),
     "trainer.max_epochs": _whole(1),

@@ -10,11 +10,12 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from signlang.callbacks.cost import Cost, CostProfile
 from signlang.callbacks.predictions import Predictions, per_class_accuracy, write_predictions
-from signlang.callbacks.resuming import AtomicCheckpoints
+from signlang.callbacks.resuming import AtomicCheckpoints, NoLostInterrupt
 from signlang.console import log
 from signlang.data.datamodule import HandSigns
 from signlang.data.files import read_csv
 from signlang.data.fold import Fold
+from signlang.deploy import calibration
 from signlang.errors import SettingError
 from signlang.models.classifier import Classifier
 from signlang.models.options import NORMALISATIONS
@@ -29,6 +30,7 @@ SHOWN: Final = (
     "fold", "seed", "batch_size", "image_size", "label_smoothing", "trainer.max_epochs",
     "trainer.precision",
 )  # fmt: skip
+PARTS: Final = ("validation", "test")
 FIGURES: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
 
@@ -73,7 +75,7 @@ def logger(cfg: DictConfig) -> list[Logger]:
 def trainer(cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
     """Make the trainer that fits."""
     precision = choose(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
-    return _trainer(cfg, parts, loggers, precision)
+    return _trainer(cfg, [*parts, NoLostInterrupt()], loggers, precision)
 
 
 def tester(cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
@@ -100,8 +102,9 @@ def evaluated(
     """Judge the best checkpoint on the validation part and, once, on the test fold.
 
     Returns:
-        The content of `metrics.json`; `predictions.csv` is written, and the loggers get the
-        hyper-parameters with the final metrics.
+        The content of `metrics.json`, as the network is, uncalibrated; `predictions.csv` and
+        `calibration.json` are written, and the loggers get the hyper-parameters with the final
+        metrics.
     """
     best = Classifier.load_from_checkpoint(folder.best, map_location="cpu", weights_only=True)
     judge.validate(best, datamodule=module, verbose=False)
@@ -111,6 +114,8 @@ def evaluated(
     found = _one(judge, Predictions)
     probabilities, index = found.probabilities("test"), module.index
     write_predictions(folder.path / "predictions.csv", index, module.parts.test, probabilities)
+    judged = {part: (found.probabilities(part), found.labels(part)) for part in PARTS}
+    calibration.write(folder.path, judged, cfg.wanted_precision)
     history = read_csv(folder.path / "history.csv")
     record = folder.record() or {}
     metrics = {

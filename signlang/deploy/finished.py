@@ -1,0 +1,114 @@
+"""The folder of a finished run comes in; all that an export needs to know of it goes out."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from signlang.data.files import read_csv
+from signlang.deploy import calibration
+from signlang.deploy.calibration import Calibration
+from signlang.errors import DataError, RunError
+from signlang.models.classifier import Classifier
+from signlang.runs.folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A finished run with its network.
+
+    Attributes:
+        path: Its folder.
+        metrics: Content of `metrics.json`.
+        record: Content of `record.json`.
+        classifier: The best checkpoint, on the processor, ready to judge.
+        calibration: Of its probabilities; temperature 1 and no threshold if there is none.
+        calibration_error: Of the test fold, `before` and `after`; empty if not known.
+    """
+
+    path: Path
+    metrics: Mapping[str, Any]
+    record: Mapping[str, Any]
+    classifier: Classifier
+    calibration: Calibration
+    calibration_error: Mapping[str, float]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the logits."""
+        return self.classifier.classes
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that the network sees, in pixels."""
+        return int(self.classifier.hparams["network"]["image_size"])
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Squares to which pictures were brought one after another, in pixels."""
+        stored = self.record["settings"].get("data.stored_size")
+        both = (int(stored or self.image_size), self.image_size)
+        return both[:1] if both[0] == both[1] else both
+
+    @property
+    def signers(self) -> int:
+        """People in all pictures of the run, or 0 where that is not known."""
+        names = {row["signer"] for row in self._rows}
+        return 0 if "" in names else len(names)
+
+    @cached_property
+    def _rows(self) -> list[dict[str, str]]:
+        return read_csv(self.path / "data.csv")
+
+    def part(self, name: str) -> list[tuple[str, int]]:
+        """Paths and labels of the pictures of a part: `train`, `validation` or `test`.
+
+        Raises:
+            DataError: If `data.csv` names classes that the network does not know.
+        """
+        number = {name: position for position, name in enumerate(self.classes)}
+        try:
+            return [(row["path"], number[row["label"]]) for row in self._rows
+                    if name in row["part"].split("+")]  # fmt: skip
+        except KeyError as error:
+            raise DataError(
+                f"{self.path / 'data.csv'} does not fit the network: no {error}."
+            ) from None
+
+
+def read(path: Path) -> Finished:
+    """Read a finished run and load its best checkpoint.
+
+    Raises:
+        RunError: If there is no finished run, or it is damaged.
+    """
+    folder = RunFolder(path)
+    metrics, record = folder.metrics(), folder.record()
+    if metrics is None or record is None:
+        folds = sorted(place.name for place in path.glob("fold=*"))
+        if folds:
+            raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
+        what = "is a run that is not finished" if record else "is no run folder"
+        raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
+    try:
+        model = Classifier.load_from_checkpoint(folder.best, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on a damaged file
+        raise RunError(
+            f"{folder.best} cannot be loaded ({type(error).__name__}): train the run again with "
+            "overwrite=true."
+        ) from error
+    found = calibration.read(path)
+    errors = _calibration_error(path) if found else {}
+    return Finished(path, metrics, record, model.eval(), found or Calibration(), errors)
+
+
+def _calibration_error(path: Path) -> dict[str, float]:
+    """Before and after, of the test fold if it was measured there."""
+    found = json.loads((path / calibration.FILE).read_text("utf-8")).get("calibration_error")
+    if isinstance(found, dict):
+        found = found.get("test", found)
+    if not isinstance(found, dict):
+        return {}
+    return {key: float(found[key]) for key in ("before", "after") if key in found}

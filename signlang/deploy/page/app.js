@@ -1,0 +1,323 @@
+// The page: a camera or dropped pictures come in, signs and a line of text go out.
+
+import { Browser } from "./browser.js";
+import { Camera, excuse, GUIDE } from "./camera.js";
+import { keepKey, networks, recognise, Trouble } from "./service.js";
+import * as show from "./show.js";
+import { at } from "./show.js";
+import { Line, Speller, written } from "./speller.js";
+
+const QUALITY = 0.92; // of the JPEG that is sent
+const PAUSE = 40; // milliseconds from frame to frame at the least: 25 a second are enough
+const LARGEST = 1024; // pixels of a side of a dropped picture that the browser itself looks at
+
+const camera = new Camera(at("video"));
+const speller = new Speller();
+const line = new Line();
+const browser = new Browser();
+const state = { networks: [], network: null, isBrowser: false, rate: 0, latency: 0, run: 0 };
+
+const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+
+const retried = (error) => (error.wait ? `${error.message} This page tries again by itself.` : error.message);
+
+// -- the networks
+
+async function begin() {
+  for (;;) {
+    try {
+      const found = await networks();
+      state.networks = found.models;
+      choices(found);
+      show.notice();
+      return;
+    } catch (error) {
+      show.notice(retried(error));
+      if (error.status === 401) return void at("key-dialog").showModal();
+      await pause(error.wait || 5);
+    }
+  }
+}
+
+function choices({ models, browser_runtime: hasRuntime }) {
+  const select = at("model");
+  select.replaceChildren(...models.map(({ name, default: isDefault }) => new Option(name, name, isDefault, isDefault)));
+  select.disabled = false;
+  at("start").disabled = false;
+  const choice = document.querySelector("input[value=browser]");
+  choice.disabled = !hasRuntime;
+  choose();
+  if (!hasRuntime) at("where").textContent += " Running in this browser needs files that npm brings: make page.";
+}
+
+function choose() {
+  const network = state.networks.find(({ name }) => name === at("model").value);
+  state.network = network;
+  at("card").hidden = !network.card;
+  at("no-card").hidden = Boolean(network.card);
+  if (network.card) at("card").href = network.card;
+  at("threshold").textContent = `${show.percent(network.threshold)}, the threshold`;
+  at("known").textContent = network.classes.length;
+  speller.forget();
+  where();
+}
+
+async function where() {
+  const { network } = state;
+  state.isBrowser = document.querySelector("input[name=where]:checked").value === "browser";
+  speller.forget();
+  if (!state.isBrowser) {
+    at("where").textContent = `Each picture is sent to the service at ${location.host}, and not kept there.`;
+    return;
+  }
+  at("where").textContent = "Loading the network …";
+  try {
+    await browser.prepare(network);
+    const size = (network.browser.bytes / 2 ** 20).toFixed(1);
+    at("where").textContent = `Nothing leaves this computer: the ${network.browser.precision} network (${size} MiB) runs in this browser.`;
+  } catch (error) {
+    if (network !== state.network) return; // another one was chosen meanwhile
+    document.querySelector("input[value=service]").checked = true;
+    await where();
+    show.notice(error.message);
+  }
+}
+
+// -- one picture
+
+const blobOf = (canvas) => new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
+
+async function look(canvas) {
+  const { network, isBrowser } = state;
+  if (isBrowser) return browser.recognise(network, canvas);
+  return recognise(network, await blobOf(canvas));
+}
+
+// -- the camera
+
+async function toggle() {
+  if (camera.isOn) return stop();
+  at("start").disabled = true;
+  try {
+    await camera.start(at("camera").value, () => {
+      stop();
+      show.notice("The camera is gone. Start it again, or choose pictures below.");
+    });
+    show.notice();
+    frameIt();
+    await cameras();
+    at("hint").hidden = true;
+    at("start").textContent = "Stop the camera";
+    watch(++state.run);
+  } catch (error) {
+    stop();
+    show.notice(excuse(error));
+  } finally {
+    at("start").disabled = false;
+  }
+}
+
+function stop() {
+  state.run += 1;
+  camera.stop();
+  speller.forget();
+  show.nothing();
+  at("guide").hidden = true;
+  at("hint").hidden = false;
+  at("start").textContent = "Start the camera";
+}
+
+function frameIt() {
+  const { videoWidth: width, videoHeight: height } = at("video");
+  at("stage").style.aspectRatio = `${width} / ${height}`;
+  at("stage").classList.toggle("selfie", camera.isSelfie);
+  at("guide").style.width = `${(100 * GUIDE * Math.min(width, height)) / width}%`;
+  at("guide").hidden = false;
+}
+
+async function cameras() {
+  const all = await Camera.all();
+  const current = camera.stream?.getVideoTracks()[0].getSettings().deviceId;
+  const options = all.map(({ deviceId, label }, i) => new Option(label || `Camera ${i + 1}`, deviceId));
+  at("camera").replaceChildren(...options);
+  at("camera").value = current ?? "";
+  at("camera-field").hidden = all.length < 2;
+}
+
+/** Look at frames, one at a time, until this run is over. */
+async function watch(run) {
+  let last = performance.now();
+  while (run === state.run) {
+    const start = performance.now();
+    const canvas = document.hidden ? null : camera.frame(at("mirror").checked);
+    if (canvas === null) {
+      await pause(0.1);
+      continue;
+    }
+    try {
+      const network = state.network;
+      const pairs = await look(canvas);
+      if (run !== state.run) return;
+      if (network === state.network) seen(pairs);
+      const now = performance.now();
+      measure(now - last, now - start);
+      last = now;
+      show.notice();
+    } catch (error) {
+      if (run !== state.run) return;
+      await trouble(error);
+    }
+    await pause(Math.max(0, PAUSE - (performance.now() - start)) / 1000);
+  }
+}
+
+async function trouble(error) {
+  speller.forget();
+  show.held(0);
+  if (!(error instanceof Trouble)) throw error;
+  if (error.status === 401) at("key-dialog").showModal();
+  if (error.status !== 429) show.notice(retried(error)); // too much to do: only slower
+  await pause(error.wait || 1);
+}
+
+function measure(gap, latency) {
+  const blend = (old, now) => (old ? 0.8 * old + 0.2 * now : now);
+  state.rate = blend(state.rate, 1000 / gap);
+  state.latency = blend(state.latency, latency);
+  at("rate").textContent = state.rate.toFixed(1);
+  at("latency").textContent = state.latency.toFixed(0);
+}
+
+function seen(pairs) {
+  const now = performance.now() / 1000;
+  const { threshold } = state.network;
+  show.answer(pairs, threshold);
+  const sign = speller.see(pairs[0][1] >= threshold ? pairs[0][0] : null, now);
+  show.held(speller.held(now));
+  if (sign === null || sign.toLowerCase() === "nothing") return;
+  line.set(written(line.text, sign));
+  refresh();
+  at("said").textContent = sign.toLowerCase() === "del" ? "Last letter taken away" : `Written: ${sign}`;
+}
+
+// -- the text
+
+function refresh() {
+  at("line").value = line.text;
+  at("undo").disabled = !line.before.length;
+  for (const id of ["copy", "clear"]) at(id).disabled = !line.text;
+  at("speak").disabled = !line.text.trim() || !("speechSynthesis" in window);
+}
+
+async function copy() {
+  try {
+    await navigator.clipboard.writeText(line.text);
+    at("said").textContent = "Copied";
+  } catch {
+    at("line").select();
+    at("said").textContent = "This browser does not let pages copy: the text is selected, press Ctrl+C.";
+  }
+}
+
+function speak() {
+  const words = new SpeechSynthesisUtterance(line.text);
+  words.lang = document.documentElement.lang;
+  words.addEventListener("start", () => (at("said").textContent = "Speaking"));
+  words.addEventListener("end", () => (at("said").textContent = "Spoken"));
+  words.addEventListener("error", () => (at("said").textContent = "This browser has no voice."));
+  at("said").textContent = speechSynthesis.getVoices().length ? "Speaking" : "This browser has no voice yet.";
+  speechSynthesis.cancel();
+  speechSynthesis.speak(words);
+}
+
+// -- pictures
+
+async function pictures(files) {
+  for (const file of files) {
+    const url = URL.createObjectURL(file);
+    try {
+      const { threshold } = state.network;
+      const pairs = state.isBrowser ? await look(await drawn(file)) : await recognise(state.network, file);
+      show.result(url, file.name, pairs, threshold);
+    } catch (error) {
+      show.result(url, file.name, [], 0, error.message);
+      if (error.status === 401) return void at("key-dialog").showModal();
+    }
+  }
+}
+
+async function drawn(file) {
+  let picture;
+  try {
+    picture = await createImageBitmap(file);
+  } catch {
+    throw new Trouble("This browser cannot read the picture.");
+  }
+  const scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(picture.width * scale));
+  canvas.height = Math.max(1, Math.round(picture.height * scale));
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "white"; // below what is transparent, as in training
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
+// -- wiring
+
+const on = (id, event, act) => at(id).addEventListener(event, act);
+
+on("start", "click", toggle);
+on("model", "change", choose);
+on("camera", "change", async () => {
+  stop();
+  await toggle();
+});
+on("mirror", "change", () => speller.forget());
+on("hold", "input", () => {
+  speller.seconds = Number(at("hold").value);
+  at("hold-shown").textContent = `${speller.seconds.toFixed(1)} s`;
+});
+for (const choice of document.querySelectorAll("input[name=where]")) choice.addEventListener("change", where);
+on("line", "input", () => {
+  line.set(at("line").value);
+  refresh();
+});
+on("undo", "click", () => {
+  line.undo();
+  refresh();
+  at("said").textContent = "Undone";
+});
+on("clear", "click", () => {
+  line.set("");
+  refresh();
+  at("said").textContent = "Cleared; Undo brings it back";
+});
+on("copy", "click", copy);
+on("speak", "click", speak);
+on("files", "change", async () => {
+  await pictures([...at("files").files]);
+  at("files").value = "";
+});
+on("key-form", "submit", (event) => {
+  event.preventDefault();
+  keepKey(at("key").value);
+  at("key-dialog").close();
+  begin();
+});
+
+let depth = 0; // of nested elements that a dragged file is above
+addEventListener("dragenter", () => document.body.classList.toggle("dragging", ++depth > 0));
+addEventListener("dragleave", () => document.body.classList.toggle("dragging", --depth > 0));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  depth = 0;
+  document.body.classList.remove("dragging");
+  if (state.network) pictures([...event.dataTransfer.files]);
+});
+
+refresh();
+begin();

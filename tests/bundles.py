@@ -1,0 +1,100 @@
+"""Bundles whose network is a dozen numbers: a picture is the sign whose colour is the nearest.
+
+The format is that of `signlang.export`; the network is real ONNX, of uint8 pictures of any size.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+COLOURS = {
+    "A": (220, 40, 40), "B": (40, 200, 40), "C": (40, 60, 220), "L": (220, 200, 30),
+    "nothing": (120, 120, 120), "space": (250, 250, 250), "del": (10, 10, 10),
+}  # fmt: skip
+CARD = b"<!doctype html><html lang=en><title>Card</title><style>p{color:red}</style><p>A card</p>"
+
+
+def network(
+    colours: Mapping[str, tuple[int, int, int]] = COLOURS,
+    sharpness: float = 40.0,
+    columns: int = 2**31 - 1,
+) -> bytes:
+    """Logits are minus the squared distance of the mean colour: linear, up to a constant.
+
+    Args:
+        colours: Of the signs.
+        sharpness: How much the distance counts.
+        columns: How many are looked at, from the left.
+    """
+    wanted = np.array(list(colours.values()), dtype=np.float32) / 255
+    weights = (2 * sharpness * wanted.T).astype(np.float32)
+    bias = (-sharpness * (wanted**2).sum(axis=1)).astype(np.float32)
+    constants = {
+        "scale": np.array(1 / 255, np.float32), "axes": np.array([1, 2], np.int64),
+        "weights": weights, "bias": bias,
+        "begin": np.array([0], np.int64), "end": np.array([columns], np.int64),
+        "along": np.array([2], np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Slice", ["pictures", "begin", "end", "along"], ["part"]),
+        helper.make_node("Cast", ["part"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["scaled"]),
+        helper.make_node("ReduceMean", ["scaled", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weights"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes, "nearest_colour",
+        [helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["n", "h", "w", 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(colours)])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def write(
+    folder: Path,
+    name: str = "colours",
+    colours: Mapping[str, tuple[int, int, int]] = COLOURS,
+    model: bytes | None = None,
+    threshold: float | None = 0.6,
+    card: bytes = CARD,
+) -> Path:
+    """Write a bundle, by default of seven signs, with two models and a card."""
+    data = model or network(colours)
+    files = {
+        "model.onnx": data,
+        "model.int8.onnx": data,
+        "classes.json": json.dumps(list(colours)).encode(),
+    }
+    if card:
+        files["card.html"] = card
+    info = {
+        "format": 1,
+        "name": name,
+        "classes": list(colours),
+        "image_size": 32,
+        "temperature": 1.0,
+        "reject_threshold": threshold,
+        "models": {"fp32": "model.onnx", "int8": "model.int8.onnx"},
+        "files": {key: hashlib.sha256(value).hexdigest() for key, value in files.items()},
+    }
+    folder.mkdir(parents=True)
+    for key, value in files.items():
+        (folder / key).write_bytes(value)
+    (folder / "bundle.json").write_text(json.dumps(info, indent=2))
+    return folder
+
+
+def picture(sign: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A plain picture of a sign's colour."""
+    return Image.new("RGB", size, COLOURS[sign])

@@ -1,0 +1,258 @@
+"""Temperatures and thresholds, against torch, scikit-learn, torchmetrics, and by hand."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sklearn.metrics import log_loss
+from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from signlang.deploy import calibration
+from signlang.deploy.calibration import (
+    BOUNDS,
+    Calibration,
+    calibrated,
+    fit,
+    fit_temperature,
+    logits_of,
+    measure,
+)
+from signlang.deploy.rejection import accepted, reject_threshold, risk_coverage
+from signlang.errors import RunError
+from signlang.studies.statistics import wilson
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def drawn(temperature: float, n: int = 2000, seed: int = 0) -> tuple[Floats, Ints]:
+    """Logits whose softmax at that temperature is the truth: labels are drawn from it."""
+    rng = np.random.default_rng(seed)
+    logits = 6 * rng.normal(size=(n, 7)) * temperature
+    shares = torch.from_numpy(logits / temperature).softmax(1).numpy()
+    labels = np.array([rng.choice(7, p=row) for row in shares])
+    return logits, labels
+
+
+def best_of_torch(logits: Floats, labels: Ints) -> float:
+    """The temperature that torch's own loss and optimizer find."""
+    given, true = torch.from_numpy(logits), torch.from_numpy(labels)
+    log_t = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [log_t], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(given / log_t.exp(), true)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return float(log_t.detach().exp())
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
+def test_the_temperature_is_that_of_torch_and_near_the_truth(temperature: float) -> None:
+    logits, labels = drawn(temperature)
+    found = fit_temperature(logits, labels)
+    assert found == pytest.approx(best_of_torch(logits, labels), rel=1e-4)
+    assert found == pytest.approx(temperature, rel=0.1)
+
+
+def test_no_other_temperature_has_a_lower_loss() -> None:
+    logits, labels = drawn(3.0, n=300)
+    found = fit_temperature(logits, labels)
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    losses = {
+        t: log_loss(labels, calibrated(shares, t), labels=range(7))
+        for t in found * np.array([0.5, 0.9, 0.99, 1.0, 1.01, 1.1, 2.0])
+    }
+    assert min(losses, key=lambda t: losses[t]) == pytest.approx(found)
+
+
+def test_what_is_added_to_a_row_makes_no_difference() -> None:
+    logits, labels = drawn(2.0, n=200)
+    moved = logits + np.random.default_rng(1).normal(size=(200, 1)) * 100
+    assert fit_temperature(moved, labels) == pytest.approx(fit_temperature(logits, labels))
+
+
+@pytest.mark.parametrize("margin", [1e-6, 0.1, 3.0, 50.0, 1e4])
+def test_without_a_mistake_confidence_is_not_more_than_pictures_warrant(margin: float) -> None:
+    labels = np.arange(60) % 3
+    logits = margin * np.eye(3)[labels]
+    temperature = fit_temperature(logits, labels)
+    assert BOUNDS[0] <= temperature <= 1
+    before, after = (
+        float(torch.from_numpy(logits / t).softmax(1).max(1).values.mean())
+        for t in (1.0, temperature)
+    )
+    warranted = 61 / 62
+    assert after <= max(before, warranted + 1e-9)
+    if before < warranted and temperature > 1.01 * BOUNDS[0]:
+        assert after == pytest.approx(warranted)
+
+
+def test_a_network_that_knows_nothing_becomes_unsure() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = 30 * rng.normal(size=(500, 5)), rng.integers(0, 5, 500)
+    temperature = fit_temperature(logits, labels)
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    assert temperature > 20
+    assert calibrated(shares, temperature).max(1).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (np.zeros((0, 3)), []),
+        (np.zeros((2, 3)), [0]),
+        (np.zeros(3), [0]),
+        ([[0.0, np.nan]], [0]),
+    ],
+)
+def test_a_temperature_needs_pictures_and_numbers(logits: Floats, labels: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"needs pictures|not a finite number"):
+        fit_temperature(logits, labels)
+
+
+def test_probabilities_are_those_of_scaled_logits() -> None:
+    logits, _ = drawn(1.0, n=50)
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    for temperature in (0.2, 1.0, 4.0):
+        expected = torch.from_numpy(logits / temperature).softmax(1).numpy()
+        np.testing.assert_allclose(calibrated(shares, temperature), expected, atol=1e-12)
+    back = calibrated(calibrated(shares, 3.0), 1 / 3.0)
+    np.testing.assert_allclose(back, shares, atol=1e-9)
+    assert np.isfinite(logits_of([[1.0, 0.0]])).all()
+    np.testing.assert_allclose(calibrated([[1.0, 0.0]], 0.5), [[1.0, 0.0]])
+
+
+def test_errors_are_those_of_torchmetrics() -> None:
+    logits, labels = drawn(3.0, n=600)
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    made = fit(shares, labels, 0.9)
+    found = measure(made, shares, labels)["calibration_error"]
+    for name, table in (("before", shares), ("after", calibrated(shares, made.temperature))):
+        expected = multiclass_calibration_error(
+            torch.from_numpy(table), torch.from_numpy(labels), num_classes=7, n_bins=15
+        )
+        assert found[name] == pytest.approx(float(expected), abs=2e-6)
+    assert found["after"] < found["before"] / 2
+
+
+def test_risk_and_coverage_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.choice(np.linspace(0.3, 1.0, 15), size=200)  # many are equal
+    correct = rng.random(200) < confidence
+    found = risk_coverage(confidence, correct)
+    assert (np.diff(found.threshold) < 0).all()
+    for threshold, count, coverage, risk in zip(
+        found.threshold, found.accepted, found.coverage, found.risk, strict=True
+    ):
+        kept = confidence >= threshold
+        assert count == kept.sum()
+        assert coverage == pytest.approx(kept.mean())
+        assert risk == pytest.approx(1 - correct[kept].mean())
+    assert found.coverage[-1] == 1
+
+
+@pytest.mark.parametrize("wanted", [0.5, 0.8, 0.9, 0.95, 0.99])
+def test_the_threshold_is_the_lowest_that_is_precise_enough(wanted: float) -> None:
+    rng = np.random.default_rng(3)
+    confidence = rng.random(500).round(2)
+    correct = rng.random(500) < confidence**0.3
+    good = [
+        t
+        for t in np.unique(confidence)
+        if (kept := confidence >= t).sum() >= round(1 / (1 - wanted), 6)
+        and correct[kept].mean() >= wanted - 1e-12
+    ]
+    expected = min(good, default=None)
+    assert reject_threshold(confidence, correct, wanted) == expected
+    assert (expected is None) == (wanted == 0.99)
+
+
+def test_few_pictures_prove_nothing_and_99_of_100_are_99_percent() -> None:
+    confidence = np.linspace(0.5, 1.0, 100)
+    correct = np.ones(100, dtype=np.bool_)
+    assert reject_threshold(confidence, correct, 0.99) == 0.5
+    assert reject_threshold(confidence[1:], correct[1:], 0.99) is None
+    correct[50] = False
+    assert reject_threshold(confidence, correct, 0.99) == 0.5
+    correct[51] = False
+    assert reject_threshold(confidence, correct, 0.99) is None
+    # the figure that the documentation gives for a bound instead of an estimate
+    assert wilson(380, 380)[0] < 0.99 <= wilson(381, 381)[0]
+
+
+def test_a_threshold_survives_the_rounding_of_a_softmax_in_32_bits() -> None:
+    sure = np.tile([1.0, 0.0, 0.0], (150, 1))
+    made = fit(sure, np.zeros(150, dtype=np.int64), 0.99)
+    assert made.reject_threshold is not None
+    assert made.reject_threshold <= 1 - 1e-6
+    logits, labels = drawn(0.2, n=400)
+    made = fit(torch.from_numpy(logits).softmax(1).numpy(), labels, 0.9)
+    shares = (torch.from_numpy(logits).float() / made.temperature).softmax(1).numpy()
+    double = calibrated(torch.from_numpy(logits).softmax(1).numpy(), made.temperature)
+    np.testing.assert_array_equal(
+        accepted(shares.max(1).astype(np.float64), made.reject_threshold),
+        accepted(double.max(1), made.reject_threshold),
+    )
+
+
+def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
+    shares = {
+        part: torch.from_numpy(drawn(4.0, n=400, seed=seed)[0]).softmax(1).numpy()
+        for seed, part in enumerate(("validation", "test"))
+    }
+    labels = {"validation": drawn(4.0, n=400)[1], "test": drawn(4.0, n=400, seed=1)[1]}
+    judged = {part: (shares[part], labels[part]) for part in shares}
+    calibration.write(tmp_path, judged, 0.9)
+    content = json.loads((tmp_path / "calibration.json").read_text())
+    assert set(content) == {
+        "temperature", "wanted_precision", "reject_threshold", "pictures", "calibration_error",
+        "coverage", "precision",
+    }  # fmt: skip
+    assert content["calibration_error"]["test"].keys() == {"before", "after"}
+    assert content["pictures"] == 400
+    for part in shares:
+        now = calibrated(shares[part], content["temperature"])
+        kept = now.max(1) >= content["reject_threshold"]
+        right = now.argmax(1) == labels[part]
+        assert content["coverage"][part] == pytest.approx(kept.mean(), abs=1e-6)
+        assert content["precision"][part] == pytest.approx(right[kept].mean(), abs=1e-6)
+    assert content["precision"]["validation"] >= 0.9
+    assert calibration.read(tmp_path) == Calibration(
+        content["temperature"], 0.9, content["reject_threshold"], 400
+    )
+
+
+def test_a_network_that_diverged_gets_no_file(tmp_path: Path) -> None:
+    shares = np.full((4, 2), np.nan)
+    judged = (shares, np.zeros(4, dtype=np.int64))
+    calibration.write(tmp_path, {"validation": judged, "test": judged}, 0.99)
+    assert list(tmp_path.iterdir()) == []
+    assert calibration.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"temperature": 1}', "{"])
+def test_a_damaged_file_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text(text)
+    with pytest.raises(RunError, match=r"calibration\.json cannot be read"):
+        calibration.read(tmp_path)
+
+
+def test_a_senseless_temperature_is_refused(tmp_path: Path) -> None:
+    content = {"wanted_precision": 0.9, "reject_threshold": None, "pictures": 3}
+    for temperature in (0, -1, math.nan, math.inf):
+        text = json.dumps({**content, "temperature": temperature})
+        (tmp_path / "calibration.json").write_text(text)
+        with pytest.raises(RunError, match="has a temperature of"):
+            calibration.read(tmp_path)

@@ -1,0 +1,441 @@
+"""`python -m signlang.export`: a bundle says what its run says, or it is not written."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import Result, run_command
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from signlang.application import CONF, quoted
+from signlang.data.files import read_csv
+from signlang.data.pictures import decode, resized
+from signlang.deploy import checks, drawn, exporting, finished, making, material, verifying
+from signlang.deploy.bundle import Network, load, read_picture
+from signlang.deploy.calibration import Calibration, calibrated
+from signlang.deploy.finished import Finished
+from signlang.deploy.resizing import squeezing
+from signlang.errors import BundleError, DataError, SettingError, SignlangError
+from signlang.export import export
+from signlang.models.classifier import Classifier
+
+FAMILIES = {
+    "squeezenet": {}, "resnet18": {}, "mobilenetv2": {}, "simple_cnn": {}, "mobilenetv2_dense": {},
+    "timm": {"architecture": "resnet10t"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def configuration() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def wished(run: Path, *words: str) -> Any:
+    return compose("export", overrides=[quoted(word) for word in (f"run={run}", *words)])
+
+
+def classifier(name: str, size: int, **options: Any) -> Classifier:
+    torch.manual_seed(0)
+    network = {"name": name, "image_size": size, **options}
+    optimizer = {"name": "adam", "lr": 1e-3}
+    return Classifier(network, ["A", "B", "C"], [0.4, 0.5, 0.6], [0.2, 0.3, 0.2], optimizer).eval()
+
+
+def untrained(model: Classifier, stored: int | None = None) -> Finished:
+    settings = {"settings": {"data.stored_size": stored}}
+    return Finished(Path(), {"model": "a network"}, settings, model, Calibration(1.7), {})
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+# what the graph does
+
+
+@pytest.mark.parametrize("sides", [(32,), (41, 56), (100,), (40, 27)])
+def test_the_graph_squeezes_bit_for_bit_as_training_does(sides: tuple[int, ...]) -> None:
+    squeeze = session(squeezing(sides, 18, 10))
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (1, 300), (300, 1), (sides[0], sides[0]), (sides[0], 90), (480, 640)]
+    sizes += [tuple(rng.integers(1, 400, 2).tolist()) for _ in range(25)]
+    for height, width in sizes:
+        pictures = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        (found,) = squeeze.run(None, {"pictures": pictures})
+        expected = list(pictures)
+        for side in sides:
+            expected = [resized(Image.fromarray(picture), side) for picture in expected]
+        np.testing.assert_array_equal(found.transpose(0, 2, 3, 1), np.stack(expected))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_network_says_the_same_as_a_graph(name: str) -> None:
+    model = classifier(name, 32, **FAMILIES[name])
+    run = untrained(model, stored=40 if name == "squeezenet" else None)
+    graph = session(exporting.whole_graph(exporting.network_graph(run), run.sides))
+    for count, height, width in ((5, 32, 32), (1, 70, 45)):
+        rng = np.random.default_rng(count)
+        pictures = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+        squares = list(pictures)
+        for side in run.sides:
+            squares = [resized(Image.fromarray(picture), side) for picture in squares]
+        with torch.inference_mode():
+            expected = (model(torch.from_numpy(np.stack(squares))) / 1.7).softmax(1).numpy()
+        (found,) = graph.run(None, {"pictures": pictures})
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# a bundle and its run
+
+
+def test_a_bundle_says_what_the_run_recorded(
+    exported: tuple[Path, Result], trained: Path, tiny: Path
+) -> None:
+    bundle = load(exported[0])
+    network = Network(bundle)
+    rows = read_csv(trained / "predictions.csv")
+    assert bundle.classes == network.classes == ("A", "B", "ß")
+    recorded = np.array([[float(row[f"p_{name}"]) for name in bundle.classes] for row in rows])
+    files = [(tiny / row["path"]).read_bytes() for row in rows]
+    said = network(np.stack([read_picture(data) for data in files]))
+    np.testing.assert_allclose(said, calibrated(recorded, bundle.temperature), atol=1e-4)
+    assert [bundle.classes[k] for k in said.argmax(1)] == [row["predicted"] for row in rows]
+
+
+def test_pictures_of_every_kind_are_judged_alike(
+    exported: tuple[Path, Result], trained: Path
+) -> None:
+    network, run = Network(load(exported[0])), finished.read(trained)
+    for name, data in drawn.files(32, seed=7).items():
+        square = torch.from_numpy(resized(decode(data), 32)[None].copy())
+        with torch.inference_mode():
+            logits = run.classifier(square) / run.calibration.temperature
+        said = network(read_picture(data)[None])
+        np.testing.assert_allclose(said, logits.softmax(1), atol=1e-4, err_msg=name)
+
+
+def test_a_bundle_is_complete_and_tells_no_paths(
+    exported: tuple[Path, Result], trained: Path, tiny: Path
+) -> None:
+    folder, result = exported
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    assert set(files) == {
+        "bundle.json", "model.onnx", "model.int8.onnx", "model.pt2", "classes.json", "record.json",
+        "metrics.json", "card.md", "card.html", "figures/confusion.png",
+    }  # fmt: skip
+    info = json.loads(files["bundle.json"].read_text("utf-8"))
+    assert set(info["files"]) == set(files) - {"bundle.json"}
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert info["accuracy"]["run"] == metrics["test"]["accuracy"]
+    assert info["accuracy"]["fp32"] == pytest.approx(metrics["test"]["accuracy"], abs=1e-6)
+    assert info["verified"]["pictures"] == len(read_csv(trained / "predictions.csv"))
+    assert info["verified"]["largest_difference"] <= verifying.TOLERANCE
+    for name, file in files.items():
+        data = file.read_bytes()
+        assert str(tiny).encode() not in data, name
+        assert str(trained.parents[3]).encode() not in data, name
+        assert b"site-packages" not in data, name
+        assert not data.startswith(b"\x80"), f"{name} is a pickle"
+    with zipfile.ZipFile(files["model.pt2"]) as program:
+        assert not [i.filename for i in program.infolist() if i.filename.endswith(".pt")
+                    and i.file_size]  # fmt: skip
+    assert "run and bundle agree on" in result.out
+    card = files["card.md"].read_text("utf-8")
+    assert "people not seen in training" in card
+    assert "| licence of the data | not stated |" in card
+    assert "Signs that need movement are beyond it." in card
+
+
+def test_the_graph_is_written_for_any_number_and_size(exported: tuple[Path, Result]) -> None:
+    model = onnx.load(exported[0] / "model.onnx")
+    (given,), (made,) = model.graph.input, model.graph.output
+    shape = [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim]
+    assert (given.name, shape) == ("pictures", ["N", "H", "W", 3])
+    assert made.name == "probabilities"
+    assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
+
+
+def test_the_torch_program_says_the_same(exported: tuple[Path, Result], trained: Path) -> None:
+    run = finished.read(trained)
+    program: Any = torch.export.load(exported[0] / "model.pt2").module()
+    pictures = torch.randint(0, 256, (7, 32, 32, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = (run.classifier(pictures) / run.calibration.temperature).softmax(1)
+        torch.testing.assert_close(program(pictures), expected, atol=1e-5, rtol=0)
+
+
+def test_int8_is_smaller_measured_and_close(
+    exported: tuple[Path, Result], trained: Path, tiny: Path
+) -> None:
+    bundle = load(exported[0])
+    assert len(bundle.read("model.int8.onnx")) < 0.4 * len(bundle.read("model.onnx"))
+    accuracy = bundle.info["accuracy"]
+    assert accuracy["fp32"] - accuracy["int8"] == pytest.approx(accuracy["int8_loss"], abs=1e-6)
+    rows = read_csv(trained / "predictions.csv")
+    pictures = np.stack([read_picture((tiny / row["path"]).read_bytes()) for row in rows])
+    said = Network(bundle, "int8")(pictures)
+    right = [bundle.classes[k] == row["label"] for k, row in zip(said.argmax(1), rows, strict=True)]
+    assert np.mean(right) == pytest.approx(accuracy["int8"], abs=1e-6)
+    assert np.abs(said - Network(bundle)(pictures)).max() < 0.2
+    operations = {node.op_type for node in onnx.load(exported[0] / "model.int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operations
+
+
+# what is refused
+
+
+def altered(exported: Path, place: Path) -> Path:
+    return Path(shutil.copytree(exported, place / "bundle"))
+
+
+def resealed(folder: Path, **changes: Any) -> None:
+    """Write the manifest anew, with the checksums of what is there now."""
+    info = json.loads((folder / "bundle.json").read_text("utf-8")) | changes
+    info["files"] = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in info["files"]
+    }
+    (folder / "bundle.json").write_text(json.dumps(info), "utf-8")
+
+
+def test_damaged_bundles_are_refused_in_a_sentence(
+    exported: tuple[Path, Result], tmp_path: Path
+) -> None:
+    bundle = altered(exported[0], tmp_path)
+    model = bundle / "model.onnx"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(BundleError, match="its checksum differs"):
+        load(bundle)
+    model.write_bytes(whole[: len(whole) // 2])
+    resealed(bundle)
+    with pytest.raises(BundleError, match="cannot be used by onnxruntime"):
+        Network(load(bundle))
+    model.unlink()
+    with pytest.raises(BundleError, match=r"incomplete: model\.onnx is missing"):
+        load(bundle)
+    model.write_bytes(whole)
+    resealed(bundle, format=99)
+    with pytest.raises(BundleError, match="has format 99"):
+        load(bundle)
+    for key, value in {"classes": ["A", "A"], "temperature": 0, "image_size": "x"}.items():
+        resealed(altered(exported[0], tmp_path / key), **{key: value})
+        with pytest.raises(BundleError, match=f"no usable {key}"):
+            load(tmp_path / key / "bundle")
+    resealed(altered(exported[0], tmp_path / "fewer"), classes=["A", "B"])
+    with pytest.raises(BundleError, match="another kind of network"):
+        Network(load(tmp_path / "fewer" / "bundle"))
+    (bundle / "bundle.json").write_text("{")
+    with pytest.raises(BundleError, match="is damaged"):
+        load(bundle)
+
+
+def test_what_is_no_bundle_is_refused(
+    exported: tuple[Path, Result], trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match="no such folder or ZIP file"):
+        load(tmp_path / "nothing")
+    with pytest.raises(BundleError, match="It is a run: export it first"):
+        load(trained)
+    (tmp_path / "text.zip").write_text("text")
+    with pytest.raises(BundleError, match="neither a folder nor"):
+        load(tmp_path / "text.zip")
+    plain = load(exported[0])
+    with pytest.raises(BundleError, match=r"has no \.\./secret"):
+        plain.read("../secret")
+    with pytest.raises(BundleError, match="has no fp16 model, only fp32, int8"):
+        Network(plain, "fp16")
+    with pytest.raises(SettingError, match="device=tpu"):
+        Network(plain, device="tpu")
+
+
+def zipped(folder: Path, file: Path, inside: str = "") -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            archive.write(path, inside + path.relative_to(folder).as_posix())
+    return file
+
+
+def test_zip_files_are_read_in_place_and_never_outside(
+    exported: tuple[Path, Result], tmp_path: Path
+) -> None:
+    plain = load(exported[0])
+    for name, inside in (("flat", ""), ("deep", "digits/")):
+        bundle = load(zipped(exported[0], tmp_path / f"{name}.zip", inside))
+        assert bundle.read("card.md") == plain.read("card.md")
+        assert bundle.info == plain.info
+    for odd in ("../outside", "/etc/outside", "a\\..\\b"):
+        bad = shutil.copy(tmp_path / "flat.zip", tmp_path / "odd.zip")
+        with zipfile.ZipFile(bad, "a") as archive:
+            archive.writestr(odd, "x")
+        with pytest.raises(BundleError, match="a file outside of itself"):
+            load(Path(bad))
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes((tmp_path / "flat.zip").read_bytes()[:5000])
+    with pytest.raises(BundleError, match="no bundle"):
+        load(cut)
+    resealed(altered(exported[0], tmp_path), models={"fp32": "../../model.onnx"})
+    with pytest.raises(BundleError, match="has no checksum"):
+        load(tmp_path / "bundle")
+
+
+def test_a_bundle_of_another_network_does_not_pass(
+    exported: tuple[Path, Result], trained: Path
+) -> None:
+    run = finished.read(trained)
+    network: Any = run.classifier.network
+    with torch.no_grad():
+        network.classifier.bias.add_(torch.tensor([0.01, 0.0, 0.0]))
+    with pytest.raises(BundleError, match="The run and the bundle made of it disagree"):
+        verifying.verified(run, load(exported[0]), material.of(run, None), 500)
+
+
+@pytest.mark.usefixtures("configuration")
+def test_int8_that_costs_too_much_is_refused(
+    exported: tuple[Path, Result], trained: Path, tmp_path: Path
+) -> None:
+    bundle = altered(exported[0], tmp_path)
+    run = finished.read(trained)
+    other = classifier("simple_cnn", 32)
+    graph = exporting.whole_graph(exporting.network_graph(untrained(other)), (32,))
+    onnx.save(graph, bundle / "model.int8.onnx")
+    resealed(bundle)
+    cfg, found = wished(trained), material.of(run, None)
+    with pytest.raises(BundleError, match=r"more than int8_loss=0\.01"):
+        making.measured(cfg, run, found, bundle, "all layers")
+    cfg.int8_loss = 0.99
+    assert making.measured(cfg, run, found, bundle, "all layers").int8_loss > 0.01  # type: ignore[operator]
+
+
+@pytest.fixture
+def moved(trained: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the run whose pictures are gone, and a place for bundles."""
+    run = Path(shutil.copytree(trained, tmp_path / "runs" / "folder" / "cnn" / trained.name))
+    config = run / ".hydra" / "config.yaml"
+    lines = config.read_text("utf-8").splitlines()
+    gone = [line.partition("root:")[0] + "root: /nowhere/pictures" if "root:" in line else line
+            for line in lines]  # fmt: skip
+    config.write_text("\n".join(gone), "utf-8")
+    return run, tmp_path / "out"
+
+
+def test_without_the_pictures_it_says_what_can_be_done(moved: tuple[Path, Path]) -> None:
+    run, out = moved
+    result = run_command(out.parent, f"run={run}", f"out={out / 'b'}", verb="export")
+    assert result.code == 1
+    assert "pictures=DIR" in result.err
+    assert "verify=generated" in result.err
+    assert "Traceback" not in result.err
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("configuration")
+def test_drawn_pictures_or_moved_ones_will_do(
+    moved: tuple[Path, Path], tiny: Path, tmp_path: Path
+) -> None:
+    run, out = moved
+    export(wished(run, f"out={out / 'b'}", "verify=generated", "zip=true", "name=sign 1"))
+    bundle = load(out / "b.zip")
+    assert bundle.name == "sign 1"
+    assert bundle.info["verified"]["pictures"] == 0
+    assert "fp32" not in bundle.info["accuracy"]
+    export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "verify=5"))
+    assert load(out / "b").info["verified"]["pictures"] == 5
+    assert load(out / "b").read("model.onnx") == bundle.read("model.onnx")
+    assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip"]
+    # nothing is replaced in silence, and nothing that is no bundle at all
+    with pytest.raises(BundleError, match="overwrite=true"):
+        export(wished(run, f"out={out / 'b'}", f"pictures={tiny}"))
+    (out / "c").mkdir()
+    (out / "c" / "thesis.txt").write_text("text")
+    with pytest.raises(BundleError, match="no bundle: choose another place"):
+        export(wished(run, f"out={out / 'c'}", f"pictures={tiny}", "overwrite=true"))
+    # other pictures under the same names: no bundle, nothing half written, the old one stays
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    for file, twin in zip(sorted(tiny.glob("A/*.png")), sorted(tiny.glob("B/*.png")), strict=True):
+        shutil.copy(twin, other / "A" / file.name)
+    with pytest.raises(DataError, match="they have changed"):
+        export(wished(run, f"out={out / 'b'}", f"pictures={other}", "overwrite=true"))
+    assert load(out / "b").info["verified"]["pictures"] == 5
+    export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "verify=4", "overwrite=true"))
+    assert load(out / "b").info["verified"]["pictures"] == 4
+    assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip", "c"]
+
+
+@pytest.mark.usefixtures("configuration")
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("formats=[onnx,coreml]", "formats=coreml"),
+        ("formats=[torch_export]", "onnx must be among them"),
+        ("verify=0", "verify=0"),
+        ("int8_loss=2", "int8_loss=2"),
+        ("calibration_pictures=0", "calibration_pictures=0"),
+        ("quantize=maybe", "quantize=maybe"),
+        ("name=a/b", "name=a/b"),
+        ("pictures=/nowhere", "no such folder"),
+    ],
+)
+def test_wrong_settings_are_refused_at_once(trained: Path, word: str, sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence.replace("/", "/")):
+        checks.check(wished(trained, word))
+    with pytest.raises(SettingError, match="quantize=true needs the run's pictures"):
+        checks.check(wished(trained, "quantize=true", "verify=generated"))
+
+
+def test_what_is_no_finished_run_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(SignlangError, match="holds several runs: give one of fold=0"):
+        finished.read(trained.parent)
+    with pytest.raises(SignlangError, match="is no run folder"):
+        finished.read(tmp_path)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(trained / "record.json", begun)
+    with pytest.raises(SignlangError, match="is a run that is not finished"):
+        finished.read(begun)
+    shutil.copy(trained / "metrics.json", begun)
+    with pytest.raises(SignlangError, match=r"best\.ckpt cannot be loaded"):
+        finished.read(begun)
+
+
+@pytest.mark.slow
+def test_a_real_network_with_two_squeezes_and_int8(shared: Path, tmp_path: Path) -> None:
+    frames = shared / "data" / "asl_alphabet" / "asl_alphabet_train" / "asl_alphabet_train"
+    for name in "ABL":
+        (tmp_path / "asl" / name).mkdir(parents=True)
+        for file in sorted((frames / name).glob("*.jpg"))[::8]:
+            (tmp_path / "asl" / name / file.name).symlink_to(file)
+    weights = shared / "weights" / "squeezenet1_0.in1k.safetensors"
+    trained = run_command(
+        tmp_path, "data=folder", "data.root=asl", "data.stored_size=200", "image_size=224",
+        f"model.weights={weights}", "trainer.max_epochs=3", "optimizer.lr=3e-4",
+        "trainer.accelerator=cpu", "folds=3",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    (run,) = tmp_path.glob("runs/*/*/fold=0")
+    # what is measured is measured here: how well so short a training quantises is not the point
+    words = [f"run={run}", "out=bundle", "quantize=true", "int8_loss=0.2"]
+    result = run_command(tmp_path, *words, verb="export")
+    assert result.code == 0, result.err
+    bundle = load(tmp_path / "bundle")
+    assert bundle.sides == (200, 224)
+    network = Network(bundle)
+    for row in read_csv(run / "predictions.csv"):
+        said = network(read_picture((tmp_path / "asl" / row["path"]).read_bytes())[None])[0]
+        recorded = np.array([[float(row[f"p_{name}"]) for name in bundle.classes]])
+        np.testing.assert_allclose(said, calibrated(recorded, bundle.temperature)[0], atol=1e-4)

@@ -1,0 +1,215 @@
+"""The parts of the service by themselves: batches, room, and what never reaches the disk."""
+
+import asyncio
+import io
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import bundles
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from signlang.deploy.bundle import Pixels, Probabilities
+from signlang.deploy.service import listening
+from signlang.deploy.service.admission import Admission
+from signlang.deploy.service.app import create
+from signlang.deploy.service.batching import Batcher
+from signlang.deploy.service.options import checked
+from signlang.deploy.service.refusals import Refusal
+from signlang.deploy.service.shelf import loaded
+from signlang.deploy.service.tuning import best_batch
+
+
+class Gate:
+    """A network that waits until it is let go; its answer is the first value of each picture."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.sizes: list[int] = []
+
+    def __call__(self, pictures: Pixels) -> Probabilities:
+        self.opened.wait(10)
+        self.sizes.append(len(pictures))
+        return pictures[:, 0, 0, :1].astype(np.float32)
+
+
+def pictures(*values: int, side: int = 2) -> list[Pixels]:
+    return [np.full((side, side, 3), value, np.uint8) for value in values]
+
+
+def in_loop(task: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(task())  # type: ignore[arg-type]
+
+
+def test_what_waits_is_computed_together_and_answers_go_to_who_asked() -> None:
+    gate = Gate()
+
+    async def task() -> None:
+        batcher = Batcher({"a": gate}, runners=1, max_batch={"a": 4})
+        asked = [asyncio.create_task(batcher.run("a", pictures(9)))]
+        await asyncio.sleep(0.05)  # the first one is being computed, alone
+        asked += [asyncio.create_task(batcher.run("a", pictures(n))) for n in range(6)]
+        await asyncio.sleep(0.05)
+        assert batcher.waiting == 6
+        gate.opened.set()
+        found = [rows.ravel().tolist() for rows in await asyncio.gather(*asked)]
+        assert found == [[9], [0], [1], [2], [3], [4], [5]]
+        batcher.close()
+
+    in_loop(task)
+    assert gate.sizes == [1, 4, 2]
+
+
+def test_free_runners_share_what_waits() -> None:
+    gate = Gate()
+    gate.opened.set()
+
+    async def task() -> None:
+        batcher = Batcher({"a": gate}, runners=2, max_batch={"a": 16})
+        found = await batcher.run("a", pictures(*range(6)))
+        assert found.ravel().tolist() == list(range(6))
+        batcher.close()
+
+    in_loop(task)
+    assert sorted(gate.sizes) == [3, 3]
+
+
+def test_a_batch_has_one_network_and_one_shape() -> None:
+    gates = {"a": Gate(), "b": Gate()}
+    for gate in gates.values():
+        gate.opened.set()
+
+    async def task() -> None:
+        batcher = Batcher(gates, runners=1, max_batch={"a": 16, "b": 16})
+        await asyncio.gather(
+            batcher.run("a", pictures(1, 2)),
+            batcher.run("b", pictures(3)),
+            batcher.run("a", pictures(4, side=5)),
+        )
+        batcher.close()
+
+    in_loop(task)
+    assert (gates["a"].sizes, gates["b"].sizes) == ([2, 1], [1])
+
+
+def test_nobody_computes_for_who_has_gone() -> None:
+    gate = Gate()
+
+    async def task() -> None:
+        batcher = Batcher({"a": gate}, runners=1, max_batch={"a": 4})
+        first = asyncio.create_task(batcher.run("a", pictures(1)))
+        await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await batcher.run("a", pictures(2, 3))
+        last = asyncio.create_task(batcher.run("a", pictures(4)))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        assert (await first).item() == 1
+        assert (await last).item() == 4
+        batcher.close()
+
+    in_loop(task)
+    assert gate.sizes == [1, 1]
+
+
+def test_a_failing_batch_fails_alone() -> None:
+    def network(batch: Pixels) -> Probabilities:
+        if batch.max() > 100:
+            raise ValueError("too bright")
+        return batch[:, 0, 0, :1].astype(np.float32)
+
+    async def task() -> None:
+        batcher = Batcher({"a": network}, runners=1, max_batch={"a": 1})
+        bad, good = await asyncio.gather(
+            batcher.run("a", pictures(200)), batcher.run("a", pictures(7)), return_exceptions=True
+        )
+        assert isinstance(bad, ValueError)
+        assert isinstance(good, np.ndarray)
+        assert good.item() == 7
+        batcher.close()
+
+    in_loop(task)
+
+
+def test_the_best_batch_is_found_by_trying() -> None:
+    def by_call(batch: Pixels) -> Probabilities:  # a call costs more than a picture
+        time.sleep(0.01)
+        return np.zeros((len(batch), 1), np.float32)
+
+    def by_picture(batch: Pixels) -> Probabilities:
+        time.sleep(0.01 * len(batch) ** 1.1)
+        return np.zeros((len(batch), 1), np.float32)
+
+    assert best_batch(by_call, side=2) == 32
+    assert best_batch(by_picture, side=2) == 1
+
+
+def test_room_is_given_back() -> None:
+    admission = Admission(pictures=4, size=100)
+    with admission.seat(50) as seat:
+        seat.widen(3)
+        assert admission.inside == 3
+        with admission.seat(50) as other:
+            assert admission.is_full
+            with pytest.raises(Refusal, match="again") as refused:
+                other.widen(2)
+            assert refused.value.status == 429
+        with pytest.raises(Refusal), admission.seat(51):
+            pass
+    assert (admission.inside, admission.is_full) == (0, False)
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    # asyncio turns Nagle's algorithm off only where the protocol stands in the socket
+    with listening.opened("127.0.0.1", 0) as sock:
+        assert sock.proto == socket.IPPROTO_TCP
+
+
+def test_nothing_of_a_request_reaches_the_disk(tmp_path: Path) -> None:
+    bundle = bundles.write(tmp_path / "bundle")
+    options = checked({"bundle": str(bundle)})
+    application = create(loaded(options), options)
+    noise = np.random.default_rng(0).integers(0, 255, (1000, 1000, 3)).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    assert len(stream.getvalue()) > 2**21  # such a part would otherwise go into a temporary file
+    written: list[Any] = []
+    is_watched = False
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if is_watched and event == "open":
+            path, mode, flags = arguments
+            if (isinstance(mode, str) and set(mode) & set("wax+")) or flags & (
+                os.O_WRONLY | os.O_RDWR
+            ):
+                written.append(path)
+
+    async def task() -> None:
+        nonlocal is_watched
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            is_watched = True
+            for files in ([("a", ("x.png", stream.getvalue()))], [("a", ("../x", b"no"))]):
+                await client.post("/v1/predict", files=files)
+            got = await client.post(
+                "/v1/predict", content=stream.getvalue(), headers={"content-type": "image/png"}
+            )
+            is_watched = False
+            assert got.status_code == 200
+
+    sys.addaudithook(audit)  # stays for the rest of the process, but only looks here
+    in_loop(task)
+    assert written == []
+    is_watched = True  # and the looking works
+    (tmp_path / "file").write_bytes(b"")
+    is_watched = False
+    assert written == [str(tmp_path / "file")]
