@@ -1,5 +1,8 @@
 """Schedule, metrics, batches and costs, each against somebody else's code."""
 
+import os
+import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from signlang.callbacks.cost import latencies_ms, profile
 from signlang.callbacks.one_cycle import OneCycle, one_cycle
+from signlang.callbacks.resuming import NoLostInterrupt
 from signlang.data import augment
 from signlang.data.augment import Augmentation
 from signlang.data.datamodule import Batches, Pictures, as_it_is
@@ -74,6 +78,34 @@ def test_the_schedule_spans_the_run_with_accumulated_batches_too(accumulate: int
     trainer.fit(classifier(), DataLoader(data, batch_size=None))  # type: ignore[arg-type]
     steps = 4 * 6 // accumulate
     assert rates.seen == pytest.approx([one_cycle(s, steps, peak=0.01) for s in range(steps)])
+
+
+class Dying:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)  # the handler runs in here, where no exception gets out
+
+
+class Pressed(pl.Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 2:
+            Dying()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_is_heard_where_python_drops_it() -> None:
+    data = [(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]))] * 6
+    trainer = pl.Trainer(
+        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[NoLostInterrupt(), Pressed()],
+    )  # fmt: skip
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            trainer.fit(classifier(), DataLoader(data, batch_size=None))  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
+    assert trainer.global_step == 2
 
 
 def test_bytes_are_normalised_as_usual() -> None:
