@@ -12,8 +12,8 @@ from sklearn.metrics import log_loss
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from signlang.deploy import calibration
-from signlang.deploy.calibration import (
+from signlang.confidence import calibration
+from signlang.confidence.calibration import (
     BOUNDS,
     Calibration,
     calibrated,
@@ -22,7 +22,7 @@ from signlang.deploy.calibration import (
     logits_of,
     measure,
 )
-from signlang.deploy.rejection import accepted, reject_threshold, risk_coverage
+from signlang.confidence.rejection import accepted, reject_threshold, risk_coverage
 from signlang.errors import RunError
 from signlang.studies.statistics import wilson
 

@@ -18,11 +18,11 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from signlang.application import CONF, quoted
+from signlang.confidence.calibration import Calibration, calibrated
 from signlang.data.files import read_csv
 from signlang.data.pictures import decode, resized
 from signlang.deploy import checks, drawn, exporting, finished, making, material, verifying
 from signlang.deploy.bundle import Network, load, read_picture
-from signlang.deploy.calibration import Calibration, calibrated
 from signlang.deploy.finished import Finished
 from signlang.deploy.resizing import squeezing
 from signlang.errors import BundleError, DataError, SettingError, SignlangError

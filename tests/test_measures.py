@@ -9,7 +9,8 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from signlang.studies.measures import calibration, factor_effects, main_effect_p, pareto
+from signlang.confidence.reliability import reliability_diagram
+from signlang.studies.measures import factor_effects, main_effect_p, pareto
 from signlang.studies.statistics import corrected_t_test
 
 
@@ -19,7 +20,7 @@ def test_calibration_error_is_that_of_torchmetrics(bins: int, sharpness: float) 
     scores = np.exp(sharpness * rng.normal(size=(500, 6)))
     probabilities = scores / scores.sum(axis=1, keepdims=True)
     labels = np.where(rng.random(500) < 0.6, probabilities.argmax(1), rng.integers(0, 6, 500))
-    ours = calibration(probabilities.max(1), probabilities.argmax(1) == labels, bins)
+    ours = reliability_diagram(probabilities.max(1), probabilities.argmax(1) == labels, bins)
     theirs = multiclass_calibration_error(
         torch.tensor(probabilities), torch.tensor(labels), num_classes=6, n_bins=bins, norm="l1"
     )
@@ -30,7 +31,7 @@ def test_calibration_error_is_that_of_torchmetrics(bins: int, sharpness: float) 
 def test_bins_are_those_of_scikit_learn_and_closed_on_the_right() -> None:
     confidence = np.array([0.0, 0.25, 0.25, 0.26, 0.5, 0.9, 1.0, 0.1])
     correct = np.array([0, 1, 0, 1, 1, 1, 0, 0])
-    ours = calibration(confidence, correct, bins=4)
+    ours = reliability_diagram(confidence, correct, bins=4)
     accuracy, mean = calibration_curve(correct, confidence, n_bins=4, strategy="uniform")
     assert ours.edges.tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert ours.count.tolist() == [4, 2, 0, 2]
@@ -53,7 +54,7 @@ def test_bins_are_those_of_scikit_learn_and_closed_on_the_right() -> None:
 )
 def test_calibration_refuses(confidence: Any, correct: Any, bins: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        calibration(confidence, correct, bins)
+        reliability_diagram(confidence, correct, bins)
 
 
 def test_pareto_is_what_a_sweep_from_cheap_to_dear_keeps() -> None:

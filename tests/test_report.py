@@ -15,12 +15,13 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from signlang.confidence.reliability import reliability_diagram
 from signlang.data import sources
 from signlang.data.files import write_csv
 from signlang.errors import DataError, SettingError
 from signlang.studies import chapters, costs, figures, judgements, originals, placing, report
 from signlang.studies.collecting import read_study
-from signlang.studies.measures import Effect, calibration
+from signlang.studies.measures import Effect
 from signlang.studies.predictions import Predictions
 from signlang.studies.runs import Run, Setting
 from signlang.studies.standings import Pair, Row, Standings
@@ -353,7 +354,7 @@ def test_charts_of_many_classes_and_of_none_in_a_bin() -> None:
     many = judged(list(range(80)) * 2, [0, *range(79)] * 2, 80)
     chart = judgements.confusion_chart(many)
     assert not chart.axes[0].texts
-    assert judgements.reliability_chart(calibration([1.0], [True])).axes
+    assert judgements.reliability_chart(reliability_diagram([1.0], [True])).axes
 
 
 def point(name: str, cost: float, accuracy: float, group: int = 0) -> costs.Point:

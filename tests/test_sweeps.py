@@ -16,8 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from signlang.errors import SettingError
+from signlang.machine import cores
 from signlang.sweeps.sweeper import combinations
-from signlang.sweeps.workers import carried, cores
+from signlang.sweeps.workers import carried
 
 LONG = ("trainer.max_epochs=150", "callbacks.early_stopping=null", "callbacks.pictures=null")
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from signlang.confidence import calibration
+from signlang.confidence.calibration import Calibration
 from signlang.data.files import read_csv
-from signlang.deploy import calibration
-from signlang.deploy.calibration import Calibration
 from signlang.errors import DataError, RunError
 from signlang.models.classifier import Classifier
 from signlang.runs.folder import RunFolder
@@ -24,7 +24,7 @@ class Finished:
         metrics: Content of `metrics.json`.
         record: Content of `record.json`.
         classifier: The best checkpoint, on the processor, ready to judge.
-        calibration: Of its probabilities; temperature 1 and no threshold if there is none.
+        stored: The calibration that lies in its folder, if any.
         calibration_error: Of the test fold, `before` and `after`; empty if not known.
     """
 
@@ -32,13 +32,18 @@ class Finished:
     metrics: Mapping[str, Any]
     record: Mapping[str, Any]
     classifier: Classifier
-    calibration: Calibration
+    stored: Calibration | None
     calibration_error: Mapping[str, float]
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names, in the order of the logits."""
         return self.classifier.classes
+
+    @property
+    def calibration(self) -> Calibration:
+        """Of its probabilities; temperature 1 and no threshold if none is stored."""
+        return self.stored or Calibration()
 
     @property
     def image_size(self) -> int:
@@ -101,7 +106,7 @@ def read(path: Path) -> Finished:
         ) from error
     found = calibration.read(path)
     errors = _calibration_error(path) if found else {}
-    return Finished(path, metrics, record, model.eval(), found or Calibration(), errors)
+    return Finished(path, metrics, record, model.eval(), found, errors)
 
 
 def _calibration_error(path: Path) -> dict[str, float]:

@@ -8,8 +8,8 @@ from typing import Final
 from signlang.console import log
 from signlang.errors import RunError
 from signlang.studies.collecting import read_study
-from signlang.studies.ranking import DEALT
-from signlang.studies.runs import Run, Setting
+from signlang.studies.ranking import undealt
+from signlang.studies.runs import Setting
 from signlang.studies.statistics import wilson
 
 SPLITS: Final = {
@@ -56,25 +56,14 @@ def cross_validated(run: Path) -> list[CrossValidated]:
     try:
         study = read_study(here.parent.parent)
         own = [setting for setting in study.settings if setting.path.name == here.parent.name]
-        alike = [setting for setting in study.settings if own and _is_kin(setting, own[0])]
+        wanted = {undealt(setting.runs[0]) for setting in own}
+        alike = [setting for setting in study.settings if undealt(setting.runs[0]) in wanted]
         found = [_figures(setting) for setting in alike if len(setting.runs) > 1]
     except RunError as error:
         log.warning("the card does without the other folds of the study: %s", error)
         return []
     order = list(SPLITS)
     return sorted(found, key=lambda one: order.index(one.split) if one.split in order else 9)
-
-
-def _is_kin(one: Setting, other: Setting) -> bool:
-    a, b = one.runs[0], other.runs[0]
-    return (
-        _shared(a) == _shared(b)
-        and a.record["data"]["fingerprint"] == (b.record["data"]["fingerprint"])
-    )
-
-
-def _shared(run: Run) -> dict[str, object]:
-    return {key: value for key, value in run.settings.items() if key not in DEALT}
 
 
 def _figures(setting: Setting) -> CrossValidated:

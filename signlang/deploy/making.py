@@ -19,9 +19,9 @@ from signlang.deploy.bundle import Network, load, session_options
 from signlang.deploy.checks import GENERATED
 from signlang.deploy.finished import Finished
 from signlang.deploy.material import Material
-from signlang.deploy.streaming import cores
 from signlang.deploy.verifying import Agreement, check_unchanged
 from signlang.errors import BundleError
+from signlang.machine import cores
 from signlang.studies.statistics import wilson
 
 Floats = npt.NDArray[np.float32]

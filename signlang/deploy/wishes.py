@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from signlang.deploy.streaming import cores
 from signlang.errors import SettingError, suggestion
+from signlang.machine import cores
 
 HELP: Final = """python -m signlang.predict bundle=B PATH... : recognises hand signs with a bundle.
 

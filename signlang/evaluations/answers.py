@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
+from signlang.confidence.calibration import Calibration, calibrated
+from signlang.confidence.rejection import accepted
 from signlang.data.index import Index
-from signlang.deploy.calibration import Calibration, calibrated
-from signlang.deploy.rejection import accepted
 from signlang.evaluations import scores
 from signlang.evaluations.candidates import Candidate
 from signlang.evaluations.history import Seen

@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from signlang.confidence.calibration import Calibration, calibrated
 from signlang.data.pictures import resized
-from signlang.deploy.calibration import Calibration, calibrated, read
-from signlang.errors import RunError
-from signlang.runs.folder import RunFolder
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -57,37 +55,22 @@ def of_run(path: Path) -> Candidate:
     Raises:
         RunError: If there is no finished run, or its checkpoint is damaged.
     """
-    folder = RunFolder(path)
-    metrics, record = folder.metrics(), folder.record()
-    if metrics is None or record is None:
-        folds = sorted(place.name for place in path.glob("fold=*"))
-        if folds:
-            raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
-        what = "is a run that is not finished" if record else "is no run folder"
-        raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
-    from signlang.models.classifier import Classifier
+    from signlang.deploy import finished
 
-    try:
-        model = Classifier.load_from_checkpoint(folder.best, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on a damaged file
-        raise RunError(
-            f"{folder.best} cannot be loaded ({type(error).__name__}): train the run again with "
-            "overwrite=true."
-        ) from error
-    stored = record["settings"].get("data.stored_size")
-    size = int(model.hparams["network"]["image_size"])
+    run = finished.read(path)
     here = path.resolve()
     return Candidate(
         kind="run",
         name=f"{here.parent.name},{here.name}",
         path=path,
-        classes=model.classes,
-        sides=(int(stored), size) if stored and stored != size else (size,),
-        judge=shown_to(model),
-        calibration=read(path),
+        classes=run.classes,
+        sides=run.sides,
+        judge=shown_to(run.classifier),
+        calibration=run.stored,
         facts={
-            "model": metrics["model"], "trained_on": record["data"],
-            "fingerprint": record["fingerprint"], "protocol": metrics.get("protocol", ""),
+            "model": run.metrics["model"], "trained_on": run.record["data"],
+            "fingerprint": run.record["fingerprint"],
+            "protocol": run.metrics.get("protocol", ""),
         },
     )  # fmt: skip
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from omegaconf import DictConfig, OmegaConf
 
+from signlang.confidence.calibration import measure
 from signlang.data.files import write_csv, write_json
-from signlang.deploy.calibration import measure
 from signlang.errors import SettingError
 from signlang.evaluations import remarks, scores
 from signlang.evaluations.answers import Evaluation

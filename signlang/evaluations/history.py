@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from signlang.confidence import calibration
+from signlang.confidence.calibration import Calibration, Judged
 from signlang.console import track
 from signlang.data import pictures
 from signlang.data.files import read_csv
 from signlang.data.index import Index
-from signlang.deploy import calibration
-from signlang.deploy.calibration import Calibration, Judged
 from signlang.errors import DataError, RunError
 from signlang.evaluations.candidates import BATCH, Candidate, Floats, Pixels
 from signlang.evaluations.scores import figures

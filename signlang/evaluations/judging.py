@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
+from signlang.confidence.calibration import Calibration
 from signlang.console import log, track
 from signlang.data import folds, pixels
 from signlang.data.index import Index, read
-from signlang.deploy.calibration import Calibration
 from signlang.errors import DataError, RunError
 from signlang.evaluations import history, matching
 from signlang.evaluations.answers import Evaluation

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from signlang.deploy.rejection import RiskCoverage
+from signlang.confidence.rejection import RiskCoverage
 from signlang.evaluations.answers import Evaluation
 from signlang.evaluations.scores import Flags
 from signlang.pages.drawing import BLUE, COLOURS, INK, axes

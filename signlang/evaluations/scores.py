@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from signlang.deploy.calibration import TINIEST
-from signlang.studies.measures import calibration
+from signlang.confidence.calibration import TINIEST
+from signlang.confidence.reliability import reliability_diagram
 from signlang.studies.statistics import wilson
 
 Floats = npt.NDArray[np.float64]
@@ -61,7 +61,7 @@ def figures(probabilities: Floats, labels: Ints) -> dict[str, float]:
         "accuracy": float((predicted == labels).mean()),
         "macro_f1": macro_f1(labels, predicted),
         "loss": float(-np.log(of_truth).mean()),
-        "calibration_error": calibration(probabilities.max(1), predicted == labels).error,
+        "calibration_error": reliability_diagram(probabilities.max(1), predicted == labels).error,
     }
 
 

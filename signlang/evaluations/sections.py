@@ -6,7 +6,8 @@ from typing import Final
 import numpy as np
 
 from signlang import __version__
-from signlang.deploy.rejection import RiskCoverage, risk_coverage
+from signlang.confidence.rejection import RiskCoverage, risk_coverage
+from signlang.confidence.reliability import reliability_diagram
 from signlang.evaluations import remarks, tables
 from signlang.evaluations.answers import Evaluation
 from signlang.evaluations.breakdown import by_class, by_signer
@@ -14,7 +15,7 @@ from signlang.evaluations.pictures import confusion_view, mistakes, rejection_ch
 from signlang.evaluations.remarks import many
 from signlang.evaluations.scores import Share
 from signlang.pages.page import Notes, Number, Page, Picture, Section, Table, Text
-from signlang.studies import judgements, measures, originals
+from signlang.studies import judgements, originals
 from signlang.studies.judgements import percent
 from signlang.studies.predictions import Predictions
 from signlang.studies.tables import Blocks, Rows
@@ -155,7 +156,7 @@ def _confidence(found: Evaluation) -> Section:
     ):
         if number and made.temperature == 1:
             break
-        diagram = measures.calibration(shares[known].max(1), correct)
+        diagram = reliability_diagram(shares[known].max(1), correct)
         alt = f"Reliability diagram: calibration error {diagram.error:.4f}."
         name = "reliability" + "-2" * number
         blocks.append(Picture(name, alt, judgements.reliability_chart(diagram), title))

@@ -5,8 +5,8 @@ from typing import Final
 
 from rich.markup import escape
 
+from signlang.confidence.calibration import measure
 from signlang.console import log, show_columns, show_table
-from signlang.deploy.calibration import measure
 from signlang.evaluations import remarks
 from signlang.evaluations.answers import Evaluation
 from signlang.evaluations.breakdown import ClassScore, by_class, by_signer

@@ -11,11 +11,11 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from signlang.callbacks.cost import Cost, CostProfile
 from signlang.callbacks.predictions import Predictions, per_class_accuracy, write_predictions
 from signlang.callbacks.resuming import AtomicCheckpoints, NoLostInterrupt
+from signlang.confidence import calibration
 from signlang.console import log
 from signlang.data.datamodule import HandSigns
 from signlang.data.files import read_csv
 from signlang.data.fold import Fold
-from signlang.deploy import calibration
 from signlang.errors import SettingError
 from signlang.models.classifier import Classifier
 from signlang.models.options import NORMALISATIONS

@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from signlang.confidence.reliability import reliability_diagram
 from signlang.errors import DataError
 from signlang.pages.page import Number, Picture, Section, Table, Text
 from signlang.studies import costs, figures, judgements, measures, originals
@@ -177,7 +178,7 @@ def reliability(standings: Standings) -> Section:
         "together. The error of all folds together is not quite the mean of those of the folds."
     )]  # fmt: skip
     for number, (setting, label) in enumerate(_labelled(standings), start=1):
-        found = measures.calibration(setting.predictions.confidence, setting.predictions.correct)
+        found = reliability_diagram(setting.predictions.confidence, setting.predictions.correct)
         alt = f"Reliability diagram of {label}: calibration error {found.error:.4f}."
         chart = judgements.reliability_chart(found)
         blocks.append(Picture(named("reliability", number), alt, chart, label))

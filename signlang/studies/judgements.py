@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from PIL import Image
 
+from signlang.confidence.reliability import Reliability
 from signlang.pages.drawing import BLUE, COLOURS, INK, dress, empty, plain
-from signlang.studies.measures import Reliability
 from signlang.studies.predictions import Predictions
 from signlang.studies.statistics import wilson
 

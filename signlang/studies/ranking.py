@@ -106,13 +106,17 @@ def _in_both(one: Predictions, other: Predictions) -> tuple[Bools, Bools, list[s
     return one.correct[here], other.correct[there], signers
 
 
+def undealt(run: Run) -> tuple[str, str]:
+    """What a run shares with those that differ from it in nothing but how pictures were dealt."""
+    shared = {key: value for key, value in run.settings.items() if key not in DEALT}
+    return json.dumps(shared, sort_keys=True), str(run.record["data"]["fingerprint"])
+
+
 def _pairs(study: Study) -> list[Pair]:
     """Settings that differ in nothing but how pictures were dealt, random against apart."""
     alike: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
-        run = setting.runs[0]
-        shared = {key: value for key, value in run.settings.items() if key not in DEALT}
-        alike[json.dumps(shared, sort_keys=True), run.record["data"]["fingerprint"]].append(setting)
+        alike[undealt(setting.runs[0])].append(setting)
     found = [
         _pair(study, random, apart)
         for group in alike.values()

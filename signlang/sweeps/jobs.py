@@ -10,7 +10,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from signlang.errors import SignlangError
-from signlang.runs import claiming
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,8 @@ class Jobs:
 
     def skipped(self, overrides: Sequence[str], number: int) -> Outcome | None:
         """The outcome of a job that is finished already; None if it is not."""
+        from signlang.runs import claiming  # brings numpy, which --help does not need
+
         composed = self.configuration(overrides, number)
         with read_write(composed), open_dict(composed):
             del composed["hydra"]

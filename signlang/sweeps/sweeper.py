@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 from signlang import console
 from signlang.console import log
 from signlang.errors import SettingError, SignlangError, SweepError, suggestion
-from signlang.runs import claiming
 from signlang.sweeps.jobs import Jobs, plain
 from signlang.sweeps.launcher import Launcher
 
@@ -86,6 +85,8 @@ class Sweeper(HydraSweeper):
 
     def launch(self, jobs: Sequence[Sequence[str]], first: int = 0) -> Sequence[JobReturn]:
         """Compose one fold of each setting, so that mistakes show at once, then run all jobs."""
+        from signlang.runs import claiming  # brings numpy, which --help does not need
+
         assert self.launcher is not None
         unlike = {tuple(w for w in job if not w.startswith("fold=")): job for job in jobs}
         for job in unlike.values():

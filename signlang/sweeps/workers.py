@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from typing import Any, Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from signlang import console
 from signlang.console import CONSOLE, log, verbose
 from signlang.errors import SettingError
+from signlang.machine import cores
 from signlang.sweeps.jobs import Outcome
 
 MEMORY_OF_A_JOB: Final = 2 * 2**30  # bytes; torch with one small network takes about half of it
@@ -25,13 +27,6 @@ THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
                   "OPENCV_FOR_THREADS_NUM")  # fmt: skip
 PATIENCE: Final = 10.0  # seconds that an interrupted worker gets to leave its run in order
 ATTEMPTS: Final = 3
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def carried(jobs: Any) -> int:
@@ -45,8 +40,9 @@ def carried(jobs: Any) -> int:
     """
     if jobs == "auto":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        with suppress(OSError), open("/proc/meminfo") as stream:  # noqa: PTH123
-            available = [line.split() for line in stream if line.startswith("MemAvailable")]
+        with suppress(OSError):
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            available = [line.split() for line in lines if line.startswith("MemAvailable")]
             memory = int(available[0][1]) * 1024 if available else memory
         return max(1, min(cores(), memory // MEMORY_OF_A_JOB))
     if isinstance(jobs, int) and not isinstance(jobs, bool) and jobs >= 1:

@@ -13,9 +13,10 @@ from signlang.deploy.bundle import Pixels
 from signlang.deploy.service import bodies, measuring, reading
 from signlang.deploy.service.admission import Admission, Seat
 from signlang.deploy.service.batching import Batcher
-from signlang.deploy.service.options import MIB, Options, cores
+from signlang.deploy.service.options import MIB, Options
 from signlang.deploy.service.refusals import Refusal
 from signlang.deploy.service.shelf import Served, Shelf
+from signlang.machine import cores
 
 
 class Engine:

@@ -1,12 +1,12 @@
 """A configuration comes in; checked settings of a service, for all its processes, go out."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from signlang.errors import SettingError
+from signlang.machine import cores
 
 MIB: Final = 2**20
 
@@ -55,11 +55,6 @@ class Options:
         if self.device != "cpu":
             return 1
         return max(1, cores() // (self.workers * self.threads))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _one_of(*words: str) -> tuple[Callable[[Any], bool], str]:

@@ -14,13 +14,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from signlang.confidence.rejection import accepted, reject_threshold
+from signlang.confidence.reliability import Floats, reliability_diagram
 from signlang.console import log
 from signlang.data.files import write_json
-from signlang.deploy.rejection import accepted, reject_threshold
 from signlang.errors import RunError
-from signlang.studies.measures import calibration
 
-Floats = npt.NDArray[np.float64]
 Judged = tuple[Floats, npt.NDArray[np.int64]]  # probabilities and labels
 FILE: Final = "calibration.json"
 BOUNDS: Final = (0.01, 100.0)  # of a temperature; beyond, confidence is 0 or 1 to six digits anyway
@@ -178,7 +177,7 @@ def measure(
     correct = probabilities.argmax(1) == labels
     kept = accepted(now.max(1), made.reject_threshold)
     known = made.reject_threshold is not None
-    errors = [calibration(p.max(1), correct).error for p in (probabilities, now)]
+    errors = [reliability_diagram(p.max(1), correct).error for p in (probabilities, now)]
     return {
         "calibration_error": {"before": round(errors[0], 6), "after": round(errors[1], 6)},
         "coverage": round(float(kept.mean()), 6) if known else None,

@@ -1,0 +1,1 @@
+"""What probabilities say, and how far they can be believed."""
