@@ -92,7 +92,7 @@ def material(cfg: DictConfig) -> Material:
     index = _index(cfg)
     judgement = labels.read(predictions, index) if predictions else None
     numbers, unsplit = _folds(cfg, index)
-    small = pixels.decoded(index, THUMBNAIL, cfg.cache_dir)
+    small = pixels.decoded(index, THUMBNAIL, cfg.cache_dir)[:]
     digests = [fact.digest for fact in index.facts]
     found = search.find(
         search.vectors(small), digests, index.labels, numbers, float(cfg.near), float(cfg.detail)

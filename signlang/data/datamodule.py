@@ -65,7 +65,7 @@ class Pictures(Dataset[Batch]):
 
     def __init__(
         self,
-        array: pixels.Pixels,
+        array: pixels.Decoded | pixels.Pixels,
         labels: np.ndarray[Any, np.dtype[np.int64]],
         augmentation: augment.Augmentation,
     ) -> None:
@@ -104,7 +104,7 @@ class HandSigns(pl.LightningDataModule):
         self.image_size, self.workers, self.seed = image_size, workers, seed
 
     @cached_property
-    def array(self) -> pixels.Pixels:
+    def array(self) -> pixels.Decoded:
         """(N, stored size, stored size, 3) the decoded pictures, mapped."""
         stored = self.fold.data["stored_size"] or self.image_size
         return pixels.decoded(self.index, stored, self.fold.cache_dir)

@@ -4,10 +4,11 @@ Each picture is decoded once; all folds, runs and workers map the same file and 
 """
 
 import json
-import os
+import math
+import mmap
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -22,16 +23,67 @@ from signlang.data import cache, pictures
 from signlang.data.files import replaced
 from signlang.data.index import Index
 from signlang.errors import DataError
+from signlang.machine import cores
 
 VERSION: Final = 2  # of the pixels; raise it when `pictures` decodes or resizes differently
 ALWAYS_VERIFIED: Final = 1 << 30  # bytes; summing up a larger file at each start would cost seconds
+RESIDENT: Final = 1 << 28  # bytes of a mapped file that count as this process' memory at most
 _CHUNK: Final = 256  # pictures
 
 Pixels = npt.NDArray[np.uint8]
 
 
+class Decoded:
+    """The pixels of all pictures in a mapped file, read-only: index it as an array.
+
+    What a process has read of a mapped file counts as its memory. From time to time the mapping is
+    therefore told to let go; the pages stay in the system's cache, which all processes share, and
+    come back at the next touch without the disk.
+
+    Args:
+        file: As `numpy.save` writes it.
+
+    Attributes:
+        shape: (N, size, size, 3).
+
+    Raises:
+        ValueError: If the file is no array of bytes of that kind.
+        OSError: If it cannot be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        with file.open("rb") as stream:
+            if np.lib.format.read_magic(stream) != (1, 0):
+                raise ValueError(f"{file} is of another version.")
+            shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            flat = np.frombuffer(self._map, np.uint8, offset=stream.tell())
+        if kind != np.uint8 or len(shape) != 4:
+            raise ValueError(f"{file} holds no pictures.")
+        self._array: Pixels = flat.reshape(shape)
+        self._read = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, size, size, 3)."""
+        return self._array.shape
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._array)
+
+    def __getitem__(self, rows: Any) -> Pixels:
+        """Pictures by their rows: a copy for an array of rows, a view for one row or a slice."""
+        found: Pixels = self._array[rows]
+        self._read += found.nbytes
+        if self._read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
+        return found
+
+
 @lru_cache(maxsize=4)  # the jobs of one sweep share one mapping
-def decoded(index: Index, size: int, cache_dir: str) -> Pixels:
+def decoded(index: Index, size: int, cache_dir: str) -> Decoded:
     """Map the pixels of all pictures, read-only; decode them first if nobody has.
 
     Processes that ask at once wait for the first. A file in the cache is used only if its checksum
@@ -52,7 +104,7 @@ def decoded(index: Index, size: int, cache_dir: str) -> Pixels:
     with _held(FileLock(file.with_suffix(".lock"))):
         if not _is_sound(file, (len(index), size, size, 3)):
             _build(index, size, file)
-    return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+    return Decoded(file)
 
 
 def _held(lock: FileLock) -> AcquireReturnProxy[Any]:
@@ -65,25 +117,31 @@ def _held(lock: FileLock) -> AcquireReturnProxy[Any]:
 
 def _build(index: Index, size: int, file: Path) -> None:
     shape = (len(index), size, size, 3)
-    needed = int(np.prod(shape))
+    needed = math.prod(shape)
     free = shutil.disk_usage(file.parent).free
     if free < needed + (64 << 20):
         raise DataError(
             f"Decoding {len(index)} pictures at {size}x{size} takes {needed / 1e9:.1f} GB, but "
             f"{file.parent} has {free / 1e9:.1f} GB left: free some, or choose another cache_dir."
         )
-    with replaced(file) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+    checksum = 0
+    with replaced(file) as temporary, temporary.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        for picture in track(_pictures(index, size), "decoding pictures", len(index)):
+            data = picture.tobytes()
+            checksum = zlib.crc32(data, checksum)
+            stream.write(data)
+    _write_seal(file, {"crc32": checksum, "shape": shape})
 
-        def decode(row: int) -> None:
-            array[row] = _decode(index, row, size)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in track(pool.map(decode, range(len(index))), "decoding pictures", len(index)):
-                pass
-        array.flush()
-        seal = {"crc32": _checksum(array), "shape": shape}
-    _write_seal(file, seal)
+def _pictures(index: Index, size: int) -> Iterator[Pixels]:
+    """Decode by all cores, in order, no further ahead than memory is worth."""
+    with ThreadPoolExecutor(cores()) as pool:
+        for start in range(0, len(index), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(index)))
+            yield from pool.map(lambda row: _decode(index, row, size), rows)
 
 
 def _decode(index: Index, row: int, size: int) -> Pixels:
@@ -100,11 +158,11 @@ def _decode(index: Index, row: int, size: int) -> Pixels:
 def _is_sound(file: Path, shape: tuple[int, ...]) -> bool:
     try:
         seal = json.loads(_seal(file).read_text())
-        array = np.load(file, mmap_mode="r")
-        if tuple(seal["shape"]) != shape or array.shape != shape or array.dtype != np.uint8:
+        array = Decoded(file)
+        if tuple(seal["shape"]) != shape or array.shape != shape:
             return False
         untouched = seal["stamp"] == _stamp(file)
-        if untouched and array.nbytes > ALWAYS_VERIFIED:
+        if untouched and math.prod(shape) > ALWAYS_VERIFIED:
             return True
         if _checksum(array) != seal["crc32"]:
             log.warning("%s was damaged: decoding again", file)
@@ -130,12 +188,8 @@ def _stamp(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _checksum(array: Pixels) -> int:
+def _checksum(array: Decoded) -> int:
     total = 0
-    for chunk in _chunks(array):
-        total = zlib.crc32(chunk.tobytes(), total)
+    for start in range(0, len(array), _CHUNK):
+        total = zlib.crc32(array[start : start + _CHUNK].tobytes(), total)
     return total
-
-
-def _chunks(array: Pixels) -> Iterable[Pixels]:
-    return (array[start : start + _CHUNK] for start in range(0, len(array), _CHUNK))
