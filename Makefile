@@ -64,6 +64,10 @@ check: setup ## Lint, formatting and types, as continuous integration does
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: bench
+bench: setup ## Race training against other ways to write it (real pictures, under 10 minutes)
+	$(BIN)/python experiments/speed/speed.py
+
 .PHONY: format
 format: setup ## Put the code into the house format
 	$(BIN)/ruff check --fix .

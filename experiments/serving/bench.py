@@ -8,7 +8,6 @@ It writes `results.csv`, `memory.csv` and the part of `README.md` between the tw
 
 import argparse
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -25,6 +24,7 @@ from typing import Final
 
 from signlang.data.files import replaced, write_csv
 from signlang.errors import DataError, SignlangError
+from signlang.machine import cores, processor
 
 HERE: Final = Path(__file__).parent
 PORT: Final = 8791
@@ -195,17 +195,9 @@ def lines(
             f"requests, {grown[-1][1]:.1f} MiB after {grown[-1][0]:,}."
         )
         yield ""
-    cores = len(os.sched_getaffinity(0))
     yield (
-        f"Medians of {len(found[0][2])} rounds; {_processor()}, {cores} cores, which hey shares."
+        f"Medians of {len(found[0][2])} rounds; {processor()}, {cores()} cores, which hey shares."
     )
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def write(

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import signlang
 from signlang.data.sources import content_of
+from signlang.machine import processor
 
 # settings that say where and how a run is made, not what it is; the root's content is in the data
 ELSEWHERE: Final = (
@@ -134,13 +135,7 @@ def device() -> str:
     """Name the processor, and the GPU if torch sees one."""
     import torch
 
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.processor() or platform.machine()
-    text = f"{name}, {torch.get_num_threads()} threads"
+    text = f"{processor()}, {torch.get_num_threads()} threads"
     return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
 
 

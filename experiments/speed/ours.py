@@ -1,0 +1,82 @@
+"""Our way, as `signlang.train` goes it, and its ceiling: the same steps on one tensor in memory."""
+
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from cases import Case
+from clock import Clock
+from hydra import compose, initialize_config_dir
+from torch.nn import functional as F
+
+from signlang.application import CONF
+from signlang.models.classifier import Classifier
+from signlang.models.precision import choose
+from signlang.runs import claiming, training
+
+
+def words(case: Case, root: Path) -> list[str]:
+    """The words after `python -m signlang.train` that train a case."""
+    return [
+        f"data={case.data}", f"data.root='{root}'", f"model={case.network}",
+        f"image_size={case.size}", f"augment={case.data if case.augmented else 'none'}",
+        f"batch_size={case.batch}", f"optimizer={case.optimizer}", f"optimizer.lr={case.rate}",
+        "trainer.gradient_clip_val=null",
+    ]  # fmt: skip
+
+
+def race(case: Case, root: Path, clock: Clock) -> None:
+    """Train as the command does, with all that it writes, until the clock has seen enough."""
+    with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
+        more = ["callbacks.one_cycle=null", "trainer.max_epochs=100000", f"run_folder={place}"]
+        cfg = compose("train", [*words(case, root), *more])
+        module = training.data(cfg, claiming.fold(cfg))
+        model, parts = training.model(cfg, module), training.callbacks(cfg)
+        trainer = training.trainer(cfg, [*parts, _Ticks(clock)], training.logger(cfg))
+        with suppress(_Enough):
+            trainer.fit(model, module)
+
+
+def ceiling(case: Case, root: Path, clock: Clock) -> None:
+    """Forward, backward and optimizer step on one batch in memory; nothing else."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", words(case, root))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = choose(str(cfg.trainer.precision), "auto")
+    model = Classifier(
+        network={"name": case.network, "image_size": case.size},
+        classes=[str(number) for number in range(case.classes)],
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+        optimizer={"name": case.optimizer, "lr": case.rate},
+    ).to(device).train()  # fmt: skip
+    optimizer = model.configure_optimizers()
+    bytes_ = torch.randint(0, 256, (case.batch, case.size, case.size, 3), dtype=torch.uint8)
+    pictures, labels = bytes_.to(device), torch.randint(0, case.classes, (case.batch,)).to(device)
+    normal = pictures.permute(0, 3, 1, 2).float().sub_(128).div_(64)
+    while True:
+        with torch.autocast(device, torch.bfloat16, enabled="bf16" in precision):
+            loss = F.cross_entropy(model.network(normal).float(), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if clock.tick(case.batch):
+            return
+
+
+class _Enough(Exception):  # nothing went wrong
+    pass
+
+
+class _Ticks(pl.Callback):
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int,
+    ) -> None:  # fmt: skip
+        if self.clock.tick(len(batch[1])):
+            raise _Enough  # an epoch that is cut short has no speed to record

@@ -1,0 +1,209 @@
+"""Real pictures come in; how fast we train on them, and others, goes out.
+
+    python experiments/speed/speed.py --digits digits/Dataset --letters asl_alphabet_train
+
+Every side of a race is a process of its own, one after another, in turn for each round. It writes
+`results.csv`, `speed.png` and the part of `README.md` between the two marks.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from cases import CASES, Case
+from study import SIDES as STUDY_SIDES
+
+from signlang.data.files import read_csv, replaced, write_csv
+from signlang.machine import cores, processor
+
+HERE: Final = Path(__file__).parent
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+SIDES: Final = ("ours", "ceiling", "published", "usual")
+HEADER: Final = (
+    "network", "batch", "ours", "ceiling", "share of it", "published way", "times it", "goal",
+    "usual way", "times it",
+)  # fmt: skip
+Speeds = Mapping[str, Mapping[str, Sequence[float]]]  # case -> side -> pictures a second
+Studies = Mapping[str, Sequence[float]]  # side -> seconds
+
+
+def measured(given: argparse.Namespace) -> Speeds:
+    """Race every case, round after round."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(given.rounds):
+        for name in given.cases:
+            root = given.digits if CASES[name].data == "digits" else given.letters
+            for side in SIDES:
+                words = [side, name, "--root", str(root), "--seconds", str(given.seconds)]
+                speed = float(_answer("side.py", words)["speed"])
+                found[name][side].append(speed)
+                _tell(f"round {number + 1}, {name}, {side}: {speed:.1f} pictures/s")
+    return found
+
+
+def studied(given: argparse.Namespace) -> Studies:
+    """Time five folds of Model A, round after round."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for number in range(given.rounds if given.epochs else 0):
+        for side in STUDY_SIDES:
+            words = [side, "--root", str(given.digits), "--epochs", str(given.epochs)]
+            seconds = float(_answer("study.py", words)["seconds"])
+            found[side].append(seconds)
+            _tell(f"round {number + 1}, five folds, {side}: {seconds:.1f} s")
+    return found
+
+
+def _answer(program: str, words: Sequence[str]) -> dict[str, Any]:
+    command = [sys.executable, str(HERE / program), *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def lines(found: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Write the rows of one machine's results in Markdown."""
+    by_case: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in found:
+        by_case[row["case"]][row["side"]].append(float(row["figure"]))
+    rounds = max(int(row["round"]) for row in found)
+    yield f"{found[0]['machine']}; medians of {rounds} rounds; pictures a second:\n"
+    yield f"| {' | '.join(HEADER)} |"
+    yield f"|---|{'---:|' * (len(HEADER) - 1)}"
+    for name, sides in by_case.items():
+        if name in CASES:
+            yield f"| {' | '.join(_cells(CASES[name], sides))} |"
+    for name, sides in by_case.items():
+        if name not in CASES:
+            yield f"\n{name[:1].upper()}{name[1:]}, start-up included:\n"
+            yield "| | seconds | times ours |"
+            yield "|---|---:|---:|"
+            fastest = statistics.median(sides["ours"])
+            for side, seconds in sides.items():
+                middle = statistics.median(seconds)
+                yield f"| {side} | {middle:.1f} | {middle / fastest:.1f} |"
+
+
+def _cells(case: Case, sides: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    ours, ceiling, published, usual = (statistics.median(sides[side]) for side in SIDES)
+    yield f"{case.network}, {case.size} px{'' if case.augmented else ', not augmented'}"
+    yield str(case.batch)
+    yield f"{ours:.0f}"
+    yield f"{ceiling:.0f}"
+    yield f"{ours / ceiling:.2f}"
+    yield f"{published:.0f}"
+    yield f"{ours / published:.1f}"
+    yield f"{case.goal:.1f}" if case.goal else ""
+    yield f"{usual:.0f}"
+    yield f"{ours / usual:.1f}"
+
+
+def machine() -> str:
+    """What it was measured on, in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{processor()}, {cores()} cores, torch {torch.__version__}"
+
+
+def rows(speeds: Speeds, studies: Studies, epochs: int) -> list[dict[str, str]]:
+    """All that was measured, as rows of the results."""
+    races = {(case, "pictures/s"): sides for case, sides in speeds.items()}
+    name = f"five folds of model_a, {epochs} epochs"
+    return [
+        {
+            "machine": machine(), "case": case, "side": side, "round": str(number),
+            "figure": f"{figure:.2f}", "unit": unit,
+        }
+        for (case, unit), sides in {**races, (name, "s"): studies}.items()
+        for side, figures in sides.items()
+        for number, figure in enumerate(figures, 1)
+    ]  # fmt: skip
+
+
+def write(found: Sequence[Mapping[str, str]], speeds: Speeds) -> None:
+    """Write this machine's results and plot, and all machines' tables into the README."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", machine().partition(", torch")[0]).strip("-").lower()
+    write_csv(HERE / f"results-{name}.csv", list(found[0]), [list(r.values()) for r in found])
+    plot(speeds, HERE / f"speed-{name}.png")
+    made = []
+    for file in sorted(HERE.glob("results-*.csv")):
+        picture = f"![speed](speed-{file.stem.removeprefix('results-')}.png)"
+        made.append("\n".join([*lines(read_csv(file)), "", picture]))
+    readme = HERE / "README.md"
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    section = "\n\n".join([BEGIN, *made, END])
+    text = pattern.sub(lambda _: section, readme.read_text("utf-8"))
+    with replaced(readme) as file:
+        file.write_text(text, "utf-8")
+
+
+def plot(speeds: Speeds, file: Path) -> None:
+    """Draw every side as a share of its ceiling."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.6 + 0.7 * len(speeds)), layout="constrained")
+    panel = figure.subplots()
+    shown = [("ours", "#0072b2"), ("usual", "#e69f00"), ("published", "#999999")]
+    for row, sides in enumerate(speeds.values()):
+        ceiling = statistics.median(sides["ceiling"])
+        for place, (side, colour) in enumerate(shown):
+            speed = statistics.median(sides[side])
+            here = row + (place - 1) * 0.26
+            panel.barh(here, speed / ceiling, 0.24, color=colour, label=side if not row else None)
+            panel.text(speed / ceiling + 0.01, here, f"{speed:.0f}/s", va="center", fontsize=8)
+    panel.set_yticks(range(len(speeds)), [_label(CASES[name]) for name in speeds])
+    panel.invert_yaxis()
+    panel.axvline(0.9, color="black", linewidth=0.8, linestyle=":")
+    panel.set_xlabel("share of the ceiling: the same steps on one tensor in memory (dotted: 0.9)")
+    panel.set_xlim(0, 1.12)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3)
+    figure.savefig(file, dpi=120)
+
+
+def _label(case: Case) -> str:
+    return f"{case.network}\nbatch {case.batch}{'' if case.augmented else ', not augmented'}"
+
+
+def main() -> None:
+    """Entry point of the command."""
+    shared = Path(os.environ.get("SIGNLANG_SHARED", HERE.parents[2] / "shared")) / "data"
+    letters = shared / "asl_alphabet/asl_alphabet_train/asl_alphabet_train"
+    parser = argparse.ArgumentParser(description="Measure how fast networks are trained.")
+    parser.add_argument("--digits", type=Path, default=shared / "digits/Dataset",
+                        help="class folders of the digits")  # fmt: skip
+    parser.add_argument("--letters", type=Path, default=letters,
+                        help="class folders of the alphabet")  # fmt: skip
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--seconds", type=float, default=6.0, help="that a side is timed, at least")
+    parser.add_argument("--epochs", type=int, default=3, help="of the five folds; 0: without them")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--show", action="store_true", help="print only, write no file")
+    given = parser.parse_args()
+    for folder, option in ((given.digits, "--digits"), (given.letters, "--letters")):
+        if not folder.is_dir():
+            sys.exit(f"There are no pictures at {folder}: give {option} DIR, its class folders.")
+    speeds, studies = measured(given), studied(given)
+    found = rows(speeds, studies, given.epochs)
+    print("\n".join(lines(found)))
+    if not given.show:
+        write(found, speeds)
+
+
+if __name__ == "__main__":
+    main()
