@@ -198,3 +198,17 @@ def track(items: Iterable[Item], doing: str, total: int) -> Iterator[Item]:
         for item in items:
             yield item
             bar.advance(task)
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the two largest units.
+
+    >>> duration(48.4), duration(92.5), duration(7300)
+    ('48 s', '1 min 32 s', '2 h 01 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"

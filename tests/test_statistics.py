@@ -17,9 +17,9 @@ from signlang.studies.statistics import (
     holm,
     mcnemar,
     paired_difference,
-    verdict,
     wilson,
 )
+from signlang.studies.wording import verdict
 
 
 def ends(comparison: Comparison) -> tuple[float, float]:

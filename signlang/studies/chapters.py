@@ -11,7 +11,8 @@ from signlang.pages.page import Number, Picture, Section, Table, Text
 from signlang.studies import costs, figures, judgements, measures, originals
 from signlang.studies.runs import Setting
 from signlang.studies.standings import Standings
-from signlang.studies.tables import Blocks, Rows, dealings, p_cell, with_spread
+from signlang.studies.tables import Blocks, Rows, dealings, with_spread
+from signlang.studies.wording import p_cell
 
 CURVES: Final = 6  # settings whose learning is shown
 SHOWN: Final = 4  # dealings whose best setting is shown in detail

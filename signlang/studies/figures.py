@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from signlang.pages.drawing import BLUE, COLOURS, INK, dress, empty, plain
 from signlang.studies.measures import Effect
 from signlang.studies.runs import Run
+from signlang.studies.wording import p_text
 
 Floats = npt.NDArray[np.float64]
 WIDTH: Final = 9.4  # inches: the width of a report's text
@@ -112,14 +113,3 @@ def _is_number(level: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def p_text(p: float) -> str:
-    """Write a p value.
-
-    >>> p_text(0.0462), p_text(0.6), p_text(1e-9)
-    ('p = 0.046', 'p = 0.60', 'p < 0.001')
-    """
-    if p < 0.001:
-        return "p < 0.001"
-    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

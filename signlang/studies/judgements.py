@@ -13,13 +13,12 @@ from PIL import Image
 
 from signlang.confidence.reliability import Reliability
 from signlang.pages.drawing import BLUE, COLOURS, INK, dress, empty, plain
+from signlang.pages.sheets import counts, matrix, sheet
 from signlang.studies.predictions import Predictions
 from signlang.studies.statistics import wilson
 
 Ints = npt.NDArray[np.int64]
 ORANGE: Final = COLOURS[1]
-WRITTEN: Final = 60  # classes; of more, a matrix shows colours only
-COLUMNS: Final = 6  # of a sheet of pictures
 FEW: Final = 10  # pictures of a bin whose accuracy says little
 
 
@@ -61,9 +60,7 @@ class Recall:
 
 def counted(judged: Predictions) -> Ints:
     """(classes, classes) pictures of the class of a row taken for that of a column."""
-    size = len(judged.classes)
-    flat = np.bincount(judged.labels * size + judged.predicted, minlength=size * size)
-    return flat.reshape(size, size).astype(np.int64)
+    return counts(judged.labels, judged.predicted, len(judged.classes))
 
 
 def confusions(judged: Predictions, most: int = 12) -> list[Confusion]:
@@ -99,36 +96,8 @@ def worst(judged: Predictions, most: int = 18) -> Ints:
 
 
 def confusion_chart(judged: Predictions) -> Figure:
-    """Draw what was taken for what: blue on the diagonal, mistakes orange, in numbers."""
-    counts = counted(judged)
-    size = len(judged.classes)
-    side = min(max(4.6, 0.34 * size + 1.6), 24.0)
-    figure = empty(side, side)
-    panel = figure.add_subplot()
-    dress(panel)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    right = np.eye(size, dtype=np.bool_)
-    mistakes = np.ma.masked_where(right | (counts == 0), counts)
-    largest = max(1, int(mistakes.max())) if mistakes.count() else 1
-    panel.imshow(np.ma.masked_where(~right, shares), cmap="Blues", vmin=0, vmax=1.3)
-    panel.imshow(mistakes, cmap="Oranges", vmin=-0.12 * largest, vmax=1.1 * largest)
-    if size <= WRITTEN:
-        longest = len(str(counts.max()))
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            strong = shares[row, row] > 0.7 if row == column else counts[row, column] > largest / 2
-            panel.text(
-                column, row, str(counts[row, column]), ha="center", va="center",
-                color="white" if strong else "black", fontsize=min(9.0, 30 / longest),
-            )  # fmt: skip
-    names = [plain(name, 16) for name in judged.classes]
-    small = 9.5 if size <= WRITTEN else 5
-    turned = 90 if max(map(len, names)) > 2 else 0
-    panel.set_xticks(range(size), names, rotation=turned, fontsize=small)
-    panel.set_yticks(range(size), names, fontsize=small)
-    panel.set_xlabel("taken for")
-    panel.set_ylabel("is")
-    panel.grid(visible=False)
-    return figure
+    """Draw what was taken for what."""
+    return matrix(counted(judged), judged.classes)
 
 
 def reliability_chart(found: Reliability) -> Figure:
@@ -182,25 +151,13 @@ def mistakes_sheet(
         rows: (M,) which ones.
         images: (M,) None for one that cannot be read any more.
     """
-    lines = -(-len(rows) // COLUMNS)
-    figure = empty(1.55 * COLUMNS, 2.15 * lines)
-    for position, (row, image) in enumerate(zip(rows, images, strict=True), start=1):
-        panel = figure.add_subplot(lines, COLUMNS, position)
-        if image is None:
-            panel.text(0.5, 0.5, "cannot be read", ha="center", va="center", color=INK, fontsize=9)
-            panel.set_aspect("equal")
-        else:
-            panel.imshow(np.asarray(image))
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.spines[:].set_visible(False)
-        panel.set_title(
-            f"is {plain(judged.classes[judged.labels[row]], 14)}\n"
-            f"taken for {plain(judged.classes[judged.predicted[row]], 9)}\n"
-            f"{percent(float(judged.confidence[row]))} sure",
-            fontsize=9, color=INK, loc="left",
-        )  # fmt: skip
-    return figure
+    titles = [
+        f"is {plain(judged.classes[judged.labels[row]], 14)}\n"
+        f"taken for {plain(judged.classes[judged.predicted[row]], 9)}\n"
+        f"{percent(float(judged.confidence[row]))} sure"
+        for row in rows
+    ]
+    return sheet([None if image is None else np.asarray(image) for image in images], titles)
 
 
 def percent(share: float) -> str:

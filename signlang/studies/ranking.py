@@ -19,9 +19,9 @@ from signlang.studies.statistics import (
     holm,
     mcnemar,
     paired_difference,
-    verdict,
     wilson,
 )
+from signlang.studies.wording import verdict
 
 Bools = npt.NDArray[np.bool_]
 DEALT: Final = ("split.name", "split.blocks")  # settings in which the two of a pair may differ

@@ -6,11 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from signlang.studies.figures import p_text
 from signlang.studies.runs import Setting, Study
 from signlang.studies.standings import Pair, Row
 from signlang.studies.statistics import friedman
 from signlang.studies.tables import dealings, with_spread
+from signlang.studies.wording import p_text
 
 FEW: Final = 6  # up to so many settings are each compared with the best in a sentence
 NAMED: Final = 10  # settings named in a list

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from signlang import __version__, console
+from signlang.console import duration
 from signlang.data.files import replaced
 from signlang.pages.page import markdown
 from signlang.studies import leaderboard, tables
 from signlang.studies.leaderboard import Line
 from signlang.studies.runs import Study
 from signlang.studies.standings import Row, Standings
+from signlang.studies.wording import p_cell
 
 Rows = Sequence[tuple[Row, Line]]
 HEADER: Final = (
@@ -121,8 +123,8 @@ def _published(row: Row, line: Line) -> list[str]:
         f"{line['rank']}{_mark(row)}".replace("*", "\\*"),
         markdown(row.label),
         f"{each}: **{mean}**" if len(of_folds) > 1 else f"**{mean}**",
-        best or markdown(tables.p_cell(row.p)),
-        best or markdown(tables.p_cell(row.p_mcnemar)),
+        best or markdown(p_cell(row.p)),
+        best or markdown(p_cell(row.p_mcnemar)),
         f"{line['macro_f1']:.4f}",
         f"{line['calibration_error']:.4f}",
         f"{line['size_mb']:.1f}",
@@ -130,7 +132,7 @@ def _published(row: Row, line: Line) -> list[str]:
         f"{line['flops'] / 1e6:,.2f}",
         f"{line['latency_ms']:.2f}",
         f"{line['images_per_second']:,.0f}",
-        tables.duration(line["seconds"]),
+        duration(line["seconds"]),
     ]
 
 
@@ -140,7 +142,7 @@ def _terminal(row: Row, line: Line) -> list[str]:
         f"{line['rank']}{_mark(row)}",
         row.label,
         tables.with_spread(line["accuracy"], line["accuracy_2sd"]),
-        "best" if row.setting is row.best else tables.p_cell(row.p),
+        "best" if row.setting is row.best else p_cell(row.p),
         f"{line['macro_f1']:.4f}",
         f"{line['calibration_error']:.4f}",
         f"{line['latency_ms']:.2f}",
@@ -148,7 +150,7 @@ def _terminal(row: Row, line: Line) -> list[str]:
         tables.short(line["flops"]),
         f"{line['size_mb']:.1f}",
         f"{line['images_per_second']:,.0f}",
-        tables.duration(line["seconds"]),
+        duration(line["seconds"]),
     ]
     return figures
 

@@ -1,4 +1,4 @@
-"""Figures of two or more settings come in; p values, intervals and a verdict in words go out.
+"""Figures of two or more settings come in; p values and intervals go out.
 
 Pure functions on arrays. scipy.stats takes a second to import, so each function imports it.
 """
@@ -234,35 +234,3 @@ def friedman(accuracies: npt.ArrayLike) -> float:
     if (values == values[:, :1]).all():
         return 1.0
     return float(stats.friedmanchisquare(*values.T).pvalue)
-
-
-def verdict(a: str, b: str, comparison: Comparison, p: float, level: float = 0.05) -> str:
-    """A comparison in words.
-
-    Args:
-        a: Name of the first setting.
-        b: Name of the second.
-        comparison: Of a - b. If b is better, the figures are printed as b - a.
-        p: The p value that decides, adjusted if there were several comparisons.
-        level: The difference is significant if p is at most this.
-
-    >>> print(verdict("A", "B", Comparison(-0.0012, -0.005, 0.0026, 0.2), p=0.46))
-    no significant difference between A and B (-0.0012, 95 % interval -0.0050 to +0.0026, p = 0.46)
-    >>> print(verdict("A", "B", Comparison(-0.02, -0.03, -0.01, 2e-5), p=1e-4))
-    B is better than A (+0.0200, 95 % interval +0.0100 to +0.0300, p < 0.001)
-    """
-    difference, low, high = comparison.difference, comparison.low, comparison.high
-    words = f"no significant difference between {a} and {b}"
-    if p <= level and difference > 0:
-        words = f"{a} is better than {b}"
-    elif p <= level and difference < 0:
-        words = f"{b} is better than {a}"
-        difference, low, high = -difference, -high, -low
-    interval = f"{comparison.confidence * 100:g} % interval {low:+z.4f} to {high:+z.4f}"
-    return f"{words} ({difference:+z.4f}, {interval}, {_p_in_words(p)})"
-
-
-def _p_in_words(p: float) -> str:
-    if p < 0.001:
-        return "p < 0.001"
-    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

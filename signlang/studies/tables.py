@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from signlang.console import duration
 from signlang.pages.page import Cell, Number, Picture, Section, Table, Text
 from signlang.studies.runs import Setting, Study
 from signlang.studies.standings import Pair, Row, Standings
+from signlang.studies.wording import p_cell
 
 Blocks = list[Text | Picture | Table]
 Rows = list[list[Cell]]
@@ -165,20 +167,6 @@ def short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def duration(seconds: float) -> str:
-    """Write a time in the two largest units.
-
-    >>> duration(48.4), duration(92.5), duration(7300)
-    ('48 s', '1 min 32 s', '2 h 01 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
-
-
 def with_spread(mean: float, spread: float) -> str:
     """Write a mean with its spread, if it has one.
 
@@ -186,14 +174,3 @@ def with_spread(mean: float, spread: float) -> str:
     ('0.9800 ± 0.0120', '0.9800')
     """
     return f"{mean:.4f}" if math.isnan(spread) else f"{mean:.4f} ± {spread:.4f}"
-
-
-def p_cell(p: float | None) -> str:
-    """Write a p value for a table.
-
-    >>> p_cell(None), p_cell(0.0004), p_cell(0.21)
-    ('-', '< 0.001', '0.210')
-    """
-    if p is None:
-        return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -14,13 +14,11 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any, Final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from signlang import console
-from signlang.console import CONSOLE, log, verbose
 from signlang.errors import SettingError
 from signlang.machine import cores
 from signlang.sweeps.jobs import Outcome
+from signlang.sweeps.meter import Meter
 
 MEMORY_OF_A_JOB: Final = 2 * 2**30  # bytes; torch with one small network takes about half of it
 THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
@@ -91,7 +89,7 @@ class Workers:
         """
         queue, outcomes = list(jobs), dict[int, Outcome]()
         at_once = max(1, min(self.at_once, len(jobs)))
-        meter, threads = _Meter(len(jobs), at_once), max(1, cores() // at_once)
+        meter, threads = Meter(len(jobs), at_once), max(1, cores() // at_once)
         try:
             with meter:
                 while queue or any(worker.job is not None for worker in self._workers):
@@ -170,45 +168,6 @@ class Workers:
                 process.join(max(0.0, deadline - time.monotonic()))
 
 
-class _Meter:
-    """Says how far a sweep is: a bar on a terminal, a line for each job in any case."""
-
-    def __init__(self, total: int, at_once: int) -> None:
-        self.total, self.at_once, self.done = total, max(1, at_once), 0
-        self.begun = time.monotonic()
-        self.bar = Progress(
-            TextColumn("sweep"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=CONSOLE, transient=True, auto_refresh=False,  # a thread would not survive forks
-            disable=not (verbose() and CONSOLE.is_terminal),
-        )  # fmt: skip
-        self.task = self.bar.add_task("", total=total, note=f"{self.at_once} at once")
-
-    def __enter__(self) -> None:
-        self.bar.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def refresh(self) -> None:
-        """Draw the bar."""
-        if not self.bar.disable:
-            self.bar.refresh()
-
-    def count(self, name: str, outcome: Outcome, seconds: float) -> None:
-        """Tell of a job that has ended, and of the time that is left."""
-        self.done += 1
-        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
-        note = f"about {_duration(left)} left" if self.done < self.total else "done"
-        self.bar.update(self.task, advance=1, note=note)
-        where = f"[{self.done}/{self.total}, {note}]"
-        if outcome.accuracy is None:
-            log.error("%s %s failed after %s: %s", where, name, _duration(seconds), outcome.error)
-        else:
-            log.info("%s %s: test accuracy %.4f (%s)", where, name, outcome.accuracy,
-                     _duration(seconds))  # fmt: skip
-
-
 def _work(
     connection: Connection, task: Callable[[Any], Outcome], threads: int, parent: int
 ) -> None:
@@ -242,15 +201,3 @@ def _death(code: int | None) -> str:
     else:
         why = f"ended with exit code {code}"
     return f"its process {why}. The same command goes on from its last finished epoch."
-
-
-def _duration(seconds: float) -> str:
-    """Write a time for people.
-
-    >>> _duration(8), _duration(95), _duration(7300)
-    ('8 s', '2 min', '2 h 2 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
