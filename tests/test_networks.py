@@ -1,5 +1,6 @@
 """Networks are those of the published tables, and weights fit or are refused key by key."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from signlang.callbacks.cost import flops, parameters, size_mb
 from signlang.errors import SettingError, WeightsError
+from signlang.models.depthwise import StridedDepthwise, in_float32
 from signlang.models.networks import NETWORKS, build
 from signlang.models.options import SMALLEST_SIDE
 
@@ -99,6 +101,29 @@ def saved(network: nn.Module, file: Path, **changes: torch.Tensor | None) -> str
     else:
         torch.save(state, file)
     return str(file)
+
+
+def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
+    ours = in_float32(copy.deepcopy(plain))
+    assert isinstance(ours, StridedDepthwise)
+    assert ours.state_dict().keys() == plain.state_dict().keys()
+    pictures = torch.randn(2, 8, 9, 9)
+    assert torch.equal(ours(pictures), plain(pictures))
+    wanted = plain(pictures)
+    wanted.sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ours(pictures)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, wanted.to(torch.bfloat16))  # rounded once, at the end
+    out.float().sum().backward()
+    assert ours.weight.grad is not None
+    assert plain.weight.grad is not None
+    assert torch.allclose(ours.weight.grad, plain.weight.grad, rtol=1e-5)
+    found = [layer for layer in build("mobilenetv2", 10, 64).modules()
+             if isinstance(layer, StridedDepthwise)]  # fmt: skip
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])

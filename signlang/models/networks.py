@@ -13,6 +13,7 @@ from torch import nn
 
 from signlang.errors import SettingError, WeightsError, suggestion
 from signlang.models import weights as files
+from signlang.models.depthwise import in_float32
 from signlang.models.options import check_size
 
 
@@ -189,4 +190,4 @@ def build(
     if weights is not None:
         head = kind.head or network.pretrained_cfg["classifier"]  # type: ignore[index]
         files.load(network, weights, str(head), kind.backbone)
-    return network
+    return in_float32(network)
