@@ -1,0 +1,131 @@
+"""Data sets of growing size come in; memory and seconds of an epoch go out.
+
+    python experiments/speed/scale.py
+
+Draws pictures of 200 x 200 into a temporary folder (1.5 GB for 87,000, and 11 GB of decoded
+pixels), trains Model A on them at 64 x 64 for two epochs by the public command, and writes
+`scale.csv` and the part of `README.md` between its marks.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import cv2
+import numpy as np
+
+from signlang.data.files import read_csv, replaced, write_csv
+from signlang.machine import cores, processor
+
+HERE: Final = Path(__file__).parent
+BEGIN, END = "<!-- scale: begin -->", "<!-- scale: end -->"
+CLASSES: Final = 29
+SIDE: Final = 200  # of a picture, in pixels
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What training on so many pictures took.
+
+    Attributes:
+        pictures: In the data set; 0.72 of them are trained on.
+        workers: Processes that prepare batches.
+        peak_mb: Largest resident size of a process, mapped files included, in 10^6 bytes.
+        epoch_s: Seconds of the second epoch, with its validation.
+        pictures_per_s: Of its training alone.
+    """
+
+    pictures: int
+    workers: int
+    peak_mb: float
+    epoch_s: float
+    pictures_per_s: float
+
+
+def draw(folder: Path, count: int) -> None:
+    """Draw pictures of blurred noise in the colour of their class."""
+
+    def one(number: int) -> None:
+        rng = np.random.default_rng(number)
+        label = number % CLASSES
+        colour = np.array([label * 8, 255 - label * 8, (label * 67) % 256])
+        small = rng.integers(-60, 60, (SIDE // 8, SIDE // 8, 3)) + colour
+        picture = cv2.resize(np.clip(small, 0, 255).astype(np.uint8), (SIDE, SIDE))
+        cv2.imwrite(str(folder / f"c{label:02}" / f"{number}.jpg"), picture)
+
+    for label in range(CLASSES):
+        (folder / f"c{label:02}").mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(cores()) as pool:
+        for _ in pool.map(one, range(count)):
+            pass
+
+
+def train(root: Path, place: Path, pictures: int, workers: int) -> Scale:
+    """Train for two epochs and tell what that took."""
+    runs = place / f"runs-{pictures}-{workers}"
+    command = [
+        sys.executable, "-m", "signlang.train", "data=folder", f"data.root={root}",
+        "model=simple_cnn", "image_size=64", "data.stored_size=200", "augment=digits",
+        "batch_size=64", "trainer.max_epochs=2", f"workers={workers}", f"runs_dir={runs}",
+        f"cache_dir={place / 'cache'}", "verbose=false",
+    ]  # fmt: skip
+    process = subprocess.Popen(command)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)} failed")
+    (history,) = runs.glob("*/*/fold=0/history.csv")
+    last = read_csv(history)[-1]
+    peak = used.ru_maxrss * 1024 / 1e6
+    found = Scale(
+        pictures, workers, round(peak, 1), float(last["seconds"]), float(last["images_per_second"])
+    )
+    sys.stderr.write(f"{found}\n")
+    return found
+
+
+def lines(found: Sequence[Scale]) -> Iterator[str]:
+    """Write the results in Markdown."""
+    yield f"{processor()}, {cores()} cores.\n"
+    yield "| pictures | workers | peak memory (MB) | seconds of an epoch | pictures a second |"
+    yield "|---:|---:|---:|---:|---:|"
+    for one in found:
+        yield (
+            f"| {one.pictures:,} | {one.workers} | {one.peak_mb:,.0f} | {one.epoch_s:.1f} "
+            f"| {one.pictures_per_s:,.0f} |"
+        )
+
+
+def main() -> None:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(description="Train on data sets of growing size.")
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1_000, 10_000, 87_000])
+    parser.add_argument("--workers", type=int, default=2, help="of one more run on the largest")
+    given = parser.parse_args()
+    found = []
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        for count in given.pictures:
+            draw(place / str(count), count)
+            found.append(train(place / str(count), place, count, 0))
+        largest = max(given.pictures)
+        found.append(train(place / str(largest), place, largest, given.workers))
+    print("\n".join(lines(found)))
+    names = [field.name for field in fields(Scale)]
+    write_csv(HERE / "scale.csv", names, [astuple(one) for one in found])
+    readme = HERE / "README.md"
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    section = "\n\n".join([BEGIN, "\n".join(lines(found)), END])
+    with replaced(readme) as file:
+        file.write_text(pattern.sub(lambda _: section, readme.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
