@@ -19,6 +19,7 @@ from signlang.callbacks.cost import latencies_ms, profile
 from signlang.callbacks.one_cycle import OneCycle, one_cycle
 from signlang.callbacks.resuming import NoLostInterrupt
 from signlang.data import augment
+from signlang.data.affine import Affine, matrices
 from signlang.data.augment import Augmentation
 from signlang.data.datamodule import Batches, Pictures, as_it_is
 from signlang.data.pictures import resized
@@ -194,6 +195,41 @@ def test_no_epoch_batch_or_seed_repeats_another() -> None:
     augmentation = Augmentation(augment.digits(), 24)
     seeds = [seed for seed, _ in Batches(np.arange(64), 1, 0, lambda: 0)]
     assert len({augmentation(picture, seed).tobytes() for seed in seeds}) == 64
+
+
+def test_affine_matrices_are_those_of_albumentations() -> None:
+    from albumentations.augmentations.geometric.functional import (
+        create_affine_transformation_matrix,
+    )
+
+    rng = np.random.default_rng(0)
+    angles, shifts = rng.uniform(-20, 20, 50), rng.uniform(-9, 9, (50, 2))
+    zooms = rng.uniform(0.9, 1.1, (50, 2))
+    found = matrices(np.deg2rad(angles), shifts, zooms, (80, 100))
+    for row in range(50):
+        theirs = create_affine_transformation_matrix(
+            translate={"x": shifts[row, 0], "y": shifts[row, 1]}, shear={"x": 0.0, "y": 0.0},
+            scale={"x": zooms[row, 0], "y": zooms[row, 1]}, rotate=angles[row], shift=(39.5, 49.5),
+        )  # fmt: skip
+        assert found[row] == pytest.approx(theirs[:2], abs=1e-9)
+
+
+def test_affine_draws_from_the_whole_range() -> None:
+    batch = np.random.default_rng(0).integers(0, 256, (33, 20, 30, 3), dtype=np.uint8)
+    still = Affine(0, 0, 0)(batch, np.random.default_rng(0))
+    assert np.array_equal(still, batch)
+    move = Affine(rotate=20, shift=0.1, zoom=0.1)
+    alone = move(batch, np.random.default_rng(5))
+    assert np.array_equal(alone, move(batch, np.random.default_rng(5)))
+    assert not np.array_equal(alone, move(batch, np.random.default_rng(6)))
+    dot = np.zeros((500, 41, 41, 3), np.uint8)
+    dot[:, 20, 20] = 255
+    moved = Affine(rotate=0, shift=0.1, zoom=0)(dot, np.random.default_rng(0))[..., 0]
+    brightest = moved.reshape(500, -1).argmax(1)
+    down, right = brightest // 41 - 20, brightest % 41 - 20
+    assert (down.min(), down.max(), right.min(), right.max()) == (-4, 4, -4, 4)
+    assert abs(down.mean()) < 0.4
+    assert abs(right.mean()) < 0.4
 
 
 def test_every_row_comes_once_an_epoch_and_in_order_when_judging() -> None:

@@ -18,7 +18,7 @@ class Clock:
     ) -> None:
         self.seconds, self.warm_up, self.settled = seconds, warm_up, settled
         self.steps = self.pictures = 0
-        self.begun = self.elapsed = 0.0
+        self.begun = self.paused = self.elapsed = 0.0
 
     def tick(self, pictures: int) -> bool:
         """Tell that a step is over.
@@ -41,6 +41,15 @@ class Clock:
         self.settled()
         self.elapsed = time.perf_counter() - self.begun
         return True
+
+    def pause(self) -> None:
+        """Count no time from here on."""
+        self.settled()
+        self.paused = time.perf_counter()
+
+    def go_on(self) -> None:
+        """Count again."""
+        self.begun += time.perf_counter() - self.paused
 
     @property
     def speed(self) -> float:

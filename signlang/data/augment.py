@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from signlang.data import pictures
+from signlang.data.affine import Affine
 from signlang.data.listing import JUNK
 from signlang.data.pictures import BadPictureError, is_picture_name
 from signlang.data.scenery import scene
@@ -55,25 +56,14 @@ def digits() -> list[Any]:
     Rotation up to 20 degrees, shifts up to a tenth of each side, zoom of each axis by up to a
     tenth; what comes in from outside repeats the nearest pixel.
     """
-    import albumentations as A
-    import cv2
-
-    return [
-        A.Affine(
-            rotate=(-20, 20),
-            translate_percent={"x": (-0.1, 0.1), "y": (-0.1, 0.1)},
-            scale={"x": (0.9, 1.1), "y": (0.9, 1.1)},
-            border_mode=cv2.BORDER_REPLICATE,
-            p=1.0,
-        )
-    ]
+    return [Affine(rotate=20, shift=0.1, zoom=0.1)]
 
 
 class Augmentation:
     """Transforms whole batches; equal seeds transform equally, in whatever process.
 
     Args:
-        transforms: albumentations transforms, in order.
+        transforms: albumentations transforms, in order; before them, `Affine` for whole batches.
         size: Side of the pictures that go out, in pixels.
         backgrounds: (M, h, h, 3) pictures to blend in at random, or None.
         background_weight: Their share in the blend, 0 to 1.
@@ -92,9 +82,11 @@ class Augmentation:
         self.size = size
         self.backgrounds = backgrounds
         self.weight = background_weight
+        self.affine = [one for one in transforms if isinstance(one, Affine)]
+        self.others = [one for one in transforms if not isinstance(one, Affine)]
         # shrinking averages, as the resizing of pictures that are judged does
         resize = A.Resize(size, size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image")
-        self.transform = A.Compose([*transforms, resize]) if transforms else None
+        self.transform = A.Compose([*self.others, resize]) if transforms else None
 
     def __call__(self, batch: Pixels, seed: int) -> Pixels:
         """Transform a batch.
@@ -108,9 +100,13 @@ class Augmentation:
         """
         if self.backgrounds is not None:
             batch = self._blend(batch, seed)
+        if self.affine:
+            rng = np.random.default_rng((seed, 3))
+            for affine in self.affine:
+                batch = affine(batch, rng)
+        if not self.others and batch.shape[1] == self.size:
+            return batch
         if self.transform is None:
-            if batch.shape[1] == self.size:
-                return batch
             return np.stack([pictures.resized(Image.fromarray(p), self.size) for p in batch])
         self.transform.set_random_seed(seed % 2**32)
         out = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)

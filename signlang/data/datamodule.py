@@ -15,10 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from signlang.data import augment, pixels
 from signlang.data.fold import Fold
+from signlang.data.streaming import in_order
+from signlang.machine import cores
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Rows = tuple[int, np.ndarray[Any, np.dtype[np.int64]]]
 EVALUATION_BATCH: Final = 128
+AHEAD: Final = 2  # batches that a thread may have ready
 
 
 class Batches:
@@ -78,6 +81,34 @@ class Pictures(Dataset[Batch]):
         return torch.from_numpy(images), torch.from_numpy(self.labels[rows])
 
 
+class Ahead:
+    """Batches of one epoch after another, the next ones made by a thread while one is learnt from.
+
+    Args:
+        pictures: Make them.
+        batches: Of which rows they are.
+    """
+
+    def __init__(self, pictures: Pictures, batches: Batches) -> None:
+        self.pictures, self.batches = pictures, batches
+        self.pinned = torch.cuda.is_available()
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the epoch that begins now."""
+        return in_order(self._made, self.batches, workers=1, ahead=AHEAD)
+
+    def _made(self, rows: Rows) -> Batch:
+        images, labels = self.pictures.__getitems__(rows)
+        return (images.pin_memory(), labels.pin_memory()) if self.pinned else (images, labels)
+
+
+Loader = Ahead | DataLoader[Batch]
+
+
 def as_it_is(batch: Batch) -> Batch:
     """Collate nothing: a batch comes ready."""
     return batch
@@ -91,7 +122,8 @@ class HandSigns(pl.LightningDataModule):
         augment: The group `augment` of the configuration; `transforms` is a function, see
             `data.augment`.
         image_size: Side of the square that the network sees, in pixels.
-        workers: Processes that prepare batches; 0 prepares them in this one.
+        workers: Processes that prepare batches; 0 prepares them in this one, in a thread of its own
+            where the network leaves a core free.
         seed: Of shuffling and augmentation.
     """
 
@@ -120,7 +152,7 @@ class HandSigns(pl.LightningDataModule):
         mean = total / count
         return mean.tolist(), np.sqrt(squares / count - mean**2).tolist()
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         """Shuffled and augmented."""
         stored = self.array.shape[1]
         scenes = augment.backgrounds(
@@ -131,28 +163,34 @@ class HandSigns(pl.LightningDataModule):
             self.augment["transforms"](), self.image_size, scenes, weight
         )
         batches = Batches(self.parts.train, self.fold.batch_size, self.seed, self._epoch)
-        return self._loader(batches, augmentation)
+        return self._loader(batches, augmentation, self.workers)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Loader:
         """The validation part, in the order of the index."""
         return self._plain(self.parts.validation)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> Loader:
         """The test fold, in the order of the index."""
         return self._plain(self.parts.test)
 
-    def _plain(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> DataLoader[Batch]:
+    def _plain(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Loader:
         return self._loader(
             Batches(rows, EVALUATION_BATCH), augment.Augmentation([], self.image_size)
         )
 
-    def _loader(self, batches: Batches, augmentation: augment.Augmentation) -> DataLoader[Batch]:
+    def _loader(
+        self, batches: Batches, augmentation: augment.Augmentation, workers: int = 0
+    ) -> Loader:
+        pictures = Pictures(self.array, self.index.labels, augmentation)
+        spare = torch.cuda.is_available() or cores() > torch.get_num_threads()
+        if spare and not workers:  # without a spare core the thread would only hold up the network
+            return Ahead(pictures, batches)
         return DataLoader(
-            Pictures(self.array, self.index.labels, augmentation),
+            pictures,
             batch_sampler=batches,  # type: ignore[arg-type]  # torch types it as lists of rows
             collate_fn=as_it_is,  # type: ignore[arg-type]
-            num_workers=self.workers if batches.epoch else 0,
-            persistent_workers=bool(self.workers and batches.epoch),
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 

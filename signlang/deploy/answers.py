@@ -13,9 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from signlang.data.pictures import BadPictureError, read_bytes, resized
+from signlang.data.streaming import batches, in_order
 from signlang.deploy.bundle import Bundle, Network, Pixels, read_picture
 from signlang.deploy.finding import Source
-from signlang.deploy.streaming import batches, in_order
 
 UNKNOWN: Final = "unknown"
 

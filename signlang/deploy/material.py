@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from signlang.console import track
 from signlang.data.pictures import BadPictureError, decode, read_bytes, resized
+from signlang.data.streaming import batches, in_order
 from signlang.deploy.bundle import Network
 from signlang.deploy.finished import Finished
-from signlang.deploy.streaming import batches, in_order
 from signlang.errors import DataError
 from signlang.machine import cores
 from signlang.studies.originals import root_of

@@ -16,12 +16,12 @@ from PIL import Image
 from signlang.console import track
 from signlang.data.files import read_csv
 from signlang.data.pictures import decode, resized
+from signlang.data.streaming import batches
 from signlang.deploy import drawn, material
 from signlang.deploy.bundle import Bundle, Network, read_picture
 from signlang.deploy.exporting import PROGRAM
 from signlang.deploy.finished import Finished
 from signlang.deploy.material import Material, Rows
-from signlang.deploy.streaming import batches
 from signlang.errors import BundleError, DataError
 
 Pixels = npt.NDArray[np.uint8]
