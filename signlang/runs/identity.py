@@ -135,7 +135,8 @@ def device() -> str:
     """Name the processor, and the GPU if torch sees one."""
     import torch
 
-    text = f"{processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    text = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
     return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
 
 
