@@ -62,6 +62,8 @@ def collect(folder: Path, found: Sequence[Standings]) -> None:
     write_csv(folder / "results.csv", ("study", *header), lines)
     (folder / "figures").mkdir(exist_ok=True)
     for one in found:
+        if not any(row.setting.is_complete for row in one.rows):
+            continue  # its table tells costs, no more
         for picture in report.page(one).pictures():
             if picture.name in FIGURES and isinstance(picture.image, Figure):  # no photographs
                 with replaced(folder / "figures" / f"{one.study.name}-{picture.name}.png") as file:

@@ -413,13 +413,20 @@ def test_effects_are_shown_in_the_order_of_size_with_their_p_value() -> None:
     assert sorted(["64", "none", "128"], key=chapters._size) == ["64", "128", "none"]
 
 
-def test_factors_of_an_incomplete_grid_have_no_p_values(tmp_path: Path) -> None:
+def test_factors_of_an_incomplete_grid_are_not_averaged(tmp_path: Path) -> None:
+    study = tmp_path / "study"
     for model, rate in (("a", "0.1"), ("a", "0.2"), ("b", "0.1")):
         for fold in range(2):
-            write_run(tmp_path / "study", {"model": model, "optimizer.lr": rate}, fold)
-    section = chapters.effects(standings(tmp_path / "study"))
+            write_run(study, {"model": model, "optimizer.lr": rate}, fold)
+    section = chapters.effects(standings(study))
+    assert section is not None
+    assert [type(block).__name__ for block in section.blocks] == ["Text"]
+    assert re.search("the merit of another", str(section.blocks[0]))
+    write_run(study, {"model": "b", "optimizer.lr": "0.2"}, 0)  # now but a run is missing
+    section = chapters.effects(standings(study))
     assert section is not None
     assert re.search("There are no p values", str(section.blocks[0]))
+    assert [type(block).__name__ for block in section.blocks] == ["Text", "Picture", "Table"]
 
 
 def test_curves_of_a_single_epoch_are_visible(tmp_path: Path) -> None:

@@ -18,6 +18,11 @@ CURVES: Final = 6  # settings whose learning is shown
 SHOWN: Final = 4  # dealings whose best setting is shown in detail
 LISTED: Final = 40  # classes in a table
 NETWORKS: Final = 30  # points of a chart of costs
+NO_GRID: Final = (
+    "The settings are not every combination of the levels of their factors, equally often. A mean "
+    "over all that share a level would give one factor the merit of another: compare rows of the "
+    "table."
+)
 
 
 def cost(standings: Standings) -> Section | None:
@@ -199,6 +204,8 @@ def effects(standings: Standings) -> Section | None:
     # the levels in the order of their size, not of their success
     settings = sorted(study.settings, key=lambda s: [_size(s.choice(f)) for f in study.factors])
     levels = {factor: [setting.choice(factor) for setting in settings] for factor in study.factors}
+    if not measures.is_grid(levels):
+        return Section("Effect of each factor", [Text(NO_GRID)])
     values = np.full((len(settings), max(s.folds for s in settings)), np.nan)
     for row, setting in zip(values, settings, strict=True):
         for run in setting.runs:
@@ -209,8 +216,8 @@ def effects(standings: Standings) -> Section | None:
     text = "Mean accuracy of all settings that share a level, over everything else that varies."
     if None in p_values.values():
         text += (
-            " There are no p values: not every combination of levels was trained on every fold, so "
-            "that a factor may be given the merit of another."
+            " There are no p values: not every setting was trained on every fold, so that a factor "
+            "may be given the merit of another."
         )
     rows: Rows = [
         [

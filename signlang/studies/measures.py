@@ -126,7 +126,7 @@ def main_effect_p(
     """
     table = _table(levels, values)
     folds = table.shape[1]
-    if folds < 2 or not np.isfinite(table).all() or not _is_balanced(levels):
+    if folds < 2 or not np.isfinite(table).all() or not is_grid(levels):
         return dict.fromkeys(levels)
     share = 1 / (folds - 1) if test_share is None else test_share
     return {
@@ -134,7 +134,12 @@ def main_effect_p(
     }
 
 
-def _is_balanced(levels: Levels) -> bool:
+def is_grid(levels: Levels) -> bool:
+    """Whether every combination of levels is there, equally often.
+
+    >>> is_grid({"lr": ["low", "high"], "batch": ["32", "64"]})
+    False
+    """
     combinations = Counter(zip(*levels.values(), strict=True))
     possible = math.prod(len(set(of_settings)) for of_settings in levels.values())
     return len(combinations) == possible and len(set(combinations.values())) == 1
