@@ -84,7 +84,8 @@ def lines(found: Sequence[Mapping[str, str]]) -> Iterator[str]:
     for row in found:
         by_case[row["case"]][row["side"]].append(float(row["figure"]))
     rounds = max(int(row["round"]) for row in found)
-    yield f"{found[0]['machine']}; medians of {rounds} rounds; pictures a second:\n"
+    plural = "s" * (rounds > 1)
+    yield f"{found[0]['machine']}; medians of {rounds} round{plural}; pictures a second:\n"
     yield f"| {' | '.join(HEADER)} |"
     yield f"|---|{'---:|' * (len(HEADER) - 1)}"
     for name, sides in by_case.items():
@@ -131,7 +132,7 @@ def machine() -> str:
 def rows(speeds: Speeds, studies: Studies, epochs: int) -> list[dict[str, str]]:
     """All that was measured, as rows of the results."""
     races = {(case, "pictures/s"): sides for case, sides in speeds.items()}
-    name = f"five folds of model_a, {epochs} epochs"
+    name = f"five folds of model_a, {epochs} epoch{'s' * (epochs > 1)}"
     return [
         {
             "machine": machine(), "case": case, "side": side, "round": str(number),
