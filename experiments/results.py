@@ -7,7 +7,6 @@ the data sets stay out of it.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from signlang import console
-from signlang.data.files import read_csv, replaced, write_csv
-from signlang.errors import RunError, SignlangError
+from signlang.data.files import read_csv, replaced, write_between, write_csv
+from signlang.errors import SignlangError
 from signlang.pages.drawing import png_of
 from signlang.pages.page import markdown
 from signlang.studies import leaderboard, ranking, report, tables
@@ -25,7 +24,6 @@ from signlang.studies.collecting import read_study
 from signlang.studies.standings import Row, Standings
 
 FIGURES: Final = ("cost", "factors", "curves", "confusion", "reliability")
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 HEADER: Final = (
     "network and settings", "accuracy of each fold: mean ± 2 sd", "published", "macro F1",
     "calibration error", "size MB", "parameters", "FLOPs (M)", "ms per picture", "epochs",
@@ -51,7 +49,7 @@ def collect(folder: Path, found: Sequence[Standings]) -> None:
     """Write `results.csv`, `figures/` and the part of `README.md` between the marks.
 
     Raises:
-        RunError: If the README has no marks.
+        DataError: If the README has no marks.
     """
     header = list(dict.fromkeys(name for one in found for name in leaderboard.columns(one.study)))
     lines = [
@@ -68,14 +66,8 @@ def collect(folder: Path, found: Sequence[Standings]) -> None:
             if picture.name in FIGURES and isinstance(picture.image, Figure):  # no photographs
                 with replaced(folder / "figures" / f"{one.study.name}-{picture.name}.png") as file:
                     file.write_bytes(png_of(picture.image))
-    readme = folder / "README.md"
-    text = readme.read_text("utf-8")
-    if BEGIN not in text or END not in text:
-        raise RunError(f"{readme} lacks the lines {BEGIN} and {END}.")
     made = "\n".join(line for one in found for line in _section(one, _published(folder)))
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    with replaced(readme) as file:
-        file.write_text(pattern.sub(lambda _: f"{BEGIN}\n{made}\n{END}", text), "utf-8")
+    write_between(folder / "README.md", "results", made)
 
 
 def _published(folder: Path) -> Published:

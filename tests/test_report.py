@@ -17,9 +17,18 @@ from sklearn.metrics import confusion_matrix
 
 from signlang.confidence.reliability import reliability_diagram
 from signlang.data import sources
-from signlang.data.files import write_csv
+from signlang.data.files import write_between, write_csv
 from signlang.errors import DataError, SettingError
-from signlang.studies import chapters, costs, figures, judgements, originals, placing, report
+from signlang.studies import (
+    chapters,
+    costs,
+    effects,
+    figures,
+    judgements,
+    originals,
+    placing,
+    report,
+)
 from signlang.studies.collecting import read_study
 from signlang.studies.measures import Effect
 from signlang.studies.predictions import Predictions
@@ -410,7 +419,7 @@ def test_effects_are_shown_in_the_order_of_size_with_their_p_value() -> None:
     )
     assert [panel.get_title() for panel in chart.axes] == ["lr\np < 0.001", r"\$aug\$"]
     chart.draw_without_rendering()
-    assert sorted(["64", "none", "128"], key=chapters._size) == ["64", "128", "none"]
+    assert sorted(["64", "none", "128"], key=effects._size) == ["64", "128", "none"]
 
 
 def test_factors_of_an_incomplete_grid_are_not_averaged(tmp_path: Path) -> None:
@@ -418,12 +427,12 @@ def test_factors_of_an_incomplete_grid_are_not_averaged(tmp_path: Path) -> None:
     for model, rate in (("a", "0.1"), ("a", "0.2"), ("b", "0.1")):
         for fold in range(2):
             write_run(study, {"model": model, "optimizer.lr": rate}, fold)
-    section = chapters.effects(standings(study))
+    section = effects.effects(standings(study))
     assert section is not None
     assert [type(block).__name__ for block in section.blocks] == ["Text"]
     assert re.search("the merit of another", str(section.blocks[0]))
     write_run(study, {"model": "b", "optimizer.lr": "0.2"}, 0)  # now but a run is missing
-    section = chapters.effects(standings(study))
+    section = effects.effects(standings(study))
     assert section is not None
     assert re.search("There are no p values", str(section.blocks[0]))
     assert [type(block).__name__ for block in section.blocks] == ["Text", "Picture", "Table"]
@@ -434,3 +443,15 @@ def test_curves_of_a_single_epoch_are_visible(tmp_path: Path) -> None:
     chart = figures.learning_curves([Run(run, {}, {})])
     assert chart is not None
     assert [line.get_marker() for line in chart.axes[0].lines] == ["o", "o"]
+
+
+def test_text_between_marks_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    before, after = "# é\n\n<!-- a: begin -->", "<!-- a: end -->\n<!-- b: begin -->\n"
+    readme.write_text(f"{before}old\\1{after}", "utf-8")
+    for _ in range(2):
+        write_between(readme, "a", r"new \1")
+        assert readme.read_text("utf-8") == f"{before}\n\nnew \\1\n\n{after}"
+    for name in ("b", "c"):
+        with pytest.raises(DataError, match=f"lacks the lines <!-- {name}: begin"):
+            write_between(readme, name, "x")

@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from signlang.data.files import replaced, write_csv
+from signlang.data.files import write_between, write_csv
 from signlang.errors import DataError, SignlangError
 from signlang.machine import cores, processor
 
 HERE: Final = Path(__file__).parent
 PORT: Final = 8791
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 FIGURES: Final = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
 HEADER: Final = (
     "service", "clients", "requests/s", "times the better Flask", "p50 ms", "p95 ms", "p99 ms",
@@ -219,10 +218,7 @@ def write(
     if not readme.is_file():
         sys.stdout.write(made + "\n")
         return
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    text = pattern.sub(lambda _: f"{BEGIN}\n\n{made}\n\n{END}", readme.read_text("utf-8"))
-    with replaced(readme) as file:
-        file.write_text(text, "utf-8")
+    write_between(readme, "results", made)
 
 
 def main() -> None:

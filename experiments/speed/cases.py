@@ -33,8 +33,10 @@ class Case:
     goal: float = 0.0
 
 
-def _digits(name: str, network: str, size: int, batch: int, **more: float) -> Case:
-    return Case(name, network, "digits", size, batch, 10, "adam", 4e-4, **more)  # type: ignore[arg-type]
+def _digits(
+    name: str, network: str, size: int, batch: int, augmented: bool = True, goal: float = 0.0
+) -> Case:
+    return Case(name, network, "digits", size, batch, 10, "adam", 4e-4, augmented, goal)
 
 
 def _letters(network: str, goal: float) -> Case:

@@ -3,13 +3,12 @@
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from cases import Case
 from clock import Clock
 from hydra import compose, initialize_config_dir
+from ticks import Enough, Ticks
 from torch.nn import functional as F
 
 from signlang.application import CONF
@@ -35,8 +34,8 @@ def race(case: Case, root: Path, clock: Clock) -> None:
         cfg = compose("train", [*words(case, root), *more])
         module = training.data(cfg, claiming.fold(cfg))
         model, parts = training.model(cfg, module), training.callbacks(cfg)
-        trainer = training.trainer(cfg, [*parts, _Ticks(clock)], training.logger(cfg))
-        with suppress(_Enough):
+        trainer = training.trainer(cfg, [*parts, Ticks(clock)], training.logger(cfg))
+        with suppress(Enough):
             trainer.fit(model, module)
 
 
@@ -64,25 +63,3 @@ def ceiling(case: Case, root: Path, clock: Clock) -> None:
         optimizer.step()
         if clock.tick(case.batch):
             return
-
-
-class _Enough(Exception):  # nothing went wrong
-    pass
-
-
-class _Ticks(pl.Callback):
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.clock.pause()  # no other side judges anything here
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.clock.go_on()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
-        batch_idx: int,
-    ) -> None:  # fmt: skip
-        if self.clock.tick(len(batch[1])):
-            raise _Enough  # an epoch that is cut short has no speed to record

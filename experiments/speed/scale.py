@@ -9,7 +9,6 @@ pixels), trains Model A on them at 64 x 64 for two epochs by the public command,
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,11 +21,10 @@ from typing import Final
 import cv2
 import numpy as np
 
-from signlang.data.files import read_csv, replaced, write_csv
+from signlang.data.files import read_csv, write_between, write_csv
 from signlang.machine import cores, processor
 
 HERE: Final = Path(__file__).parent
-BEGIN, END = "<!-- scale: begin -->", "<!-- scale: end -->"
 CLASSES: Final = 29
 SIDE: Final = 200  # of a picture, in pixels
 
@@ -120,11 +118,7 @@ def main() -> None:
     print("\n".join(lines(found)))
     names = [field.name for field in fields(Scale)]
     write_csv(HERE / "scale.csv", names, [astuple(one) for one in found])
-    readme = HERE / "README.md"
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    section = "\n\n".join([BEGIN, "\n".join(lines(found)), END])
-    with replaced(readme) as file:
-        file.write_text(pattern.sub(lambda _: section, readme.read_text("utf-8")), "utf-8")
+    write_between(HERE / "README.md", "scale", "\n".join(lines(found)))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,10 @@ from typing import Any, Final
 from cases import CASES, Case
 from study import SIDES as STUDY_SIDES
 
-from signlang.data.files import read_csv, replaced, write_csv
+from signlang.data.files import read_csv, write_between, write_csv
 from signlang.machine import cores, processor
 
 HERE: Final = Path(__file__).parent
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 SIDES: Final = ("ours", "ceiling", "published", "usual")
 TWO_JOBS: Final = ", two jobs"  # at once, as launcher=local runs studies on two cores
 HEADER: Final = (
@@ -78,20 +77,26 @@ def _tell(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+def by_case(found: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[float]]]:
+    """Figures of all rounds, by case and side."""
+    cases: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in found:
+        cases[row["case"]][row["side"]].append(float(row["figure"]))
+    return cases
+
+
 def lines(found: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Write the rows of one machine's results in Markdown."""
-    by_case: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in found:
-        by_case[row["case"]][row["side"]].append(float(row["figure"]))
     rounds = max(int(row["round"]) for row in found)
     plural = "s" * (rounds > 1)
     yield f"{found[0]['machine']}; medians of {rounds} round{plural}; pictures a second:\n"
     yield f"| {' | '.join(HEADER)} |"
     yield f"|---|{'---:|' * (len(HEADER) - 1)}"
-    for name, sides in by_case.items():
+    cases = by_case(found)
+    for name, sides in cases.items():
         if name in CASES:
             yield f"| {' | '.join(_cells(CASES[name], sides))} |"
-    for name, sides in by_case.items():
+    for name, sides in cases.items():
         if name not in CASES:
             yield f"\n{name[:1].upper()}{name[1:]}, start-up included:\n"
             yield "| | seconds | times ours |"
@@ -144,27 +149,23 @@ def rows(speeds: Speeds, studies: Studies, epochs: int) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def write(found: Sequence[Mapping[str, str]], speeds: Speeds) -> None:
+def write(found: Sequence[Mapping[str, str]]) -> None:
     """Write this machine's results and plot, and all machines' tables into the README."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", machine().partition(", torch")[0]).strip("-").lower()
     write_csv(HERE / f"results-{name}.csv", list(found[0]), [list(r.values()) for r in found])
-    plot(speeds, HERE / f"speed-{name}.png")
+    plot(found, HERE / f"speed-{name}.png")
     made = []
     for file in sorted(HERE.glob("results-*.csv")):
         picture = f"![speed](speed-{file.stem.removeprefix('results-')}.png)"
         made.append("\n".join([*lines(read_csv(file)), "", picture]))
-    readme = HERE / "README.md"
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    section = "\n\n".join([BEGIN, *made, END])
-    text = pattern.sub(lambda _: section, readme.read_text("utf-8"))
-    with replaced(readme) as file:
-        file.write_text(text, "utf-8")
+    write_between(HERE / "README.md", "results", "\n\n".join(made))
 
 
-def plot(speeds: Speeds, file: Path) -> None:
+def plot(found: Sequence[Mapping[str, str]], file: Path) -> None:
     """Draw every side as a share of its ceiling."""
     from matplotlib.figure import Figure
 
+    speeds = {CASES[name]: sides for name, sides in by_case(found).items() if name in CASES}
     figure = Figure(figsize=(8, 0.6 + 0.7 * len(speeds)), layout="constrained")
     panel = figure.subplots()
     shown = [("ours", "#0072b2"), ("usual", "#e69f00"), ("published", "#999999")]
@@ -175,7 +176,7 @@ def plot(speeds: Speeds, file: Path) -> None:
             here = row + (place - 1) * 0.26
             panel.barh(here, speed / ceiling, 0.24, color=colour, label=side if not row else None)
             panel.text(speed / ceiling + 0.01, here, f"{speed:.0f}/s", va="center", fontsize=8)
-    panel.set_yticks(range(len(speeds)), [_label(CASES[name]) for name in speeds])
+    panel.set_yticks(range(len(speeds)), [_label(case) for case in speeds])
     panel.invert_yaxis()
     panel.axvline(0.9, color="black", linewidth=0.8, linestyle=":")
     panel.set_xlabel("share of the ceiling: the same steps on one tensor in memory (dotted: 0.9)")
@@ -207,11 +208,10 @@ def main() -> None:
     for folder, option in ((given.digits, "--digits"), (given.letters, "--letters")):
         if not folder.is_dir():
             sys.exit(f"There are no pictures at {folder}: give {option} DIR, its class folders.")
-    speeds, studies = measured(given), studied(given)
-    found = rows(speeds, studies, given.epochs)
+    found = rows(measured(given), studied(given), given.epochs)
     print("\n".join(lines(found)))
     if not given.show:
-        write(found, speeds)
+        write(found)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The usual way: a Lightning project with torchvision's ImageFolder and torchmetrics' defaults."""
 
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from cases import Case
 from clock import Clock
 from sklearn.model_selection import StratifiedKFold
+from ticks import Enough, Ticks
 from torch.utils.data import DataLoader, Subset
 from torchmetrics import Accuracy
 from torchvision import transforms
@@ -57,8 +59,11 @@ class Module(pl.LightningModule):
 def race(case: Case, root: Path, clock: Clock) -> None:
     """Train on all pictures until the clock has seen enough."""
     with TemporaryDirectory() as place:
-        trainer = pl.Trainer(max_epochs=-1, default_root_dir=place, callbacks=[_Ticks(clock)])
-        trainer.fit(Module(case), _loader(ImageFolder(root, _transform(case, True)), case, True))
+        trainer = pl.Trainer(max_epochs=-1, default_root_dir=place, callbacks=[Ticks(clock)])
+        with suppress(Enough):
+            trainer.fit(
+                Module(case), _loader(ImageFolder(root, _transform(case, True)), case, True)
+            )
 
 
 def fold(case: Case, root: Path, number: int, epochs: int) -> float:
@@ -97,15 +102,3 @@ def _transform(case: Case, train: bool = False) -> transforms.Compose:
     if train and case.augmented and case.data != "digits":
         steps += [transforms.RandomErasing()]
     return transforms.Compose(steps)
-
-
-class _Ticks(pl.Callback):
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch,
-        batch_idx: int,
-    ) -> None:  # fmt: skip
-        if self.clock.tick(len(batch[1])):
-            trainer.should_stop = True

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from signlang.data import pictures
 from signlang.data.affine import Affine
@@ -107,7 +106,7 @@ class Augmentation:
         if not self.others and batch.shape[1] == self.size:
             return batch
         if self.transform is None:
-            return np.stack([pictures.resized(Image.fromarray(p), self.size) for p in batch])
+            return pictures.squeezed(batch, self.size)
         self.transform.set_random_seed(seed % 2**32)
         out = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)
         for row, picture in enumerate(batch):

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from signlang.errors import DataError
+
 
 @contextmanager
 def replaced(file: Path) -> Iterator[Path]:
@@ -49,3 +51,18 @@ def write_json(file: Path, content: Any) -> None:
     """Replace a JSON file, indented for people."""
     with replaced(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_between(file: Path, name: str, text: str) -> None:
+    """Replace what stands between the marks `<!-- name: begin -->` and `<!-- name: end -->`.
+
+    Raises:
+        DataError: If the file lacks one of them.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = file.read_text("utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise DataError(f"{file} lacks the lines {begin} and {end}.")
+    with replaced(file) as temporary:
+        temporary.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")

@@ -153,6 +153,14 @@ def resized(picture: Image.Image, size: int) -> Pixels:
     return np.asarray(picture, dtype=np.uint8)
 
 
+def squeezed(batch: Pixels, *sides: int) -> Pixels:
+    """Bring a batch (B, h, w, 3) to (B, side, side, 3), through one side after another."""
+    for side in sides:
+        if batch.shape[1:3] != (side, side):
+            batch = np.stack([resized(Image.fromarray(picture), side) for picture in batch])
+    return batch
+
+
 def _endings() -> dict[str, str]:
     return Image.registered_extensions()
 

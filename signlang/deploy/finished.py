@@ -3,14 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from signlang.confidence import calibration
 from signlang.confidence.calibration import Calibration
-from signlang.data.files import read_csv
-from signlang.errors import DataError, RunError
+from signlang.errors import RunError
 from signlang.models.classifier import Classifier
 from signlang.runs.folder import RunFolder
 
@@ -60,12 +58,8 @@ class Finished:
     @property
     def signers(self) -> int:
         """People in all pictures of the run, or 0 where that is not known."""
-        names = {row["signer"] for row in self._rows}
+        names = {row["signer"] for row in RunFolder(self.path).pictures()}
         return 0 if "" in names else len(names)
-
-    @cached_property
-    def _rows(self) -> list[dict[str, str]]:
-        return read_csv(self.path / "data.csv")
 
     def part(self, name: str) -> list[tuple[str, int]]:
         """Paths and labels of the pictures of a part: `train`, `validation` or `test`.
@@ -73,14 +67,7 @@ class Finished:
         Raises:
             DataError: If `data.csv` names classes that the network does not know.
         """
-        number = {name: position for position, name in enumerate(self.classes)}
-        try:
-            return [(row["path"], number[row["label"]]) for row in self._rows
-                    if name in row["part"].split("+")]  # fmt: skip
-        except KeyError as error:
-            raise DataError(
-                f"{self.path / 'data.csv'} does not fit the network: no {error}."
-            ) from None
+        return RunFolder(self.path).part(name, self.classes)
 
 
 def read(path: Path) -> Finished:

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from omegaconf import DictConfig
-from PIL import Image
 
 from signlang.console import show_table
-from signlang.data.pictures import Pixels, resized
+from signlang.data.pictures import Pixels, squeezed
 from signlang.deploy import assembling, exporting, material, quantizing
 from signlang.deploy.bundle import Network, load, session_options
 from signlang.deploy.checks import GENERATED
@@ -186,9 +185,7 @@ def report(out: Path, run: Finished, found: Measured, agreement: Agreement) -> N
 def _network_squares(run: Finished, found: Material, rows: material.Rows) -> Iterator[Pixels]:
     """Yield pictures of the network's size, (n, size, size, 3)."""
     for squares in found.squares(rows, "reading pictures for int8"):
-        for side in run.sides[1:]:
-            squares = np.stack([resized(Image.fromarray(one), side) for one in squares])
-        yield squares
+        yield squeezed(squares, *run.sides[1:])
 
 
 def _judge(model: onnx.ModelProto) -> Callable[[Pixels], Floats]:

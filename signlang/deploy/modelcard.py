@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from signlang.deploy import kin, provenance
+from signlang.deploy import kin, material, provenance
 from signlang.deploy.finished import Finished
 from signlang.deploy.kin import SPLITS, CrossValidated
 from signlang.deploy.making import Measured
@@ -140,7 +140,7 @@ def _confusion(run: Finished, found: Measured) -> list[Text | Picture | Table]:
     judged = Predictions(
         run.classes,
         tuple(path for path, _ in rows),
-        np.array([label for _, label in rows], dtype=np.int64),
+        material.labels(rows),
         found.probabilities.astype(np.float64),
         np.full(len(rows), run.metrics["fold"]),
         None,

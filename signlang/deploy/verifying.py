@@ -11,11 +11,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from signlang.console import track
 from signlang.data.files import read_csv
-from signlang.data.pictures import decode, resized
+from signlang.data.pictures import decode, resized, squeezed
 from signlang.data.streaming import batches
 from signlang.deploy import drawn, material
 from signlang.deploy.bundle import Bundle, Network, read_picture
@@ -62,16 +61,17 @@ def verified(run: Finished, bundle: Bundle, found: Material | None, most: int) -
     """
     network = Network(bundle)
     rows: Rows = material.evenly(run.part("test"), most) if found else []
-    shown: list[tuple[int, Iterator[Shown]]] = [(0, iter(drawn.files(run.sides[0]).items()))]
+    others = drawn.files(run.sides[0])
+    shown: list[Iterator[Shown]] = [iter(others.items())]
     if found:
         files = ((path, found.read(path)) for path, _ in rows)
-        shown.append((len(rows), track(files, "comparing run and bundle", len(rows))))
+        shown.append(track(files, "comparing run and bundle", len(rows)))
     program = _program(bundle)
     largest = 0.0
-    for _, pictures in shown:
+    for pictures in shown:
         for batch in batches(pictures, material.BATCH):
             largest = max(largest, _compared(run, network, program, batch))
-    return Agreement(len(rows), len(drawn.files(run.sides[0])), largest)
+    return Agreement(len(rows), len(others), largest)
 
 
 def _compared(run: Finished, network: Network, program: Any, shown: list[Shown]) -> float:
@@ -89,10 +89,9 @@ def _compared(run: Finished, network: Network, program: Any, shown: list[Shown])
 
 def square(run: Finished, data: bytes) -> Pixels:
     """Decode a picture and bring it to the network's square, as in training."""
-    pixels = resized(decode(data), run.sides[0])
-    for side in run.sides[1:]:
-        pixels = resized(Image.fromarray(pixels), side)
-    return pixels
+    first = resized(decode(data), run.sides[0])
+    last: Pixels = squeezed(first[None], *run.sides[1:])[0]
+    return last
 
 
 def judged(run: Finished, squares: Pixels) -> Floats:

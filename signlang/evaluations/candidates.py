@@ -7,12 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from signlang.confidence.calibration import Calibration, calibrated
-from signlang.data.pictures import resized
+from signlang.data.pictures import Pixels, squeezed
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 BATCH: Final = 64  # pictures
 
@@ -43,10 +41,7 @@ class Candidate:
 
     def prepared(self, pictures: Pixels) -> Pixels:
         """Bring (n, h, w, 3) pictures to the last side, through any that are still to come."""
-        for side in self.sides:
-            if pictures.shape[1:3] != (side, side):
-                pictures = np.stack([resized(Image.fromarray(p), side) for p in pictures])
-        return pictures
+        return squeezed(pictures, *self.sides)
 
 
 def of_run(path: Path) -> Candidate:

@@ -12,10 +12,10 @@ from signlang.confidence import calibration
 from signlang.confidence.calibration import Calibration, Judged
 from signlang.console import track
 from signlang.data import pictures
-from signlang.data.files import read_csv
 from signlang.data.index import Index
+from signlang.data.pictures import Pixels
 from signlang.errors import DataError, RunError
-from signlang.evaluations.candidates import BATCH, Candidate, Floats, Pixels
+from signlang.evaluations.candidates import BATCH, Candidate, Floats
 from signlang.evaluations.scores import figures
 from signlang.runs.folder import RunFolder
 from signlang.studies.originals import root_of
@@ -56,7 +56,7 @@ def seen(candidate: Candidate, index: Index) -> Seen:
         return Seen(
             none, none, f"its {candidate.kind} do{'es' * (candidate.kind == 'bundle')} not say"
         )
-    used = [(row["path"], row["part"]) for row in read_csv(candidate.path / "data.csv")
+    used = [(row["path"], row["part"]) for row in RunFolder(candidate.path).pictures()
             if row["part"].startswith(("train", "validation"))]  # fmt: skip
     if candidate.facts["trained_on"].get("fingerprint") == index.fingerprint:
         digests = dict(zip(index.paths, (fact.digest for fact in index.facts), strict=True))
@@ -116,10 +116,7 @@ def calibrated_again(candidate: Candidate, wanted_precision: float, *, write: bo
 
 def _judged(candidate: Candidate, root: Path, part: str) -> Judged:
     """Show the pictures of one part to the network."""
-    number = {name: position for position, name in enumerate(candidate.classes)}
-    rows = [(row["path"], number[row["label"]])
-            for row in read_csv(candidate.path / "data.csv")
-            if part in row["part"].split("+")]  # fmt: skip
+    rows = RunFolder(candidate.path).part(part, candidate.classes)
     if not rows:
         raise DataError(f"{candidate.path / 'data.csv'} names no {part} pictures.")
     starts = range(0, len(rows), BATCH)

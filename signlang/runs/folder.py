@@ -5,7 +5,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from signlang.console import log
-from signlang.data.files import write_json
-from signlang.errors import RunError, listing
+from signlang.data.files import read_csv, write_json
+from signlang.errors import DataError, RunError, listing
 from signlang.runs.identity import differences
 
 LOCK: Final = ".lock"
@@ -53,6 +53,29 @@ class RunFolder:
     def record(self) -> dict[str, Any] | None:
         """Read `record.json`; None if the run was never begun."""
         return self._read("record.json")
+
+    def pictures(self) -> list[dict[str, str]]:
+        """Read `data.csv`: path, label, signer and part of every picture."""
+        return read_csv(self.path / "data.csv")
+
+    def part(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
+        """Paths and labels of the pictures of a part.
+
+        Args:
+            name: `train`, `validation` or `test`.
+            classes: Names, in the order of the labels.
+
+        Raises:
+            DataError: If a picture is of another class.
+        """
+        number = {name: position for position, name in enumerate(classes)}
+        try:
+            return [(row["path"], number[row["label"]]) for row in self.pictures()
+                    if name in row["part"].split("+")]  # fmt: skip
+        except KeyError as error:
+            raise DataError(
+                f"{self.path / 'data.csv'} does not fit the network: no {error}."
+            ) from None
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`: from now on the run is finished."""

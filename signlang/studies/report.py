@@ -7,7 +7,7 @@ from typing import Final
 from signlang import __version__
 from signlang.console import log
 from signlang.pages.page import Notes, Page
-from signlang.studies import chapters, reading, tables
+from signlang.studies import chapters, effects, reading, tables
 from signlang.studies.standings import Standings
 
 FIGURES: Final = re.compile(
@@ -44,7 +44,7 @@ def page(standings: Standings) -> Page:
         tables.leaderboard(standings),
         tables.splits(standings.pairs),
         chapters.cost(standings),
-        chapters.effects(standings),
+        effects.effects(standings),
         chapters.curves(standings),
         chapters.confusion(standings),
         chapters.mistakes(standings),

@@ -18,7 +18,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
+from signlang.deploy.service.listening import FIGURES
+
 KIND: Final = CONTENT_TYPE_LATEST
 SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -43,7 +44,7 @@ STARTS: Final = Counter("signlang_worker_starts", "Processes started, those agai
 
 def page() -> bytes:
     """All figures in Prometheus' text format."""
-    if not os.environ.get(FOLDER):
+    if not os.environ.get(FIGURES):
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

@@ -1,0 +1,41 @@
+"""Lightning's steps come in, the clock hears of them; once it has seen enough, training ends."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from clock import Clock
+
+
+class Enough(Exception):  # nothing went wrong
+    """Ends a training; an epoch that is cut short otherwise has no speed to record."""
+
+
+class Ticks(pl.Callback):
+    """Tells a clock of each step, but not of validation: not every side judges anything.
+
+    Args:
+        clock: It.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self.clock.pause()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let it go on."""
+        self.clock.go_on()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int,
+    ) -> None:  # fmt: skip
+        """Count the pictures of the batch.
+
+        Raises:
+            Enough: If the clock has seen enough.
+        """
+        if self.clock.tick(len(batch[1])):
+            raise Enough
