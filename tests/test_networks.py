@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from signlang.callbacks.cost import flops, parameters, size_mb
 from signlang.errors import SettingError, WeightsError
-from signlang.models.depthwise import StridedDepthwise, in_float32
+from signlang.models.kernels import StridedDepthwise, without_slow_ones
 from signlang.models.networks import NETWORKS, build
 from signlang.models.options import SMALLEST_SIDE
 
@@ -106,7 +106,7 @@ def saved(network: nn.Module, file: Path, **changes: torch.Tensor | None) -> str
 def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
-    ours = in_float32(copy.deepcopy(plain))
+    ours = without_slow_ones(copy.deepcopy(plain))
     assert isinstance(ours, StridedDepthwise)
     assert ours.state_dict().keys() == plain.state_dict().keys()
     pictures = torch.randn(2, 8, 9, 9)
@@ -124,6 +124,17 @@ def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None
     found = [layer for layer in build("mobilenetv2", 10, 64).modules()
              if isinstance(layer, StridedDepthwise)]  # fmt: skip
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
+def test_activations_keep_their_input_on_a_processor(kind: type[nn.ReLU]) -> None:
+    ours = without_slow_ones(nn.Sequential(kind(inplace=True)))
+    pictures = torch.linspace(-3, 9, 13)
+    before = pictures.clone()
+    assert torch.equal(ours(pictures), kind()(before))
+    assert torch.equal(pictures, before)
+    elsewhere = torch.empty(2, device="meta")
+    assert ours(elsewhere) is elsewhere
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])

@@ -13,7 +13,7 @@ from torch import nn
 
 from signlang.errors import SettingError, WeightsError, suggestion
 from signlang.models import weights as files
-from signlang.models.depthwise import in_float32
+from signlang.models.kernels import without_slow_ones
 from signlang.models.options import check_size
 
 
@@ -190,4 +190,4 @@ def build(
     if weights is not None:
         head = kind.head or network.pretrained_cfg["classifier"]  # type: ignore[index]
         files.load(network, weights, str(head), kind.backbone)
-    return in_float32(network)
+    return without_slow_ones(network)
