@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import QUICK, run_command
 
 EPOCHS = 12
@@ -92,6 +94,21 @@ def test_a_polite_stop_says_how_to_go_on(
     result = run_command(tmp_path, *words(tiny))
     assert result.code == 0, result.err
     assert outcome(tmp_path) == uninterrupted
+
+
+def test_epochs_that_are_not_the_best_are_kept_too(tiny: Path, tmp_path: Path) -> None:
+    rising = ("callbacks.checkpoint.monitor=learning_rate", "callbacks.checkpoint.mode=min",
+              "callbacks.one_cycle.warm_up=0.99")  # fmt: skip
+    command = words(tiny, *rising)
+    process = begin(tmp_path, *command)
+    wait_for_epoch(tmp_path, 5, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    (finished,) = re.findall(r"Interrupted after (\d+) finished epochs", err)
+    assert torch.load(run_in(tmp_path) / "checkpoints" / "best.ckpt")["epoch"] == 0
+    result = run_command(tmp_path, *command)
+    assert result.code == 0, result.err
+    assert f"going on after epoch {finished}," in result.err
 
 
 def test_a_second_process_leaves_the_folder_alone(tiny: Path, tmp_path: Path) -> None:
