@@ -65,7 +65,7 @@ check: setup ## Lint, formatting and types, as continuous integration does
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## Race training against other ways to write it (real pictures, about 12 minutes)
+bench: setup ## Race training against other ways to write it (real pictures, about 10 minutes)
 	$(BIN)/python experiments/speed/speed.py
 
 .PHONY: format

@@ -17,7 +17,6 @@ class Case:
         classes: Outputs of the network.
         optimizer: Name in `conf/optimizer`.
         rate: Learning rate.
-        augmented: Whether pictures are augmented.
         goal: How many times the published way's pictures a second are wanted; 0 for no goal.
     """
 
@@ -29,14 +28,11 @@ class Case:
     classes: int
     optimizer: str
     rate: float
-    augmented: bool = True
     goal: float = 0.0
 
 
-def _digits(
-    name: str, network: str, size: int, batch: int, augmented: bool = True, goal: float = 0.0
-) -> Case:
-    return Case(name, network, "digits", size, batch, 10, "adam", 4e-4, augmented, goal)
+def _digits(name: str, network: str, size: int, batch: int, goal: float = 0.0) -> Case:
+    return Case(name, network, "digits", size, batch, 10, "adam", 4e-4, goal)
 
 
 def _letters(network: str, goal: float) -> Case:
@@ -49,7 +45,6 @@ CASES: Final = {
         _digits("model_a", "simple_cnn", 100, 64, goal=7.0),
         _digits("model_a_32", "simple_cnn", 100, 32),
         _digits("model_a_128", "simple_cnn", 100, 128),
-        _digits("model_a_32_plain", "simple_cnn", 100, 32, augmented=False),
         _digits("model_b", "mobilenetv2_dense", 128, 64, goal=3.0),
         _letters("squeezenet", 4.8),
         _letters("mobilenetv2", 3.6),

@@ -21,7 +21,7 @@ def words(case: Case, root: Path) -> list[str]:
     """The words after `python -m signlang.train` that train a case."""
     return [
         f"data={case.data}", f"data.root='{root}'", f"model={case.network}",
-        f"image_size={case.size}", f"augment={case.data if case.augmented else 'none'}",
+        f"image_size={case.size}", f"augment={case.data}",
         f"batch_size={case.batch}", f"optimizer={case.optimizer}", f"optimizer.lr={case.rate}",
         "trainer.gradient_clip_val=null",
     ]  # fmt: skip

@@ -47,8 +47,6 @@ def _dense(features: int, classes: int) -> list[nn.Module]:
 
 def augmentation(case: Case) -> list[Any]:
     """The study's transformations of albumentations."""
-    if not case.augmented:
-        return []
     if case.data == "digits":
         moved = {"x": (-0.1, 0.1), "y": (-0.1, 0.1)}
         zoomed = {"x": (0.9, 1.1), "y": (0.9, 1.1)}

@@ -111,7 +111,7 @@ def _cells(case: Case, sides: Mapping[str, Sequence[float]]) -> Iterator[str]:
     ours, ceiling, published, usual = (statistics.median(sides[side]) for side in SIDES)
     both = [statistics.median(sides.get(f"{side}{TWO_JOBS}", [0.0])) for side in SIDES[:2]]
     best = max(ours, both[0])
-    yield f"{case.network}, {case.size} px{'' if case.augmented else ', not augmented'}"
+    yield f"{case.network}, {case.size} px"
     yield str(case.batch)
     yield f"{ours:.0f}"
     yield f"{ceiling:.0f}"
@@ -187,7 +187,7 @@ def plot(found: Sequence[Mapping[str, str]], file: Path) -> None:
 
 
 def _label(case: Case) -> str:
-    return f"{case.network}\nbatch {case.batch}{'' if case.augmented else ', not augmented'}"
+    return f"{case.network}\nbatch {case.batch}"
 
 
 def main() -> None:
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--letters", type=Path, default=letters,
                         help="class folders of the alphabet")  # fmt: skip
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--seconds", type=float, default=4.0, help="that a side is timed, at least")
+    parser.add_argument("--seconds", type=float, default=2.5, help="that a side is timed, at least")
     parser.add_argument("--epochs", type=int, default=1, help="of the five folds; 0: without them")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print only, write no file")

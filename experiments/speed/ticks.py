@@ -1,5 +1,6 @@
-"""Lightning's steps come in, the clock hears of them; once it has seen enough, training ends."""
+"""Callbacks: Lightning's steps come in, a clock or a file hears of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -39,3 +40,21 @@ class Ticks(pl.Callback):
         """
         if self.clock.tick(len(batch[1])):
             raise Enough
+
+
+class Begun(pl.Callback):
+    """Leaves a file behind when the first batch of a training comes.
+
+    Args:
+        file: Its place.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Touch it once."""
+        if not self.file.exists():
+            self.file.touch()

@@ -88,9 +88,9 @@ def _loader(pictures: Any, case: Case, train: bool) -> DataLoader[Batch]:
 
 def _transform(case: Case, train: bool = False) -> transforms.Compose:
     steps: list[Any] = [transforms.Resize((case.size, case.size))]
-    if train and case.augmented and case.data == "digits":
+    if train and case.data == "digits":
         steps += [transforms.RandomAffine(20, translate=(0.1, 0.1), scale=(0.9, 1.1))]
-    elif train and case.augmented:
+    elif train:
         steps += [
             transforms.RandomRotation(10),
             transforms.RandomHorizontalFlip(),
@@ -99,6 +99,6 @@ def _transform(case: Case, train: bool = False) -> transforms.Compose:
         ]
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     steps += [transforms.ToTensor(), transforms.Normalize(mean, std)]
-    if train and case.augmented and case.data != "digits":
+    if train and case.data != "digits":
         steps += [transforms.RandomErasing()]
     return transforms.Compose(steps)

@@ -11,7 +11,10 @@ from signlang.pages.drawing import INK, dress, empty, plain
 
 Ints = npt.NDArray[np.int64]
 WRITTEN: Final = 60  # classes; of more, a matrix shows colours only
-COLUMNS: Final = 6  # of a sheet of pictures
+COLUMNS: Final = 6  # of a sheet of pictures, and what follows in inches
+CELL: Final = (1.55, 2.15)  # width and height of a picture with its title
+PICTURE: Final = 1.45  # its longer side
+MARGIN: Final = 0.05
 
 
 def counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
@@ -64,21 +67,29 @@ def matrix(counted: Ints, classes: Sequence[str]) -> Figure:
 def sheet(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str]) -> Figure:
     """Draw pictures in rows, each below its title.
 
+    All share one panel, whose coordinates are inches from its upper left corner: a panel for each
+    picture takes eight times as long to lay out.
+
     Args:
         images: (M,) of (h, w, 3) bytes; None for one that cannot be read any more.
         titles: (M,) of at most three lines.
     """
     lines = -(-len(titles) // COLUMNS)
-    figure = empty(1.55 * COLUMNS, 2.15 * lines)
-    for position, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
-        panel = figure.add_subplot(lines, COLUMNS, position)
+    size = CELL[0] * COLUMNS, CELL[1] * lines
+    figure = Figure(figsize=size, facecolor="white")
+    panel = figure.add_axes((0, 0, 1, 1))
+    panel.set_axis_off()
+    for position, (image, title) in enumerate(zip(images, titles, strict=True)):
+        left = CELL[0] * (position % COLUMNS) + MARGIN
+        top = CELL[1] * (position // COLUMNS + 1) - MARGIN - PICTURE
+        panel.text(left, top - MARGIN, title, fontsize=9, color=INK, va="bottom")
         if image is None:
-            panel.text(0.5, 0.5, "cannot be read", ha="center", va="center", color=INK, fontsize=9)
-            panel.set_aspect("equal")
+            panel.text(left + PICTURE / 2, top + PICTURE / 2, "cannot be read", ha="center",
+                       va="center", color=INK, fontsize=9)  # fmt: skip
         else:
-            panel.imshow(image)
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.spines[:].set_visible(False)
-        panel.set_title(title, fontsize=9, color=INK, loc="left")
+            height, width, _ = image.shape
+            scale = PICTURE / max(height, width)
+            extent = (left, left + width * scale, top + height * scale, top)
+            panel.imshow(image, extent=extent, aspect="auto")
+    panel.set(xlim=(0, size[0]), ylim=(size[1], 0))
     return figure

@@ -1,0 +1,132 @@
+"""Networks come in; milliseconds for one picture go out, for each way to run them.
+
+    python experiments/speed/inference.py
+
+One thread, one picture at a time, from bytes to probabilities; the ways take turns. It writes
+`inference.csv` and the part of `README.md` between its marks.
+"""
+
+import argparse
+import copy
+import logging
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cases import CASES, Case
+
+from signlang.data.files import write_between, write_csv
+from signlang.deploy.bundle import session_options
+from signlang.deploy.exporting import Program, network_graph
+from signlang.deploy.finished import Finished
+from signlang.deploy.quantizing import quantized
+from signlang.machine import cores, processor
+from signlang.models.classifier import Classifier
+
+HERE: Final = Path(__file__).parent
+NETWORKS: Final = ("model_a", "model_b", "squeezenet", "mobilenetv2", "resnet18")
+WAYS: Final = ("torch", "torch, channels last", "torch.compile", "onnxruntime", "onnxruntime, int8")
+Pixels = npt.NDArray[np.uint8]
+Times = Mapping[str, Sequence[float]]  # way -> milliseconds
+
+
+def made(case: Case) -> Finished:
+    """A network as a finished run would hand it out; what it has learnt changes no time."""
+    torch.manual_seed(0)
+    classifier = Classifier(
+        network={"name": case.network, "image_size": case.size},
+        classes=[str(number) for number in range(case.classes)],
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), optimizer={"name": case.optimizer},
+    ).eval()  # fmt: skip
+    return Finished(Path(), {"model": case.network}, {"settings": {}}, classifier, None, {})
+
+
+def ways(run: Finished, picture: Pixels) -> dict[str, Callable[[], Any]]:
+    """Every way to judge a picture, (1, size, size, 3)."""
+    import onnxruntime
+
+    graph = network_graph(run)
+    int8, _ = quantized(graph, picture, lambda _: 0.0)
+    plain = Program(run).eval()
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    compiled = torch.compile(copy.deepcopy(last))
+    bytes_, planes = torch.from_numpy(picture), picture.transpose(0, 3, 1, 2).copy()
+    sessions = [
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
+        )
+        for model in (graph, int8)
+    ]
+    torches = [lambda network=network: network(bytes_) for network in (plain, last, compiled)]
+    others = [lambda one=one: one.run(None, {"squares": planes}) for one in sessions]
+    return dict(zip(WAYS, [*torches, *others], strict=True))
+
+
+def timed(found: Mapping[str, Callable[[], Any]], rounds: int, each: int) -> Times:
+    """Time all ways in turn: `each` pictures of one way, then of the next."""
+    times: dict[str, list[float]] = {name: [] for name in found}
+    with torch.inference_mode():
+        for number in range(rounds + 1):  # the first round warms up
+            for name, judge in found.items():
+                for _ in range(each):
+                    begun = time.perf_counter()
+                    judge()
+                    if number:
+                        times[name].append(1e3 * (time.perf_counter() - begun))
+    return times
+
+
+def lines(found: Mapping[str, Times]) -> Iterator[str]:
+    """Write the results in Markdown."""
+    count = len(next(iter(next(iter(found.values())).values())))
+    yield (
+        f"{processor()}, one thread, torch {torch.__version__}; medians of {count} pictures and "
+        "quartiles, in ms:\n"
+    )
+    yield f"| network | {' | '.join(WAYS)} |"
+    yield f"|---|{'---:|' * len(WAYS)}"
+    for name, times in found.items():
+        case = CASES[name]
+        cells = []
+        for way in WAYS:
+            first, middle, third = statistics.quantiles(times[way], n=4)
+            cells.append(f"{middle:.2f} ({first:.2f} to {third:.2f})")
+        yield f"| {case.network}, {case.size} px | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(description="Time single pictures, each way in turn.")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--each", type=int, default=20, help="pictures of a way in a round")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    found: dict[str, Times] = {}
+    for name in NETWORKS:
+        case = CASES[name]
+        rng = np.random.default_rng(0)
+        picture = rng.integers(0, 256, (1, case.size, case.size, 3), dtype=np.uint8)
+        found[name] = timed(ways(made(case), picture), given.rounds, given.each)
+        sys.stderr.write(f"{name}: done\n")
+    made_lines = "\n".join(lines(found))
+    print(made_lines)
+    rows = [
+        (processor(), cores(), name, way, *(f"{q:.3f}" for q in statistics.quantiles(of, n=4)))
+        for name, times in found.items() for way, of in times.items()
+    ]  # fmt: skip
+    header = ("machine", "cores", "network", "way", "first quartile", "median", "third quartile")
+    write_csv(HERE / "inference.csv", header, rows)
+    write_between(HERE / "README.md", "inference", made_lines)
+
+
+if __name__ == "__main__":
+    main()
