@@ -79,6 +79,7 @@ class History(Checkpoint):
         self.file = Path(file)
         self.rows: list[dict[str, str]] = []
         self.begun = self.trained = 0.0
+        self.pictures = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the rows of the epochs that are done."""
@@ -91,17 +92,17 @@ class History(Checkpoint):
     ) -> None:
         """Start the clock of the epoch."""
         if batch_idx == 0:
-            self.begun = time.perf_counter()
+            self.begun, self.pictures = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
         batch_idx: int,
     ) -> None:  # fmt: skip
-        """Stop the clock of training after the last batch, before validation."""
-        if trainer.is_last_batch:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()  # once an epoch: the batches were only queued so far
-            self.trained = time.perf_counter() - self.begun
+        """Stop the clock of training, which nobody reads before the last batch."""
+        self.pictures += len(batch[1])
+        if trainer.is_last_batch and torch.cuda.is_available():
+            torch.cuda.synchronize()  # once an epoch: the batches were only queued so far
+        self.trained = time.perf_counter() - self.begun
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write all rows anew, in one step."""
@@ -110,13 +111,12 @@ class History(Checkpoint):
             for name, value in sorted(trainer.callback_metrics.items())
             if name.startswith(("train/", "validation/", "learning_rate"))
         }
-        pictures = len(trainer.datamodule.parts.train)  # type: ignore[attr-defined]
         self.rows.append(
             {
                 "epoch": str(trainer.current_epoch),
                 **metrics,
                 "seconds": f"{time.perf_counter() - self.begun:.3f}",
-                "images_per_second": f"{pictures / self.trained:.1f}",
+                "images_per_second": f"{self.pictures / self.trained:.1f}",
             }
         )
         header = tuple(self.rows[-1])
@@ -130,5 +130,6 @@ class History(Checkpoint):
                 f"{stage} loss {float(metrics[f'{stage}/loss']):.4f} "
                 f"accuracy {float(metrics[f'{stage}/accuracy']):.4f}"
                 for stage in ("train", "validation")
+                if f"{stage}/loss" in metrics
             ),
         )
