@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from signlang.data.affine import Affine, matrices
 from signlang.data.augment import Augmentation
 from signlang.data.datamodule import Batches, Pictures, as_it_is
 from signlang.data.pictures import resized
+from signlang.data.streaming import in_order
 from signlang.models.classifier import Classifier
 
 
@@ -230,6 +232,21 @@ def test_affine_draws_from_the_whole_range() -> None:
     assert (down.min(), down.max(), right.min(), right.max()) == (-4, 4, -4, 4)
     assert abs(down.mean()) < 0.4
     assert abs(right.mean()) < 0.4
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_nothing_is_left_to_tidy_up_once_the_last_batch_is_there(count: int) -> None:
+    before = threading.active_count()
+    made = in_order(str, range(count), workers=2, ahead=2)
+    assert [next(made) for _ in range(count)] == [str(n) for n in range(count)]
+    assert threading.active_count() == before  # although nobody asked whether there are more
+
+
+def test_what_a_thread_raises_comes_in_its_place() -> None:
+    made = in_order(int, ["1", "x", "2"], workers=2, ahead=2)
+    assert next(made) == 1
+    with pytest.raises(ValueError, match="'x'"):
+        next(made)
 
 
 def test_every_row_comes_once_an_epoch_and_in_order_when_judging() -> None:

@@ -25,16 +25,21 @@ def in_order(
     ['A', 'B', 'C']
     """
     waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(make, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while len(waiting) > 1:
+            yield waiting.popleft().result()
+        pool.shutdown()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    # Who knows the length asks no further and drops the generator here: what would then be left to
+    # do would be done by a destructor, in which Ctrl-C is printed and lost.
+    for last in waiting:
+        yield last.result()
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
