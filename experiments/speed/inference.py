@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from cases import CASES, Case
+from ours import classifier
 
 from signlang.data.files import write_between, write_csv
 from signlang.deploy.bundle import session_options
@@ -28,7 +29,6 @@ from signlang.deploy.exporting import Program, network_graph
 from signlang.deploy.finished import Finished
 from signlang.deploy.quantizing import quantized
 from signlang.machine import cores, processor
-from signlang.models.classifier import Classifier
 
 HERE: Final = Path(__file__).parent
 NETWORKS: Final = ("model_a", "model_b", "squeezenet", "mobilenetv2", "resnet18")
@@ -40,12 +40,8 @@ Times = Mapping[str, Sequence[float]]  # way -> milliseconds
 def made(case: Case) -> Finished:
     """A network as a finished run would hand it out; what it has learnt changes no time."""
     torch.manual_seed(0)
-    classifier = Classifier(
-        network={"name": case.network, "image_size": case.size},
-        classes=[str(number) for number in range(case.classes)],
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), optimizer={"name": case.optimizer},
-    ).eval()  # fmt: skip
-    return Finished(Path(), {"model": case.network}, {"settings": {}}, classifier, None, {})
+    network = classifier(case).eval()
+    return Finished(Path(), {"model": case.network}, {"settings": {}}, network, None, {})
 
 
 def ways(run: Finished, picture: Pixels) -> dict[str, Callable[[], Any]]:

@@ -27,6 +27,16 @@ def words(case: Case, root: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def classifier(case: Case) -> Classifier:
+    """The network of a case, with random weights."""
+    return Classifier(
+        network={"name": case.network, "image_size": case.size},
+        classes=[str(number) for number in range(case.classes)],
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+        optimizer={"name": case.optimizer, "lr": case.rate},
+    )  # fmt: skip
+
+
 def race(case: Case, root: Path, clock: Clock) -> None:
     """Train as the command does, with all that it writes, until the clock has seen enough."""
     with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
@@ -45,12 +55,7 @@ def ceiling(case: Case, root: Path, clock: Clock) -> None:
         cfg = compose("train", words(case, root))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose(str(cfg.trainer.precision), "auto")
-    model = Classifier(
-        network={"name": case.network, "image_size": case.size},
-        classes=[str(number) for number in range(case.classes)],
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-        optimizer={"name": case.optimizer, "lr": case.rate},
-    ).to(device).train()  # fmt: skip
+    model = classifier(case).to(device).train()
     optimizer = model.configure_optimizers()
     bytes_ = torch.randint(0, 256, (case.batch, case.size, case.size, 3), dtype=torch.uint8)
     pictures, labels = bytes_.to(device), torch.randint(0, case.classes, (case.batch,)).to(device)

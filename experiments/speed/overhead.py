@@ -24,7 +24,7 @@ import torch
 from cases import CASES
 from clock import Clock
 from hydra import compose, initialize_config_dir
-from ours import ceiling
+from ours import ceiling, classifier
 from ticks import Enough, Ticks
 from torch import nn
 from torch.nn import functional as F
@@ -45,12 +45,7 @@ FOLDS: Final = 5
 
 def nothing() -> Classifier:
     """A classifier whose network is one small layer."""
-    model = Classifier(
-        network={"name": CASE.network, "image_size": CASE.size},
-        classes=[str(number) for number in range(CASE.classes)],
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-        optimizer={"name": CASE.optimizer, "lr": CASE.rate},
-    )  # fmt: skip
+    model = classifier(CASE)
     model.network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CASE.classes))
     return model
 

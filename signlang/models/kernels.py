@@ -32,7 +32,7 @@ class StridedDepthwise(nn.Conv2d):
 class CopyingReLU(nn.ReLU):
     """A ReLU that works in place on GPUs only, where that saves memory and costs nothing.
 
-    On a processor relu_ takes 65 ms for (64, 96, 112, 112) and relu 34, with its allocation.
+    On a processor relu_ takes 67 ms for (64, 96, 112, 112), and relu 41 with its allocation.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ class CopyingReLU(nn.ReLU):
 
 
 class CopyingReLU6(nn.ReLU6):
-    """Likewise: clamp_ takes 34 ms for (64, 144, 56, 56), clamp 18."""
+    """Likewise: clamp_ takes 30 ms for (64, 144, 56, 56), and clamp 14."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map any shape to the same shape."""

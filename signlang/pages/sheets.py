@@ -67,8 +67,8 @@ def matrix(counted: Ints, classes: Sequence[str]) -> Figure:
 def sheet(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str]) -> Figure:
     """Draw pictures in rows, each below its title.
 
-    All share one panel, whose coordinates are inches from its upper left corner: a panel for each
-    picture takes eight times as long to lay out.
+    All share one panel, whose coordinates are inches from its upper left corner: with a panel for
+    each picture, drawing takes twice as long.
 
     Args:
         images: (M,) of (h, w, 3) bytes; None for one that cannot be read any more.
