@@ -254,6 +254,28 @@ def diverged(run: Path) -> None:
     change(run / "metrics.json", lambda content: content["test"].update(loss=float("nan")))
 
 
+def diverged_wholly(run: Path) -> None:
+    nothing = dict.fromkeys(("loss", "calibration_error"), float("nan"))
+    change(run / "metrics.json", lambda content: content["test"].update(nothing))
+
+
+def more_than_all(run: Path) -> None:
+    change(run / "metrics.json", lambda content: content["test"].update(accuracy=97.1))
+
+
+def of_another_run(run: Path) -> None:
+    change(run / "metrics.json", lambda content: content.update(fingerprint="0" * 32))
+
+
+def spoilt_history(run: Path) -> None:
+    file = run / "history.csv"
+    file.write_text(file.read_text("utf-8").replace("\n0,", "\n0,much"), "utf-8")
+
+
+def without_data(run: Path) -> None:
+    change(run / "record.json", lambda content: content["data"].pop("test"))
+
+
 def copied(run: Path) -> None:
     shutil.rmtree(run)
     shutil.copytree(run.with_name("fold=0"), run)
@@ -270,6 +292,11 @@ def copied(run: Path) -> None:
             r"metrics\.json, written by signlang 0\.0\.1, has no usable test\.macr",
         ),
         (diverged, r"fold 1 diverged, its loss is nan"),
+        (diverged_wholly, r"fold 1 diverged, its loss is nan"),
+        (more_than_all, r"metrics\.json, written by signlang .*, has no usable test\.accuracy"),
+        (of_another_run, r"metrics\.json and record\.json beside it are of different runs"),
+        (spoilt_history, r"fold=1/history\.csv is damaged \(could not convert .*'much"),
+        (without_data, r"has no usable data\.test of record\.json"),
         (copied, r"fold=1/metrics\.json is of fold 0: the folder was moved or copied here"),
     ],
 )
@@ -297,6 +324,21 @@ def torn_predictions(run: Path) -> None:
     file.write_bytes(file.read_bytes()[:300])
 
 
+def other_accuracy(run: Path) -> None:
+    change(run / "metrics.json", lambda content: content["test"].update(accuracy=0.123))
+
+
+def improbable(run: Path) -> None:
+    file = run / "predictions.csv"
+    head, first, *rest = file.read_text("utf-8").splitlines()
+    file.write_text("\n".join([head, first.rpartition(",")[0] + ",9", *rest]), "utf-8")
+
+
+def without_column(run: Path) -> None:
+    file = run / "data.csv"
+    file.write_text(file.read_text("utf-8").replace("signer,", "", 1), "utf-8")
+
+
 def renamed_class(run: Path) -> None:
     (run / "classes.json").write_text('["A", "B", "C"]')
 
@@ -322,6 +364,12 @@ def same_pictures(run: Path) -> None:
             torn_predictions,
             r"fold=1/predictions\.csv is damaged in line \d+\. Train this run again",
         ),
+        (
+            other_accuracy,
+            r"fold=1/predictions\.csv has \d+ of 12 pictures right, .* of 0\.1230: they",
+        ),
+        (improbable, r"fold=1/predictions\.csv is empty, or holds probabilities that are none"),
+        (without_column, r"fold=1/data\.csv is damaged\. Train this run again"),
         (renamed_class, r"fold=1/predictions\.csv does not fit classes\.json .* p_C, p_ß"),
         (renamed_everywhere, r"fold=\d/classes\.json and .*fold=1/classes\.json hold different"),
         (same_pictures, r"fold=1/predictions\.csv and .*fold=0/predictions\.csv hold the same pic"),

@@ -7,9 +7,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from signlang.errors import DataError
+
+PICTURES: Final = ("path", "label", "signer", "part")  # columns of a run's data.csv
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from signlang.data import cache
-from signlang.data.files import write_csv, write_json
+from signlang.data.files import PICTURES, write_csv, write_json
 from signlang.data.inspection import inspect
 from signlang.data.listing import Entry, list_csv, list_folder, read_signers
 from signlang.data.pictures import Facts
@@ -94,7 +94,7 @@ class Index:
                 self.paths, self.labels, signers, parts, strict=True
             )
         )
-        write_csv(folder / "data.csv", ("path", "label", "signer", "part"), rows)
+        write_csv(folder / "data.csv", PICTURES, rows)
         write_json(folder / "classes.json", self.classes)
         if self.excluded:
             bad = ((file.path, file.reason) for file in self.excluded)

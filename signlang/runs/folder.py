@@ -14,7 +14,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from signlang.console import log
-from signlang.data.files import read_csv, write_json
+from signlang.data.files import PICTURES, read_csv, write_json
 from signlang.errors import DataError, RunError, listing
 from signlang.runs.identity import differences
 
@@ -55,8 +55,16 @@ class RunFolder:
         return self._read("record.json")
 
     def pictures(self) -> list[dict[str, str]]:
-        """Read `data.csv`: path, label, signer and part of every picture."""
-        return read_csv(self.path / "data.csv")
+        """Read `data.csv`: path, label, signer and part of every picture.
+
+        Raises:
+            RunError: If it is damaged.
+        """
+        file = self.path / "data.csv"
+        rows = read_csv(file)
+        if any(row.get(column) is None for row in rows for column in PICTURES):
+            raise RunError(f"{file} is damaged. Train this run again with overwrite=true.")
+        return rows
 
     def part(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
         """Paths and labels of the pictures of a part.

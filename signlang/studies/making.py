@@ -72,9 +72,9 @@ def write(standings: Standings, out: Path, sort: str = leaderboard.RANK) -> None
         dashboard.write(standings.study, out)
         report.write(standings, out)
     except OSError as error:
+        file = error.filename2 or error.filename or out
         raise SettingError(
-            f"{error.filename or out} cannot be written ({error.strerror}): choose another place "
-            "with --out DIR."
+            f"{file} cannot be written ({error.strerror}): choose another place with --out DIR."
         ) from None
 
 

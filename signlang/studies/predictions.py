@@ -11,12 +11,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from signlang.data.files import read_csv
 from signlang.errors import RunError
+from signlang.runs.folder import RunFolder
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 COLUMNS: Final = ("path", "label", "predicted", "confidence")
+ROUNDING: Final = 1e-3  # of a sum of probabilities with six decimals each, of up to 2,000 classes
 ANEW: Final = "Train this run again with overwrite=true."
 
 
@@ -101,7 +102,8 @@ def read_predictions(run: Path) -> Predictions:
         table = np.array([row[4:] for row in rows], dtype=np.float64)
     except ValueError as error:
         raise RunError(f"{file} is damaged ({error}). {ANEW}") from None
-    if not rows or not np.isfinite(table).all():
+    # not a number fails both
+    if not rows or not (table >= 0).all() or not (np.abs(table.sum(1) - 1) < ROUNDING).all():
         raise RunError(f"{file} is empty, or holds probabilities that are none. {ANEW}")
     fold = int(run.name.partition("=")[2])
     paths = tuple(row[0] for row in rows)
@@ -123,8 +125,8 @@ def _classes(run: Path) -> tuple[str, ...]:
 
 def _signers(run: Path, paths: Sequence[str]) -> tuple[str, ...] | None:
     """Check that exactly the test fold was judged, and say who is in it."""
-    tested = {row["path"]: row["signer"] for row in read_csv(run / "data.csv")
-              if row["part"] == "test"}  # fmt: skip
+    rows = RunFolder(run).pictures()
+    tested = {row["path"]: row["signer"] for row in rows if row["part"] == "test"}
     if set(paths) != tested.keys() or len(paths) != len(tested):
         raise RunError(
             f"{run / 'predictions.csv'} holds {len(paths)} pictures, but the test fold in data.csv "

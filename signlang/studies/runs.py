@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from signlang.data.files import read_csv
+from signlang.errors import RunError
 from signlang.runs.identity import UNNAMED, is_below
 from signlang.studies import gaps
-from signlang.studies.predictions import Predictions, read_predictions
+from signlang.studies.predictions import ANEW, Predictions, read_predictions
 
 Floats = npt.NDArray[np.float64]
 # where the figures of a run are, and what they must be
@@ -30,6 +31,8 @@ FIGURES: Final[Mapping[str, tuple[str, ...]]] = {
     "seconds": ("seconds",),
     "images_per_second": ("images_per_second",),
 }
+ROUNDED: Final = 1.5  # pictures whose two best classes may be equal in six decimals
+SHARES: Final = ("accuracy", "macro_f1", "calibration_error", "validation_accuracy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +68,42 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """What the network said of the pictures of its test fold."""
-        return read_predictions(self.path)
+        """What the network said of the pictures of its test fold.
+
+        Raises:
+            RunError: If the file cannot be used, or does not bear out the accuracy of the run.
+        """
+        found = read_predictions(self.path)
+        right, told = int(found.correct.sum()), self.figure("accuracy")
+        if abs(right - told * len(found.paths)) > ROUNDED:
+            raise RunError(
+                f"{self.path / 'predictions.csv'} has {right} of {len(found.paths)} pictures "
+                f"right, but metrics.json beside it an accuracy of {told:.4f}: they are of "
+                f"different runs, or were changed. {ANEW}"
+            )
+        return found
 
     @cached_property
     def history(self) -> dict[str, Floats]:
         """(epochs,) of each column of `history.csv`; empty without the file."""
-        rows = read_csv(self.path / "history.csv")
+        return read_history(self.path)
+
+
+def read_history(run: Path) -> dict[str, Floats]:
+    """Read `history.csv` of a run: (epochs,) of each column; empty without the file.
+
+    Raises:
+        RunError: If something in it is no number.
+    """
+    file = run / "history.csv"
+    rows = read_csv(file)
+    try:
         return {
             name: np.array([float(row[name] or "nan") for row in rows])
             for name in (rows[0] if rows else ())
         }
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{file} is damaged ({error}). {ANEW}") from None
 
 
 @dataclass(frozen=True, eq=False)
