@@ -25,7 +25,7 @@ from signlang.deploy import checks, drawn, exporting, finished, making, material
 from signlang.deploy.bundle import Network, load, read_picture
 from signlang.deploy.finished import Finished
 from signlang.deploy.resizing import squeezing
-from signlang.errors import BundleError, DataError, SettingError, SignlangError
+from signlang.errors import BundleError, DataError, RunError, SettingError, SignlangError
 from signlang.export import export
 from signlang.models.classifier import Classifier
 
@@ -375,6 +375,24 @@ def test_drawn_pictures_or_moved_ones_will_do(
     export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "verify=4", "overwrite=true"))
     assert load(out / "b").info["verified"]["pictures"] == 4
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip", "c"]
+
+
+@pytest.mark.usefixtures("configuration")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("predictions.csv", r"fold=0/predictions\.csv cannot be read \(No such file"),
+        ("data.csv", r"but the test fold in data\.csv has 0: it was cut off"),
+    ],
+)
+def test_what_the_run_said_must_be_known(
+    moved: tuple[Path, Path], tiny: Path, name: str, sentence: str
+) -> None:
+    run, out = moved
+    (run / name).unlink()
+    with pytest.raises(RunError, match=sentence):
+        export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "quantize=true"))
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("configuration")

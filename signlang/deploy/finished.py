@@ -11,6 +11,7 @@ from signlang.confidence.calibration import Calibration
 from signlang.errors import RunError
 from signlang.models.classifier import Classifier
 from signlang.runs.folder import RunFolder
+from signlang.studies.predictions import Predictions, read_predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,14 @@ class Finished:
         stored = self.record["settings"].get("data.stored_size")
         both = (int(stored or self.image_size), self.image_size)
         return both[:1] if both[0] == both[1] else both
+
+    def predictions(self) -> Predictions:
+        """What the network said of its test fold when the run was made.
+
+        Raises:
+            RunError: If `predictions.csv` or `data.csv` is missing or damaged.
+        """
+        return read_predictions(self.path, int(self.metrics["fold"]))
 
     @property
     def signers(self) -> int:

@@ -65,8 +65,12 @@ def pictures_of(cfg: DictConfig, run: Finished) -> Material | None:
 
     Raises:
         DataError: If they are gone.
+        RunError: If it is not known what the run said of them.
     """
-    return None if cfg.verify == GENERATED else material.of(run, cfg.pictures)
+    if cfg.verify == GENERATED:
+        return None
+    run.predictions()  # to be known before anything is made
+    return material.of(run, cfg.pictures)
 
 
 def write_models(

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 
 from signlang.console import track
-from signlang.data.files import read_csv
 from signlang.data.pictures import decode, resized, squeezed
 from signlang.data.streaming import batches
 from signlang.deploy import drawn, material
@@ -143,9 +142,10 @@ def check_unchanged(run: Finished, rows: Rows, probabilities: Floats) -> None:
     Raises:
         DataError: If more than a hundredth are now taken for something else than then.
     """
-    then = {row["path"]: row["predicted"] for row in read_csv(run.path / "predictions.csv")}
-    now = [run.classes[number] for number in probabilities.argmax(1)]
-    other = sum(then.get(path) != said for (path, _), said in zip(rows, now, strict=True))
+    told = run.predictions()
+    then = dict(zip(told.paths, told.predicted, strict=True))
+    now = probabilities.argmax(1)
+    other = sum(then[path] != said for (path, _), said in zip(rows, now, strict=True))
     if other > max(CHANGED * len(rows), 1):
         raise DataError(
             f"{other} of the {len(rows)} test pictures are taken for something else than when the "

@@ -74,8 +74,12 @@ class Predictions:
         )
 
 
-def read_predictions(run: Path) -> Predictions:
+def read_predictions(run: Path, fold: int) -> Predictions:
     """Read `predictions.csv` of a run, and who is in the pictures from its `data.csv`.
+
+    Args:
+        run: Its folder.
+        fold: Number of its test fold.
 
     Raises:
         RunError: If a file is missing, was cut off, or names classes that the run does not know.
@@ -105,7 +109,6 @@ def read_predictions(run: Path) -> Predictions:
     # not a number fails both
     if not rows or not (table >= 0).all() or not (np.abs(table.sum(1) - 1) < ROUNDING).all():
         raise RunError(f"{file} is empty, or holds probabilities that are none. {ANEW}")
-    fold = int(run.name.partition("=")[2])
     paths = tuple(row[0] for row in rows)
     return Predictions(
         classes, paths, labels, table, np.full(len(rows), fold), _signers(run, paths)

@@ -73,7 +73,7 @@ class Run:
         Raises:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
         """
-        found = read_predictions(self.path)
+        found = read_predictions(self.path, self.fold)
         right, told = int(found.correct.sum()), self.figure("accuracy")
         if abs(right - told * len(found.paths)) > ROUNDED:
             raise RunError(
