@@ -2,8 +2,8 @@
 
     python experiments/results.py experiments/digits runs/digits_simple_cnn runs/digits_best
 
-The published figures are read from `published.csv` in the folder of the experiment. Photographs of
-the data sets stay out of it.
+What is there of studies that are not named stays as it is. The published figures are read from
+`published.csv` in the folder of the experiment. Photographs of the data sets stay out of it.
 """
 
 import argparse
@@ -46,28 +46,41 @@ def main() -> None:
 
 
 def collect(folder: Path, found: Sequence[Standings]) -> None:
-    """Write `results.csv`, `figures/` and the part of `README.md` between the marks.
+    """Write `results.csv`, `figures/` and the part of `README.md` between the marks of each study.
 
     Raises:
-        DataError: If the README has no marks.
+        DataError: If the README lacks the marks of a study.
     """
-    header = list(dict.fromkeys(name for one in found for name in leaderboard.columns(one.study)))
-    lines = [
-        (one.study.name, *(leaderboard.cell(line.get(name)) for name in header))
-        for one in found
-        for _, line in leaderboard.ranked(one)
-    ]
-    write_csv(folder / "results.csv", ("study", *header), lines)
-    (folder / "figures").mkdir(exist_ok=True)
+    _write_lines(folder / "results.csv", found)
     for one in found:
-        if not any(row.setting.is_complete for row in one.rows):
-            continue  # its table tells costs, no more
-        for picture in report.page(one).pictures():
-            if picture.name in FIGURES and isinstance(picture.image, Figure):  # no photographs
-                with replaced(folder / "figures" / f"{one.study.name}-{picture.name}.png") as file:
-                    file.write_bytes(png_of(picture.image))
-    made = "\n".join(line for one in found for line in _section(one, _published(folder)))
-    write_between(folder / "README.md", "results", made)
+        if any(row.setting.is_complete for row in one.rows):  # or its table tells costs, no more
+            _write_figures(folder / "figures", one)
+        made = "\n".join(_section(one, _published(folder)))
+        write_between(folder / "README.md", one.study.name, made)
+
+
+def _write_figures(folder: Path, standings: Standings) -> None:
+    folder.mkdir(exist_ok=True)
+    for picture in report.page(standings).pictures():
+        if picture.name in FIGURES and isinstance(picture.image, Figure):  # no photographs
+            with replaced(folder / f"{standings.study.name}-{picture.name}.png") as file:
+                file.write_bytes(png_of(picture.image))
+
+
+def _write_lines(file: Path, found: Sequence[Standings]) -> None:
+    """Replace the lines of the studies in a table that may hold others too."""
+    studies: dict[str, list[dict[str, str]]] = {}
+    for line in read_csv(file) if file.exists() else []:
+        studies.setdefault(line["study"], []).append(line)
+    for one in found:
+        studies[one.study.name] = [
+            {"study": one.study.name}
+            | {name: leaderboard.cell(line.get(name)) for name in leaderboard.columns(one.study)}
+            for _, line in leaderboard.ranked(one)
+        ]
+    lines = [line for each in studies.values() for line in each]
+    header = list(dict.fromkeys(name for line in lines for name in line))
+    write_csv(file, header, ([line.get(name, "") for name in header] for line in lines))
 
 
 def _published(folder: Path) -> Published:

@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from signlang.studies.collecting import read_study
 from signlang.studies.ranking import judged
 from signlang.studies.statistics import wilson
 
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FOLDS = range(3)
 RATES = ("0.01", "0.001")
 SWEEP = [word for word in QUICK if not word.startswith("trainer.max_epochs")]
@@ -157,6 +160,28 @@ def test_tests_are_those_of_the_predictions(strangers: Path) -> None:
     assert other.p_mcnemar == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
     assert other.verdict
     assert any(other.verdict in sentence for sentence in judged(read_study(strangers)).sentences)
+
+
+def test_an_experiment_keeps_what_it_knows_of_other_studies(study: Path) -> None:
+    place = Path("experiment")
+    place.mkdir()
+    text = "# E\n\n<!-- folder: begin -->old<!-- folder: end -->\n\nother\n"
+    (place / "README.md").write_text(text, "utf-8")
+    (place / "published.csv").write_text("study,setting,published\n", "utf-8")
+    lines = "study,rank,a factor\nfolder,1,gone\nelsewhere,1,kept\nfolder,2,gone\n"
+    (place / "results.csv").write_text(lines, "utf-8")
+    words = [sys.executable, str(EXPERIMENTS / "results.py"), "experiment", str(study)]
+    subprocess.run(words, check=True, timeout=600)
+    rows = rows_of(place / "results.csv")
+    assert [(row["study"], row["rank"], row["a factor"]) for row in rows] == [
+        ("folder", "1", ""), ("folder", "2", ""), ("elsewhere", "1", "kept"),
+    ]  # fmt: skip
+    assert {row["optimizer.lr"] for row in rows[:2]} == set(RATES)
+    told = (place / "README.md").read_text("utf-8")
+    assert told.startswith("# E\n\n<!-- folder: begin -->\n\n### `folder`")
+    assert told.endswith("<!-- folder: end -->\n\nother\n")
+    assert "Best of 2 settings" in told
+    assert {figure.name for figure in (place / "figures").iterdir()} >= {"folder-confusion.png"}
 
 
 def test_every_picture_is_predicted_once_by_each_setting(study: Path) -> None:

@@ -120,7 +120,7 @@ def load(network: nn.Module, file: str, head: str, backbone: str = "") -> None:
             f"{len(target)} entries differ:{listing(misfits)}"
         )
     if new_head:
-        log.info("%s: taken, but for %s, which begins anew", file, ", ".join(new_head))
+        log.info("%s: taken; begun anew: %s", file, ", ".join(new_head))
     network.load_state_dict(
         {key: value for key, value in state.items() if key not in new_head}, strict=False
     )
