@@ -124,7 +124,7 @@ class RunFolder:
             overwrite: Delete what another run left here.
 
         Raises:
-            RunError: If the folder belongs to a run with other settings or other data.
+            RunError: If the folder, or a file in it, belongs to a run with other settings or data.
         """
         if overwrite and (self.path / "record.json").exists():
             log.warning("overwrite=true: deleting what was in %s", self.path)
@@ -134,6 +134,12 @@ class RunFolder:
             write_json(self.path / "record.json", record)
         elif old.get("fingerprint") != record["fingerprint"]:
             self._refuse(old, record)
+        metrics = self.metrics()
+        if metrics is not None and metrics.get("fingerprint") != record["fingerprint"]:
+            raise RunError(
+                f"{self.path / 'metrics.json'} is not of the run that record.json beside it tells "
+                "of: delete it to finish the run again."
+            )
 
     def is_finished(self, fingerprint: str) -> bool:
         """Whether this very run is finished."""
@@ -170,8 +176,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise RunError(
-                f"{file} cannot be read ({error}): delete it to finish the run again, "
+                f"{file} cannot be read ({reason}): delete it to finish the run again, "
                 "or start anew with overwrite=true."
             ) from None
         if not isinstance(content, dict):
