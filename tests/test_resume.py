@@ -129,6 +129,7 @@ def test_a_run_stopped_early_stays_stopped(tiny: Path, tmp_path: Path) -> None:
     before = outcome(tmp_path)
     assert len(before[3]) < EPOCHS  # it did stop early
     (run_in(tmp_path) / "metrics.json").unlink()  # as if killed between training and judging
+    (run_in(tmp_path) / "history.csv").unlink()  # its rows are in last.ckpt too
     assert run_command(tmp_path, *command).code == 0
     assert outcome(tmp_path) == before
 
@@ -143,6 +144,18 @@ def test_a_damaged_last_checkpoint_begins_anew(
     result = run_command(tmp_path, *words(tiny))
     assert result.code == 0, result.err
     assert "is damaged" in result.err
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_a_damaged_history_heals(tiny: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    process = begin(tmp_path, *words(tiny))
+    wait_for_epoch(tmp_path, 6, process)
+    process.kill()
+    process.wait()
+    history = run_in(tmp_path) / "history.csv"
+    history.write_bytes(history.read_bytes()[:300] + bytes(9))
+    result = run_command(tmp_path, *words(tiny))
+    assert result.code == 0, result.err
     assert outcome(tmp_path) == uninterrupted
 
 

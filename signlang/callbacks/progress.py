@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytorch_lightning as pl
 import torch
@@ -10,7 +10,9 @@ from pytorch_lightning.callbacks import Checkpoint
 from rich.progress import Progress, TaskID
 
 from signlang.console import log, progress
-from signlang.data.files import read_csv, write_csv
+from signlang.data.files import write_csv
+
+ROWS: Final = "history"  # in a checkpoint
 
 
 class ProgressBar(pl.Callback):
@@ -69,7 +71,8 @@ class History(Checkpoint):
     """Writes one row per epoch to `history.csv`: metrics, learning rate, seconds and speed.
 
     It is a Lightning `Checkpoint` because those are called after the module has logged its epoch.
-    Rows of epochs that a resumed run trains again are replaced.
+    The rows are in each checkpoint, so that a resumed run has those of its own epochs: no more, no
+    less, whatever became of the file.
 
     Args:
         file: The CSV file.
@@ -81,11 +84,18 @@ class History(Checkpoint):
         self.begun = self.trained = 0.0
         self.pictures = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read the rows of the epochs that are done."""
-        self.rows = [
-            row for row in read_csv(self.file) if int(row["epoch"]) < trainer.current_epoch
-        ]
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the rows into the checkpoint, and that of the epoch which ends with it."""
+        ends = trainer.is_last_batch and len(self.rows) == trainer.current_epoch
+        checkpoint[ROWS] = [*self.rows, self._row(trainer)] if ends else self.rows
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the rows of the epochs that are done."""
+        self.rows = list(checkpoint[ROWS])
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -106,30 +116,39 @@ class History(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write all rows anew, in one step."""
-        metrics = {
-            name: f"{float(value):.6g}"
-            for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith(("train/", "validation/", "learning_rate"))
-        }
-        self.rows.append(
-            {
-                "epoch": str(trainer.current_epoch),
-                **metrics,
-                "seconds": f"{time.perf_counter() - self.begun:.3f}",
-                "images_per_second": f"{self.pictures / self.trained:.1f}",
-            }
-        )
-        header = tuple(self.rows[-1])
-        rows = [tuple(row.get(name, "") for name in header) for row in self.rows]
-        write_csv(self.file, header, rows)
+        row = self._row(trainer)
+        self.rows.append(row)
+        self._write()
         log.info(
             "epoch %d/%d  %s",
             trainer.current_epoch + 1,
             trainer.max_epochs,
             "  ".join(
-                f"{stage} loss {float(metrics[f'{stage}/loss']):.4f} "
-                f"accuracy {float(metrics[f'{stage}/accuracy']):.4f}"
+                f"{stage} loss {float(row[f'{stage}/loss']):.4f} "
+                f"accuracy {float(row[f'{stage}/accuracy']):.4f}"
                 for stage in ("train", "validation")
-                if f"{stage}/loss" in metrics
+                if f"{stage}/loss" in row
             ),
         )
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the file of a run that had trained its last epoch before it was interrupted."""
+        self._write()
+
+    def _row(self, trainer: pl.Trainer) -> dict[str, str]:
+        metrics = {
+            name: f"{float(value):.6g}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith(("train/", "validation/", "learning_rate"))
+        }
+        return {
+            "epoch": str(trainer.current_epoch),
+            **metrics,
+            "seconds": f"{time.perf_counter() - self.begun:.3f}",
+            "images_per_second": f"{self.pictures / self.trained:.1f}",
+        }
+
+    def _write(self) -> None:
+        header = tuple(self.rows[-1]) if self.rows else ("epoch",)
+        rows = [tuple(row.get(name, "") for name in header) for row in self.rows]
+        write_csv(self.file, header, rows)
