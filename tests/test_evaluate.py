@@ -551,6 +551,15 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
     (again / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(RunError, match="cannot be loaded"):
         evaluated(place, f"run={again}", f"data.root={tiny}")
+    for name, sentence in (
+        ("record.json", r"has no usable settings of record\.json, .*: train this run again"),
+        ("metrics.json", r"metrics\.json, written by .* has no usable model, data, .*: train this"),
+    ):
+        whole = (again / name).read_text("utf-8")
+        (again / name).write_text("{}", "utf-8")
+        with pytest.raises(RunError, match=sentence):
+            evaluated(place, f"run={again}", f"data.root={tiny}")
+        (again / name).write_text(whole, "utf-8")
     (again / "metrics.json").unlink()
     with pytest.raises(RunError, match="is not finished"):
         evaluated(place, f"run={again}", f"data.root={tiny}")

@@ -11,6 +11,7 @@ from signlang.confidence.calibration import Calibration
 from signlang.errors import RunError
 from signlang.models.classifier import Classifier
 from signlang.runs.folder import RunFolder
+from signlang.studies.checking import read_run
 from signlang.studies.predictions import Predictions, read_predictions
 
 
@@ -85,13 +86,12 @@ def read(path: Path) -> Finished:
     Raises:
         RunError: If there is no finished run, or it is damaged.
     """
-    folder = RunFolder(path)
-    metrics, record = folder.metrics(), folder.record()
-    if metrics is None or record is None:
+    run, folder = read_run(path), RunFolder(path)
+    if run is None:
         folds = sorted(place.name for place in path.glob("fold=*"))
         if folds:
             raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
-        what = "is a run that is not finished" if record else "is no run folder"
+        what = "is a run that is not finished" if folder.record() else "is no run folder"
         raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
     try:
         model = Classifier.load_from_checkpoint(folder.best, map_location="cpu", weights_only=True)
@@ -102,7 +102,7 @@ def read(path: Path) -> Finished:
         ) from error
     found = calibration.read(path)
     errors = _calibration_error(path) if found else {}
-    return Finished(path, metrics, record, model.eval(), found, errors)
+    return Finished(path, run.metrics, run.record, model.eval(), found, errors)
 
 
 def _calibration_error(path: Path) -> dict[str, float]:
