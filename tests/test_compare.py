@@ -394,7 +394,7 @@ def same_pictures(run: Path) -> None:
             r"fold=1/predictions\.csv has \d+ of 12 pictures right, .* of 0\.1230: they",
         ),
         (improbable, r"fold=1/predictions\.csv is empty, or holds probabilities that are none"),
-        (without_column, r"fold=1/data\.csv is damaged\. Train this run again"),
+        (without_column, r"fold=1/data\.csv is missing or damaged\. Train this run again"),
         (renamed_class, r"fold=1/predictions\.csv does not fit classes\.json .* p_C, p_ß"),
         (renamed_everywhere, r"fold=\d/classes\.json and .*fold=1/classes\.json hold different"),
         (same_pictures, r"fold=1/predictions\.csv and .*fold=0/predictions\.csv hold the same pic"),

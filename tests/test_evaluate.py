@@ -548,9 +548,6 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
     for path, sentence in cases:
         with pytest.raises(RunError, match=sentence):
             evaluated(place, f"run={path}", f"data.root={tiny}")
-    (again / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(RunError, match="cannot be loaded"):
-        evaluated(place, f"run={again}", f"data.root={tiny}")
     for name, sentence in (
         ("record.json", r"has no usable settings of record\.json, .*: train this run again"),
         ("metrics.json", r"metrics\.json, written by .* has no usable model, data, .*: train this"),
@@ -560,6 +557,16 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
         with pytest.raises(RunError, match=sentence):
             evaluated(place, f"run={again}", f"data.root={tiny}")
         (again / name).write_text(whole, "utf-8")
+    checkpoint = again / "checkpoints" / "best.ckpt"
+    network = checkpoint.read_bytes()
+    checkpoint.write_bytes(b"no checkpoint")
+    with pytest.raises(RunError, match="cannot be loaded"):
+        evaluated(place, f"run={again}", f"data.root={tiny}")
+    checkpoint.write_bytes(network)
+    # without it nobody knows which pictures were trained on
+    (again / "data.csv").write_text("")
+    with pytest.raises(RunError, match=r"data\.csv is missing or damaged"):
+        evaluated(place, f"run={again}", f"data.root={tiny}")
     (again / "metrics.json").unlink()
     with pytest.raises(RunError, match="is not finished"):
         evaluated(place, f"run={again}", f"data.root={tiny}")

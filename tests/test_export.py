@@ -382,7 +382,7 @@ def test_drawn_pictures_or_moved_ones_will_do(
     ("name", "sentence"),
     [
         ("predictions.csv", r"fold=0/predictions\.csv cannot be read \(No such file"),
-        ("data.csv", r"but the test fold in data\.csv has 0: it was cut off"),
+        ("data.csv", r"fold=0/data\.csv is missing or damaged\. Train this run again"),
     ],
 )
 def test_what_the_run_said_must_be_known(

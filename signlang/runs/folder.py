@@ -58,12 +58,14 @@ class RunFolder:
         """Read `data.csv`: path, label, signer and part of every picture.
 
         Raises:
-            RunError: If it is damaged.
+            RunError: If it is missing or damaged.
         """
         file = self.path / "data.csv"
         rows = read_csv(file)
-        if any(row.get(column) is None for row in rows for column in PICTURES):
-            raise RunError(f"{file} is damaged. Train this run again with overwrite=true.")
+        if not rows or any(row.get(column) is None for row in rows for column in PICTURES):
+            raise RunError(
+                f"{file} is missing or damaged. Train this run again with overwrite=true."
+            )
         return rows
 
     def part(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
