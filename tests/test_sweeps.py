@@ -83,6 +83,30 @@ def test_jobs_side_by_side_fail_alone_and_are_skipped_the_next_time(
     assert again.code == 1
 
 
+COUNTING = """
+import gc
+
+import pytorch_lightning as pl
+
+
+class Counting(pl.Callback):
+    def on_fit_start(self, trainer, pl_module):
+        networks = [o for o in gc.get_objects() if issubclass(type(o), pl.LightningModule)]
+        with open("networks.txt", "a") as file:
+            print(len(networks), file=file)
+"""
+
+
+def test_a_sweep_keeps_no_network_of_earlier_jobs(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    result = run_command(
+        tmp_path, "-m", *QUICK, "trainer.max_epochs=1", f"data.root={tiny}", "fold=0,1,2",
+        "+callbacks.counting._target_=counting.Counting", PYTHONPATH=str(tmp_path),
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert (tmp_path / "networks.txt").read_text().split() == ["1", "1", "1"]
+
+
 def test_a_sweep_that_is_finished_imports_no_torch(tiny: Path, tmp_path: Path) -> None:
     words = ("-m", *QUICK, f"data.root={tiny}", "fold=0,1", "trainer.max_epochs=1")
     first = run_command(tmp_path, *words)

@@ -1,6 +1,7 @@
 """Overrides of a job come in; its configuration, and how it ended, go out."""
 
 import copy
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,7 +85,7 @@ class Jobs:
         return None if metrics is None else Outcome(float(metrics["test"]["accuracy"]))
 
     def run(self, overrides: Sequence[str], number: int) -> Outcome:
-        """Run a job in this process."""
+        """Run a job in this process, and leave no network of it in memory."""
         returned = run_job(
             hydra_context=self.context,
             task_function=self.task,
@@ -92,6 +93,7 @@ class Jobs:
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
+        gc.collect()  # trainer, callbacks and module know one another: only this frees them
         value: Any = returned._return_value  # the property writes to the screen and raises
         if returned.status == JobStatus.COMPLETED:
             return Outcome(float(value))
