@@ -31,7 +31,7 @@ from signlang.studies import (
 )
 from signlang.studies.collecting import read_study
 from signlang.studies.measures import Effect
-from signlang.studies.predictions import Predictions
+from signlang.studies.predictions import Predictions, read_predictions
 from signlang.studies.runs import Run, Setting
 from signlang.studies.standings import Pair, Row, Standings
 from signlang.studies.statistics import wilson
@@ -85,7 +85,7 @@ def write_run(
     for label, name in enumerate(classes):
         for number in range(each):
             said = label if number < accuracy * each else (label + 1) % size
-            p = np.full(size, 0.1 / (size - 1))
+            p = np.full(size, (0.1 + 0.01 * number) / (size - 1))
             p[said] = 0.9 - 0.01 * number
             path = f"{label}/{fold}-{number}.png"
             judged.append([path, name, classes[said], p.max(), *p])
@@ -99,7 +99,8 @@ def write_run(
     }  # fmt: skip
     data = {"name": "signs", "fingerprint": "d", "pictures": 40, "classes": size, "test": 20}
     record = {
-        "signlang": "0.1.0", "git": "abc123", "device": "CPU", "started": "2026-01-02T03:04:05",
+        "signlang": "0.1.0", "fingerprint": "f", "git": "abc123", "device": "CPU",
+        "started": "2026-01-02T03:04:05",
         "python": "3.11", "packages": {"torch": "2.6"}, "data": data, "settings": settings,
         "overrides": [f"fold={fold}", *(f"{key}={value}" for key, value in overrides.items())],
     }  # fmt: skip
@@ -283,8 +284,8 @@ def test_a_picture_that_is_gone_leaves_a_hole(tmp_path: Path, pictures: Path) ->
     assert some[0] is not None
     assert some[0].size == (originals.SIDE, originals.SIDE)
     assert some[1] is None
-    run = Run(write_run(tmp_path / "one", {"model": "cnn"}), {"fold": 0}, {})
-    sheet = judgements.mistakes_sheet(run.predictions, [0, 1], some)
+    found = read_predictions(write_run(tmp_path / "one", {"model": "cnn"}), 0)
+    sheet = judgements.mistakes_sheet(found, [0, 1], some)
     assert isinstance(sheet, Figure)
 
 
