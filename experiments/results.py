@@ -51,11 +51,12 @@ def collect(folder: Path, found: Sequence[Standings]) -> None:
     Raises:
         DataError: If the README lacks the marks of a study.
     """
+    published = _published(folder)
     _write_lines(folder / "results.csv", found)
     for one in found:
         if any(row.setting.is_complete for row in one.rows):  # or its table tells costs, no more
             _write_figures(folder / "figures", one)
-        made = "\n".join(_section(one, _published(folder)))
+        made = "\n".join(_section(one, published))
         write_between(folder / "README.md", one.study.name, made)
 
 
@@ -70,7 +71,7 @@ def _write_figures(folder: Path, standings: Standings) -> None:
 def _write_lines(file: Path, found: Sequence[Standings]) -> None:
     """Replace the lines of the studies in a table that may hold others too."""
     studies: dict[str, list[dict[str, str]]] = {}
-    for line in read_csv(file) if file.exists() else []:
+    for line in read_csv(file):  # none without the file
         studies.setdefault(line["study"], []).append(line)
     for one in found:
         studies[one.study.name] = [

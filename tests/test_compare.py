@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import QUICK, run_command
+from conftest import QUICK, ROOT, run_command
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,7 +26,6 @@ from signlang.studies.collecting import read_study
 from signlang.studies.ranking import judged
 from signlang.studies.statistics import wilson
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 FOLDS = range(3)
 RATES = ("0.01", "0.001")
 SWEEP = [word for word in QUICK if not word.startswith("trainer.max_epochs")]
@@ -170,7 +169,7 @@ def test_an_experiment_keeps_what_it_knows_of_other_studies(study: Path) -> None
     (place / "published.csv").write_text("study,setting,published\n", "utf-8")
     lines = "study,rank,a factor\nfolder,1,gone\nelsewhere,1,kept\nfolder,2,gone\n"
     (place / "results.csv").write_text(lines, "utf-8")
-    words = [sys.executable, str(EXPERIMENTS / "results.py"), "experiment", str(study)]
+    words = [sys.executable, str(ROOT / "experiments" / "results.py"), "experiment", str(study)]
     subprocess.run(words, check=True, timeout=600)
     rows = rows_of(place / "results.csv")
     assert [(row["study"], row["rank"], row["a factor"]) for row in rows] == [

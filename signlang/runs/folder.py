@@ -19,6 +19,7 @@ from signlang.errors import DataError, RunError, listing
 from signlang.runs.identity import differences
 
 LOCK: Final = ".lock"
+ANEW: Final = "Train this run again with overwrite=true."
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,7 @@ class RunFolder:
         file = self.path / "data.csv"
         rows = read_csv(file)
         if not rows or any(row.get(column) is None for row in rows for column in PICTURES):
-            raise RunError(
-                f"{file} is missing or damaged. Train this run again with overwrite=true."
-            )
+            raise RunError(f"{file} is missing or damaged. {ANEW}")
         return rows
 
     def part(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from signlang.errors import RunError
-from signlang.runs.folder import RunFolder
+from signlang.runs.folder import ANEW, RunFolder
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 COLUMNS: Final = ("path", "label", "predicted", "confidence")
 ROUNDING: Final = 1e-3  # of a sum of probabilities with six decimals each, of up to 2,000 classes
-ANEW: Final = "Train this run again with overwrite=true."
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from signlang.data.files import read_csv
 from signlang.errors import RunError
+from signlang.runs.folder import ANEW
 from signlang.runs.identity import UNNAMED, is_below
 from signlang.studies import gaps
-from signlang.studies.predictions import ANEW, Predictions, read_predictions
+from signlang.studies.predictions import Predictions, read_predictions
 
 Floats = npt.NDArray[np.float64]
 # where the figures of a run are, and what they must be
