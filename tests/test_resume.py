@@ -159,6 +159,21 @@ def test_a_damaged_history_heals(tiny: Path, tmp_path: Path, uninterrupted: Any)
     assert outcome(tmp_path) == uninterrupted
 
 
+def test_a_run_begun_without_history_goes_on(tiny: Path, tmp_path: Path) -> None:
+    process = begin(tmp_path, *words(tiny))
+    wait_for_epoch(tmp_path, 6, process)
+    process.kill()
+    process.wait()
+    last = run_in(tmp_path) / "checkpoints" / "last.ckpt"
+    state = torch.load(last)
+    del state["history"]  # as with callbacks.history=null
+    torch.save(state, last)
+    result = run_command(tmp_path, *words(tiny))
+    assert result.code == 0, result.err
+    epochs = [row.split(",")[0] for row in outcome(tmp_path)[3][1:]]
+    assert epochs == [str(epoch) for epoch in range(state["epoch"] + 1, EPOCHS)]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_loses_nothing(tiny: Path, tmp_path: Path, uninterrupted: Any) -> None:
     disk = tmp_path / "disk"

@@ -88,14 +88,15 @@ class History(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the rows into the checkpoint, and that of the epoch which ends with it."""
-        ends = trainer.is_last_batch and len(self.rows) == trainer.current_epoch
+        told = bool(self.rows) and self.rows[-1]["epoch"] == str(trainer.current_epoch)
+        ends = trainer.is_last_batch and not told
         checkpoint[ROWS] = [*self.rows, self._row(trainer)] if ends else self.rows
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the rows of the epochs that are done."""
-        self.rows = list(checkpoint[ROWS])
+        """Take the rows of the epochs that are done; none where they were not kept."""
+        self.rows = list(checkpoint.get(ROWS, []))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
