@@ -1,8 +1,8 @@
 """signlang trains, cross-validates, compares and deploys classifiers of static hand signs.
 
 Importing the package prepares the process, before torch is imported anywhere: it keeps glibc from
-handing large buffers back to the kernel after every training step, and albumentations from asking
-the network for a newer release of itself.
+handing large buffers back to the kernel after every training step, OpenCV from starting threads
+beside torch's, and albumentations from asking the network for a newer release of itself.
 """
 
 import ctypes
@@ -32,4 +32,5 @@ def _keep_large_buffers() -> None:
 
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 _keep_large_buffers()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import QUICK, Result, run_command
 from sklearn.metrics import accuracy_score, f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -50,7 +51,10 @@ def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
         ".hydra", "checkpoints", "metrics.json", "predictions.csv", "events.out", "record.json",
         "run.log", "data.csv", "classes.json", "history.csv", "calibration.json",
     }  # fmt: skip
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    checkpoints = {path.name: torch.load(path) for path in (run / "checkpoints").iterdir()}
+    assert set(checkpoints) == {"best.ckpt", "last.ckpt"}
+    assert "optimizer_states" in checkpoints["last.ckpt"]
+    assert "optimizer_states" not in checkpoints["best.ckpt"]
     assert "${" not in (run / ".hydra" / "config.yaml").read_text()
     metrics = json_of(run / "metrics.json")
     assert metrics["status"] == "finished"

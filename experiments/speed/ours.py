@@ -50,15 +50,19 @@ def race(case: Case, root: Path, clock: Clock) -> None:
 
 
 def ceiling(case: Case, root: Path, clock: Clock) -> None:
-    """Forward, backward and optimizer step on one batch in memory; nothing else."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", words(case, root))
+    """Forward, backward and optimizer step on one batch in memory; nothing else.
+
+    The batch is a real one: noise is learnt from up to 5 % faster, as max-pooling and ELU meet
+    other values.
+    """
+    with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*words(case, root), f"run_folder={place}"])
+        bytes_, labels = next(iter(training.data(cfg, claiming.fold(cfg)).train_dataloader()))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose(str(cfg.trainer.precision), "auto")
     model = classifier(case).to(device).train()
     optimizer = model.configure_optimizers()
-    bytes_ = torch.randint(0, 256, (case.batch, case.size, case.size, 3), dtype=torch.uint8)
-    pictures, labels = bytes_.to(device), torch.randint(0, case.classes, (case.batch,)).to(device)
+    pictures, labels = bytes_.to(device), labels.to(device)
     normal = pictures.permute(0, 3, 1, 2).float().sub_(128).div_(64)
     while True:
         with torch.autocast(device, torch.bfloat16, enabled="bf16" in precision):

@@ -66,7 +66,11 @@ def studied(given: argparse.Namespace) -> Studies:
 
 def _answer(program: str, words: Sequence[str]) -> dict[str, Any]:
     command = [sys.executable, str(HERE / program), *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent)
+    # what signlang set for this process is its own merit: the other sides do without
+    without = {key: value for key, value in os.environ.items() if not key.startswith("OPENCV_")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=HERE.parent.parent, env=without
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -201,5 +201,4 @@ def write(
 
 if __name__ == "__main__":  # one of the processes that `write` starts
     part, total, step, *rest = (int(word) for word in sys.argv[2:])
-    cv2.setNumThreads(1)
     _write_people(Path(sys.argv[1]), range(part, total, step), *rest)

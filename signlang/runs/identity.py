@@ -23,7 +23,7 @@ ELSEWHERE: Final = (
     "launcher", "sweep", "wanted_precision", "datamodule", "data.root", "data.signers",
     "data.source", "model.weights",
     "callbacks.pictures", "callbacks.progress", "callbacks.history", "callbacks.cost",
-    "callbacks.last",
+    "callbacks.last", "callbacks.checkpoint.save_weights_only",
 )  # fmt: skip
 # what the name of a run leaves out: the same, but for what may change the pictures or the weights
 UNNAMED: Final = {"fold", *ELSEWHERE} - {"data.source", "model.weights"}
