@@ -463,6 +463,18 @@ def test_splits_stand_side_by_side(trained: Path, study: Path) -> None:
     assert "would tell" not in told
 
 
+def test_the_published_protocol_makes_a_table(tiny: Path, tmp_path: Path) -> None:
+    result = run_command(
+        tmp_path, "-m", *SWEEP, f"data.root='{tiny}'", "trainer.max_epochs=1", "fold=0,1,2",
+        "split.validation=fold",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    (line,) = rows_of(tmp_path / "runs" / "folder" / "leaderboard.csv")
+    assert (line["protocol"], line["complete"]) == ("validation=fold", "true")
+    assert line["accuracy"] == line["validation_accuracy"]
+    assert "The figures are optimistic" in result.out
+
+
 def test_what_cannot_be_compared_is_said(study: Path) -> None:
     for file in setting_of(study).glob("*/record.json"):
         change(file, lambda content: content.update(signlang="0.0.9", device="a faster one"))

@@ -67,6 +67,14 @@ class RunFolder:
             raise RunError(f"{file} is missing or damaged. {ANEW}")
         return rows
 
+    def pictures_of(self, part: str) -> list[dict[str, str]]:
+        """Read the rows of `train`, `validation` or `test`; a picture may be in both of the latter.
+
+        Raises:
+            RunError: If `data.csv` is missing or damaged.
+        """
+        return [row for row in self.pictures() if part in row["part"].split("+")]
+
     def part(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
         """Paths and labels of the pictures of a part.
 
@@ -79,8 +87,7 @@ class RunFolder:
         """
         number = {name: position for position, name in enumerate(classes)}
         try:
-            return [(row["path"], number[row["label"]]) for row in self.pictures()
-                    if name in row["part"].split("+")]  # fmt: skip
+            return [(row["path"], number[row["label"]]) for row in self.pictures_of(name)]
         except KeyError as error:
             raise DataError(
                 f"{self.path / 'data.csv'} does not fit the network: no {error}."

@@ -127,8 +127,7 @@ def _classes(run: Path) -> tuple[str, ...]:
 
 def _signers(run: Path, paths: Sequence[str]) -> tuple[str, ...] | None:
     """Check that exactly the test fold was judged, and say who is in it."""
-    rows = RunFolder(run).pictures()
-    tested = {row["path"]: row["signer"] for row in rows if row["part"] == "test"}
+    tested = {row["path"]: row["signer"] for row in RunFolder(run).pictures_of("test")}
     if set(paths) != tested.keys() or len(paths) != len(tested):
         raise RunError(
             f"{run / 'predictions.csv'} holds {len(paths)} pictures, but the test fold in data.csv "
