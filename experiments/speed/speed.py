@@ -91,12 +91,12 @@ def by_case(found: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[floa
 
 def lines(found: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Write the rows of one machine's results in Markdown."""
-    rounds = max(int(row["round"]) for row in found)
-    plural = "s" * (rounds > 1)
-    yield f"{found[0]['machine']}; medians of {rounds} round{plural}; pictures a second:\n"
+    cases = by_case(found)
+    counts = {len(figures) for sides in cases.values() for figures in sides.values()}
+    rounds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    yield f"{found[0]['machine']}; medians of {rounds} rounds; pictures a second:\n"
     yield f"| {' | '.join(HEADER)} |"
     yield f"|---|{'---:|' * (len(HEADER) - 1)}"
-    cases = by_case(found)
     for name, sides in cases.items():
         if name in CASES:
             yield f"| {' | '.join(_cells(CASES[name], sides))} |"
