@@ -94,7 +94,8 @@ def lines(found: Sequence[Mapping[str, str]]) -> Iterator[str]:
     cases = by_case(found)
     counts = {len(figures) for sides in cases.values() for figures in sides.values()}
     rounds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
-    yield f"{found[0]['machine']}; medians of {rounds} rounds; pictures a second:\n"
+    plural = "s" * (max(counts) > 1)
+    yield f"{found[0]['machine']}; medians of {rounds} round{plural}; pictures a second:\n"
     yield f"| {' | '.join(HEADER)} |"
     yield f"|---|{'---:|' * (len(HEADER) - 1)}"
     for name, sides in cases.items():
