@@ -183,6 +183,31 @@ def test_an_experiment_keeps_what_it_knows_of_other_studies(study: Path) -> None
     assert {figure.name for figure in (place / "figures").iterdir()} >= {"folder-confusion.png"}
 
 
+def test_an_experiment_tells_how_far_from_learnt_frames_accuracy_lasts(study: Path) -> None:
+    Path("README.md").write_text("<!-- distance: begin --><!-- distance: end -->", "utf-8")
+    words = [sys.executable, str(ROOT / "experiments" / "distance.py"), ".", str(study)]
+    subprocess.run(words, check=True, timeout=600)
+    told = Path("README.md").read_text("utf-8")
+    for rate in RATES:
+        (line,) = (line for line in told.splitlines() if f"lr {rate} " in line)
+        columns: dict[str, list[bool]] = {"1": [], "2": [], "3 to 5": []}
+        for fold in setting_of(study, rate).glob("fold=*"):
+            said = {row["path"]: row["predicted"] for row in rows_of(fold / "predictions.csv")}
+            rows = {row["path"]: row for row in rows_of(fold / "data.csv")}
+            for path, predicted in said.items():
+                name, number = path.split("/")[0], int(re.findall(r"\d+", path)[-1])
+                known = [
+                    abs(number - int(re.findall(r"\d+", other)[-1]))
+                    for other, row in rows.items()
+                    if row["part"] == "train" and row["label"] == name
+                ]
+                column = "1" if min(known) == 1 else "2" if min(known) == 2 else "3 to 5"
+                columns[column].append(predicted == name)
+        cells = [f"{np.mean(c):.4f} ({len(c)})" if c else "" for c in columns.values()]
+        assert sum(map(len, columns.values())) == 36
+        assert line.endswith(f"| {' | '.join([*cells, '', ''])} |")
+
+
 def test_every_picture_is_predicted_once_by_each_setting(study: Path) -> None:
     making.compare_study(study)
     rows = rows_of(study / "predictions.csv")
