@@ -1,6 +1,7 @@
 """What the tests share: real data where it is, tiny generated data, and the commands."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ SHARED = Path(os.environ.get("SIGNLANG_SHARED", ROOT.parent / "shared"))
 COLOURS = {"A": (200, 60, 60), "B": (60, 200, 60), "ß": (60, 60, 200)}  # classes of the tiny data
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads would only spin
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # what a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # would never hear the Ctrl-C of tests
 
 
 @pytest.fixture(scope="session")
