@@ -7,17 +7,17 @@ numbers in their names. The table goes into the README of the experiment.
 """
 
 import argparse
-import re
 import sys
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from signlang import console
 from signlang.data.files import write_between
-from signlang.errors import SignlangError
+from signlang.data.folds import frame_number
+from signlang.errors import DataError, SignlangError
 from signlang.pages.page import markdown
 from signlang.runs.folder import RunFolder
 from signlang.studies import ranking
@@ -83,7 +83,10 @@ def distances(run: Run) -> list[int]:
 
 
 def _number(path: str) -> int:
-    return int(re.findall(r"\d+", PurePosixPath(path).stem)[-1])
+    number = frame_number(path)
+    if number is None:
+        raise DataError(f"{path} has no frame number in its name: it cannot be placed in a film.")
+    return number
 
 
 if __name__ == "__main__":

@@ -170,6 +170,16 @@ def _validation_parts(labels: Ints, groups: Groups | None, share: float) -> int:
     return int(max(2, min(wanted, np.bincount(units)[np.unique(labels)].min())))
 
 
+def frame_number(path: str) -> int | None:
+    """The last number in the name of a file, which orders the frames of a film; None without one.
+
+    >>> frame_number("A2/take3_A1005.jpg"), frame_number("A2/hand.jpg")
+    (1005, None)
+    """
+    numbers = re.findall(r"\d+", PurePosixPath(path).stem)
+    return int(numbers[-1]) if numbers else None
+
+
 def _no_groups(index: Index, blocks: int) -> None:
     return None
 
@@ -191,14 +201,14 @@ def _signers(index: Index, blocks: int) -> Groups:
 
 
 def _blocks(index: Index, blocks: int) -> Groups:
-    frames = [re.findall(r"\d+", PurePosixPath(path).stem) for path in index.paths]
-    unnumbered = [path for path, found in zip(index.paths, frames, strict=True) if not found]
+    frames = [frame_number(path) for path in index.paths]
+    unnumbered = [path for path, found in zip(index.paths, frames, strict=True) if found is None]
     if unnumbered:
         raise DataError(
             f"split=blocks needs a frame number in every file name; {unnumbered[0]} and "
             f"{len(unnumbered) - 1} others of {index.root} have none. Use split=stratified."
         )
-    numbers = np.array([int(found[-1]) for found in frames], dtype=object)
+    numbers = np.array(frames, dtype=object)
     groups = np.empty(len(index), dtype=np.int64)
     for label in range(len(index.classes)):
         rows = np.flatnonzero(index.labels == label)
