@@ -99,7 +99,7 @@ def write_run(
     }  # fmt: skip
     data = {"name": "signs", "fingerprint": "d", "pictures": 40, "classes": size, "test": 20}
     record = {
-        "signlang": "0.1.0", "fingerprint": "f", "git": "abc123", "device": "CPU",
+        "format": 2, "signlang": "0.1.0", "fingerprint": "f", "git": "abc123", "device": "CPU",
         "started": "2026-01-02T03:04:05",
         "python": "3.11", "packages": {"torch": "2.6"}, "data": data, "settings": settings,
         "overrides": [f"fold={fold}", *(f"{key}={value}" for key, value in overrides.items())],

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from signlang.console import log
 from signlang.data.files import PICTURES, read_csv, write_json
 from signlang.errors import DataError, RunError, listing
-from signlang.runs.identity import differences
+from signlang.runs.identity import FORMAT, differences
 
 LOCK: Final = ".lock"
 ANEW: Final = "Train this run again with overwrite=true."
@@ -52,8 +52,20 @@ class RunFolder:
         return self._read("metrics.json")
 
     def record(self) -> dict[str, Any] | None:
-        """Read `record.json`; None if the run was never begun."""
-        return self._read("record.json")
+        """Read `record.json`; None if the run was never begun.
+
+        Raises:
+            RunError: If it cannot be read, or was written in another format than today's.
+        """
+        record = self._read("record.json")
+        if record is not None and record.get("format") != FORMAT:
+            raise RunError(
+                f"{self.path / 'record.json'} is of format {record.get('format', 1)}, this version "
+                f"of signlang reads and writes format {FORMAT}: use the version that wrote it "
+                f"({record.get('signlang', 'unknown')}), keep it and train into another study with "
+                "study=NAME, or replace it with overwrite=true."
+            )
+        return record
 
     def pictures(self) -> list[dict[str, str]]:
         """Read `data.csv`: path, label, signer and part of every picture.

@@ -1,9 +1,11 @@
 """Configuration and data come in; what makes a run that run goes out, to be compared and named."""
 
 import hashlib
+import importlib.util
 import json
 import platform
 import subprocess
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -32,6 +34,7 @@ PACKAGES: Final = (
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",
 )  # fmt: skip
 LONGEST_NAME: Final = 160  # a file system allows 255 bytes
+FORMAT: Final = 2  # of record.json; 1 hashed the paths of Python modules
 
 
 def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
@@ -60,14 +63,54 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
 
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
-    """Flatten the settings that decide the outcome of a run to dotted keys and plain values."""
+    """Flatten the settings that decide the outcome of a run to dotted keys and plain values.
+
+    A component stands under its key with what its `_target_` names (see `component_name`), never
+    with the path of a Python module: code that moves leaves finished runs as they are.
+    """
     flat = _flatten(OmegaConf.to_container(cfg, resolve=True))
-    kept = {key: value for key, value in flat.items() if not is_below(key, ELSEWHERE)}
+    kept = {
+        key.removesuffix("._target_"): component_name(value) if key.endswith("._target_") else value
+        for key, value in flat.items()
+        if not is_below(key, ELSEWHERE) and not key.endswith(("._partial_", "._convert_"))
+    }
     if cfg.model.weights:
         kept["model.weights"] = file_digest(cfg.model.weights)
     if cfg.augment.backgrounds:
         kept["augment.backgrounds"] = content_of(Path(cfg.augment.backgrounds).expanduser())
     return kept
+
+
+def component_name(target: str) -> str:
+    """Name what a `_target_` chooses by its package and its own name, without the path between.
+
+    Code that belongs to no installed package is named by the content of its file instead: a class
+    that was edited is another choice, and a file that was renamed is not.
+
+    >>> component_name("signlang.callbacks.one_cycle.OneCycle"), component_name("torch.optim.AdamW")
+    ('signlang OneCycle', 'torch AdamW')
+    """
+    module, _, name = target.rpartition(".")
+    package = module.partition(".")[0]
+    if package == "signlang":
+        return f"signlang {name}"
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # to be said by whoever imports it
+        spec = None
+    origin = Path(spec.origin) if spec is not None and spec.origin else None
+    if origin is None or not origin.is_file() or _is_installed(origin):
+        return f"{package} {name}"
+    files = [origin] if origin.name != "__init__.py" else sorted(origin.parent.rglob("*.py"))
+    state = hashlib.blake2b(digest_size=4)
+    for file in files:
+        state.update(file.read_bytes())
+    return f"{name} ({state.hexdigest()})"
+
+
+def _is_installed(file: Path) -> bool:
+    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(file.is_relative_to(place) for place in places)
 
 
 def fingerprint(settings: Mapping[str, Any], data: str) -> str:
@@ -98,6 +141,7 @@ def record(settings: Mapping[str, Any], data: Mapping[str, Any], **more: Any) ->
         more: Anything else that is known.
     """
     return {
+        "format": FORMAT,
         "signlang": signlang.__version__,
         "git": git_commit(),
         "python": platform.python_version(),

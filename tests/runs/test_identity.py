@@ -1,0 +1,39 @@
+"""What makes a run that run: choices, not the places of Python modules."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from signlang.errors import RunError
+from signlang.runs.folder import RunFolder
+from signlang.runs.identity import component_name, settings_of
+
+
+def test_a_moved_module_leaves_the_settings_as_they_are() -> None:
+    def settings(module: str) -> dict[str, object]:
+        one_cycle = {"_target_": f"signlang.{module}.OneCycle", "warm_up": 0.3}
+        cfg = {"model": {"weights": None}, "augment": {"backgrounds": None}}
+        return settings_of(OmegaConf.create({**cfg, "callbacks": {"one_cycle": one_cycle}}))
+
+    assert settings("callbacks.one_cycle") == settings("elsewhere.schedule")
+    assert settings("callbacks.one_cycle")["callbacks.one_cycle"] == "signlang OneCycle"
+    assert settings("callbacks.one_cycle")["callbacks.one_cycle.warm_up"] == 0.3
+
+
+def test_own_code_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "first_networks.py").write_text("class Net: width = 8\n")
+    (tmp_path / "same_networks.py").write_text("class Net: width = 8\n")
+    (tmp_path / "other_networks.py").write_text("class Net: width = 9\n")
+    first = component_name("first_networks.Net")
+    assert component_name("same_networks.Net") == first
+    assert component_name("other_networks.Net") != first
+    assert component_name("torchvision.models.resnet18") == "torchvision resnet18"
+
+
+def test_a_record_of_an_older_format_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps({"signlang": "0.1.0", "fingerprint": "f"}))
+    with pytest.raises(RunError, match=r"is of format 1, .* study=NAME, .* overwrite=true"):
+        RunFolder(tmp_path).record()
