@@ -4,7 +4,7 @@
 
 FROM node:20-bookworm-slim AS page
 WORKDIR /page
-COPY signlang/deploy/page/package.json signlang/deploy/page/package-lock.json ./
+COPY signlang/server/page/package.json signlang/server/page/package-lock.json ./
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
     && mkdir vendor \
     && cp node_modules/onnxruntime-web/dist/ort.wasm.min.mjs \
@@ -23,7 +23,7 @@ WORKDIR /app
 COPY --from=packages /venv /venv
 COPY conf conf
 COPY signlang signlang
-COPY --from=page /page/vendor signlang/deploy/page/vendor
+COPY --from=page /page/vendor signlang/server/page/vendor
 RUN python -m compileall -q signlang /venv/lib
 USER 10001:10001
 EXPOSE 8000

@@ -19,7 +19,7 @@ SERVE_LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --gene
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-PAGE := signlang/deploy/page
+PAGE := signlang/server/page
 RUNTIME := ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm
 
 .PHONY: setup

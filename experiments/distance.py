@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Final
 
 from signlang import console
-from signlang.data.files import write_between
-from signlang.data.folds import frame_number
+from signlang.data.splits import frame_number
 from signlang.errors import DataError, SignlangError
-from signlang.pages.page import markdown
+from signlang.files import write_between
+from signlang.reporting.page import markdown
 from signlang.runs.folder import RunFolder
+from signlang.runs.results import Run
 from signlang.studies import ranking
-from signlang.studies.collecting import read_study
-from signlang.studies.runs import Run
-from signlang.studies.standings import Row
+from signlang.studies.ranking import Row
+from signlang.studies.study import read_study
 
 STARTS: Final = (1, 2, 3, 6, 11)  # of the columns
 NAMES: Final = ("1", "2", "3 to 5", "6 to 10", "11 and more")
@@ -48,7 +48,7 @@ def _lines(studies: list[Path]) -> Iterator[str]:
     yield f"| study | network and settings | {' | '.join(NAMES)} |"
     yield f"|---|---|{'---:|' * len(NAMES)}"
     for study in studies:
-        for row in ranking.judged(read_study(study)).rows:
+        for row in ranking.rank_settings(read_study(study)).rows:
             if row.setting.is_complete:
                 yield f"| `{study.name}` | {markdown(row.label)} | {' | '.join(_shares(row))} |"
 

@@ -15,13 +15,14 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from signlang import console
-from signlang.data.files import read_csv, replaced, write_between, write_csv
 from signlang.errors import SignlangError
-from signlang.pages.drawing import png_of
-from signlang.pages.page import markdown
-from signlang.studies import leaderboard, ranking, report, tables
-from signlang.studies.collecting import read_study
-from signlang.studies.standings import Row, Standings
+from signlang.files import atomic_write, read_csv, write_between, write_csv
+from signlang.reporting import formatting
+from signlang.reporting.page import markdown
+from signlang.reporting.plots import png_bytes
+from signlang.studies import comparison, leaderboard, ranking, sections, verdicts
+from signlang.studies.ranking import Ranking, Row
+from signlang.studies.study import read_study
 
 FIGURES: Final = ("cost", "factors", "curves", "confusion", "reliability")
 HEADER: Final = (
@@ -40,12 +41,12 @@ def main() -> None:
     given = parser.parse_args()
     console.start()
     try:
-        collect(given.folder, [ranking.judged(read_study(study)) for study in given.studies])
+        collect(given.folder, [ranking.rank_settings(read_study(study)) for study in given.studies])
     except SignlangError as error:
         sys.exit(str(error))
 
 
-def collect(folder: Path, found: Sequence[Standings]) -> None:
+def collect(folder: Path, found: Sequence[Ranking]) -> None:
     """Write `results.csv`, `figures/` and the part of `README.md` between the marks of each study.
 
     Raises:
@@ -60,15 +61,15 @@ def collect(folder: Path, found: Sequence[Standings]) -> None:
         write_between(folder / "README.md", one.study.name, made)
 
 
-def _write_figures(folder: Path, standings: Standings) -> None:
+def _write_figures(folder: Path, standings: Ranking) -> None:
     folder.mkdir(exist_ok=True)
-    for picture in report.page(standings).pictures():
+    for picture in comparison.report_page(standings).pictures():
         if picture.name in FIGURES and isinstance(picture.image, Figure):  # no photographs
-            with replaced(folder / f"{standings.study.name}-{picture.name}.png") as file:
-                file.write_bytes(png_of(picture.image))
+            with atomic_write(folder / f"{standings.study.name}-{picture.name}.png") as file:
+                file.write_bytes(png_bytes(picture.image))
 
 
-def _write_lines(file: Path, found: Sequence[Standings]) -> None:
+def _write_lines(file: Path, found: Sequence[Ranking]) -> None:
     """Replace the lines of the studies in a table that may hold others too."""
     studies: dict[str, list[dict[str, str]]] = {}
     for line in read_csv(file):  # none without the file
@@ -90,10 +91,10 @@ def _published(folder: Path) -> Published:
             for row in read_csv(folder / "published.csv")}  # fmt: skip
 
 
-def _section(standings: Standings, published: Published) -> Iterator[str]:
+def _section(standings: Ranking, published: Published) -> Iterator[str]:
     study = standings.study
     yield f"\n### `{study.name}`\n"
-    names = tables.dealings(row.setting for row in standings.rows)
+    names = sections.fold_assignments(row.setting for row in standings.rows)
     for dealing, name in names.items():
         yield f"{name[:1].upper()}{name[1:]}:\n"
         yield f"| {' | '.join(HEADER)} |"
@@ -103,7 +104,7 @@ def _section(standings: Standings, published: Published) -> Iterator[str]:
                 known = published.get((study.name, row.setting.name), "")
                 yield f"| {' | '.join(_cells(row, known))} |"
         yield ""
-    yield from (f"- {markdown(sentence)}" for sentence in standings.sentences)
+    yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(standings))
     runs = [run for setting in study.settings for run in setting.runs]
     devices = "; ".join(sorted({str(run.record["device"]) for run in runs}))
     torch = "; ".join(sorted({str(run.record["packages"]["torch"]) for run in runs}))
@@ -119,7 +120,7 @@ def _cells(row: Row, published: str) -> Iterator[str]:
     setting = row.setting
     folds = {run.fold: f"{run.figure('accuracy'):.4f}" for run in setting.runs}
     each = " ".join(folds.get(fold, "-") for fold in range(setting.folds))
-    mean = tables.with_spread(setting.mean("accuracy"), setting.two_deviations("accuracy"))
+    mean = formatting.with_spread(setting.mean("accuracy"), setting.two_deviations("accuracy"))
     mark = "" if setting.is_complete else f" ({len(setting.runs)} of {setting.folds} folds)"
     yield markdown(row.label) + mark
     yield f"{each}: **{mean}**"

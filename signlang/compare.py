@@ -23,7 +23,7 @@ def compare(studies: Sequence[Path], out: Path | None, *, allow_incomplete: bool
     Returns:
         The exit code: that of the first study that could not be compared, otherwise 0.
     """
-    from signlang.studies.making import compare_study
+    from signlang.studies.comparison import compare_study
 
     places = {study: study.resolve().name for study in studies}
     if out is not None and len(set(places.values())) < len(places):

@@ -2,23 +2,23 @@
 
 from omegaconf import DictConfig
 
-from signlang.application import run
+from signlang.hydra_app import run
 
 
 def describe(cfg: DictConfig) -> None:
     """Look at every picture once and write what somebody must know who wants to learn from them."""
-    from signlang.cards import checks
+    from signlang import validation
 
-    checks.check(cfg)  # in milliseconds: before pictures are read
+    validation.check_describe_config(cfg)  # in milliseconds: before pictures are read
     from pathlib import Path
 
-    from signlang.cards import making, sections
+    from signlang.datacard import analysis, card
 
     out = Path(cfg.out).expanduser()
-    found = making.material(cfg)
-    making.write_tables(found, out)
-    sections.card(found).write(out)
-    making.report(found, out)
+    found = analysis.analyse(cfg)
+    analysis.write_tables(found, out)
+    card.data_card(found).write(out)
+    analysis.show_summary(found, out)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from signlang.application import run
+from signlang.hydra_app import run
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -11,16 +11,16 @@ def evaluate(cfg: DictConfig) -> float:
     Returns:
         Accuracy on the pictures of classes that it knows, over all of its classes.
     """
-    from signlang.evaluations import checks
+    from signlang import validation
 
-    checks.check(cfg)  # in milliseconds: before pictures are read
-    from signlang.evaluations import files, judging, sections, tables
+    validation.check_evaluate_config(cfg)  # in milliseconds: before pictures are read
+    from signlang.evaluation import evaluator, report, writer
 
-    found = judging.evaluation(cfg)
-    out = files.place(cfg, found)
-    files.write(found, cfg, out)
-    sections.report(found).write(out)
-    tables.show(found, out)
+    found = evaluator.evaluate_network(cfg)
+    out = writer.output_folder(cfg, found)
+    writer.write_evaluation(found, cfg, out)
+    report.evaluation_page(found).write(out)
+    writer.show_evaluation(found, out)
     return found.figures["accuracy"]
 
 

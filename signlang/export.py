@@ -2,35 +2,37 @@
 
 from omegaconf import DictConfig
 
-from signlang.application import run
+from signlang.hydra_app import run
 
 
 def export(cfg: DictConfig) -> None:
     """Write what recognises signs without torch, after it was found to say the same as the run."""
-    from signlang.deploy import checks
+    from signlang import validation
 
-    checks.check(cfg)  # in milliseconds: before torch is imported
+    validation.check_export_config(cfg)  # in milliseconds: before torch is imported
     from pathlib import Path
 
-    from signlang.deploy import assembling, bundle, finished, making, modelcard, verifying
+    from signlang.deploy import bundle_writer, model_card, parity, pipeline
+    from signlang.inference import bundle
+    from signlang.runs import trained_run
 
-    trained = finished.read(Path(str(cfg.run)).expanduser())
-    out, found = assembling.target(cfg, trained), making.pictures_of(cfg, trained)
-    with assembling.assembled(out) as folder:
-        info = assembling.facts(trained, assembling.name_of(cfg, trained))
-        network = making.write_models(cfg, trained, folder, info)
-        agreement = verifying.verified(trained, bundle.load(folder), found, cfg.verify)
+    trained = trained_run.load_trained_run(Path(str(cfg.run)).expanduser())
+    out, found = bundle_writer.bundle_target(cfg, trained), pipeline.run_images(cfg, trained)
+    with bundle_writer.assemble_bundle(out) as folder:
+        info = bundle_writer.manifest_fields(trained, bundle_writer.bundle_name(cfg, trained))
+        network = pipeline.write_models(cfg, trained, folder, info)
+        agreement = parity.verify_parity(trained, bundle.load_bundle(folder), found, cfg.verify)
         layers = ""
         if found is not None and cfg.quantize:
-            layers = making.quantize(cfg, trained, found, network, folder)
-            info["models"]["int8"] = making.INT8
-            assembling.seal(folder, info)
-        measured = making.measured(cfg, trained, found, folder, layers)
-        info |= making.told(measured, agreement, trained)
-        modelcard.card(trained, measured, info).write(folder)
-        assembling.seal(folder, info)
-        bundle.load(folder)  # as a service will
-    making.report(out, trained, measured, agreement)
+            layers = pipeline.quantize(cfg, trained, found, network, folder)
+            info["models"]["int8"] = pipeline.INT8
+            bundle_writer.write_manifest(folder, info)
+        measured = pipeline.measure(cfg, trained, found, folder, layers)
+        info |= pipeline.describe_models(measured, agreement, trained)
+        model_card.card(trained, measured, info).write(folder)
+        bundle_writer.write_manifest(folder, info)
+        bundle.load_bundle(folder)  # as a service will
+    pipeline.report(out, trained, measured, agreement)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from signlang.application import run
+from signlang.hydra_app import run
 
 
 def serve(cfg: DictConfig) -> None:
@@ -13,17 +13,17 @@ def serve(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     from signlang import console
-    from signlang.deploy.service import journal, needs
-    from signlang.deploy.service.options import checked
+    from signlang.server import config, json_log
+    from signlang.server.config import checked_config
 
-    needs.check()
-    options = checked(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    from signlang.deploy.service.shelf import named
-    from signlang.deploy.service.supervisor import Supervisor
+    config.check_packages()
+    options = checked_config(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    from signlang.server.processes import Supervisor
+    from signlang.server.registry import registered_name
 
-    bundles, default = named(options.paths, options.default)
+    bundles, default = registered_name(options.paths, options.default)
     console.log.info("Loading %s; the default is %s.", ", ".join(bundles), default)
-    journal.start()
+    json_log.start_json_log()
     Supervisor(options).run()
 
 

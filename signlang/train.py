@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from signlang.application import run
+from signlang.hydra_app import run
 
 
 def train(cfg: DictConfig) -> float:
@@ -11,32 +11,33 @@ def train(cfg: DictConfig) -> float:
     Returns:
         Accuracy on the test fold, for sweepers.
     """
-    from signlang.runs import claiming, settings
+    from signlang import validation
+    from signlang.runs import lifecycle
 
-    settings.check(cfg)  # in milliseconds, before any data is read
-    fold = claiming.fold(cfg)
-    with claiming.claimed(cfg, fold) as folder:
+    validation.check_train_config(cfg)  # in milliseconds, before any data is read
+    fold = lifecycle.read_fold(cfg)
+    with lifecycle.started_run(cfg, fold) as folder:
         metrics = folder.metrics()
         if metrics is None:
             from signlang.runs import training  # torch, Lightning and timm take seconds to import
 
-            data = training.data(cfg, fold)
-            model = training.model(cfg, data)
-            callbacks, logger = training.callbacks(cfg), training.logger(cfg)
-            trainer = training.trainer(cfg, callbacks, logger)
-            trainer.fit(model, data, ckpt_path=training.resumable(folder))
-            tester = training.tester(cfg, callbacks, logger)
-            metrics = training.evaluated(cfg, folder, tester, data)
+            data = training.build_datamodule(cfg, fold)
+            model = training.build_classifier(cfg, data)
+            callbacks, logger = training.build_callbacks(cfg), training.build_loggers(cfg)
+            trainer = training.build_trainer(cfg, callbacks, logger)
+            trainer.fit(model, data, ckpt_path=training.resume_checkpoint(folder))
+            tester = training.build_tester(cfg, callbacks, logger)
+            metrics = training.test_and_record(cfg, folder, tester, data)
             folder.finish(metrics)
-        claiming.report(folder, metrics)
+        lifecycle.show_metrics(folder, metrics)
     return float(metrics["test"]["accuracy"])
 
 
 def main() -> None:
     """Entry point of the command."""
-    from signlang.sweeps import plugins
+    from signlang.sweeps import sweeper
 
-    plugins.register()
+    sweeper.register()
     run(train, "train")
 
 

@@ -12,19 +12,21 @@ from sklearn.metrics import log_loss
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from signlang.confidence import calibration
-from signlang.confidence.calibration import (
+from signlang.errors import RunError
+from signlang.metrics import calibration
+from signlang.metrics.calibration import (
     BOUNDS,
     Calibration,
-    calibrated,
-    fit,
+    accepted,
+    apply_temperature,
+    calibration_errors,
+    fit_calibration,
     fit_temperature,
     logits_of,
-    measure,
+    reject_threshold,
+    risk_coverage,
 )
-from signlang.confidence.rejection import accepted, reject_threshold, risk_coverage
-from signlang.errors import RunError
-from signlang.studies.statistics import wilson
+from signlang.metrics.significance import wilson_interval
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -71,7 +73,7 @@ def test_no_other_temperature_has_a_lower_loss() -> None:
     found = fit_temperature(logits, labels)
     shares = torch.from_numpy(logits).softmax(1).numpy()
     losses = {
-        t: log_loss(labels, calibrated(shares, t), labels=range(7))
+        t: log_loss(labels, apply_temperature(shares, t), labels=range(7))
         for t in found * np.array([0.5, 0.9, 0.99, 1.0, 1.01, 1.1, 2.0])
     }
     assert min(losses, key=lambda t: losses[t]) == pytest.approx(found)
@@ -105,7 +107,7 @@ def test_a_network_that_knows_nothing_becomes_unsure() -> None:
     temperature = fit_temperature(logits, labels)
     shares = torch.from_numpy(logits).softmax(1).numpy()
     assert temperature > 20
-    assert calibrated(shares, temperature).max(1).mean() < 0.5
+    assert apply_temperature(shares, temperature).max(1).mean() < 0.5
 
 
 @pytest.mark.parametrize(
@@ -127,19 +129,19 @@ def test_probabilities_are_those_of_scaled_logits() -> None:
     shares = torch.from_numpy(logits).softmax(1).numpy()
     for temperature in (0.2, 1.0, 4.0):
         expected = torch.from_numpy(logits / temperature).softmax(1).numpy()
-        np.testing.assert_allclose(calibrated(shares, temperature), expected, atol=1e-12)
-    back = calibrated(calibrated(shares, 3.0), 1 / 3.0)
+        np.testing.assert_allclose(apply_temperature(shares, temperature), expected, atol=1e-12)
+    back = apply_temperature(apply_temperature(shares, 3.0), 1 / 3.0)
     np.testing.assert_allclose(back, shares, atol=1e-9)
     assert np.isfinite(logits_of([[1.0, 0.0]])).all()
-    np.testing.assert_allclose(calibrated([[1.0, 0.0]], 0.5), [[1.0, 0.0]])
+    np.testing.assert_allclose(apply_temperature([[1.0, 0.0]], 0.5), [[1.0, 0.0]])
 
 
 def test_errors_are_those_of_torchmetrics() -> None:
     logits, labels = drawn(3.0, n=600)
     shares = torch.from_numpy(logits).softmax(1).numpy()
-    made = fit(shares, labels, 0.9)
-    found = measure(made, shares, labels)["calibration_error"]
-    for name, table in (("before", shares), ("after", calibrated(shares, made.temperature))):
+    made = fit_calibration(shares, labels, 0.9)
+    found = calibration_errors(made, shares, labels)["calibration_error"]
+    for name, table in (("before", shares), ("after", apply_temperature(shares, made.temperature))):
         expected = multiclass_calibration_error(
             torch.from_numpy(table), torch.from_numpy(labels), num_classes=7, n_bins=15
         )
@@ -189,18 +191,18 @@ def test_few_pictures_prove_nothing_and_99_of_100_are_99_percent() -> None:
     correct[51] = False
     assert reject_threshold(confidence, correct, 0.99) is None
     # the figure that the documentation gives for a bound instead of an estimate
-    assert wilson(380, 380)[0] < 0.99 <= wilson(381, 381)[0]
+    assert wilson_interval(380, 380)[0] < 0.99 <= wilson_interval(381, 381)[0]
 
 
 def test_a_threshold_survives_the_rounding_of_a_softmax_in_32_bits() -> None:
     sure = np.tile([1.0, 0.0, 0.0], (150, 1))
-    made = fit(sure, np.zeros(150, dtype=np.int64), 0.99)
+    made = fit_calibration(sure, np.zeros(150, dtype=np.int64), 0.99)
     assert made.reject_threshold is not None
     assert made.reject_threshold <= 1 - 1e-6
     logits, labels = drawn(0.2, n=400)
-    made = fit(torch.from_numpy(logits).softmax(1).numpy(), labels, 0.9)
+    made = fit_calibration(torch.from_numpy(logits).softmax(1).numpy(), labels, 0.9)
     shares = (torch.from_numpy(logits).float() / made.temperature).softmax(1).numpy()
-    double = calibrated(torch.from_numpy(logits).softmax(1).numpy(), made.temperature)
+    double = apply_temperature(torch.from_numpy(logits).softmax(1).numpy(), made.temperature)
     np.testing.assert_array_equal(
         accepted(shares.max(1).astype(np.float64), made.reject_threshold),
         accepted(double.max(1), made.reject_threshold),
@@ -214,7 +216,7 @@ def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
     }
     labels = {"validation": drawn(4.0, n=400)[1], "test": drawn(4.0, n=400, seed=1)[1]}
     judged = {part: (shares[part], labels[part]) for part in shares}
-    calibration.write(tmp_path, judged, 0.9)
+    calibration.write_calibration(tmp_path, judged, 0.9)
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert set(content) == {
         "temperature", "wanted_precision", "reject_threshold", "pictures", "calibration_error",
@@ -223,13 +225,13 @@ def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
     assert content["calibration_error"]["test"].keys() == {"before", "after"}
     assert content["pictures"] == 400
     for part in shares:
-        now = calibrated(shares[part], content["temperature"])
+        now = apply_temperature(shares[part], content["temperature"])
         kept = now.max(1) >= content["reject_threshold"]
         right = now.argmax(1) == labels[part]
         assert content["coverage"][part] == pytest.approx(kept.mean(), abs=1e-6)
         assert content["precision"][part] == pytest.approx(right[kept].mean(), abs=1e-6)
     assert content["precision"]["validation"] >= 0.9
-    assert calibration.read(tmp_path) == Calibration(
+    assert calibration.read_calibration(tmp_path) == Calibration(
         content["temperature"], 0.9, content["reject_threshold"], 400
     )
 
@@ -237,16 +239,16 @@ def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
 def test_a_network_that_diverged_gets_no_file(tmp_path: Path) -> None:
     shares = np.full((4, 2), np.nan)
     judged = (shares, np.zeros(4, dtype=np.int64))
-    calibration.write(tmp_path, {"validation": judged, "test": judged}, 0.99)
+    calibration.write_calibration(tmp_path, {"validation": judged, "test": judged}, 0.99)
     assert list(tmp_path.iterdir()) == []
-    assert calibration.read(tmp_path) is None
+    assert calibration.read_calibration(tmp_path) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"temperature": 1}', "{"])
 def test_a_damaged_file_is_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(RunError, match=r"calibration\.json cannot be read"):
-        calibration.read(tmp_path)
+        calibration.read_calibration(tmp_path)
 
 
 def test_a_senseless_temperature_is_refused(tmp_path: Path) -> None:
@@ -255,4 +257,4 @@ def test_a_senseless_temperature_is_refused(tmp_path: Path) -> None:
         text = json.dumps({**content, "temperature": temperature})
         (tmp_path / "calibration.json").write_text(text)
         with pytest.raises(RunError, match="has a temperature of"):
-            calibration.read(tmp_path)
+            calibration.read_calibration(tmp_path)

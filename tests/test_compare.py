@@ -21,10 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from signlang.errors import RunError, SettingError
-from signlang.studies import leaderboard, making
-from signlang.studies.collecting import read_study
-from signlang.studies.ranking import judged
-from signlang.studies.statistics import wilson
+from signlang.metrics.significance import wilson_interval
+from signlang.studies import comparison, leaderboard, verdicts
+from signlang.studies.ranking import rank_settings
+from signlang.studies.study import read_study
 
 FOLDS = range(3)
 RATES = ("0.01", "0.001")
@@ -96,7 +96,7 @@ def state_of(study: Path) -> dict[str, tuple[int, str]]:
 
 def refused(study: Path, **options: Any) -> str:
     with pytest.raises(RunError) as caught:
-        making.compare_study(study, **options)
+        comparison.compare_study(study, **options)
     assert not (study / "leaderboard.csv").exists()
     return str(caught.value)
 
@@ -114,7 +114,7 @@ def test_the_command_writes_everything_and_touches_no_run(study: Path) -> None:
 
 
 def test_figures_are_those_of_the_predictions(strangers: Path) -> None:
-    making.compare_study(strangers)
+    comparison.compare_study(strangers)
     lines = {line["setting"]: line for line in rows_of(strangers / "leaderboard.csv")}
     for folder in map(setting_of, [strangers] * 2, RATES):
         line = lines[folder.name]
@@ -134,11 +134,11 @@ def test_figures_are_those_of_the_predictions(strangers: Path) -> None:
         deviation = np.std(found["accuracy"], ddof=1)
         assert float(line["accuracy_2sd"]) == pytest.approx(2 * deviation, abs=1e-6)
         interval = [float(line["accuracy_low"]), float(line["accuracy_high"])]
-        assert interval == pytest.approx(wilson(right, 36), abs=1e-6)
+        assert interval == pytest.approx(wilson_interval(right, 36), abs=1e-6)
 
 
 def test_tests_are_those_of_the_predictions(strangers: Path) -> None:
-    best, other = making.compare_study(strangers).rows
+    best, other = comparison.compare_study(strangers).rows
     assert best.p is None
     differences = best.setting.values("accuracy") - other.setting.values("accuracy")
     assert differences.any()
@@ -157,8 +157,10 @@ def test_tests_are_those_of_the_predictions(strangers: Path) -> None:
     only_b = sum(b[path] and not a[path] for path in a)
     assert only_a + only_b
     assert other.p_mcnemar == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
-    assert other.verdict
-    assert any(other.verdict in sentence for sentence in judged(read_study(strangers)).sentences)
+    verdict = verdicts.row_verdict(other)
+    assert verdict
+    told = verdicts.sentences(rank_settings(read_study(strangers)))
+    assert any(verdict in sentence for sentence in told)
 
 
 def test_an_experiment_keeps_what_it_knows_of_other_studies(study: Path) -> None:
@@ -209,7 +211,7 @@ def test_an_experiment_tells_how_far_from_learnt_frames_accuracy_lasts(study: Pa
 
 
 def test_every_picture_is_predicted_once_by_each_setting(study: Path) -> None:
-    making.compare_study(study)
+    comparison.compare_study(study)
     rows = rows_of(study / "predictions.csv")
     for rate in RATES:
         paths = [r["path"] for r in rows if r["setting"] == setting_of(study, rate).name]
@@ -219,10 +221,10 @@ def test_every_picture_is_predicted_once_by_each_setting(study: Path) -> None:
 
 def test_tensorboard_shows_the_means_and_the_folds(study: Path) -> None:
     for _ in range(2):  # the second comparison replaces the first
-        making.compare_study(study)
+        comparison.compare_study(study)
     (study / "cross_validated" / "gone").mkdir()
     (study / "cross_validated" / "gone" / "events.out.tfevents.1.signlang").write_bytes(b"")
-    rows = making.compare_study(study).rows
+    rows = comparison.compare_study(study).rows
     assert {p.name for p in (study / "cross_validated").iterdir()} == {
         row.setting.name for row in rows
     }
@@ -254,13 +256,13 @@ def test_a_missing_fold_is_named_with_the_command_that_completes_it(study: Path)
     (command,) = re.findall(r"^ +(python -m signlang.train .*)$", result.err, re.MULTILINE)
     done = run_command(Path.cwd(), *shlex.split(command)[3:])
     assert done.code == 0, done.err
-    assert all(row.setting.is_complete for row in making.compare_study(study).rows)
+    assert all(row.setting.is_complete for row in comparison.compare_study(study).rows)
 
 
 def test_incomplete_settings_are_marked_and_come_last(study: Path) -> None:
-    best, _ = judged(read_study(study)).rows
+    best, _ = rank_settings(read_study(study)).rows
     shutil.rmtree(best.setting.path / "fold=0")
-    rows = making.compare_study(study, allow_incomplete=True).rows
+    rows = comparison.compare_study(study, allow_incomplete=True).rows
     assert [row.setting.is_complete for row in rows] == [True, False]
     assert rows[1].setting.name == best.setting.name
     assert rows[1].p is not None  # over the two folds that both finished
@@ -277,10 +279,11 @@ def test_incomplete_settings_are_marked_and_come_last(study: Path) -> None:
 def test_one_common_fold_has_no_test_over_folds(study: Path) -> None:
     for fold in (1, 2):
         shutil.rmtree(setting_of(study) / f"fold={fold}")
-    standings = making.compare_study(study, allow_incomplete=True)
+    standings = comparison.compare_study(study, allow_incomplete=True)
     assert standings.rows[1].p is None
     assert standings.rows[1].p_mcnemar is not None
-    assert any("fewer than two finished folds" in sentence for sentence in standings.sentences)
+    told = verdicts.sentences(standings)
+    assert any("fewer than two finished folds" in sentence for sentence in told)
 
 
 def failed(run: Path) -> None:
@@ -356,7 +359,9 @@ def test_a_spoilt_run_is_a_missing_fold(
     told = refused(study)
     assert re.search(words, told), told
     assert ("overwrite=true fold=1" in told) == ("cannot be used" in told)
-    assert making.compare_study(study, allow_incomplete=True).rows[1].setting.missing.keys() == {1}
+    assert comparison.compare_study(study, allow_incomplete=True).rows[
+        1
+    ].setting.missing.keys() == {1}
 
 
 def other_data(run: Path) -> None:
@@ -458,8 +463,8 @@ def test_folders_without_runs_are_explained(study: Path) -> None:
 
 def test_sorting_keeps_the_ranks(study: Path) -> None:
     with pytest.raises(SettingError, match=r"acuracy: there is no such column. Did you mean accu"):
-        making.compare_study(study, sort="acuracy")
-    standings = making.compare_study(study, sort="optimizer.lr")
+        comparison.compare_study(study, sort="acuracy")
+    standings = comparison.compare_study(study, sort="optimizer.lr")
     lines = rows_of(study / "leaderboard.csv")
     assert list(lines[0]) == leaderboard.columns(standings.study)
     assert [float(line["optimizer.lr"]) for line in lines] == [0.001, 0.01]
@@ -469,7 +474,7 @@ def test_sorting_keeps_the_ranks(study: Path) -> None:
 
 def test_splits_stand_side_by_side(trained: Path, study: Path) -> None:
     copy_settings(trained, study, "split=signer")
-    standings = making.compare_study(study)
+    standings = comparison.compare_study(study)
     assert [row.setting.split for row in standings.rows[:2]] != ["stratified", "signer"]
     assert {(row.setting.split, row.best.split) for row in standings.rows} == {
         ("stratified", "stratified"), ("signer", "signer"),
@@ -482,7 +487,7 @@ def test_splits_stand_side_by_side(trained: Path, study: Path) -> None:
         assert pair.difference == pytest.approx(difference)
         assert pair.low <= pair.difference <= pair.high
         assert "split" not in pair.label
-    told = "\n".join(standings.sentences)
+    told = "\n".join(verdicts.sentences(standings))
     assert told.count("Random folds") == 2
     assert "not ranked against each other" in told
     assert "would tell" not in told
@@ -505,7 +510,7 @@ def test_what_cannot_be_compared_is_said(study: Path) -> None:
         change(file, lambda content: content.update(signlang="0.0.9", device="a faster one"))
     for file in study.glob("*/*/metrics.json"):
         change(file, lambda content: content.update(protocol="validation=fold"))
-    told = "\n".join(judged(read_study(study)).sentences)
+    told = "\n".join(verdicts.sentences(rank_settings(read_study(study))))
     assert "different versions of signlang: 0.0.9, " in told
     assert "times and speeds do not compare" in told
     assert "The figures are optimistic" in told
@@ -519,7 +524,7 @@ def test_a_grid_is_summed_up(study: Path) -> None:
             change(file, lambda content, lr=number / 10: (  # type: ignore[misc]
                 content["settings"].update({"optimizer.lr": lr})
             ))  # fmt: skip
-    told = judged(read_study(study)).sentences
+    told = verdicts.sentences(rank_settings(read_study(study)))
     assert any("Do the settings differ at all? Friedman" in sentence for sentence in told)
     (summary,) = [sentence for sentence in told if sentence.startswith(("Of 7 other", "All 7"))]
     assert "corrected resampled t-test, Holm, 5 %" in summary
@@ -528,10 +533,10 @@ def test_a_grid_is_summed_up(study: Path) -> None:
 def test_other_places_and_several_studies(study: Path) -> None:
     before = state_of(study)
     with pytest.raises(SettingError, match="belongs to a run"):
-        making.compare_study(study, setting_of(study) / "fold=0")
+        comparison.compare_study(study, setting_of(study) / "fold=0")
     Path("taken").write_text("")
     with pytest.raises(SettingError, match=r"taken cannot be written \(File exists\)"):
-        making.compare_study(study, Path("taken"))
+        comparison.compare_study(study, Path("taken"))
     result = run_command(
         Path.cwd(), "runs/folder", "runs/none", "--out", "out", "--quiet", verb="compare"
     )

@@ -8,7 +8,7 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from signlang.runs import settings
+from signlang import validation
 
 CONF = ROOT / "conf"
 EXTRA = {"timm": ["model.architecture=resnet10t"], "folder": ["data.root=."]}
@@ -33,7 +33,7 @@ def composed(*words: str) -> DictConfig:
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_composes_and_passes_the_checks(group: str, name: str) -> None:
     cfg = composed(f"{group}={name}", *EXTRA.get(name, []))
-    settings.check(cfg)
+    validation.check_train_config(cfg)
     assert OmegaConf.to_container(cfg, resolve=True)
 
 

@@ -30,10 +30,10 @@ def test_the_service_imports_nothing_else(tmp_path: Path) -> None:
     bundle = bundles.write(tmp_path / "bundle")
     code = f"""
 import json, sys
-import signlang.serve, signlang.deploy.service.supervisor, signlang.application, hydra, uvicorn
-from signlang.deploy.service.app import create
-from signlang.deploy.service.options import checked
-from signlang.deploy.service.shelf import loaded
+import signlang.serve, signlang.server.processes, signlang.hydra_app, hydra, uvicorn
+from signlang.server.app import create
+from signlang.server.config import checked
+from signlang.server.registry import loaded
 options = checked({{"bundle": {str(bundle)!r}}})
 create(loaded(options), options)
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageEnhance
 
-from signlang.cards import facts, labels, search
-from signlang.data import index, pictures
+from signlang.data import image_io, index
+from signlang.datacard import duplicates, label_errors, statistics
 from signlang.errors import DataError
-from signlang.pages.page import Notes, Page, Section, Table, Text
+from signlang.reporting.page import Notes, Page, Section, Table, Text
 
 SIDE = 64
 EXIF_ORIENTATION = 0x0112
@@ -54,11 +54,11 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 
 
 def vector(drawn: Image.Image) -> npt.NDArray[np.float32]:
-    return search.vectors(pictures.resized(drawn.convert("RGB"), 32)[None])
+    return duplicates.vectors(image_io.resize_image(drawn.convert("RGB"), 32)[None])
 
 
 def read(root: Path) -> index.Index:
-    return index.read(root, cache_dir=str(root.parent / "cache"), on_bad_image="exclude")
+    return index.read_index(root, cache_dir=str(root.parent / "cache"), on_bad_image="exclude")
 
 
 class Reader(HTMLParser):
@@ -206,7 +206,7 @@ def test_near_duplicates_survive_encoding_and_light_but_not_another_picture() ->
         original.resize((SIDE // 2, SIDE // 2)),
     ]
     drawn = np.concatenate([vector(p) for p in [original, *changed, picture(2)]])
-    found = search.find(drawn, list("abcde"), np.zeros(5, dtype=np.int64), None)
+    found = duplicates.find_duplicates(drawn, list("abcde"), np.zeros(5, dtype=np.int64), None)
     assert found.group.tolist() == [0, 0, 0, 0, -1]
     assert found.near.across_folds is None
 
@@ -217,9 +217,9 @@ def test_another_hand_before_the_same_wall_is_no_near_duplicate() -> None:
     one, other = wall.copy(), wall.copy()
     one[22:26, 8:12] = 110
     other[22:26, 20:24] = 110
-    drawn = search.vectors(np.stack([one, other]))
+    drawn = duplicates.vectors(np.stack([one, other]))
     assert drawn[0] @ drawn[1] > 0.98
-    nobody = search.find(drawn, ["a", "b"], np.array([0, 1]), None)
+    nobody = duplicates.find_duplicates(drawn, ["a", "b"], np.array([0, 1]), None)
     assert nobody.near.total == 0
 
 
@@ -231,7 +231,7 @@ def test_counts_agree_with_comparing_all_pairs() -> None:
     drawn = drawn.astype(np.float32) / np.linalg.norm(drawn, axis=1, keepdims=True)
     digests = [str(n) for n in [*range(650), *range(50)]]
     given, folds = rng.integers(0, 3, 700), rng.integers(0, 5, 700)
-    found = search.find(drawn, digests, given, folds, near=0.99, detail=9)
+    found = duplicates.find_duplicates(drawn, digests, given, folds, near=0.99, detail=9)
 
     upper = np.triu(drawn @ drawn.T >= 0.99, 1)
     equal = np.triu(np.array(digests)[:, None] == np.array(digests), 1)
@@ -250,8 +250,10 @@ def test_counts_agree_with_comparing_all_pairs() -> None:
 
 
 def test_equal_pictures_without_contrast_are_exact_duplicates_only_if_files_are_equal() -> None:
-    flat = search.vectors(np.full((3, 32, 32, 3), 90, dtype=np.uint8))
-    found = search.find(flat, ["a", "a", "b"], np.array([0, 1, 1]), np.array([0, 1, 0]))
+    flat = duplicates.vectors(np.full((3, 32, 32, 3), 90, dtype=np.uint8))
+    found = duplicates.find_duplicates(
+        flat, ["a", "a", "b"], np.array([0, 1, 1]), np.array([0, 1, 0])
+    )
     assert (found.exact.total, found.exact.across_classes, found.exact.across_folds) == (1, 1, 1)
     assert found.near.total == 0
     assert found.group.tolist() == [0, 0, -1]
@@ -263,7 +265,9 @@ def test_runs_that_judge_the_same_picture_are_averaged(tmp_path: Path) -> None:
         (tmp_path / "runs" / f"fold={fold}").mkdir(parents=True)
         lines = f"path,label,predicted,confidence,p_A,p_B\nA/0.png,A,A,{p},{p},{1 - p:.1f}\n"
         (tmp_path / "runs" / f"fold={fold}" / "predictions.csv").write_text(lines)
-    judged = labels.read(labels.prediction_files(str(tmp_path / "runs")), found)
+    judged = label_errors.read_predictions_for(
+        label_errors.prediction_files(str(tmp_path / "runs")), found
+    )
     assert judged.rows.tolist() == [0]
     assert judged.probabilities == pytest.approx(np.array([[0.7, 0.3]]))
 
@@ -284,16 +288,16 @@ def test_predictions_of_something_else_get_a_sentence(tmp_path: Path, text: str,
     found = read(write_pictures(tmp_path / "signs", "AB", each=2))
     (tmp_path / "predictions.csv").write_text(text)
     with pytest.raises(DataError, match=re.escape(said)):
-        labels.read([tmp_path / "predictions.csv"], found)
+        label_errors.read_predictions_for([tmp_path / "predictions.csv"], found)
 
 
 def test_samples_are_of_different_signers_and_the_same_each_time() -> None:
     given = np.zeros(30, dtype=np.int64)
     signers = [f"s{n // 5}" for n in range(30)]
-    chosen = facts.samples(given, 0, signers, 6)
+    chosen = statistics.samples(given, 0, signers, 6)
     assert len({signers[row] for row in chosen}) == 6
-    assert chosen == facts.samples(given, 0, signers, 6)
-    assert facts.samples(given, 0, None, 3) == [0, 10, 20]
+    assert chosen == statistics.samples(given, 0, signers, 6)
+    assert statistics.samples(given, 0, None, 3) == [0, 10, 20]
 
 
 def test_names_cannot_break_out_of_the_card(tmp_path: Path) -> None:

@@ -18,15 +18,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from signlang.application import quoted
-from signlang.data.pictures import resized
+from signlang.data.image_io import resize_image
 from signlang.errors import DataError, RunError, SettingError, WeightsError
 from signlang.evaluate import evaluate
-from signlang.evaluations import matching, scores
-from signlang.evaluations.matching import match
+from signlang.evaluation import class_mapping
+from signlang.evaluation.class_mapping import map_classes
+from signlang.hydra_app import quoted
+from signlang.metrics import classification
+from signlang.metrics.significance import wilson_interval
 from signlang.models.classifier import Classifier
-from signlang.models.networks import build
-from signlang.studies.statistics import wilson
+from signlang.models.networks import build_network
 
 Rows = list[dict[str, str]]
 
@@ -142,7 +143,7 @@ def test_the_figures_are_those_of_scikit_learn(same: tuple[Path, Result]) -> Non
     assert test["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert test["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert test["loss"] == pytest.approx(log_loss(labels, shares), abs=1e-4)
-    assert test["interval"]["low"] == pytest.approx(wilson(36, 36)[0], abs=1e-6)
+    assert test["interval"]["low"] == pytest.approx(wilson_interval(36, 36)[0], abs=1e-6)
 
 
 def test_unseen_pictures_alone_give_the_figures_of_the_run(
@@ -217,7 +218,7 @@ def test_missing_and_unknown_classes_are_counted_apart(run: Path, odd: Path, pla
     of_class = {row["class"]: row for row in rows_of(place / "out" / "per_class.csv")}
     assert list(of_class) == ["A", "B", "Ω"]  # the worst first, unknown ones last
     assert (of_class["A"]["recognised"], of_class["A"]["mistaken_for"]) == ("6", "ß")
-    assert float(of_class["A"]["low"]) == pytest.approx(wilson(6, 12)[0], abs=1e-6)
+    assert float(of_class["A"]["low"]) == pytest.approx(wilson_interval(6, 12)[0], abs=1e-6)
     assert (of_class["Ω"]["matched"], of_class["Ω"]["accuracy"]) == ("not known", "")
     told = " ".join(metrics["remarks"])
     assert "4 pictures of 1 class that the network does not know (Ω)" in told
@@ -316,7 +317,7 @@ def test_other_sizes_are_squeezed_as_in_training(run: Path, place: Path) -> None
         (place / "data" / name).mkdir(parents=True)
         pixels = rng.integers(0, 255, size=(*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(place / "data" / name / "x.png")
-        square = resized(Image.fromarray(pixels), 32)[None]
+        square = resize_image(Image.fromarray(pixels), 32)[None]
         with torch.inference_mode():
             expected[f"{name}/x.png"] = model(torch.from_numpy(square.copy())).softmax(1)[0].numpy()
     evaluated(place, f"run={run}", f"data.root={place / 'data'}")
@@ -402,7 +403,7 @@ def stranger(halves: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights, trained here in plain torch on pictures with exchanged axes, and their classes."""
     folder = tmp_path_factory.mktemp("stranger")
     torch.manual_seed(0)
-    network = build("simple_cnn", 2, 30)
+    network = build_network("simple_cnn", 2, 30)
     files = sorted(halves.rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files]).transpose(0, 2, 1, 3)
     given = (torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
@@ -459,7 +460,7 @@ def test_weights_that_do_not_fit_name_every_layer(
     base = [f"data.root={halves}", *FOREIGN]
     with pytest.raises(WeightsError, match=r"classifier\.weight: \(2, 256\) in the file, \(3, 256"):
         evaluated(place, *base, f"model.weights={stranger / 'net.ckpt'}", "classes=three.txt")
-    state = build("simple_cnn", 2, 30).state_dict()
+    state = build_network("simple_cnn", 2, 30).state_dict()
     state.pop("classifier.bias")
     torch.save({**state, "more": torch.zeros(1)}, place / "less.pt")
     words = [*base, f"classes={stranger / 'names.txt'}"]
@@ -596,11 +597,11 @@ def test_a_run_folder_is_never_overwritten(again: Path, tiny: Path) -> None:
 
 
 def test_names_match_exactly_before_they_match_but_for_case() -> None:
-    found = match(["a", "del", "X"], ["A", "a", "DEL"])
+    found = map_classes(["a", "del", "X"], ["A", "a", "DEL"])
     assert [(m.network, m.how) for m in found] == [
         ("a", "the same name"), ("DEL", "but for case"), (None, "not known"),
     ]  # fmt: skip
-    said = match(["A", "B"], ["A", "B"], {"A": "B", "B": None})
+    said = map_classes(["A", "B"], ["A", "B"], {"A": "B", "B": None})
     assert [m.network for m in said] == ["B", None]
 
 
@@ -614,9 +615,9 @@ def test_names_match_exactly_before_they_match_but_for_case() -> None:
 )
 def test_ambiguous_names_are_errors(data: list[str], network: list[str], names: list[str]) -> None:
     with pytest.raises(DataError) as error:
-        match(data, network)
+        map_classes(data, network)
     assert all(name in str(error.value) for name in [*names, "mapping=FILE"])
-    assert match(data, network, dict.fromkeys(data, network[0]))  # a mapping decides
+    assert map_classes(data, network, dict.fromkeys(data, network[0]))  # a mapping decides
 
 
 @pytest.mark.parametrize(
@@ -635,7 +636,7 @@ def test_a_mapping_that_makes_no_sense_is_refused(
 ) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(SettingError, match=sentence):
-        matching.read_mapping(tmp_path / name, ["A", "B"])
+        class_mapping.read_mapping(tmp_path / name, ["A", "B"])
 
 
 @pytest.mark.parametrize(
@@ -652,20 +653,20 @@ def test_classes_that_make_no_sense_are_refused(
 ) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(SettingError, match=sentence):
-        matching.read_classes(tmp_path / name)
+        class_mapping.read_classes(tmp_path / name)
 
 
 def test_figures_of_some_classes_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(6), size=300)
     labels = rng.choice([0, 2, 5], size=300)
-    found = scores.figures(shares, labels)
+    found = classification.classification_metrics(shares, labels)
     best = shares.argmax(1)
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, best))
     expected = f1_score(labels, best, labels=[0, 2, 5], average="macro")
     assert found["macro_f1"] == pytest.approx(expected)
     assert found["loss"] == pytest.approx(log_loss(labels, shares, labels=range(6)))
-    three = scores.among(shares, [0, 2, 5])
+    three = classification.among(shares, [0, 2, 5])
     logits = torch.from_numpy(np.log(shares))[:, [0, 2, 5]]
     np.testing.assert_allclose(three, logits.softmax(1).numpy(), atol=1e-12)
 

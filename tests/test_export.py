@@ -17,17 +17,20 @@ from conftest import Result, run_command
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from signlang.application import CONF, quoted
-from signlang.confidence.calibration import Calibration, calibrated
-from signlang.data.files import read_csv
-from signlang.data.pictures import decode, resized
-from signlang.deploy import checks, drawn, exporting, finished, making, material, verifying
-from signlang.deploy.bundle import Network, load, read_picture
-from signlang.deploy.finished import Finished
-from signlang.deploy.resizing import squeezing
+from signlang import validation
+from signlang.data.image_io import decode, read_image, resize_image
+from signlang.deploy import onnx_export, parity, pipeline
+from signlang.deploy.onnx_resize import resize_graph
 from signlang.errors import BundleError, DataError, RunError, SettingError, SignlangError
 from signlang.export import export
+from signlang.files import read_csv
+from signlang.hydra_app import CONF, quoted
+from signlang.inference.bundle import load_bundle
+from signlang.inference.onnx_model import OnnxModel
+from signlang.metrics.calibration import Calibration, apply_temperature
 from signlang.models.classifier import Classifier
+from signlang.runs import trained_run
+from signlang.runs.trained_run import TrainedRun
 
 FAMILIES = {
     "squeezenet": {}, "resnet18": {}, "mobilenetv2": {}, "simple_cnn": {}, "mobilenetv2_dense": {},
@@ -52,9 +55,9 @@ def classifier(name: str, size: int, **options: Any) -> Classifier:
     return Classifier(network, ["A", "B", "C"], [0.4, 0.5, 0.6], [0.2, 0.3, 0.2], optimizer).eval()
 
 
-def untrained(model: Classifier, stored: int | None = None) -> Finished:
+def untrained(model: Classifier, stored: int | None = None) -> TrainedRun:
     settings = {"settings": {"data.stored_size": stored}}
-    return Finished(Path(), {"model": "a network"}, settings, model, Calibration(1.7), {})
+    return TrainedRun(Path(), {"model": "a network"}, settings, model, Calibration(1.7), {})
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -70,7 +73,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 @pytest.mark.parametrize("sides", [(32,), (41, 56), (100,), (40, 27)])
 def test_the_graph_squeezes_bit_for_bit_as_training_does(sides: tuple[int, ...]) -> None:
-    squeeze = session(squeezing(sides, 18, 10))
+    squeeze = session(resize_graph(sides, 18, 10))
     rng = np.random.default_rng(0)
     sizes = [(1, 1), (1, 300), (300, 1), (sides[0], sides[0]), (sides[0], 90), (480, 640)]
     sizes += [tuple(rng.integers(1, 400, 2).tolist()) for _ in range(25)]
@@ -79,7 +82,7 @@ def test_the_graph_squeezes_bit_for_bit_as_training_does(sides: tuple[int, ...])
         (found,) = squeeze.run(None, {"pictures": pictures})
         expected = list(pictures)
         for side in sides:
-            expected = [resized(Image.fromarray(picture), side) for picture in expected]
+            expected = [resize_image(Image.fromarray(picture), side) for picture in expected]
         np.testing.assert_array_equal(found.transpose(0, 2, 3, 1), np.stack(expected))
 
 
@@ -87,13 +90,13 @@ def test_the_graph_squeezes_bit_for_bit_as_training_does(sides: tuple[int, ...])
 def test_every_network_says_the_same_as_a_graph(name: str) -> None:
     model = classifier(name, 32, **FAMILIES[name])
     run = untrained(model, stored=40 if name == "squeezenet" else None)
-    graph = session(exporting.whole_graph(exporting.network_graph(run), run.sides))
+    graph = session(onnx_export.whole_graph(onnx_export.network_graph(run), run.sides))
     for count, height, width in ((5, 32, 32), (1, 70, 45)):
         rng = np.random.default_rng(count)
         pictures = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
         squares = list(pictures)
         for side in run.sides:
-            squares = [resized(Image.fromarray(picture), side) for picture in squares]
+            squares = [resize_image(Image.fromarray(picture), side) for picture in squares]
         with torch.inference_mode():
             expected = (model(torch.from_numpy(np.stack(squares))) / 1.7).softmax(1).numpy()
         (found,) = graph.run(None, {"pictures": pictures})
@@ -106,26 +109,26 @@ def test_every_network_says_the_same_as_a_graph(name: str) -> None:
 def test_a_bundle_says_what_the_run_recorded(
     exported: tuple[Path, Result], trained: Path, tiny: Path
 ) -> None:
-    bundle = load(exported[0])
-    network = Network(bundle)
+    bundle = load_bundle(exported[0])
+    network = OnnxModel(bundle)
     rows = read_csv(trained / "predictions.csv")
     assert bundle.classes == network.classes == ("A", "B", "ß")
     recorded = np.array([[float(row[f"p_{name}"]) for name in bundle.classes] for row in rows])
     files = [(tiny / row["path"]).read_bytes() for row in rows]
-    said = network(np.stack([read_picture(data) for data in files]))
-    np.testing.assert_allclose(said, calibrated(recorded, bundle.temperature), atol=1e-4)
+    said = network(np.stack([read_image(data) for data in files]))
+    np.testing.assert_allclose(said, apply_temperature(recorded, bundle.temperature), atol=1e-4)
     assert [bundle.classes[k] for k in said.argmax(1)] == [row["predicted"] for row in rows]
 
 
 def test_pictures_of_every_kind_are_judged_alike(
     exported: tuple[Path, Result], trained: Path
 ) -> None:
-    network, run = Network(load(exported[0])), finished.read(trained)
-    for name, data in drawn.files(32, seed=7).items():
-        square = torch.from_numpy(resized(decode(data), 32)[None].copy())
+    network, run = OnnxModel(load_bundle(exported[0])), trained_run.load_trained_run(trained)
+    for name, data in parity.synthetic_files(32, seed=7).items():
+        square = torch.from_numpy(resize_image(decode(data), 32)[None].copy())
         with torch.inference_mode():
             logits = run.classifier(square) / run.calibration.temperature
-        said = network(read_picture(data)[None])
+        said = network(read_image(data)[None])
         np.testing.assert_allclose(said, logits.softmax(1), atol=1e-4, err_msg=name)
 
 
@@ -144,7 +147,7 @@ def test_a_bundle_is_complete_and_tells_no_paths(
     assert info["accuracy"]["run"] == metrics["test"]["accuracy"]
     assert info["accuracy"]["fp32"] == pytest.approx(metrics["test"]["accuracy"], abs=1e-6)
     assert info["verified"]["pictures"] == len(read_csv(trained / "predictions.csv"))
-    assert info["verified"]["largest_difference"] <= verifying.TOLERANCE
+    assert info["verified"]["largest_difference"] <= parity.TOLERANCE
     for name, file in files.items():
         data = file.read_bytes()
         assert str(tiny).encode() not in data, name
@@ -171,7 +174,7 @@ def test_the_graph_is_written_for_any_number_and_size(exported: tuple[Path, Resu
 
 
 def test_the_torch_program_says_the_same(exported: tuple[Path, Result], trained: Path) -> None:
-    run = finished.read(trained)
+    run = trained_run.load_trained_run(trained)
     program: Any = torch.export.load(exported[0] / "model.pt2").module()
     pictures = torch.randint(0, 256, (7, 32, 32, 3), dtype=torch.uint8)
     with torch.inference_mode():
@@ -182,16 +185,16 @@ def test_the_torch_program_says_the_same(exported: tuple[Path, Result], trained:
 def test_int8_is_smaller_measured_and_close(
     exported: tuple[Path, Result], trained: Path, tiny: Path
 ) -> None:
-    bundle = load(exported[0])
+    bundle = load_bundle(exported[0])
     assert len(bundle.read("model.int8.onnx")) < 0.4 * len(bundle.read("model.onnx"))
     accuracy = bundle.info["accuracy"]
     assert accuracy["fp32"] - accuracy["int8"] == pytest.approx(accuracy["int8_loss"], abs=1e-6)
     rows = read_csv(trained / "predictions.csv")
-    pictures = np.stack([read_picture((tiny / row["path"]).read_bytes()) for row in rows])
-    said = Network(bundle, "int8")(pictures)
+    pictures = np.stack([read_image((tiny / row["path"]).read_bytes()) for row in rows])
+    said = OnnxModel(bundle, "int8")(pictures)
     right = [bundle.classes[k] == row["label"] for k, row in zip(said.argmax(1), rows, strict=True)]
     assert np.mean(right) == pytest.approx(accuracy["int8"], abs=1e-6)
-    assert np.abs(said - Network(bundle)(pictures)).max() < 0.2
+    assert np.abs(said - OnnxModel(bundle)(pictures)).max() < 0.2
     operations = {node.op_type for node in onnx.load(exported[0] / "model.int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operations
 
@@ -220,47 +223,47 @@ def test_damaged_bundles_are_refused_in_a_sentence(
     whole = model.read_bytes()
     model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(BundleError, match="its checksum differs"):
-        load(bundle)
+        load_bundle(bundle)
     model.write_bytes(whole[: len(whole) // 2])
     resealed(bundle)
     with pytest.raises(BundleError, match="cannot be used by onnxruntime"):
-        Network(load(bundle))
+        OnnxModel(load_bundle(bundle))
     model.unlink()
     with pytest.raises(BundleError, match=r"incomplete: model\.onnx is missing"):
-        load(bundle)
+        load_bundle(bundle)
     model.write_bytes(whole)
     resealed(bundle, format=99)
     with pytest.raises(BundleError, match="has format 99"):
-        load(bundle)
+        load_bundle(bundle)
     for key, value in {"classes": ["A", "A"], "temperature": 0, "image_size": "x"}.items():
         resealed(altered(exported[0], tmp_path / key), **{key: value})
         with pytest.raises(BundleError, match=f"no usable {key}"):
-            load(tmp_path / key / "bundle")
+            load_bundle(tmp_path / key / "bundle")
     resealed(altered(exported[0], tmp_path / "fewer"), classes=["A", "B"])
     with pytest.raises(BundleError, match="another kind of network"):
-        Network(load(tmp_path / "fewer" / "bundle"))
+        OnnxModel(load_bundle(tmp_path / "fewer" / "bundle"))
     (bundle / "bundle.json").write_text("{")
     with pytest.raises(BundleError, match="is damaged"):
-        load(bundle)
+        load_bundle(bundle)
 
 
 def test_what_is_no_bundle_is_refused(
     exported: tuple[Path, Result], trained: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(BundleError, match="no such folder or ZIP file"):
-        load(tmp_path / "nothing")
+        load_bundle(tmp_path / "nothing")
     with pytest.raises(BundleError, match="It is a run: export it first"):
-        load(trained)
+        load_bundle(trained)
     (tmp_path / "text.zip").write_text("text")
     with pytest.raises(BundleError, match="neither a folder nor"):
-        load(tmp_path / "text.zip")
-    plain = load(exported[0])
+        load_bundle(tmp_path / "text.zip")
+    plain = load_bundle(exported[0])
     with pytest.raises(BundleError, match=r"has no \.\./secret"):
         plain.read("../secret")
     with pytest.raises(BundleError, match="has no fp16 model, only fp32, int8"):
-        Network(plain, "fp16")
+        OnnxModel(plain, "fp16")
     with pytest.raises(SettingError, match="device=tpu"):
-        Network(plain, device="tpu")
+        OnnxModel(plain, device="tpu")
 
 
 def zipped(folder: Path, file: Path, inside: str = "") -> Path:
@@ -273,9 +276,9 @@ def zipped(folder: Path, file: Path, inside: str = "") -> Path:
 def test_zip_files_are_read_in_place_and_never_outside(
     exported: tuple[Path, Result], tmp_path: Path
 ) -> None:
-    plain = load(exported[0])
+    plain = load_bundle(exported[0])
     for name, inside in (("flat", ""), ("deep", "digits/")):
-        bundle = load(zipped(exported[0], tmp_path / f"{name}.zip", inside))
+        bundle = load_bundle(zipped(exported[0], tmp_path / f"{name}.zip", inside))
         assert bundle.read("card.md") == plain.read("card.md")
         assert bundle.info == plain.info
     for odd in ("../outside", "/etc/outside", "a\\..\\b"):
@@ -283,25 +286,25 @@ def test_zip_files_are_read_in_place_and_never_outside(
         with zipfile.ZipFile(bad, "a") as archive:
             archive.writestr(odd, "x")
         with pytest.raises(BundleError, match="a file outside of itself"):
-            load(Path(bad))
+            load_bundle(Path(bad))
     cut = tmp_path / "cut.zip"
     cut.write_bytes((tmp_path / "flat.zip").read_bytes()[:5000])
     with pytest.raises(BundleError, match="no bundle"):
-        load(cut)
+        load_bundle(cut)
     resealed(altered(exported[0], tmp_path), models={"fp32": "../../model.onnx"})
     with pytest.raises(BundleError, match="has no checksum"):
-        load(tmp_path / "bundle")
+        load_bundle(tmp_path / "bundle")
 
 
 def test_a_bundle_of_another_network_does_not_pass(
     exported: tuple[Path, Result], trained: Path
 ) -> None:
-    run = finished.read(trained)
+    run = trained_run.load_trained_run(trained)
     network: Any = run.classifier.network
     with torch.no_grad():
         network.classifier.bias.add_(torch.tensor([0.01, 0.0, 0.0]))
     with pytest.raises(BundleError, match="The run and the bundle made of it disagree"):
-        verifying.verified(run, load(exported[0]), material.of(run, None), 500)
+        parity.verify_parity(run, load_bundle(exported[0]), trained_run.find_images(run, None), 500)
 
 
 @pytest.mark.usefixtures("configuration")
@@ -309,16 +312,16 @@ def test_int8_that_costs_too_much_is_refused(
     exported: tuple[Path, Result], trained: Path, tmp_path: Path
 ) -> None:
     bundle = altered(exported[0], tmp_path)
-    run = finished.read(trained)
+    run = trained_run.load_trained_run(trained)
     other = classifier("simple_cnn", 32)
-    graph = exporting.whole_graph(exporting.network_graph(untrained(other)), (32,))
+    graph = onnx_export.whole_graph(onnx_export.network_graph(untrained(other)), (32,))
     onnx.save(graph, bundle / "model.int8.onnx")
     resealed(bundle)
-    cfg, found = wished(trained), material.of(run, None)
+    cfg, found = wished(trained), trained_run.find_images(run, None)
     with pytest.raises(BundleError, match=r"more than int8_loss=0\.01"):
-        making.measured(cfg, run, found, bundle, "all layers")
+        pipeline.measure(cfg, run, found, bundle, "all layers")
     cfg.int8_loss = 0.99
-    assert making.measured(cfg, run, found, bundle, "all layers").int8_loss > 0.01  # type: ignore[operator]
+    assert pipeline.measure(cfg, run, found, bundle, "all layers").int8_loss > 0.01  # type: ignore[operator]
 
 
 @pytest.fixture
@@ -349,13 +352,13 @@ def test_drawn_pictures_or_moved_ones_will_do(
 ) -> None:
     run, out = moved
     export(wished(run, f"out={out / 'b'}", "verify=generated", "zip=true", "name=sign 1"))
-    bundle = load(out / "b.zip")
+    bundle = load_bundle(out / "b.zip")
     assert bundle.name == "sign 1"
     assert bundle.info["verified"]["pictures"] == 0
     assert "fp32" not in bundle.info["accuracy"]
     export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "verify=5"))
-    assert load(out / "b").info["verified"]["pictures"] == 5
-    assert load(out / "b").read("model.onnx") == bundle.read("model.onnx")
+    assert load_bundle(out / "b").info["verified"]["pictures"] == 5
+    assert load_bundle(out / "b").read("model.onnx") == bundle.read("model.onnx")
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip"]
     # nothing is replaced in silence, and nothing that is no bundle at all
     with pytest.raises(BundleError, match="overwrite=true"):
@@ -371,9 +374,9 @@ def test_drawn_pictures_or_moved_ones_will_do(
         shutil.copy(twin, other / "A" / file.name)
     with pytest.raises(DataError, match="they have changed"):
         export(wished(run, f"out={out / 'b'}", f"pictures={other}", "overwrite=true"))
-    assert load(out / "b").info["verified"]["pictures"] == 5
+    assert load_bundle(out / "b").info["verified"]["pictures"] == 5
     export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "verify=4", "overwrite=true"))
-    assert load(out / "b").info["verified"]["pictures"] == 4
+    assert load_bundle(out / "b").info["verified"]["pictures"] == 4
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip", "c"]
 
 
@@ -411,24 +414,24 @@ def test_what_the_run_said_must_be_known(
 )
 def test_wrong_settings_are_refused_at_once(trained: Path, word: str, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence.replace("/", "/")):
-        checks.check(wished(trained, word))
+        validation.check_export_config(wished(trained, word))
     with pytest.raises(SettingError, match="quantize=true needs the run's pictures"):
-        checks.check(wished(trained, "quantize=true", "verify=generated"))
+        validation.check_export_config(wished(trained, "quantize=true", "verify=generated"))
 
 
 def test_what_is_no_finished_run_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(SignlangError, match="holds several runs: give one of fold=0"):
-        finished.read(trained.parent)
+        trained_run.load_trained_run(trained.parent)
     with pytest.raises(SignlangError, match="is no run folder"):
-        finished.read(tmp_path)
+        trained_run.load_trained_run(tmp_path)
     begun = tmp_path / "begun"
     begun.mkdir()
     shutil.copy(trained / "record.json", begun)
     with pytest.raises(SignlangError, match="is a run that is not finished"):
-        finished.read(begun)
+        trained_run.load_trained_run(begun)
     shutil.copy(trained / "metrics.json", begun)
     with pytest.raises(SignlangError, match=r"best\.ckpt cannot be loaded"):
-        finished.read(begun)
+        trained_run.load_trained_run(begun)
 
 
 @pytest.mark.slow
@@ -450,10 +453,12 @@ def test_a_real_network_with_two_squeezes_and_int8(shared: Path, tmp_path: Path)
     words = [f"run={run}", "out=bundle", "quantize=true", "int8_loss=0.2"]
     result = run_command(tmp_path, *words, verb="export")
     assert result.code == 0, result.err
-    bundle = load(tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
     assert bundle.sides == (200, 224)
-    network = Network(bundle)
+    network = OnnxModel(bundle)
     for row in read_csv(run / "predictions.csv"):
-        said = network(read_picture((tmp_path / "asl" / row["path"]).read_bytes())[None])[0]
+        said = network(read_image((tmp_path / "asl" / row["path"]).read_bytes())[None])[0]
         recorded = np.array([[float(row[f"p_{name}"]) for name in bundle.classes]])
-        np.testing.assert_allclose(said, calibrated(recorded, bundle.temperature)[0], atol=1e-4)
+        np.testing.assert_allclose(
+            said, apply_temperature(recorded, bundle.temperature)[0], atol=1e-4
+        )

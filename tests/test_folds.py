@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from signlang.data.folds import fold_numbers, groups_of, parts_of
+from signlang.data.image_io import ImageFacts
 from signlang.data.index import Index
-from signlang.data.pictures import Facts
+from signlang.data.splits import assign_folds, group_ids, split_subsets
 from signlang.errors import DataError
 
 
@@ -25,7 +25,7 @@ def index_of(per_class: dict[str, int], signers: int = 0, stem: str = "frame") -
         paths=paths,
         labels=np.array(labels, dtype=np.int64),
         signers=people if signers else None,
-        facts=tuple(Facts(path, 1, 1, "PNG RGB", "") for path in paths),
+        facts=tuple(ImageFacts(path, 1, 1, "PNG RGB", "") for path in paths),
     )
 
 
@@ -36,7 +36,7 @@ INDEX = index_of({"A": 50, "B": 100, "C": 150}, signers=30)
 def test_every_picture_is_tested_once_and_never_trained_on(split: str) -> None:
     tested = []
     for fold in range(5):
-        parts = parts_of(INDEX, split=split, fold=fold)
+        parts = split_subsets(INDEX, split=split, fold=fold)
         together = np.concatenate([parts.train, parts.validation, parts.test])
         assert sorted(together) == list(range(300))
         for rows in (parts.train, parts.validation, parts.test):
@@ -46,17 +46,17 @@ def test_every_picture_is_tested_once_and_never_trained_on(split: str) -> None:
 
 
 def test_stratified_parts_have_equal_shares() -> None:
-    parts = parts_of(INDEX, fold=2)
+    parts = split_subsets(INDEX, fold=2)
     assert np.bincount(INDEX.labels[parts.test]).tolist() == [10, 20, 30]
     assert np.bincount(INDEX.labels[parts.validation]).tolist() == [4, 8, 12]
 
 
 @pytest.mark.parametrize("split", ["signer", "blocks"])
 def test_groups_stay_together_in_test_and_in_validation(split: str) -> None:
-    groups = groups_of(INDEX, split)
+    groups = group_ids(INDEX, split)
     assert groups is not None
     for fold in range(5):
-        parts = parts_of(INDEX, split=split, fold=fold)
+        parts = split_subsets(INDEX, split=split, fold=fold)
         sets = [set(groups[rows]) for rows in (parts.train, parts.validation, parts.test)]
         assert not sets[0] & sets[1]
         assert not sets[0] & sets[2]
@@ -64,7 +64,7 @@ def test_groups_stay_together_in_test_and_in_validation(split: str) -> None:
 
 
 def test_blocks_are_runs_of_neighbouring_frames() -> None:
-    groups = groups_of(INDEX, "blocks", blocks=5)
+    groups = group_ids(INDEX, "blocks", blocks=5)
     assert groups is not None
     frames = {path: int(path.split("frame")[1][:-4]) for path in INDEX.paths}
     by_frame = sorted((f, g) for (p, f), g in zip(frames.items(), groups, strict=True) if "A/" in p)
@@ -72,37 +72,37 @@ def test_blocks_are_runs_of_neighbouring_frames() -> None:
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
-    same, other = parts_of(INDEX, seed=1), parts_of(INDEX, seed=2)
-    assert np.array_equal(same.test, parts_of(INDEX, seed=1).test)
+    same, other = split_subsets(INDEX, seed=1), split_subsets(INDEX, seed=2)
+    assert np.array_equal(same.test, split_subsets(INDEX, seed=1).test)
     assert not np.array_equal(same.test, other.test)
 
 
 def test_folds_stay_what_they_were() -> None:
     # fixed numbers: a release that deals differently must not pass unnoticed
-    alone = fold_numbers(np.repeat([0, 1], 6), None, 3, 0, ("A", "B"))
+    alone = assign_folds(np.repeat([0, 1], 6), None, 3, 0, ("A", "B"))
     assert alone.tolist() == [2, 1, 0, 1, 0, 2, 0, 1, 2, 0, 1, 2]
-    grouped = fold_numbers(np.tile([0, 1], 6), np.repeat(np.arange(6), 2), 3, 0, ("A", "B"))
+    grouped = assign_folds(np.tile([0, 1], 6), np.repeat(np.arange(6), 2), 3, 0, ("A", "B"))
     assert grouped.tolist() == [1, 1, 2, 2, 1, 1, 0, 0, 2, 2, 0, 0]
 
 
 def test_the_optimistic_protocol_names_itself() -> None:
-    parts = parts_of(INDEX, validation="fold")
+    parts = split_subsets(INDEX, validation="fold")
     assert np.array_equal(parts.validation, parts.test)
     assert set(parts.names(300)) == {"train", "validation+test"}
-    assert set(parts_of(INDEX).names(300)) == {"train", "validation", "test"}
+    assert set(split_subsets(INDEX).names(300)) == {"train", "validation", "test"}
 
 
 def test_what_cannot_be_folded_is_refused_with_the_mend() -> None:
     with pytest.raises(DataError, match=r"fewer of A \(3\).*folds=3"):
-        parts_of(index_of({"A": 3, "B": 50}))
+        split_subsets(index_of({"A": 3, "B": 50}))
     with pytest.raises(DataError, match=r"who is in the pictures.*data\.signers"):
-        parts_of(index_of({"A": 20, "B": 20}), split="signer")
+        split_subsets(index_of({"A": 20, "B": 20}), split="signer")
     with pytest.raises(DataError, match="as many groups"):
-        parts_of(index_of({"A": 20, "B": 20}, signers=3), split="signer")
+        split_subsets(index_of({"A": 20, "B": 20}, signers=3), split="signer")
     names = tuple(path.split("frame")[0] + "x.png" for path in INDEX.paths)
     nameless = Index(INDEX.root, INDEX.classes, names, INDEX.labels, None, INDEX.facts)
     with pytest.raises(DataError, match="frame number"):
-        parts_of(nameless, split="blocks")
+        split_subsets(nameless, split="blocks")
 
 
 def test_a_fold_without_some_class_is_refused() -> None:
@@ -111,10 +111,10 @@ def test_a_fold_without_some_class_is_refused() -> None:
         zip(index.signers or (), index.labels, strict=True))])  # fmt: skip
     lopsided = Index(index.root, index.classes, index.paths, index.labels, tuple(rare), index.facts)
     with pytest.raises(DataError, match=r"has no picture of B.*folds=4"):
-        parts_of(lopsided, split="signer")
+        split_subsets(lopsided, split="signer")
 
 
 def test_two_pictures_of_a_class_leave_nothing_to_validate() -> None:
     with pytest.raises(DataError, match=r"No validation part.*split\.validation=fold"):
-        parts_of(index_of({"A": 2, "B": 2}), folds=2)
-    assert len(parts_of(index_of({"A": 2, "B": 2}), folds=2, validation="fold").train) == 2
+        split_subsets(index_of({"A": 2, "B": 2}), folds=2)
+    assert len(split_subsets(index_of({"A": 2, "B": 2}), folds=2, validation="fold").train) == 2

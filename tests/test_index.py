@@ -9,13 +9,13 @@ import pytest
 from conftest import write_tiny
 from PIL import Image
 
-from signlang.data.index import Index, read
+from signlang.data.index import Index, read_index
 from signlang.errors import DataError
 
 
 def index_of(root: Path, cache_dir: Path, **options: str) -> Index:
-    read.cache_clear()  # a command reads a folder once; tests change folders
-    return read(root, cache_dir=str(cache_dir), **options)
+    read_index.cache_clear()  # a command reads a folder once; tests change folders
+    return read_index(root, cache_dir=str(cache_dir), **options)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from signlang.confidence.reliability import reliability_diagram
-from signlang.studies.measures import factor_effects, main_effect_p, pareto
-from signlang.studies.statistics import corrected_t_test
+from signlang.metrics.classification import reliability_diagram
+from signlang.metrics.factor_effects import factor_effects, main_effect_p, pareto
+from signlang.metrics.significance import corrected_t_test
 
 
 @pytest.mark.parametrize(("bins", "sharpness"), [(15, 1.0), (15, 6.0), (10, 3.0), (1, 1.0)])

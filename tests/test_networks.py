@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from signlang.callbacks.cost import flops, parameters, size_mb
 from signlang.errors import SettingError, WeightsError
-from signlang.models.kernels import StridedDepthwise, without_slow_ones
-from signlang.models.networks import NETWORKS, build
-from signlang.models.options import SMALLEST_SIDE
+from signlang.models.networks import NETWORKS, StridedDepthwise, build_network, optimize_for_cpu
+from signlang.validation import MINIMUM_SIZES
 
 
 # DESIGN and the two studies: parameters and, with 29 classes at 224 x 224, FLOPs and size
@@ -28,7 +27,7 @@ from signlang.models.options import SMALLEST_SIDE
     ],
 )
 def test_parameters_are_the_published_ones(name: str, classes: int, size: int, count: int) -> None:
-    assert parameters(build(name, classes, size)) == count
+    assert parameters(build_network(name, classes, size)) == count
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,7 @@ def test_parameters_are_the_published_ones(name: str, classes: int, size: int, c
 def test_flops_and_size_are_the_published_ones(
     name: str, operations: float, megabytes: float
 ) -> None:
-    network = build(name, 29, 224)
+    network = build_network(name, 29, 224)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     assert flops(network, 224) == pytest.approx(operations, rel=1e-4)
     assert size_mb(network) == pytest.approx(megabytes, abs=0.15)
@@ -52,25 +51,25 @@ def test_flops_and_size_are_the_published_ones(
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "timm"])
 def test_every_network_takes_the_smallest_picture_it_promises(name: str) -> None:
-    side = SMALLEST_SIDE[name]
-    network = build(name, 4, side).eval()
+    side = MINIMUM_SIZES[name]
+    network = build_network(name, 4, side).eval()
     assert network(torch.zeros(2, 3, side, side)).shape == (2, 4)
     with pytest.raises(SettingError, match=f"at least {side}"):
-        build(name, 4, side - 1)
+        build_network(name, 4, side - 1)
 
 
 def test_any_timm_network_by_name() -> None:
-    network = build("timm", 5, 64, architecture="resnet10t").eval()
+    network = build_network("timm", 5, 64, architecture="resnet10t").eval()
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
     with pytest.raises(SettingError, match="did you mean resnet10t"):
-        build("timm", 5, 64, architecture="resnet10tt")
+        build_network("timm", 5, 64, architecture="resnet10tt")
     with pytest.raises(SettingError, match="Did you mean resnet18"):
-        build("resnet81", 5, 64)
+        build_network("resnet81", 5, 64)
 
 
 def test_pooling_before_elu_is_the_same_function_with_the_same_gradients() -> None:
     torch.manual_seed(0)
-    ours = build("simple_cnn", 10, 100).double().eval()
+    ours = build_network("simple_cnn", 10, 100).double().eval()
     pictures = torch.rand(2, 3, 100, 100, dtype=torch.double)
 
     def as_published(x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +105,7 @@ def saved(network: nn.Module, file: Path, **changes: torch.Tensor | None) -> str
 def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
-    ours = without_slow_ones(copy.deepcopy(plain))
+    ours = optimize_for_cpu(copy.deepcopy(plain))
     assert isinstance(ours, StridedDepthwise)
     assert ours.state_dict().keys() == plain.state_dict().keys()
     pictures = torch.randn(2, 8, 9, 9)
@@ -121,14 +120,14 @@ def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None
     assert ours.weight.grad is not None
     assert plain.weight.grad is not None
     assert torch.allclose(ours.weight.grad, plain.weight.grad, rtol=1e-5)
-    found = [layer for layer in build("mobilenetv2", 10, 64).modules()
+    found = [layer for layer in build_network("mobilenetv2", 10, 64).modules()
              if isinstance(layer, StridedDepthwise)]  # fmt: skip
     assert len(found) == 4
 
 
 @pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
 def test_activations_keep_their_input_on_a_processor(kind: type[nn.ReLU]) -> None:
-    ours = without_slow_ones(nn.Sequential(kind(inplace=True)))
+    ours = optimize_for_cpu(nn.Sequential(kind(inplace=True)))
     pictures = torch.linspace(-3, 9, 13)
     before = pictures.clone()
     assert torch.equal(ours(pictures), kind()(before))
@@ -139,8 +138,8 @@ def test_activations_keep_their_input_on_a_processor(kind: type[nn.ReLU]) -> Non
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 def test_weights_of_other_classes_keep_all_but_the_head(tmp_path: Path, ending: str) -> None:
-    theirs = build("squeezenet", 7, 64)
-    ours = build("squeezenet", 3, 64, weights=saved(theirs, tmp_path / f"w{ending}"))
+    theirs = build_network("squeezenet", 7, 64)
+    ours = build_network("squeezenet", 3, 64, weights=saved(theirs, tmp_path / f"w{ending}"))
     for key, value in theirs.state_dict().items():
         if not key.startswith("classifier"):
             assert torch.equal(ours.state_dict()[key], value)
@@ -148,16 +147,18 @@ def test_weights_of_other_classes_keep_all_but_the_head(tmp_path: Path, ending: 
 
 
 def test_equal_classes_keep_the_head_too(tmp_path: Path) -> None:
-    theirs = build("simple_cnn", 3, 32)
-    ours = build("simple_cnn", 3, 32, weights=saved(theirs, tmp_path / "w.pt"))
+    theirs = build_network("simple_cnn", 3, 32)
+    ours = build_network("simple_cnn", 3, 32, weights=saved(theirs, tmp_path / "w.pt"))
     assert all(torch.equal(ours.state_dict()[k], v) for k, v in theirs.state_dict().items())
 
 
 def test_every_misfit_is_named(tmp_path: Path) -> None:
     changes = {"extra.weight": torch.zeros(1), "conv1.weight": torch.zeros(64, 3, 3, 3)}
-    file = saved(build("resnet18", 3, 32), tmp_path / "w.pt", **changes, **{"bn1.bias": None})
+    file = saved(
+        build_network("resnet18", 3, 32), tmp_path / "w.pt", **changes, **{"bn1.bias": None}
+    )
     with pytest.raises(WeightsError, match="3 of its") as caught:
-        build("resnet18", 3, 32, weights=file)
+        build_network("resnet18", 3, 32, weights=file)
     assert "extra.weight: not in the network" in str(caught.value)
     assert "bn1.bias: not in the file" in str(caught.value)
     assert "conv1.weight: (64, 3, 3, 3) in the file, (64, 3, 7, 7)" in str(caught.value)
@@ -171,7 +172,7 @@ def test_files_that_are_no_weights_are_one_sentence(
     file = tmp_path / f"w{ending}"
     file.write_bytes(content)
     with pytest.raises(WeightsError, match=r"model\.weights=") as caught:
-        build("squeezenet", 3, 64, weights=str(file))
+        build_network("squeezenet", 3, 64, weights=str(file))
     assert str(caught.value).count("\n") == 0
 
 
@@ -183,7 +184,7 @@ class Evil:
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Evil()}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="no plain state dict"):
-        build("squeezenet", 3, 64, weights=str(tmp_path / "w.pt"))
+        build_network("squeezenet", 3, 64, weights=str(tmp_path / "w.pt"))
 
 
 def test_no_network_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -193,11 +194,11 @@ def test_no_network_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"cannot be downloaded .* model\.weights=FILE"):
-        build("squeezenet", 3, 64, pretrained=True)
+        build_network("squeezenet", 3, 64, pretrained=True)
     with pytest.raises(WeightsError, match=r"weights of resnet18 cannot be downloaded"):
-        build("resnet18", 3, 64, pretrained=True)
+        build_network("resnet18", 3, 64, pretrained=True)
     with pytest.raises(WeightsError, match="has no pretrained weights"):
-        build("simple_cnn", 3, 64, pretrained=True)
+        build_network("simple_cnn", 3, 64, pretrained=True)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_real_pretrained_weights_load(shared: Path, name: str, file: str, head: 
     from safetensors.torch import load_file
 
     weights = shared / "weights" / file
-    state = build(name, 10, 64, weights=str(weights)).state_dict()
+    state = build_network(name, 10, 64, weights=str(weights)).state_dict()
     for key, value in load_file(weights).items():
         if not key.startswith(head):
             place = f"backbone.{key}" if name == "mobilenetv2_dense" else key

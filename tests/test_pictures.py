@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from signlang.data.pictures import BadPictureError, decode, inspect, read_bytes, resized
+from signlang.data.image_io import BadImageError, decode, inspect_image, read_bytes, resize_image
 
 RAMP = np.linspace(0, 255, 48 * 32 * 3).reshape(32, 48, 3).astype(np.uint8)
 
@@ -40,7 +40,7 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
     exif[0x0112] = orientation
     data = encoded(upright.transpose(turn) if turn is not None else upright, exif=exif)
     assert np.array_equal(np.asarray(decode(data)), RAMP)
-    assert inspect(data).width == 48
+    assert inspect_image(data).width == 48
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_a_palette_with_transparency_is_laid_over_white() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_with_the_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(BadPictureError, match=reason):
+    with pytest.raises(BadImageError, match=reason):
         decode(data)
 
 
 def test_a_wrong_ending_is_noticed_and_the_picture_used() -> None:
-    facts = inspect(encoded(Image.fromarray(RAMP)), ".jpg")
+    facts = inspect_image(encoded(Image.fromarray(RAMP)), ".jpg")
     assert facts.odd == "a PNG named .jpg"
     assert (facts.width, facts.height, facts.kind) == (48, 32, "PNG RGB")
 
@@ -107,13 +107,13 @@ def test_a_wrong_ending_is_noticed_and_the_picture_used() -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(BadPictureError, match="0 bytes"):
+    with pytest.raises(BadImageError, match="0 bytes"):
         read_bytes(tmp_path / "empty.png")
-    with pytest.raises(BadPictureError, match="broken symbolic link"):
+    with pytest.raises(BadImageError, match="broken symbolic link"):
         read_bytes(tmp_path / "link.png")
-    with pytest.raises(BadPictureError, match="no such file"):
+    with pytest.raises(BadImageError, match="no such file"):
         read_bytes(tmp_path / "nowhere.png")
-    with pytest.raises(BadPictureError, match="cannot be read"):
+    with pytest.raises(BadImageError, match="cannot be read"):
         read_bytes(tmp_path)
 
 
@@ -132,8 +132,8 @@ def test_random_damage_never_ends_in_anything_but_a_reason() -> None:
             for place in rng.integers(len(data), size=4):
                 damaged[place] = rng.integers(256)
             try:
-                assert inspect(bytes(damaged)).digest
-            except BadPictureError:
+                assert inspect_image(bytes(damaged)).digest
+            except BadImageError:
                 refused += 1
     assert refused > 100
 
@@ -144,7 +144,7 @@ def test_resizing_agrees_with_torch(shared: Path) -> None:
 
     file = sorted((shared / "data" / "hand_reader" / "images" / "A").iterdir())[0]
     picture = decode(file.read_bytes())
-    ours = resized(picture, 96).astype(np.float32)
+    ours = resize_image(picture, 96).astype(np.float32)
     planes = torch.from_numpy(np.asarray(picture).astype(np.float32)).permute(2, 0, 1)[None]
     theirs = F.interpolate(planes, (96, 96), mode="bilinear", antialias=True)[0]
     difference = np.abs(ours - theirs.permute(1, 2, 0).numpy())

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from signlang.data import pixels
-from signlang.data.index import Index, read
+from signlang.data import image_cache
+from signlang.data.index import Index, read_index
 
 
 def index_of(root: Path, cache_dir: Path) -> Index:
-    read.cache_clear()
-    pixels.decoded.cache_clear()
-    return read(root, cache_dir=str(cache_dir))
+    read_index.cache_clear()
+    image_cache.decode_images.cache_clear()
+    return read_index(root, cache_dir=str(cache_dir))
 
 
 def test_pixels_are_those_of_the_files(tiny: Path, tmp_path: Path) -> None:
     index = index_of(tiny, tmp_path)
-    array = pixels.decoded(index, 32, str(tmp_path))
+    array = image_cache.decode_images(index, 32, str(tmp_path))
     assert array.shape == (36, 32, 32, 3)
     for row in (0, 17, 35):
         expected = np.asarray(Image.open(index.root / index.paths[row]))
@@ -33,10 +33,10 @@ def test_pixels_are_those_of_the_files(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to ask")
 def test_reading_many_pictures_takes_little_memory(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(pixels, "RESIDENT", 4 << 20)
+    monkeypatch.setattr(image_cache, "RESIDENT", 4 << 20)
     file = tmp_path / "many.npy"
     np.save(file, np.arange(256, dtype=np.uint8).repeat(1 << 20).reshape(256, 512, 2048, 1))
-    array = pixels.Decoded(file)
+    array = image_cache.DecodedImages(file)
     before, sums = resident_of_files(), []
     for row in range(256):
         sums.append(int(array[np.array([row])].sum(dtype=np.int64)))
@@ -57,7 +57,7 @@ def cached_file(folder: Path) -> Path:
 @pytest.mark.parametrize("damage", ["byte", "cut", "empty", "seal", "no seal", "other"])
 def test_a_damaged_cache_is_rebuilt(tiny: Path, tmp_path: Path, damage: str) -> None:
     index = index_of(tiny, tmp_path)
-    good = pixels.decoded(index, 16, str(tmp_path))[:].copy()
+    good = image_cache.decode_images(index, 16, str(tmp_path))[:].copy()
     file = cached_file(tmp_path)
     data = file.read_bytes()
     seal = file.with_suffix(".json")
@@ -75,23 +75,27 @@ def test_a_damaged_cache_is_rebuilt(tiny: Path, tmp_path: Path, damage: str) -> 
     else:
         np.save(file, np.zeros_like(good))
     index = index_of(tiny, tmp_path)
-    assert np.array_equal(pixels.decoded(index, 16, str(tmp_path))[:], good)
+    assert np.array_equal(image_cache.decode_images(index, 16, str(tmp_path))[:], good)
     assert not list((tmp_path / "pixels").glob(".*"))  # nothing temporary is left
 
 
 def test_a_sound_cache_is_not_built_again(tiny: Path, tmp_path: Path) -> None:
-    pixels.decoded(index_of(tiny, tmp_path), 16, str(tmp_path))
+    image_cache.decode_images(index_of(tiny, tmp_path), 16, str(tmp_path))
     before = cached_file(tmp_path).stat()
-    pixels.decoded(index_of(tiny, tmp_path), 16, str(tmp_path))
+    image_cache.decode_images(index_of(tiny, tmp_path), 16, str(tmp_path))
     assert cached_file(tmp_path).stat().st_ino == before.st_ino
     os.utime(cached_file(tmp_path))  # touched, but sound: checked and kept
-    pixels.decoded(index_of(tiny, tmp_path), 16, str(tmp_path))
+    image_cache.decode_images(index_of(tiny, tmp_path), 16, str(tmp_path))
     assert cached_file(tmp_path).stat().st_ino == before.st_ino
     assert json.loads(cached_file(tmp_path).with_suffix(".json").read_text())["shape"][0] == 36
 
 
 def sum_of_pixels(root: Path, cache_dir: Path) -> int:
-    return int(pixels.decoded(index_of(root, cache_dir), 24, str(cache_dir))[:].sum(dtype=np.int64))
+    return int(
+        image_cache.decode_images(index_of(root, cache_dir), 24, str(cache_dir))[:].sum(
+            dtype=np.int64
+        )
+    )
 
 
 def test_processes_that_ask_at_once_get_one_sound_file(tiny: Path, tmp_path: Path) -> None:

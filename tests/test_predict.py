@@ -13,9 +13,9 @@ import pytest
 from conftest import Result, run_command
 from PIL import Image
 
-from signlang.deploy import wishes
-from signlang.deploy.bundle import load
 from signlang.errors import SettingError
+from signlang.inference.bundle import load_bundle
+from signlang.predict import READERS, parse_arguments
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_improbable_guesses_are_called_unknown(bundle: Path, mixed: Path, tmp_pa
     strict = Path(shutil.copytree(bundle, tmp_path / "strict"))
     info = json.loads((strict / "bundle.json").read_text("utf-8")) | {"reject_threshold": 1.0}
     (strict / "bundle.json").write_text(json.dumps(info), "utf-8")
-    assert load(strict).reject_threshold == 1.0
+    assert load_bundle(strict).reject_threshold == 1.0
     table = predict(mixed, f"bundle={strict}", "A/A0.png", "A/cut.png")
     assert table.out.splitlines()[0].split() == ["path", "label", "confidence", "2.", "3."]
     assert "unknown (A?)" in table.out
@@ -166,7 +166,7 @@ def test_torch_is_not_imported(bundle: Path, mixed: Path) -> None:
 )
 def test_wrong_words_are_refused(words: list[str], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence.replace("?", r"\?")):
-        wishes.parsed(words)
+        parse_arguments(words)
 
 
 def test_commands_that_cannot_work_end_with_2(bundle: Path, tmp_path: Path) -> None:
@@ -178,4 +178,4 @@ def test_commands_that_cannot_work_end_with_2(bundle: Path, tmp_path: Path) -> N
         assert "Traceback" not in result.err
     shown = predict(tmp_path, "--help")
     assert shown.code == 0
-    assert all(f"  {key}=" in shown.out for key in wishes.READERS)
+    assert all(f"  {key}=" in shown.out for key in READERS)

@@ -9,7 +9,7 @@ from conftest import ROOT, run_command, write_tiny
 from safetensors.torch import save_file
 from services import service
 
-from signlang.models.networks import build
+from signlang.models.networks import build_network
 
 README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS = re.findall(r"^python -m signlang\.(\w+) (.*?)(?:\s+#.*)?$", README, re.MULTILINE)
@@ -49,7 +49,7 @@ def filled(line: str, place: Path, request: pytest.FixtureRequest) -> list[str]:
         if key == "data.root" or value == "PICTURES":
             write_tiny(place / value)
         if key == "model.weights":
-            save_file(build("squeezenet", 1000, 224).state_dict(), place / value)
+            save_file(build_network("squeezenet", 1000, 224).state_dict(), place / value)
     return words
 
 

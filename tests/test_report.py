@@ -15,26 +15,19 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from signlang.confidence.reliability import reliability_diagram
 from signlang.data import sources
-from signlang.data.files import write_between, write_csv
 from signlang.errors import DataError, SettingError
-from signlang.studies import (
-    chapters,
-    costs,
-    effects,
-    figures,
-    judgements,
-    originals,
-    placing,
-    report,
-)
-from signlang.studies.collecting import read_study
-from signlang.studies.measures import Effect
-from signlang.studies.predictions import Predictions, read_predictions
-from signlang.studies.runs import Run, Setting
-from signlang.studies.standings import Pair, Row, Standings
-from signlang.studies.statistics import wilson
+from signlang.files import write_between, write_csv
+from signlang.metrics import classification
+from signlang.metrics.classification import Predictions, reliability_diagram
+from signlang.metrics.factor_effects import Effect
+from signlang.metrics.significance import wilson_interval
+from signlang.reporting import label_placement, plots
+from signlang.runs.results import Run, read_predictions
+from signlang.studies import comparison, sections
+from signlang.studies import plots as study_plots
+from signlang.studies.ranking import Pair, Ranking, Row
+from signlang.studies.study import Setting, read_study
 
 HOSTILE = ('<b>&"', "US$1$", "ß")
 COST = {"parameters": 1_000_000, "flops": 2e8, "size_mb": 4.1, "latency_ms": 3.0}
@@ -121,7 +114,7 @@ def write_run(
     return run
 
 
-def standings(study: Path) -> Standings:
+def standings(study: Path) -> Ranking:
     """What `standings.judged` makes, without its tests."""
     found = read_study(study)
     best: dict[object, Setting] = {}
@@ -129,12 +122,12 @@ def standings(study: Path) -> Standings:
     for setting in found.settings:
         first = best.setdefault(setting.dealing, setting)
         judged = setting.predictions
-        interval = wilson(int(judged.correct.sum()), len(judged.labels))
+        interval = wilson_interval(int(judged.correct.sum()), len(judged.labels))
         p = None if setting is first else 0.0123
-        rows.append(Row(setting, found.label(setting), first, interval, p, p, ""))
+        rows.append(Row(setting, found.label(setting), first, interval, p, p, None, "first"))
     leaders = list(best.values())
     pairs = [Pair(leaders[0], leaders[1], "cnn", 0.1, -0.02, 0.22)] if len(leaders) > 1 else []
-    return Standings(found, rows, pairs, ["no significant difference between <i> and b"])
+    return Ranking(found, rows, pairs)
 
 
 def read(out: Path) -> Reader:
@@ -172,7 +165,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     (out / "figures").mkdir(parents=True)
     (out / "figures" / "curves-9.png").write_bytes(b"")
     (out / "figures" / "mine.png").write_bytes(b"")
-    report.write(standings(study), out)
+    comparison.write_report(standings(study), out)
     return out
 
 
@@ -228,7 +221,7 @@ def test_names_cannot_break_out_of_the_report(grid: Path) -> None:
 def test_one_run_without_pictures_or_history_is_a_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
     (run / "history.csv").unlink()
-    report.write(standings(tmp_path / "one"), tmp_path)
+    comparison.write_report(standings(tmp_path / "one"), tmp_path)
     text = read(tmp_path).text
     assert "cannot be shown. data.root=/nowhere: there is no such folder or file." in text
     assert "No history was written by cnn." in text
@@ -242,7 +235,7 @@ def test_one_run_without_pictures_or_history_is_a_report(tmp_path: Path) -> None
 
 def test_a_network_without_mistakes_is_told_so(tmp_path: Path) -> None:
     write_run(tmp_path / "one", {"model": "cnn"}, folds=1, accuracy=1.0)
-    report.write(standings(tmp_path / "one"), tmp_path)
+    comparison.write_report(standings(tmp_path / "one"), tmp_path)
     text = read(tmp_path).text
     assert "cnn made no mistake." in text
     assert "cnn recognises every picture." in text
@@ -252,7 +245,7 @@ def test_missing_folds_are_marked(tmp_path: Path) -> None:
     for fold in range(2):
         write_run(tmp_path / "study", {"model": "whole"}, fold)
     write_run(tmp_path / "study", {"model": "half"}, 1)
-    report.write(standings(tmp_path / "study"), tmp_path)
+    comparison.write_report(standings(tmp_path / "study"), tmp_path)
     text = read(tmp_path).text
     assert "half (1 of 2 folds)" in text
     assert "What is missing" in text
@@ -264,7 +257,7 @@ def test_a_folder_that_cannot_be_made_gets_one_sentence(tmp_path: Path) -> None:
     write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="cannot be made"):
-        report.write(standings(tmp_path / "one"), tmp_path / "file" / "out")
+        comparison.write_report(standings(tmp_path / "one"), tmp_path / "file" / "out")
 
 
 def test_what_the_public_command_trains_is_reported(tmp_path: Path, tiny: Path) -> None:
@@ -273,19 +266,19 @@ def test_what_the_public_command_trains_is_reported(tmp_path: Path, tiny: Path) 
     assert done.code == 0, done.err
     found = standings(tmp_path / "runs" / "real")
     (run,) = found.study.settings[0].runs
-    root = originals.root_of(run.path)
-    assert None not in originals.read_pictures(root, run.predictions.paths)
-    report.write(found, tmp_path / "out")
+    root = sources.images_root(run.path)
+    assert None not in sources.read_thumbnails(root, run.predictions.paths)
+    comparison.write_report(found, tmp_path / "out")
     assert "simple_cnn (1 of 3 folds)" in read(tmp_path / "out").text
 
 
 def test_a_picture_that_is_gone_leaves_a_hole(tmp_path: Path, pictures: Path) -> None:
-    some = originals.read_pictures(pictures, ["0/0-0.png", "0/gone.png"])
+    some = sources.read_thumbnails(pictures, ["0/0-0.png", "0/gone.png"])
     assert some[0] is not None
-    assert some[0].size == (originals.SIDE, originals.SIDE)
+    assert some[0].size == (sources.THUMBNAIL_SIZE, sources.THUMBNAIL_SIZE)
     assert some[1] is None
     found = read_predictions(write_run(tmp_path / "one", {"model": "cnn"}), 0)
-    sheet = judgements.mistakes_sheet(found, [0, 1], some)
+    sheet = plots.mistakes_figure(found, [0, 1], some)
     assert isinstance(sheet, Figure)
 
 
@@ -294,15 +287,15 @@ def test_pictures_are_found_where_the_run_found_them(tmp_path: Path, pictures: P
     relative = write_run(study, {"model": "a"}, root="signs/digits")
     for inner in ("Dataset/1", "Examples"):
         (tmp_path / "signs" / "digits" / inner).mkdir(parents=True)
-    assert originals.root_of(relative) == tmp_path / "signs" / "digits"
+    assert sources.images_root(relative) == tmp_path / "signs" / "digits"
     digits = "signlang.data.sources.digits"
     run = write_run(study, {"model": "b"}, root=tmp_path / "signs" / "digits", source=digits)
-    assert originals.root_of(run) == tmp_path / "signs" / "digits" / "Dataset"
+    assert sources.images_root(run) == tmp_path / "signs" / "digits" / "Dataset"
     table = tmp_path / "table.csv"
     table.write_text("path,label\n")
-    assert originals.root_of(write_run(study, {"model": "c"}, root=table)) == tmp_path
+    assert sources.images_root(write_run(study, {"model": "c"}, root=table)) == tmp_path
     own = write_run(study, {"model": "d"}, root=pictures, source="os.system")
-    assert originals.root_of(own) == pictures  # without calling it
+    assert sources.images_root(own) == pictures  # without calling it
 
 
 def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,14 +308,14 @@ def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     digits = write_run(study, {"model": "b"}, root=None, source="signlang.data.sources.digits")
     for run in (asl, digits):
         with pytest.raises(DataError, match="not in the cache"):
-            originals.root_of(run)
+            sources.images_root(run)
     kaggle = study / "cache/downloads/kaggle/datasets/grassknoted/asl-alphabet/versions"
     for version in ("9", "10"):
         inner = kaggle / version / "asl_alphabet_train" / "asl_alphabet_train"
         inner.mkdir(parents=True)
-    assert originals.root_of(asl) == inner
+    assert sources.images_root(asl) == inner
     (study / "cache/downloads/sign-language-digits/0").mkdir(parents=True)
-    assert originals.root_of(digits) == study / "cache/downloads/sign-language-digits"
+    assert sources.images_root(digits) == study / "cache/downloads/sign-language-digits"
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "data: {root: 1, source: [1]}", "data: ${x", "\0"])
@@ -330,7 +323,7 @@ def test_damaged_configurations_get_a_sentence(tmp_path: Path, text: str) -> Non
     run = write_run(tmp_path / "study", {"model": "a"})
     (run / ".hydra" / "config.yaml").write_text(text)
     with pytest.raises(DataError):
-        originals.root_of(run)
+        sources.images_root(run)
 
 
 def judged(labels: Sequence[int], predicted: Sequence[int], classes: int) -> Predictions:
@@ -345,31 +338,33 @@ def judged(labels: Sequence[int], predicted: Sequence[int], classes: int) -> Pre
 def test_confusion_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     found = judged(rng.integers(0, 5, 200).tolist(), rng.integers(0, 5, 200).tolist(), 6)
-    counts = judgements.counted(found)
+    counts = classification.confusion_matrix(found)
     assert (counts == confusion_matrix(found.labels, found.predicted, labels=range(6))).all()
-    pairs = judgements.confusions(found, most=3)
+    pairs = classification.confusions(found, most=3)
     assert [p.count for p in pairs] == sorted(counts[~np.eye(6, dtype=bool)])[:-4:-1]
     assert pairs[0].share == pairs[0].count / counts.sum(1)[int(pairs[0].label[-1])]
-    shares = [r.correct / r.count for r in judgements.recalls(found) if r.count]
+    shares = [r.correct / r.count for r in classification.recalls(found) if r.count]
     assert shares == sorted(shares)
-    assert [r.name for r in judgements.recalls(found) if not r.count] == ["class 5"]
+    assert [r.name for r in classification.recalls(found) if not r.count] == ["class 5"]
 
 
 def test_worst_mistakes_are_the_surest() -> None:
-    assert judgements.worst(judged([0, 0, 1, 1], [1, 0, 0, 1], 2)).tolist() == [2, 0]
-    assert not len(judgements.worst(judged([0], [0], 2)))
+    assert classification.most_confident_mistakes(
+        judged([0, 0, 1, 1], [1, 0, 0, 1], 2)
+    ).tolist() == [2, 0]
+    assert not len(classification.most_confident_mistakes(judged([0], [0], 2)))
 
 
 def test_charts_of_many_classes_and_of_none_in_a_bin() -> None:
     many = judged(list(range(80)) * 2, [0, *range(79)] * 2, 80)
-    chart = judgements.confusion_chart(many)
+    chart = plots.confusion_figure(many)
     assert not chart.axes[0].texts
-    assert judgements.reliability_chart(reliability_diagram([1.0], [True])).axes
+    assert plots.reliability_figure(reliability_diagram([1.0], [True])).axes
 
 
-def point(name: str, cost: float, accuracy: float, group: int = 0) -> costs.Point:
-    return costs.Point(
-        name, f"{name}, lr 1", group, accuracy, 0.01, dict.fromkeys(costs.COSTS, cost)
+def point(name: str, cost: float, accuracy: float, group: int = 0) -> study_plots.Point:
+    return study_plots.Point(
+        name, f"{name}, lr 1", group, accuracy, 0.01, dict.fromkeys(study_plots.COSTS, cost)
     )
 
 
@@ -377,9 +372,9 @@ def test_names_of_networks_do_not_overlap() -> None:
     rng = np.random.default_rng(1)
     found = [
         point(f"network_number_{n}", 10 ** rng.uniform(5, 8), rng.uniform(0.9, 0.99))
-        for n in range(costs.NAMED)
+        for n in range(study_plots.NAMED)
     ]
-    chart = costs.cost_chart(found, ["all"])
+    chart = study_plots.cost_chart(found, ["all"])
     chart.draw_without_rendering()
     for panel in chart.axes:
         texts = [t for t in panel.texts if t.get_text()]
@@ -387,40 +382,40 @@ def test_names_of_networks_do_not_overlap() -> None:
         # an annotation's own extent would take its line in
         boxes = np.array([Text.get_window_extent(text).extents for text in texts])
         for number, box in enumerate(boxes):
-            assert placing.shared(box, boxes[:number]).max(initial=0) < 1
+            assert label_placement.shared(box, boxes[:number]).max(initial=0) < 1
             assert panel.bbox.x0 - 2 < box[0] < box[2] < panel.bbox.x1 + 2
 
 
 def test_many_networks_get_numbers_and_a_key() -> None:
-    found = [point(f"net{n}", 10.0**n, 0.9, group=n % 2) for n in range(costs.NAMED + 9)]
-    chart = costs.cost_chart(found, ["one", "other"])
+    found = [point(f"net{n}", 10.0**n, 0.9, group=n % 2) for n in range(study_plots.NAMED + 9)]
+    chart = study_plots.cost_chart(found, ["one", "other"])
     assert len(chart.axes) == 5
     assert {t.get_text() for t in chart.axes[0].texts} == {str(n) for n in range(1, 19)}
     assert chart.axes[4].texts[-1].get_text() == "18  net17"
-    assert costs.ticks(1e-3, 1e3)
+    assert study_plots.ticks(1e-3, 1e3)
 
 
 def test_the_chart_of_costs_takes_the_best_of_each_network(grid: Path) -> None:
     found = standings(grid.parent / "<i>$study$")
     settings = [row.setting for row in found.rows]
-    points = costs.points(settings, found.study.labels)
+    points = study_plots.points(settings, found.study.labels)
     assert [(p.name, p.group, p.accuracy) for p in points] == [
         ("$big$net", 0, 0.875), ("$big$net", 1, 0.75), ("cnn", 0, 0.75), ("cnn", 1, 0.625),
     ]  # fmt: skip
-    assert len(chapters.bests(found)) == 2
-    chosen = chapters.selected(found)
-    assert len(chosen) == chapters.CURVES
+    assert len(sections.bests(found)) == 2
+    chosen = sections.selected(found)
+    assert len(chosen) == sections.CURVES
     assert {(s.model, s.dealing) for s in chosen} == {(s.model, s.dealing) for s in settings}
 
 
 def test_effects_are_shown_in_the_order_of_size_with_their_p_value() -> None:
     one = Effect(0.9, float("nan"), 1)
-    chart = figures.effects_chart(
+    chart = study_plots.effects_chart(
         {"lr": {"0.1": one, "1": one}, "$aug$": {"no": one}}, {"lr": 0.0004, "$aug$": None}
     )
     assert [panel.get_title() for panel in chart.axes] == ["lr\np < 0.001", r"\$aug\$"]
     chart.draw_without_rendering()
-    assert sorted(["64", "none", "128"], key=effects._size) == ["64", "128", "none"]
+    assert sorted(["64", "none", "128"], key=comparison._size) == ["64", "128", "none"]
 
 
 def test_factors_of_an_incomplete_grid_are_not_averaged(tmp_path: Path) -> None:
@@ -428,20 +423,20 @@ def test_factors_of_an_incomplete_grid_are_not_averaged(tmp_path: Path) -> None:
     for model, rate in (("a", "0.1"), ("a", "0.2"), ("b", "0.1")):
         for fold in range(2):
             write_run(study, {"model": model, "optimizer.lr": rate}, fold)
-    section = effects.effects(standings(study))
+    section = comparison.effects(standings(study))
     assert section is not None
     assert [type(block).__name__ for block in section.blocks] == ["Text"]
     assert re.search("the merit of another", str(section.blocks[0]))
     write_run(study, {"model": "b", "optimizer.lr": "0.2"}, 0)  # now but a run is missing
-    section = effects.effects(standings(study))
+    section = comparison.effects(standings(study))
     assert section is not None
     assert re.search("There are no p values", str(section.blocks[0]))
-    assert [type(block).__name__ for block in section.blocks] == ["Text", "Picture", "Table"]
+    assert [type(block).__name__ for block in section.blocks] == ["Text", "ImageBlock", "Table"]
 
 
 def test_curves_of_a_single_epoch_are_visible(tmp_path: Path) -> None:
     run = write_run(tmp_path / "study", {"model": "a"}, epochs=1)
-    chart = figures.learning_curves([Run(run, {}, {})])
+    chart = study_plots.learning_curves([Run(run, {}, {})])
     assert chart is not None
     assert [line.get_marker() for line in chart.axes[0].lines] == ["o", "o"]
 

@@ -22,8 +22,9 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from services import Service, service, wait_for
 
-from signlang.deploy.bundle import Network, load
-from signlang.deploy.service.schema import Answer, Models
+from signlang.inference.bundle import load_bundle
+from signlang.inference.onnx_model import OnnxModel
+from signlang.server.schemas import ModelList, PredictResponse
 
 JPEG = {"content-type": "image/jpeg"}
 LIMITS = ("max_body_mb=0.5", "max_pixels=1000000", "max_pictures=4", "body_s=1")
@@ -87,7 +88,7 @@ def client(running: Service) -> Iterator[httpx.Client]:
 def test_a_picture_as_the_body_is_answered(client: httpx.Client, kind: str) -> None:
     headers = {"content-type": f"image/{kind.lower()}"}
     got = client.post("/v1/predict", content=encoded("L", kind), headers=headers)
-    answer = Answer.model_validate(got.json())
+    answer = PredictResponse.model_validate(got.json())
     assert got.status_code == 200
     assert answer.model == "colours"
     (found,) = answer.predictions
@@ -104,7 +105,7 @@ def test_the_answer_is_that_of_the_bundle(client: httpx.Client, bundle: Path) ->
     got = client.post(
         "/v1/predict", content=stream.getvalue(), headers={"content-type": "image/png"}
     )
-    (wanted,) = Network(load(bundle))(pixels[None])
+    (wanted,) = OnnxModel(load_bundle(bundle))(pixels[None])
     found = got.json()["predictions"][0]["probabilities"]
     assert [found[name] for name in bundles.COLOURS] == pytest.approx(wanted.tolist(), abs=2e-6)
 
@@ -118,7 +119,7 @@ def test_many_pictures_are_answered_in_their_order(client: httpx.Client) -> None
 
 
 def test_a_request_chooses_among_the_networks(client: httpx.Client) -> None:
-    listed = Models.model_validate(client.get("/v1/models").json())
+    listed = ModelList.model_validate(client.get("/v1/models").json())
     assert [(one.name, one.default) for one in listed.models] == [("colours", True), ("few", False)]
     got = client.post("/v1/predict", content=encoded("L"), headers=JPEG, params={"model": "few"})
     assert got.json()["model"] == "few"

@@ -17,15 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from signlang.deploy.bundle import Pixels, Probabilities
-from signlang.deploy.service import listening
-from signlang.deploy.service.admission import Admission
-from signlang.deploy.service.app import create
-from signlang.deploy.service.batching import Batcher
-from signlang.deploy.service.options import checked
-from signlang.deploy.service.refusals import Refusal
-from signlang.deploy.service.shelf import loaded
-from signlang.deploy.service.tuning import best_batch
+from signlang.arrays import Floats32, Pixels
+from signlang.server import processes
+from signlang.server.app import create_app
+from signlang.server.config import checked_config
+from signlang.server.engine import Admission, Batcher
+from signlang.server.registry import best_batch_size, load_models
+from signlang.server.schemas import RequestError
 
 
 class Gate:
@@ -35,7 +33,7 @@ class Gate:
         self.opened = threading.Event()
         self.sizes: list[int] = []
 
-    def __call__(self, pictures: Pixels) -> Probabilities:
+    def __call__(self, pictures: Pixels) -> Floats32:
         self.opened.wait(10)
         self.sizes.append(len(pictures))
         return pictures[:, 0, 0, :1].astype(np.float32)
@@ -122,7 +120,7 @@ def test_nobody_computes_for_who_has_gone() -> None:
 
 
 def test_a_failing_batch_fails_alone() -> None:
-    def network(batch: Pixels) -> Probabilities:
+    def network(batch: Pixels) -> Floats32:
         if batch.max() > 100:
             raise ValueError("too bright")
         return batch[:, 0, 0, :1].astype(np.float32)
@@ -141,16 +139,16 @@ def test_a_failing_batch_fails_alone() -> None:
 
 
 def test_the_best_batch_is_found_by_trying() -> None:
-    def by_call(batch: Pixels) -> Probabilities:  # a call costs more than a picture
+    def by_call(batch: Pixels) -> Floats32:  # a call costs more than a picture
         time.sleep(0.01)
         return np.zeros((len(batch), 1), np.float32)
 
-    def by_picture(batch: Pixels) -> Probabilities:
+    def by_picture(batch: Pixels) -> Floats32:
         time.sleep(0.01 * len(batch) ** 1.1)
         return np.zeros((len(batch), 1), np.float32)
 
-    assert best_batch(by_call, side=2) == 32
-    assert best_batch(by_picture, side=2) == 1
+    assert best_batch_size(by_call, side=2) == 32
+    assert best_batch_size(by_picture, side=2) == 1
 
 
 def test_room_is_given_back() -> None:
@@ -160,24 +158,24 @@ def test_room_is_given_back() -> None:
         assert admission.inside == 3
         with admission.seat(50) as other:
             assert admission.is_full
-            with pytest.raises(Refusal, match="again") as refused:
+            with pytest.raises(RequestError, match="again") as refused:
                 other.widen(2)
             assert refused.value.status == 429
-        with pytest.raises(Refusal), admission.seat(51):
+        with pytest.raises(RequestError), admission.seat(51):
             pass
     assert (admission.inside, admission.is_full) == (0, False)
 
 
 def test_small_answers_are_sent_at_once() -> None:
     # asyncio turns Nagle's algorithm off only where the protocol stands in the socket
-    with listening.opened("127.0.0.1", 0) as sock:
+    with processes.open_socket("127.0.0.1", 0) as sock:
         assert sock.proto == socket.IPPROTO_TCP
 
 
 def test_nothing_of_a_request_reaches_the_disk(tmp_path: Path) -> None:
     bundle = bundles.write(tmp_path / "bundle")
-    options = checked({"bundle": str(bundle)})
-    application = create(loaded(options), options)
+    options = checked_config({"bundle": str(bundle)})
+    application = create_app(load_models(options), options)
     noise = np.random.default_rng(0).integers(0, 255, (1000, 1000, 3)).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(noise).save(stream, "PNG")

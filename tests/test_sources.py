@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from signlang import files
 from signlang.data import sources
 from signlang.errors import DataError, SettingError
 
@@ -43,7 +44,7 @@ def test_digits_are_downloaded_once_and_known_by_content(
     monkeypatch.setattr(sources, "DIGITS_URL", f"{address}/digits.zip")
     cache_dir = str(tmp_path / "cache")
     found = sources.digits(None, cache_dir)
-    assert sources.content_of(found) == sources.DIGITS_CONTENT
+    assert files.content_digest(found) == sources.DIGITS_CONTENT
     assert len(list(found.rglob("*.JPG"))) == 2062
     (place / "digits.zip").unlink()
     assert sources.digits(None, cache_dir) == found  # no second download

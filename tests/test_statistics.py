@@ -10,16 +10,16 @@ from sklearn.datasets import make_moons
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.svm import SVC
 
-from signlang.studies.statistics import (
+from signlang.metrics.significance import (
     Comparison,
     corrected_t_test,
     friedman,
     holm,
     mcnemar,
     paired_difference,
-    wilson,
+    wilson_interval,
 )
-from signlang.studies.wording import verdict
+from signlang.studies.verdicts import verdict
 
 
 def ends(comparison: Comparison) -> tuple[float, float]:
@@ -181,23 +181,25 @@ def test_mcnemar_is_the_binomial_test() -> None:
 def test_wilson_gives_the_intervals_of_newcombe(
     correct: int, count: int, low: float, high: float
 ) -> None:
-    assert wilson(correct, count) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(correct, count) == pytest.approx((low, high), abs=5e-5)
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
 def test_wilson_is_that_of_scipy(confidence: float) -> None:
     for correct, count in [(0, 1), (1, 1), (3, 7), (7, 7), (86_990, 87_000), (0, 3000)]:
         theirs = stats.binomtest(correct, count).proportion_ci(confidence, method="wilson")
-        assert wilson(correct, count, confidence) == pytest.approx(tuple(theirs), abs=1e-12)
+        assert wilson_interval(correct, count, confidence) == pytest.approx(
+            tuple(theirs), abs=1e-12
+        )
 
 
 def test_wilson_stays_within_0_and_1_and_refuses_what_cannot_be() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert wilson(0, 9)[0] == 0
-    assert wilson(9, 9)[1] == 1
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 9)[0] == 0
+    assert wilson_interval(9, 9)[1] == 1
     for correct, count in [(3, 2), (-1, 2), (0, -1)]:
         with pytest.raises(ValueError, match="cannot be"):
-            wilson(correct, count)
+            wilson_interval(correct, count)
 
 
 def test_holm_gives_the_figures_of_r() -> None:

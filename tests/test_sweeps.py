@@ -16,9 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from signlang.errors import SettingError
-from signlang.machine import cores
+from signlang.sweeps.launcher import worker_count
 from signlang.sweeps.sweeper import combinations
-from signlang.sweeps.workers import carried
+from signlang.system import cpu_count
 
 LONG = ("trainer.max_epochs=150", "callbacks.early_stopping=null", "callbacks.pictures=null")
 
@@ -258,10 +258,10 @@ def test_the_studies_have_all_their_jobs(tmp_path: Path) -> None:
 
 
 def test_how_many_jobs_a_machine_carries() -> None:
-    assert 1 <= carried("auto") <= cores()
-    assert carried(3) == 3
+    assert 1 <= worker_count("auto") <= cpu_count()
+    assert worker_count(3) == 3
     with pytest.raises(SettingError, match=r"launcher\.jobs=many"):
-        carried("many")
+        worker_count("many")
 
 
 def test_every_experiment_is_in_the_readme() -> None:

@@ -16,15 +16,13 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch.utils.data import DataLoader
 
+from signlang.callbacks.checkpointing import InterruptGuard
 from signlang.callbacks.cost import latencies_ms, profile
 from signlang.callbacks.one_cycle import OneCycle, one_cycle
-from signlang.callbacks.resuming import NoLostInterrupt
-from signlang.data import augment
-from signlang.data.affine import Affine, matrices
-from signlang.data.augment import Augmentation
-from signlang.data.datamodule import Batches, Pictures, as_it_is
-from signlang.data.pictures import resized
-from signlang.data.streaming import in_order
+from signlang.data import augmentation
+from signlang.data.augmentation import Affine, Augmentation, affine_matrices
+from signlang.data.datamodule import AugmentedBatches, EpochBatchSampler, identity_collate
+from signlang.data.image_io import map_in_order, resize_image
 from signlang.models.classifier import Classifier
 
 
@@ -101,7 +99,7 @@ def test_ctrl_c_is_heard_where_python_drops_it() -> None:
     trainer = pl.Trainer(
         max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[NoLostInterrupt(), Pressed()],
+        callbacks=[InterruptGuard(), Pressed()],
     )  # fmt: skip
     try:
         with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -174,29 +172,29 @@ def test_a_checkpoint_loads_without_trust_and_without_the_first_weights(tmp_path
 def loaded(workers: int, epoch: int, transforms: list[Any], seed: int = 0) -> torch.Tensor:
     array = np.random.default_rng(0).integers(0, 256, size=(40, 24, 24, 3), dtype=np.uint8)
     labels = np.arange(40)
-    batches = Batches(np.arange(40), 8, seed, lambda: epoch)
+    batches = EpochBatchSampler(np.arange(40), 8, seed, lambda: epoch)
     loader = DataLoader(
-        Pictures(array, labels, Augmentation(transforms, 24)),
-        batch_sampler=batches, collate_fn=as_it_is, num_workers=workers,  # type: ignore[arg-type]
+        AugmentedBatches(array, labels, Augmentation(transforms, 24)),
+        batch_sampler=batches, collate_fn=identity_collate, num_workers=workers,  # type: ignore[arg-type]
     )  # fmt: skip
     return torch.cat([images for images, _ in loader])
 
 
 def test_augmentation_is_the_same_with_any_number_of_workers() -> None:
-    alone = loaded(0, 3, augment.asl_alphabet())
-    assert torch.equal(alone, loaded(2, 3, augment.asl_alphabet()))
-    assert torch.equal(alone, loaded(0, 3, augment.asl_alphabet()))
+    alone = loaded(0, 3, augmentation.asl_alphabet())
+    assert torch.equal(alone, loaded(2, 3, augmentation.asl_alphabet()))
+    assert torch.equal(alone, loaded(0, 3, augmentation.asl_alphabet()))
 
 
 def test_no_epoch_batch_or_seed_repeats_another() -> None:
-    one, other = loaded(2, 0, augment.digits()), loaded(2, 1, augment.digits())
+    one, other = loaded(2, 0, augmentation.digits()), loaded(2, 1, augmentation.digits())
     assert not torch.equal(one, other)
-    assert not torch.equal(one, loaded(2, 0, augment.digits(), seed=1))
+    assert not torch.equal(one, loaded(2, 0, augmentation.digits(), seed=1))
     picture = np.full((1, 24, 24, 3), 0, np.uint8)
     picture[:, 8:16, 8:16] = 255
-    augmentation = Augmentation(augment.digits(), 24)
-    seeds = [seed for seed, _ in Batches(np.arange(64), 1, 0, lambda: 0)]
-    assert len({augmentation(picture, seed).tobytes() for seed in seeds}) == 64
+    transform = Augmentation(augmentation.digits(), 24)
+    seeds = [seed for seed, _ in EpochBatchSampler(np.arange(64), 1, 0, lambda: 0)]
+    assert len({transform(picture, seed).tobytes() for seed in seeds}) == 64
 
 
 def test_affine_matrices_are_those_of_albumentations() -> None:
@@ -207,7 +205,7 @@ def test_affine_matrices_are_those_of_albumentations() -> None:
     rng = np.random.default_rng(0)
     angles, shifts = rng.uniform(-20, 20, 50), rng.uniform(-9, 9, (50, 2))
     zooms = rng.uniform(0.9, 1.1, (50, 2))
-    found = matrices(np.deg2rad(angles), shifts, zooms, (80, 100))
+    found = affine_matrices(np.deg2rad(angles), shifts, zooms, (80, 100))
     for row in range(50):
         theirs = create_affine_transformation_matrix(
             translate={"x": shifts[row, 0], "y": shifts[row, 1]}, shear={"x": 0.0, "y": 0.0},
@@ -237,13 +235,13 @@ def test_affine_draws_from_the_whole_range() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_nothing_is_left_to_tidy_up_once_the_last_batch_is_there(count: int) -> None:
     before = threading.active_count()
-    made = in_order(str, range(count), workers=2, ahead=2)
+    made = map_in_order(str, range(count), workers=2, ahead=2)
     assert [next(made) for _ in range(count)] == [str(n) for n in range(count)]
     assert threading.active_count() == before  # although nobody asked whether there are more
 
 
 def test_what_a_thread_raises_comes_in_its_place() -> None:
-    made = in_order(int, ["1", "x", "2"], workers=2, ahead=2)
+    made = map_in_order(int, ["1", "x", "2"], workers=2, ahead=2)
     assert next(made) == 1
     with pytest.raises(ValueError, match="'x'"):
         next(made)
@@ -251,34 +249,34 @@ def test_what_a_thread_raises_comes_in_its_place() -> None:
 
 def test_every_row_comes_once_an_epoch_and_in_order_when_judging() -> None:
     rows = np.arange(10, 31)
-    shuffled = np.concatenate([r for _, r in Batches(rows, 4, 0, lambda: 0)])
+    shuffled = np.concatenate([r for _, r in EpochBatchSampler(rows, 4, 0, lambda: 0)])
     assert sorted(shuffled) == rows.tolist()
     assert shuffled.tolist() != rows.tolist()
-    assert np.concatenate([r for _, r in Batches(rows, 4)]).tolist() == rows.tolist()
-    assert [len(r) for _, r in Batches(rows, 4)] == [4, 4, 4, 4, 4, 1]
+    assert np.concatenate([r for _, r in EpochBatchSampler(rows, 4)]).tolist() == rows.tolist()
+    assert [len(r) for _, r in EpochBatchSampler(rows, 4)] == [4, 4, 4, 4, 4, 1]
 
 
 def test_no_training_batch_holds_one_picture_alone() -> None:
-    sizes = [len(rows) for _, rows in Batches(np.arange(21), 4, 0, lambda: 0)]
+    sizes = [len(rows) for _, rows in EpochBatchSampler(np.arange(21), 4, 0, lambda: 0)]
     assert sizes == [4, 4, 4, 4, 5]  # batch normalisation cannot learn from a single value
 
 
 def test_backgrounds_are_blended_with_their_weight(tmp_path: Path, tiny: Path) -> None:
     black = np.zeros((3, 32, 32, 3), np.uint8)
-    scenes = augment.backgrounds(None, 0.12, 32, seed=0)
+    scenes = augmentation.read_backgrounds(None, 0.12, 32, seed=0)
     assert scenes is not None
-    assert scenes.shape == (augment.SCENES, 32, 32, 3)
+    assert scenes.shape == (augmentation.SCENES, 32, 32, 3)
     blended = Augmentation([], 32, np.full((1, 32, 32, 3), 200, np.uint8), 0.12)(black, 0)
     assert np.unique(blended).tolist() == [24]
-    assert augment.backgrounds(None, None, 32, 0) is None
-    from_folder = augment.backgrounds(str(tiny), None, 16, 0)
+    assert augmentation.read_backgrounds(None, None, 32, 0) is None
+    from_folder = augmentation.read_backgrounds(str(tiny), None, 16, 0)
     assert from_folder is not None
     assert from_folder.shape == (36, 16, 16, 3)
 
 
 def test_judged_pictures_are_resized_as_a_service_would_resize_them() -> None:
     batch = np.random.default_rng(0).integers(0, 256, (2, 50, 50, 3), dtype=np.uint8)
-    expected = [resized(Image.fromarray(picture), 24) for picture in batch]
+    expected = [resize_image(Image.fromarray(picture), 24) for picture in batch]
     assert (Augmentation([], 24)(batch, 0) == np.stack(expected)).all()
 
 

@@ -34,10 +34,10 @@ def test_the_configuration_and_the_templates_travel_inside(installed: Path) -> N
     assert "signlang/conf/model/squeezenet.yaml" in files
     assert "signlang/pages/page.html.j2" in files
     assert "signlang/py.typed" in files
-    assert {"signlang/deploy/page/index.html", "signlang/deploy/page/app.js"} <= files
+    assert {"signlang/server/page/index.html", "signlang/server/page/app.js"} <= files
     assert not any("node_modules" in name for name in files)
-    brought = (ROOT / "signlang/deploy/page/vendor/ort.wasm.min.mjs").is_file()  # by make page
-    assert ("signlang/deploy/page/vendor/ort.wasm.min.mjs" in files) == brought
+    brought = (ROOT / "signlang/server/page/vendor/ort.wasm.min.mjs").is_file()  # by make page
+    assert ("signlang/server/page/vendor/ort.wasm.min.mjs" in files) == brought
 
 
 def test_it_trains_from_another_folder(installed: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from signlang.data.pictures import Pixels
+from signlang.arrays import Pixels
 
 WIDTH, HEIGHT, RATE = 320, 240, 10
 GUIDE = 0.8  # side of the page's guide square, as a part of the height

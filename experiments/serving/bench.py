@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from signlang.data.files import write_between, write_csv
 from signlang.errors import DataError, SignlangError
-from signlang.machine import cores, processor
+from signlang.files import write_between, write_csv
+from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 PORT: Final = 8791
@@ -195,7 +195,8 @@ def lines(
         )
         yield ""
     yield (
-        f"Medians of {len(found[0][2])} rounds; {processor()}, {cores()} cores, which hey shares."
+        f"Medians of {len(found[0][2])} rounds; {cpu_name()}, {cpu_count()} cores, "
+        "which hey shares."
     )
 
 

@@ -23,12 +23,12 @@ import torch
 from cases import CASES, Case
 from ours import classifier
 
-from signlang.data.files import write_between, write_csv
-from signlang.deploy.bundle import session_options
-from signlang.deploy.exporting import Program, network_graph
-from signlang.deploy.finished import Finished
-from signlang.deploy.quantizing import quantized
-from signlang.machine import cores, processor
+from signlang.deploy.onnx_export import ProgramModule, network_graph
+from signlang.deploy.quantization import quantize_model
+from signlang.files import write_between, write_csv
+from signlang.inference.onnx_model import session_options
+from signlang.runs.trained_run import TrainedRun
+from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 NETWORKS: Final = ("model_a", "model_b", "squeezenet", "mobilenetv2", "resnet18")
@@ -37,20 +37,20 @@ Pixels = npt.NDArray[np.uint8]
 Times = Mapping[str, Sequence[float]]  # way -> milliseconds
 
 
-def made(case: Case) -> Finished:
+def made(case: Case) -> TrainedRun:
     """A network as a finished run would hand it out; what it has learnt changes no time."""
     torch.manual_seed(0)
     network = classifier(case).eval()
-    return Finished(Path(), {"model": case.network}, {"settings": {}}, network, None, {})
+    return TrainedRun(Path(), {"model": case.network}, {"settings": {}}, network, None, {})
 
 
-def ways(run: Finished, picture: Pixels) -> dict[str, Callable[[], Any]]:
+def ways(run: TrainedRun, picture: Pixels) -> dict[str, Callable[[], Any]]:
     """Every way to judge a picture, (1, size, size, 3)."""
     import onnxruntime
 
     graph = network_graph(run)
-    int8, _ = quantized(graph, picture, lambda _: 0.0)
-    plain = Program(run).eval()
+    int8, _ = quantize_model(graph, picture, lambda _: 0.0)
+    plain = ProgramModule(run).eval()
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     compiled = torch.compile(copy.deepcopy(last))
     bytes_, planes = torch.from_numpy(picture), picture.transpose(0, 3, 1, 2).copy()
@@ -83,7 +83,7 @@ def lines(found: Mapping[str, Times]) -> Iterator[str]:
     """Write the results in Markdown."""
     count = len(next(iter(next(iter(found.values())).values())))
     yield (
-        f"{processor()}, one thread, torch {torch.__version__}; medians of {count} pictures and "
+        f"{cpu_name()}, one thread, torch {torch.__version__}; medians of {count} pictures and "
         "quartiles, in ms:\n"
     )
     yield f"| network | {' | '.join(WAYS)} |"
@@ -116,7 +116,7 @@ def main() -> None:
     made_lines = "\n".join(lines(found))
     print(made_lines)
     rows = [
-        (processor(), cores(), name, way, *(f"{q:.3f}" for q in statistics.quantiles(of, n=4)))
+        (cpu_name(), cpu_count(), name, way, *(f"{q:.3f}" for q in statistics.quantiles(of, n=4)))
         for name, times in found.items() for way, of in times.items()
     ]  # fmt: skip
     header = ("machine", "cores", "network", "way", "first quartile", "median", "third quartile")

@@ -11,10 +11,10 @@ from hydra import compose, initialize_config_dir
 from ticks import Enough, Ticks
 from torch.nn import functional as F
 
-from signlang.application import CONF
+from signlang.hydra_app import CONF
 from signlang.models.classifier import Classifier
-from signlang.models.precision import choose
-from signlang.runs import claiming, training
+from signlang.runs import lifecycle, training
+from signlang.runs.training import choose_precision
 
 
 def words(case: Case, root: Path) -> list[str]:
@@ -42,9 +42,9 @@ def race(case: Case, root: Path, clock: Clock) -> None:
     with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
         more = ["callbacks.one_cycle=null", "trainer.max_epochs=100000", f"run_folder={place}"]
         cfg = compose("train", [*words(case, root), *more])
-        module = training.data(cfg, claiming.fold(cfg))
-        model, parts = training.model(cfg, module), training.callbacks(cfg)
-        trainer = training.trainer(cfg, [*parts, Ticks(clock)], training.logger(cfg))
+        module = training.build_datamodule(cfg, lifecycle.read_fold(cfg))
+        model, parts = training.build_classifier(cfg, module), training.build_callbacks(cfg)
+        trainer = training.build_trainer(cfg, [*parts, Ticks(clock)], training.build_loggers(cfg))
         with suppress(Enough):
             trainer.fit(model, module)
 
@@ -57,9 +57,11 @@ def ceiling(case: Case, root: Path, clock: Clock) -> None:
     """
     with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*words(case, root), f"run_folder={place}"])
-        bytes_, labels = next(iter(training.data(cfg, claiming.fold(cfg)).train_dataloader()))
+        bytes_, labels = next(
+            iter(training.build_datamodule(cfg, lifecycle.read_fold(cfg)).train_dataloader())
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = choose(str(cfg.trainer.precision), "auto")
+    precision = choose_precision(str(cfg.trainer.precision), "auto")
     model = classifier(case).to(device).train()
     optimizer = model.configure_optimizers()
     pictures, labels = bytes_.to(device), labels.to(device)

@@ -30,11 +30,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from signlang.application import CONF
-from signlang.data.files import write_between
-from signlang.machine import cores, processor
+from signlang.files import write_between
+from signlang.hydra_app import CONF
 from signlang.models.classifier import Batch, Classifier
 from signlang.runs import training
+from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 CASE: Final = CASES["model_a_32"]
@@ -76,8 +76,8 @@ def ours(clock: Clock) -> None:
     with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
         words = ["callbacks.pictures=null", "trainer.precision=bf16-mixed"]
         cfg = compose("train", [*words, f"run_folder={place}", "trainer.gradient_clip_val=null"])
-        parts = [*training.callbacks(cfg), Ticks(clock)]
-        trainer: pl.Trainer = training.trainer(cfg, parts, training.logger(cfg))
+        parts = [*training.build_callbacks(cfg), Ticks(clock)]
+        trainer: pl.Trainer = training.build_trainer(cfg, parts, training.build_loggers(cfg))
         with suppress(Enough):
             trainer.fit(nothing(), batches())
 
@@ -134,7 +134,7 @@ def lines(steps: tuple[float, float, float], gap: float, skip: float) -> Iterato
     """Write the results in Markdown."""
     plain, with_all, model_a = steps
     extra = with_all - plain
-    yield f"{processor()}, {cores()} cores.\n"
+    yield f"{cpu_name()}, {cpu_count()} cores.\n"
     yield "| | measured | wanted |"
     yield "|---|---:|---:|"
     yield (

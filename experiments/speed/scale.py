@@ -21,8 +21,8 @@ from typing import Final
 import cv2
 import numpy as np
 
-from signlang.data.files import read_csv, write_between, write_csv
-from signlang.machine import cores, processor
+from signlang.files import read_csv, write_between, write_csv
+from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 CLASSES: Final = 29
@@ -61,7 +61,7 @@ def draw(folder: Path, count: int) -> None:
 
     for label in range(CLASSES):
         (folder / f"c{label:02}").mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         for _ in pool.map(one, range(count)):
             pass
 
@@ -91,7 +91,7 @@ def train(root: Path, place: Path, pictures: int, workers: int) -> Scale:
 
 def lines(found: Sequence[Scale]) -> Iterator[str]:
     """Write the results in Markdown."""
-    yield f"{processor()}, {cores()} cores.\n"
+    yield f"{cpu_name()}, {cpu_count()} cores.\n"
     yield "| pictures | workers | peak memory (MB) | seconds of an epoch | pictures a second |"
     yield "|---:|---:|---:|---:|---:|"
     for one in found:

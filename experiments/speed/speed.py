@@ -21,8 +21,8 @@ from typing import Any, Final
 from cases import CASES, Case
 from study import SIDES as STUDY_SIDES
 
-from signlang.data.files import read_csv, write_between, write_csv
-from signlang.machine import cores, processor
+from signlang.files import read_csv, write_between, write_csv
+from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 SIDES: Final = ("ours", "ceiling", "published", "usual")
@@ -136,7 +136,7 @@ def machine() -> str:
 
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{processor()}, {cores()} cores, torch {torch.__version__}"
+    return f"{cpu_name()}, {cpu_count()} cores, torch {torch.__version__}"
 
 
 def rows(speeds: Speeds, studies: Studies, epochs: int) -> list[dict[str, str]]:

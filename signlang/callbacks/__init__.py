@@ -1,1 +1,1 @@
-"""What happens around training steps: schedule, checkpoints, progress, costs, pictures."""
+"""Lightning callbacks: schedule, checkpoints, progress, predictions and cost."""

@@ -1,4 +1,4 @@
-"""A network comes in; its parameters, FLOPs, size and latency go out."""
+"""Cost profile of a network: parameters, FLOPs, size and latency."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""The number of a step comes in, its learning rate and momentum go out: the one-cycle schedule."""
+"""One-cycle schedule of learning rate and momentum as a callback."""
 
 import math
 from typing import Any

@@ -1,21 +1,22 @@
-"""Logits of evaluation batches come in, probabilities of whole parts and a CSV file go out."""
+"""Collection of predictions during evaluation, `predictions.csv`, and images for TensorBoard."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
+from pytorch_lightning.loggers import TensorBoardLogger
 
-from signlang.data.files import write_csv
+from signlang.arrays import Floats, Ints
 from signlang.data.index import Index
+from signlang.files import write_csv
+from signlang.metrics.classification import confusion_counts
+from signlang.reporting.plots import image_grid, literal_text, matrix_figure
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
-
-class Predictions(pl.Callback):
+class PredictionCollector(pl.Callback):
     """Collects what the network says of the validation part and the test fold.
 
     It works for `Trainer.validate` and `Trainer.test`; validation during training is not kept.
@@ -54,19 +55,6 @@ class Predictions(pl.Callback):
         self._batches[part].append({name: value.cpu() for name, value in outputs.items()})
 
 
-def per_class_accuracy(labels: Ints, predicted: Ints, classes: tuple[str, ...]) -> dict[str, float]:
-    """Share of the pictures of each class that was recognised; classes without pictures left out.
-
-    >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), ("A", "B"))
-    {'A': 0.5, 'B': 1.0}
-    """
-    return {
-        name: round(float((predicted[labels == label] == label).mean()), 6)
-        for label, name in enumerate(classes)
-        if (labels == label).any()
-    }
-
-
 def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Floats) -> None:
     """Write path,label,predicted,confidence,p_<class>... with one line per picture.
 
@@ -89,3 +77,52 @@ def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Float
     )
     header = ("path", "label", "predicted", "confidence", *(f"p_{name}" for name in index.classes))
     write_csv(file, header, lines)
+
+
+PREVIEWED: Final = 32
+WORST: Final = 24
+
+
+class ImageLogger(pl.Callback):
+    """Shows augmented training pictures, the confusion matrix and the worst mistakes."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the pictures of the very first batch as the network gets them."""
+        if trainer.global_step == 0 and batch_idx == 0:
+            images, labels = batch
+            classes = trainer.datamodule.index.classes  # type: ignore[attr-defined]
+            titles = [literal_text(classes[label], 14) for label in labels[:PREVIEWED].tolist()]
+            _show(
+                trainer, "training pictures", image_grid(images[:PREVIEWED].cpu().numpy(), titles)
+            )
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show how the test fold was judged."""
+        found = next(c for c in trainer.callbacks if isinstance(c, PredictionCollector))  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        labels, probabilities = found.labels("test"), found.probabilities("test")
+        predicted = probabilities.argmax(1)
+        classes = data.index.classes
+        _show(
+            trainer,
+            "confusion matrix",
+            matrix_figure(confusion_counts(labels, predicted, len(classes)), classes),
+        )
+        wrong = np.flatnonzero(predicted != labels)
+        worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:WORST]
+        if len(worst):
+            titles = [
+                f"is {literal_text(classes[labels[row]], 14)}\n"
+                f"taken for {literal_text(classes[predicted[row]], 9)}\n"
+                f"{probabilities[row, predicted[row]]:.2f} sure"
+                for row in worst
+            ]
+            _show(trainer, "worst mistakes", image_grid(data.array[data.parts.test[worst]], titles))
+
+
+def _show(trainer: pl.Trainer, name: str, figure: Figure) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(name, figure, global_step=trainer.current_epoch)

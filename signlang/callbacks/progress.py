@@ -1,4 +1,4 @@
-"""Epochs come in; a progress bar with the time left, a line in the log and `history.csv` go out."""
+"""Progress bar, epoch log lines and `history.csv`."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from rich.progress import Progress, TaskID
 
 from signlang.console import log, progress
-from signlang.data.files import write_csv
+from signlang.files import write_csv
 
 ROWS: Final = "history"  # in a checkpoint
 

@@ -1,1 +1,1 @@
-"""Pictures: from folders of files to shuffled, augmented batches."""
+"""Data: sources, image index, splits, image cache, augmentation and the LightningDataModule."""

@@ -1,4 +1,4 @@
-"""A fold and the configuration of its augmentation come in; batches of pixels go out.
+"""The LightningDataModule: batches of uint8 images from the image cache.
 
 A batch is a pair: uint8 pictures (B, size, size, 3) and int64 labels (B,). Pictures stay bytes
 until they are on the device, where the classifier normalises them.
@@ -13,18 +13,19 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from signlang.data import augment, pixels
-from signlang.data.fold import Fold
-from signlang.data.streaming import in_order
-from signlang.machine import cores
+from signlang import arrays
+from signlang.data import augmentation, image_cache
+from signlang.data.image_io import map_in_order
+from signlang.data.splits import Fold
+from signlang.system import cpu_count
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Rows = tuple[int, np.ndarray[Any, np.dtype[np.int64]]]
+BatchRows = tuple[int, np.ndarray[Any, np.dtype[np.int64]]]
 EVALUATION_BATCH: Final = 128
-AHEAD: Final = 2  # batches that a thread may have ready
+PREFETCHED: Final = 2  # batches that a thread may have ready
 
 
-class Batches:
+class EpochBatchSampler:
     """Yields (seed, rows) for one epoch after another; a `batch_sampler` for a DataLoader.
 
     Order and seeds depend on the run's seed and the epoch alone: not on the number of workers, nor
@@ -52,7 +53,7 @@ class Batches:
         alone = self.epoch is not None and count % self.size == 1 and 1 < self.size < count
         return -(-count // self.size) - alone
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[BatchRows]:
         """Yield the batches of the epoch that begins now."""
         rows, epoch = self.rows, self.epoch() if self.epoch else 0
         if self.epoch:
@@ -63,25 +64,25 @@ class Batches:
             yield seed, rows[number * self.size : end]
 
 
-class Pictures(Dataset[Batch]):
+class AugmentedBatches(Dataset[Batch]):
     """Hands out whole batches of mapped pixels, augmented if there is an augmentation."""
 
     def __init__(
         self,
-        array: pixels.Decoded | pixels.Pixels,
+        array: image_cache.DecodedImages | arrays.Pixels,
         labels: np.ndarray[Any, np.dtype[np.int64]],
-        augmentation: augment.Augmentation,
+        transform: augmentation.Augmentation,
     ) -> None:
-        self.array, self.labels, self.augmentation = array, labels, augmentation
+        self.array, self.labels, self.transform = array, labels, transform
 
-    def __getitems__(self, batch: Rows) -> Batch:
+    def __getitems__(self, batch: BatchRows) -> Batch:
         """Gather one batch; DataLoader calls this with what the batch sampler yields."""
         seed, rows = batch
-        images = self.augmentation(self.array[rows], seed)
+        images = self.transform(self.array[rows], seed)
         return torch.from_numpy(images), torch.from_numpy(self.labels[rows])
 
 
-class Ahead:
+class Prefetcher:
     """Batches of one epoch after another, the next ones made by a thread while one is learnt from.
 
     Args:
@@ -89,7 +90,7 @@ class Ahead:
         batches: Of which rows they are.
     """
 
-    def __init__(self, pictures: Pictures, batches: Batches) -> None:
+    def __init__(self, pictures: AugmentedBatches, batches: EpochBatchSampler) -> None:
         self.pictures, self.batches = pictures, batches
         self.pinned = torch.cuda.is_available()
 
@@ -99,22 +100,22 @@ class Ahead:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the epoch that begins now."""
-        return in_order(self._made, self.batches, workers=1, ahead=AHEAD)
+        return map_in_order(self._made, self.batches, workers=1, ahead=PREFETCHED)
 
-    def _made(self, rows: Rows) -> Batch:
+    def _made(self, rows: BatchRows) -> Batch:
         images, labels = self.pictures.__getitems__(rows)
         return (images.pin_memory(), labels.pin_memory()) if self.pinned else (images, labels)
 
 
-Loader = Ahead | DataLoader[Batch]
+Loader = Prefetcher | DataLoader[Batch]
 
 
-def as_it_is(batch: Batch) -> Batch:
+def identity_collate(batch: Batch) -> Batch:
     """Collate nothing: a batch comes ready."""
     return batch
 
 
-class HandSigns(pl.LightningDataModule):
+class HandSignDataModule(pl.LightningDataModule):
     """Loaders of one fold.
 
     Args:
@@ -136,10 +137,10 @@ class HandSigns(pl.LightningDataModule):
         self.image_size, self.workers, self.seed = image_size, workers, seed
 
     @cached_property
-    def array(self) -> pixels.Decoded:
+    def array(self) -> image_cache.DecodedImages:
         """(N, stored size, stored size, 3) the decoded pictures, mapped."""
         stored = self.fold.data["stored_size"] or self.image_size
-        return pixels.decoded(self.index, stored, self.fold.cache_dir)
+        return image_cache.decode_images(self.index, stored, self.fold.cache_dir)
 
     def training_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel over the training pictures, 0 to 1."""
@@ -155,15 +156,15 @@ class HandSigns(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Shuffled and augmented."""
         stored = self.array.shape[1]
-        scenes = augment.backgrounds(
+        scenes = augmentation.read_backgrounds(
             self.augment["backgrounds"], self.augment["background_weight"], stored, self.seed
         )
-        weight = self.augment["background_weight"] or augment.BACKGROUND_WEIGHT
-        augmentation = augment.Augmentation(
+        weight = self.augment["background_weight"] or augmentation.BACKGROUND_WEIGHT
+        transform = augmentation.Augmentation(
             self.augment["transforms"](), self.image_size, scenes, weight
         )
-        batches = Batches(self.parts.train, self.fold.batch_size, self.seed, self._epoch)
-        return self._loader(batches, augmentation, self.workers)
+        batches = EpochBatchSampler(self.parts.train, self.fold.batch_size, self.seed, self._epoch)
+        return self._loader(batches, transform, self.workers)
 
     def val_dataloader(self) -> Loader:
         """The validation part, in the order of the index."""
@@ -175,20 +176,21 @@ class HandSigns(pl.LightningDataModule):
 
     def _plain(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Loader:
         return self._loader(
-            Batches(rows, EVALUATION_BATCH), augment.Augmentation([], self.image_size)
+            EpochBatchSampler(rows, EVALUATION_BATCH),
+            augmentation.Augmentation([], self.image_size),
         )
 
     def _loader(
-        self, batches: Batches, augmentation: augment.Augmentation, workers: int = 0
+        self, batches: EpochBatchSampler, transform: augmentation.Augmentation, workers: int = 0
     ) -> Loader:
-        pictures = Pictures(self.array, self.index.labels, augmentation)
-        spare = torch.cuda.is_available() or cores() > torch.get_num_threads()
+        pictures = AugmentedBatches(self.array, self.index.labels, transform)
+        spare = torch.cuda.is_available() or cpu_count() > torch.get_num_threads()
         if spare and not workers:  # without a spare core the thread would only hold up the network
-            return Ahead(pictures, batches)
+            return Prefetcher(pictures, batches)
         return DataLoader(
             pictures,
             batch_sampler=batches,  # type: ignore[arg-type]  # torch types it as lists of rows
-            collate_fn=as_it_is,  # type: ignore[arg-type]
+            collate_fn=identity_collate,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

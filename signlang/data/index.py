@@ -1,28 +1,95 @@
-"""A folder of class folders or a CSV comes in, one typed table of usable pictures goes out.
+"""The image index: every file decoded once and checked, with labels, signers and a fingerprint.
+
+What was found is remembered by path, size and modification time, so that the second command on the
+same folder decodes nothing.
 
 Everything after this module speaks of rows of that table, never of files on a disk.
 """
 
 import hashlib
+import json
 import os
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from signlang.data import cache
-from signlang.data.files import PICTURES, write_csv, write_json
-from signlang.data.inspection import inspect
-from signlang.data.listing import Entry, list_csv, list_folder, read_signers
-from signlang.data.pictures import Facts
+from signlang import files
+from signlang.arrays import Ints
+from signlang.console import track
+from signlang.data import image_io
+from signlang.data.image_folder import ImageEntry, list_csv, list_folder, read_signers
+from signlang.data.image_io import BadImageError, ImageFacts
 from signlang.errors import DataError, SettingError, listing
+from signlang.files import IMAGE_COLUMNS, atomic_write, write_csv, write_json
 
-Labels = npt.NDArray[np.int64]
+VERSION: Final = 1  # of the memory; raise it when `pictures.inspect` judges differently
+
+
+def inspect_files(root: Path, paths: Sequence[str], memory: Path) -> list[ImageFacts | str]:
+    """Decode every picture that is not remembered, in parallel.
+
+    Args:
+        root: What the paths are relative to.
+        paths: Files.
+        memory: A file that keeps the findings; made, renewed, and replaced when it is damaged.
+
+    Returns:
+        For each path its facts, or a sentence on why it cannot be used.
+    """
+    known = _previous_results(memory)
+    stamps = [_file_signature(root / path) for path in paths]
+    found: dict[str, list[Any]] = {
+        path: known[path]
+        for path, stamp in zip(paths, stamps, strict=True)
+        if stamp and path in known and known[path][:2] == stamp
+    }
+    missing = [(p, s) for p, s in zip(paths, stamps, strict=True) if p not in found]
+    if missing:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = pool.map(lambda item: _inspect_one(root / item[0]), missing)
+            for (path, stamp), result in zip(
+                missing, track(results, "checking pictures", len(missing)), strict=True
+            ):
+                found[path] = [*(stamp or [0, 0]), result]
+        with atomic_write(memory) as temporary:
+            temporary.write_text(json.dumps({"version": VERSION, "files": found}))
+    return [_restored(found[path][2]) for path in paths]
+
+
+def _inspect_one(path: Path) -> list[Any] | str:
+    try:
+        return list(astuple(image_io.inspect_image(image_io.read_bytes(path), path.suffix)))
+    except BadImageError as error:
+        return str(error)
+
+
+def _restored(result: list[Any] | str) -> ImageFacts | str:
+    return result if isinstance(result, str) else ImageFacts(*result)
+
+
+def _file_signature(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _previous_results(memory: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(memory.read_text())
+        return dict(content["files"]) if content["version"] == VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 ON_BAD_IMAGE: Final = ("error", "exclude")
 
 
@@ -55,9 +122,9 @@ class Index:
     root: Path
     classes: tuple[str, ...]
     paths: tuple[str, ...]
-    labels: Labels
+    labels: Ints
     signers: tuple[str, ...] | None
-    facts: tuple[Facts, ...]
+    facts: tuple[ImageFacts, ...]
     excluded: tuple[BadFile, ...] = ()
 
     def __len__(self) -> int:
@@ -94,7 +161,7 @@ class Index:
                 self.paths, self.labels, signers, parts, strict=True
             )
         )
-        write_csv(folder / "data.csv", PICTURES, rows)
+        write_csv(folder / "data.csv", IMAGE_COLUMNS, rows)
         write_json(folder / "classes.json", self.classes)
         if self.excluded:
             bad = ((file.path, file.reason) for file in self.excluded)
@@ -102,7 +169,7 @@ class Index:
 
 
 @lru_cache(maxsize=4)  # the jobs of one sweep share one reading
-def read(
+def read_index(
     root: Path, *, cache_dir: str, signers: str | None = "auto", on_bad_image: str = "error"
 ) -> Index:
     """Read a data set and open every picture of it once.
@@ -126,9 +193,9 @@ def read(
     if known is not None:
         entries = [replace(entry, signer=known.get(entry.path, "")) for entry in entries]
 
-    memory = cache.folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
-    results = inspect(base, [entry.path for entry in entries], memory)
-    good = [(e, r) for e, r in zip(entries, results, strict=True) if isinstance(r, Facts)]
+    memory = files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
+    results = inspect_files(base, [entry.path for entry in entries], memory)
+    good = [(e, r) for e, r in zip(entries, results, strict=True) if isinstance(r, ImageFacts)]
     bad = tuple(
         BadFile(e.path, r) for e, r in zip(entries, results, strict=True) if isinstance(r, str)
     )
@@ -142,7 +209,7 @@ def read(
 
 
 def _index(
-    root: Path, base: Path, good: list[tuple[Entry, Facts]], bad: tuple[BadFile, ...]
+    root: Path, base: Path, good: list[tuple[ImageEntry, ImageFacts]], bad: tuple[BadFile, ...]
 ) -> Index:
     good = sorted(good, key=lambda item: item[0].path)
     classes = tuple(sorted({entry.label for entry, _ in good}))

@@ -1,18 +1,27 @@
-"""Where pictures come from: a folder that the user has or nothing comes in, class folders go out.
+"""Data sources: user folders, downloads, the built-in data set, and the images of a finished run.
 
 Each source is called with the user's folder, or None, and the cache folder; what has to be
 downloaded or drawn is kept in the cache.
+
+Nothing is downloaded, and of what the folder says only the program's own sources are called.
 """
 
-import hashlib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image, ImageOps
+from yaml import YAMLError
+
+from signlang import files
 from signlang.console import log, verbose
-from signlang.data import cache
-from signlang.data import synthetic as drawing
-from signlang.errors import DataError, SettingError
+from signlang.data.image_io import BadImageError, decode, read_bytes
+from signlang.data.synthetic import generator as drawing
+from signlang.errors import DataError, SettingError, SignlangError
+from signlang.files import content_digest
 
 DIGITS_URL: Final = "https://github.com/ardamavi/Sign-Language-Digits-Dataset/archive/4b09433.zip"
 # An archive that is packed on demand has no lasting checksum; its 2,062 pictures have.
@@ -39,10 +48,10 @@ def synthetic(
             f"size={size} at least 16 pixels."
         )
     name = f"v{drawing.VERSION}-signers{signers}-takes{takes}-size{size}-seed{seed}"
-    folder = cache.folder(cache_dir, "synthetic") / name
+    folder = files.cache_folder(cache_dir, "synthetic") / name
     if not folder.is_dir():
         log.info("drawing %d pictures into %s", len(drawing.SIGNS) * signers * takes, folder)
-        drawing.write(folder, signers=signers, takes=takes, size=size, seed=seed)
+        drawing.write_dataset(folder, signers=signers, takes=takes, size=size, seed=seed)
     return folder
 
 
@@ -77,7 +86,7 @@ def digits(root: str | None, cache_dir: str) -> Path:
     if root is not None:
         path = Path(root).expanduser()
         return path / "Dataset" if (path / "Dataset").is_dir() else folder(root, cache_dir)
-    folder_ = cache.folder(cache_dir, "downloads") / "sign-language-digits"
+    folder_ = files.cache_folder(cache_dir, "downloads") / "sign-language-digits"
     if not folder_.is_dir():
         _download_digits(folder_)
     return folder_
@@ -96,15 +105,6 @@ def asl_alphabet(root: str | None, cache_dir: str) -> Path:
     return folder(str(base), cache_dir)
 
 
-def content_of(folder_: Path) -> str:
-    """Digest of the names and bytes of all files below a folder, 32 hexadecimal digits."""
-    state = hashlib.blake2b(digest_size=16)
-    for file in sorted(p for p in folder_.rglob("*") if p.is_file()):
-        state.update(file.relative_to(folder_).as_posix().encode() + b"\0")
-        state.update(hashlib.blake2b(file.read_bytes()).digest())
-    return state.hexdigest()
-
-
 def _download_digits(target: Path) -> None:
     import pooch
 
@@ -120,7 +120,7 @@ def _download_digits(target: Path) -> None:
         ) from None
     unpacked = unpack(Path(archive), target.with_name(f"{target.name}.unpacked"))
     found = next(unpacked.rglob("Dataset"), None)
-    if found is None or content_of(found) != DIGITS_CONTENT:
+    if found is None or content_digest(found) != DIGITS_CONTENT:
         Path(archive).unlink()
         raise DataError(
             f"What {DIGITS_URL} brought are not the 2,062 pictures known by checksum; "
@@ -148,7 +148,9 @@ def unpack(archive: Path, target: Path) -> Path:
 def _download_asl_alphabet(cache_dir: str) -> Path:
     import os
 
-    os.environ.setdefault("KAGGLEHUB_CACHE", str(cache.folder(cache_dir, "downloads", "kaggle")))
+    os.environ.setdefault(
+        "KAGGLEHUB_CACHE", str(files.cache_folder(cache_dir, "downloads", "kaggle"))
+    )
     import kagglehub
 
     try:
@@ -160,3 +162,86 @@ def _download_asl_alphabet(cache_dir: str) -> Path:
             "folder as data.root. With a Kaggle account: put its API token where Kaggle says "
             "(~/.kaggle/kaggle.json) and try again."
         ) from error
+
+
+THUMBNAIL_SIZE: Final = 180  # pixels of a picture in a report
+BACKGROUND: Final = (240, 241, 243)
+OWN_SOURCES: Final = {
+    f"{__name__}.{source.__name__}": source for source in (folder, digits, asl_alphabet, synthetic)
+}
+# where a source keeps what it downloads, below the cache folder
+DOWNLOADS: Final = {
+    f"{__name__}.digits": "downloads/sign-language-digits",
+    f"{__name__}.asl_alphabet": ("downloads/kaggle/datasets/grassknoted/asl-alphabet/versions/*"),
+}
+
+
+def images_root(run: Path) -> Path:
+    """Find the folder to which the paths of a run's pictures are relative.
+
+    Raises:
+        DataError: If it is not known, or not there any more.
+    """
+    file = run / ".hydra" / "config.yaml"
+    try:
+        config = OmegaConf.load(file)
+        root = _saved_source(config, run)
+    except (OSError, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        raise DataError(f"{file} does not say where they lie ({type(error).__name__}).") from None
+    except SignlangError as error:
+        raise DataError(str(error)) from None
+    if not root.exists():
+        raise DataError(f"{root} is not there any more.")
+    return root.parent if root.is_file() else root
+
+
+def _saved_source(config: Any, run: Path) -> Path:
+    """Call the source of the saved configuration as `data.fold` does, without any network."""
+    given = OmegaConf.select(config, "data.root")
+    cache_dir = str(OmegaConf.select(config, "cache_dir"))
+    source = OmegaConf.to_container(OmegaConf.select(config, "data.source") or OmegaConf.create())
+    if not isinstance(source, dict):
+        raise TypeError("data.source is no mapping")
+    options = {str(key): value for key, value in source.items()}
+    target = str(options.pop("_target_", ""))
+    options.pop("_partial_", None)
+    if given is None and target in DOWNLOADS:
+        places = sorted(Path(cache_dir).expanduser().glob(DOWNLOADS[target]), key=_version)
+        if not places:
+            raise DataError(f"They are not in the cache {cache_dir} any more.")
+        given = str(places[-1])
+    if given is not None:
+        place = str(OmegaConf.select(config, "run_folder") or "")
+        given = str(_absolute(Path(str(given)).expanduser(), run, place))
+    if target in OWN_SOURCES:
+        return OWN_SOURCES[target](given, cache_dir, **options)
+    if given is None:
+        raise DataError(f"Only {target or 'the run'} knows where they lie.")
+    return Path(given)
+
+
+def _absolute(root: Path, run: Path, run_folder: str) -> Path:
+    """A relative folder was meant from where the command was typed, above the run folder."""
+    here = run.resolve()
+    if root.is_absolute() or not run_folder or not str(here).endswith(f"/{run_folder}"):
+        return root
+    return Path(str(here).removesuffix(run_folder)) / root
+
+
+def _version(path: Path) -> tuple[int, str]:
+    return (int(path.name) if path.name.isdecimal() else 0, path.name)
+
+
+def read_thumbnails(root: Path, paths: Sequence[str]) -> list[Image.Image | None]:
+    """Read pictures into squares, their own proportions kept; None for each that is not there."""
+    return [_thumbnail(root / path) for path in paths]
+
+
+def _thumbnail(file: Path) -> Image.Image | None:
+    try:
+        picture = decode(read_bytes(file))
+    except (BadImageError, OSError, ValueError):
+        return None
+    return ImageOps.pad(
+        picture, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, color=BACKGROUND
+    )

@@ -1,1 +1,1 @@
-"""A finished run comes in; what recognises signs without torch goes out, and is used."""
+"""Export of a finished run as a bundle that needs no torch."""

@@ -1,1 +1,1 @@
-"""Networks: from a name to logits."""
+"""Networks, weights and the LightningModule."""

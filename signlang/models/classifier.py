@@ -1,4 +1,4 @@
-"""Batches of bytes come in; losses, metrics and optimizer steps go out: the LightningModule.
+"""The LightningModule: normalization, network, loss, metrics and optimizer.
 
 Mean, deviation and names of the classes travel inside its checkpoints, so that whoever loads one
 preprocesses exactly as the training did.
@@ -58,7 +58,7 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["start"], logger=False)
-        built = networks.build(classes=len(classes), **network, **(start or {}))
+        built = networks.build_network(classes=len(classes), **network, **(start or {}))
         self.network = built.to(memory_format=torch.channels_last)
         self.classes = tuple(classes)
         self.optimizer, self.label_smoothing = dict(optimizer), label_smoothing

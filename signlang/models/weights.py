@@ -1,4 +1,4 @@
-"""Weights of a file or a hub come in; a network with them goes out, or a sentence why not."""
+"""Loading of pretrained weights from files and hubs, with checks of names and shapes."""
 
 import pickle
 from collections.abc import Iterator, Mapping
@@ -132,3 +132,38 @@ def _is_head(key: str, backbone: str) -> bool:
 
 def _matters(key: str, new_head: list[str]) -> bool:
     return key not in new_head and not key.endswith("num_batches_tracked")
+
+
+def load_full_state(network: Any, file: str, classes: int) -> None:
+    """Copy weights into a network, the head too; nothing may be missing or left over.
+
+    A word that all names of the file begin with, as wrappers add it, is dropped.
+
+    Args:
+        network: Changed in place.
+        file: See `weights.read_state`.
+        classes: How many outputs it has.
+
+    Raises:
+        WeightsError: Names every layer that does not fit.
+    """
+    target, state = network.state_dict(), read_state(file)
+    while not any(key in target for key in state):
+        first, dot, _ = next(iter(state)).partition(".")
+        if not dot or not all(key.startswith(f"{first}.") for key in state):
+            break
+        state = {key.removeprefix(f"{first}."): value for key, value in state.items()}
+    misfits = [
+        *(f"{k}: not in the file" for k in target
+          if k not in state and not k.endswith("num_batches_tracked")),
+        *(f"{k}: not in the network" for k in state if k not in target),
+        *(f"{k}: {tuple(state[k].shape)} in the file, {tuple(target[k].shape)} in the network"
+          for k in target if k in state and state[k].shape != target[k].shape),
+    ]  # fmt: skip
+    if misfits:
+        raise WeightsError(
+            f"model.weights={file} does not fit a {type(network).__name__} of {classes} classes: "
+            f"{len(misfits)} of its {len(target)} entries differ:{listing(misfits)}\n"
+            "All must be equal here: check model, size and classes."
+        )
+    network.load_state_dict(state, strict=False)

@@ -1,1 +1,1 @@
-"""A run: its settings, its name, its folder, and what proves how it was made."""
+"""Runs: identity, folder, life cycle, training and results."""

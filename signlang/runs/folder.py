@@ -1,4 +1,4 @@
-"""The folder of a run: the contract between the verbs.
+"""The run folder: the contract between the verbs.
 
 `record.json` is written first, `metrics.json` last; the presence of the latter means finished.
 """
@@ -14,12 +14,12 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from signlang.console import log
-from signlang.data.files import PICTURES, read_csv, write_json
 from signlang.errors import DataError, RunError, listing
+from signlang.files import IMAGE_COLUMNS, read_csv, write_json
 from signlang.runs.identity import FORMAT, differences
 
 LOCK: Final = ".lock"
-ANEW: Final = "Train this run again with overwrite=true."
+TRAIN_AGAIN: Final = "Train this run again with overwrite=true."
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class RunFolder:
         """
         file = self.path / "data.csv"
         rows = read_csv(file)
-        if not rows or any(row.get(column) is None for row in rows for column in PICTURES):
-            raise RunError(f"{file} is missing or damaged. {ANEW}")
+        if not rows or any(row.get(column) is None for row in rows for column in IMAGE_COLUMNS):
+            raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}")
         return rows
 
     def pictures_of(self, part: str) -> list[dict[str, str]]:

@@ -1,14 +1,14 @@
-"""Configuration and data come in; what makes a run that run goes out, to be compared and named."""
+"""Name, settings and fingerprint of a run, its provenance record, and the folds a study lacks."""
 
 import hashlib
 import importlib.util
 import json
 import platform
-import subprocess
+import re
+import shlex
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +16,8 @@ from typing import Any, Final
 from omegaconf import DictConfig, OmegaConf
 
 import signlang
-from signlang.data.sources import content_of
-from signlang.machine import processor
+from signlang.files import content_digest, file_digest, read_csv
+from signlang.system import device, git_commit
 
 # settings that say where and how a run is made, not what it is; the root's content is in the data
 ELSEWHERE: Final = (
@@ -77,7 +77,7 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     if cfg.model.weights:
         kept["model.weights"] = file_digest(cfg.model.weights)
     if cfg.augment.backgrounds:
-        kept["augment.backgrounds"] = content_of(Path(cfg.augment.backgrounds).expanduser())
+        kept["augment.backgrounds"] = content_digest(Path(cfg.augment.backgrounds).expanduser())
     return kept
 
 
@@ -155,44 +155,6 @@ def record(settings: Mapping[str, Any], data: Mapping[str, Any], **more: Any) ->
     }
 
 
-@lru_cache(maxsize=1)
-def git_commit() -> str | None:
-    """Commit of the checkout this code lies in, with `+changes` if it was edited; None if none."""
-    place = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(place), *words],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", __file__)  # a wheel may lie inside another checkout
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def device() -> str:
-    """Name the processor, and the GPU if torch sees one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    text = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
-    return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
-
-
-@lru_cache(maxsize=8)
-def file_digest(file: str) -> str:
-    """Digest of a file's content, with its name in front for people."""
-    path = Path(file).expanduser()
-    with path.open("rb") as stream:
-        return f"{path.name} {hashlib.file_digest(stream, 'blake2b').hexdigest()[:32]}"
-
-
 def is_below(key: str, names: Iterable[str]) -> bool:
     """Whether a dotted key is one of some names, or lies below one.
 
@@ -216,3 +178,72 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in value.items():
         flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+# how the reason begins if a fold must be made anew, and if that would be in vain
+UNUSABLE: Final = "cannot be used"
+DIVERGED: Final = "diverged"
+PATH: Final = re.compile(r"[\w.-]*(/[\w.-]*)+")  # means nothing else to Hydra or a shell
+
+
+def state(path: Path) -> str:
+    """Say how far an unfinished run has come."""
+    try:
+        lines = (path / "run.log").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    heads = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)]
+    if heads and " ERROR " in heads[-1]:
+        return f"failed (see {path / 'run.log'})"
+    done = len(read_csv(path / "history.csv"))
+    return f"is not finished ({done} epoch{'s' * (done != 1)} done)"
+
+
+def reasons(missing: Mapping[int, str]) -> str:
+    """Say why each fold is missing.
+
+    >>> reasons({2: "was not begun", 1: "failed"})
+    'fold 1 failed; fold 2 was not begun'
+    """
+    return "; ".join(f"fold {fold} {why}" for fold, why in sorted(missing.items()))
+
+
+def sentence(folder: Path, missing: Mapping[int, str], record: Mapping[str, Any]) -> str:
+    """Say which folds are missing, with the commands that train them."""
+    folds = range(record["settings"]["folds"])
+    finished = len(folds) - sum(fold in folds for fold in missing)
+    trained = {k: why for k, why in missing.items() if k in folds and not why.startswith(DIVERGED)}
+    anew = {fold for fold, why in trained.items() if why.startswith(UNUSABLE)}
+    commands = [
+        "\n    " + _command(folder, record["overrides"], which, more)
+        for which, more in ((trained.keys() - anew, []), (anew, ["overwrite=true"]))
+        if which
+    ]
+    what = f"{folder} has {finished} of {len(folds)} folds: {reasons(missing)}."
+    return f"{what} Complete it with{''.join(commands)}" if commands else what
+
+
+def _command(
+    folder: Path, overrides: Sequence[str], folds: Iterable[int], more: Sequence[str]
+) -> str:
+    """The command line that trains folds of a setting."""
+    runs_dir = folder.parent.parent
+    made_by = [
+        _unquoted(word)
+        for word in overrides
+        if word.partition("=")[0] not in {"fold", "runs_dir", "overwrite"}
+    ]
+    where = [] if str(runs_dir) == "runs" else [f"runs_dir={runs_dir}"]
+    numbers = f"fold={','.join(map(str, sorted(folds)))}"
+    return shlex.join(["python", "-m", "signlang.train", "-m", *made_by, *where, *more, numbers])
+
+
+def _unquoted(word: str) -> str:
+    """Write a path without quotes where it needs none.
+
+    >>> _unquoted("data.root='/pictures/mine'"), _unquoted("data.root='/a, b'")
+    ('data.root=/pictures/mine', "data.root='/a, b'")
+    """
+    key, _, value = word.partition("=")
+    inner = value.strip("'\"")
+    return f"{key}={inner}" if PATH.fullmatch(inner) else word

@@ -1,4 +1,4 @@
-"""The steps of a run that need torch: a configuration comes in, trained and judged parts go out."""
+"""Training of a run: datamodule, classifier, trainer, resuming, testing and metrics."""
 
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -8,40 +8,64 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from signlang.callbacks.checkpointing import AtomicCheckpointIO, InterruptGuard
 from signlang.callbacks.cost import Cost, CostProfile
-from signlang.callbacks.predictions import Predictions, per_class_accuracy, write_predictions
-from signlang.callbacks.resuming import AtomicCheckpoints, NoLostInterrupt
-from signlang.confidence import calibration
+from signlang.callbacks.predictions import PredictionCollector, write_predictions
 from signlang.console import log
-from signlang.data.datamodule import HandSigns
-from signlang.data.files import read_csv
-from signlang.data.fold import Fold
+from signlang.data.datamodule import HandSignDataModule
+from signlang.data.splits import Fold
 from signlang.errors import SettingError
+from signlang.files import read_csv
+from signlang.metrics import calibration
+from signlang.metrics.classification import per_class_accuracy
 from signlang.models.classifier import Classifier
-from signlang.models.options import NORMALISATIONS
-from signlang.models.precision import choose
-from signlang.runs.claiming import made
 from signlang.runs.folder import RunFolder
+from signlang.runs.lifecycle import instantiate_component
+from signlang.validation import NORMALIZATIONS
 
-Part = TypeVar("Part", bound=pl.Callback)
+
+def choose_precision(wanted: str, accelerator: str) -> str:
+    """Resolve `auto` to one of Lightning's precisions; pass anything else through.
+
+    bfloat16 where the device multiplies it in hardware, else float32. Where it is only emulated,
+    it costs accuracy and time.
+
+    Args:
+        wanted: `auto`, or a precision of Lightning, e.g. `32-true`.
+        accelerator: Lightning's name of the device: `auto`, `cpu`, `gpu`, ...
+    """
+    if wanted != "auto":
+        return wanted
+    on_gpu = accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
+    if on_gpu:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        known = torch.cpu.get_capabilities()
+        fast = any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    chosen = "bf16-mixed" if fast else "32-true"
+    log.info("trainer.precision=auto: %s on this %s", chosen, "GPU" if on_gpu else "processor")
+    return chosen
+
+
+CallbackType = TypeVar("CallbackType", bound=pl.Callback)
 # what dashboards compare runs by
-SHOWN: Final = (
+HPARAMS: Final = (
     "model.", "optimizer.", "augment.name", "augment.background_weight", "data.name", "split.",
     "fold", "seed", "batch_size", "image_size", "label_smoothing", "trainer.max_epochs",
     "trainer.precision",
 )  # fmt: skip
-PARTS: Final = ("validation", "test")
-FIGURES: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
+SUBSETS: Final = ("validation", "test")
+METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
 
-def data(cfg: DictConfig, fold: Fold) -> HandSigns:
+def build_datamodule(cfg: DictConfig, fold: Fold) -> HandSignDataModule:
     """Make the loaders, and let everything random begin from the seed."""
     pl.seed_everything(cfg.seed, verbose=False)
-    module: HandSigns = made(cfg.datamodule.loaders, fold=fold)
+    module: HandSignDataModule = instantiate_component(cfg.datamodule.loaders, fold=fold)
     return module
 
 
-def model(cfg: DictConfig, module: HandSigns) -> Classifier:
+def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
     """Make the network with its first weights."""
     options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     start = {key: options.pop(key) for key in ("pretrained", "weights")}
@@ -49,7 +73,7 @@ def model(cfg: DictConfig, module: HandSigns) -> Classifier:
     mean, std = (
         module.training_statistics()
         if normalisation == "training"
-        else NORMALISATIONS[normalisation]
+        else NORMALIZATIONS[normalisation]
     )
     return Classifier(
         network={**options, "image_size": cfg.image_size},
@@ -62,28 +86,28 @@ def model(cfg: DictConfig, module: HandSigns) -> Classifier:
     )
 
 
-def callbacks(cfg: DictConfig) -> list[pl.Callback]:
+def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     """Make the callbacks; those set to null are left out."""
-    return [made(part) for part in cfg.callbacks.values() if part is not None]
+    return [instantiate_component(part) for part in cfg.callbacks.values() if part is not None]
 
 
-def logger(cfg: DictConfig) -> list[Logger]:
+def build_loggers(cfg: DictConfig) -> list[Logger]:
     """Make the loggers; those set to null are left out."""
-    return [made(part) for part in cfg.logger.values() if part is not None]
+    return [instantiate_component(part) for part in cfg.logger.values() if part is not None]
 
 
-def trainer(cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
     """Make the trainer that fits."""
-    precision = choose(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
-    return _trainer(cfg, [*parts, NoLostInterrupt()], loggers, precision)
+    precision = choose_precision(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
+    return _trainer(cfg, [*parts, InterruptGuard()], loggers, precision)
 
 
-def tester(cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
+def build_tester(cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
     """Make the trainer that judges, always in float32, as a service would."""
     return _trainer(cfg, parts, loggers, "32-true")
 
 
-def resumable(folder: RunFolder) -> str | None:
+def resume_checkpoint(folder: RunFolder) -> str | None:
     """The checkpoint to go on from, or None to begin at the beginning."""
     if not folder.last.is_file():
         return None
@@ -96,8 +120,8 @@ def resumable(folder: RunFolder) -> str | None:
     return str(folder.last)
 
 
-def evaluated(
-    cfg: DictConfig, folder: RunFolder, judge: pl.Trainer, module: HandSigns
+def test_and_record(
+    cfg: DictConfig, folder: RunFolder, judge: pl.Trainer, module: HandSignDataModule
 ) -> dict[str, Any]:
     """Judge the best checkpoint on the validation part and, once, on the test fold.
 
@@ -108,14 +132,14 @@ def evaluated(
     """
     best = Classifier.load_from_checkpoint(folder.best, map_location="cpu", weights_only=True)
     judge.validate(best, datamodule=module, verbose=False)
-    validation = {name: float(judge.callback_metrics[f"validation/{name}"]) for name in FIGURES}
+    validation = {name: float(judge.callback_metrics[f"validation/{name}"]) for name in METRICS}
     judge.test(best, datamodule=module, verbose=False)
-    test = {name: float(judge.callback_metrics[f"test/{name}"]) for name in FIGURES}
-    found = _one(judge, Predictions)
+    test = {name: float(judge.callback_metrics[f"test/{name}"]) for name in METRICS}
+    found = _one(judge, PredictionCollector)
     probabilities, index = found.probabilities("test"), module.index
     write_predictions(folder.path / "predictions.csv", index, module.parts.test, probabilities)
-    judged = {part: (found.probabilities(part), found.labels(part)) for part in PARTS}
-    calibration.write(folder.path, judged, cfg.wanted_precision)
+    judged = {part: (found.probabilities(part), found.labels(part)) for part in SUBSETS}
+    calibration.write_calibration(folder.path, judged, cfg.wanted_precision)
     history = read_csv(folder.path / "history.csv")
     record = folder.record() or {}
     metrics = {
@@ -148,18 +172,18 @@ def evaluated(
 def _trainer(
     cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger], precision: str
 ) -> pl.Trainer:
-    trainer: pl.Trainer = made(
+    trainer: pl.Trainer = instantiate_component(
         cfg.trainer,
         callbacks=parts,
         logger=loggers or False,
         precision=precision,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpointIO()],
         default_root_dir=cfg.run_folder,
     )
     return trainer
 
 
-def _one(judge: pl.Trainer, kind: type[Part]) -> Part:
+def _one(judge: pl.Trainer, kind: type[CallbackType]) -> CallbackType:
     for callback in judge.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, kind):
             return callback
@@ -169,8 +193,8 @@ def _one(judge: pl.Trainer, kind: type[Part]) -> Part:
 def _log_hyperparameters(
     judge: pl.Trainer, settings: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> None:
-    final = {f"final/{name}": metrics["test"][name] for name in FIGURES}
-    shown = {key: settings[key] for key in sorted(settings) if key.startswith(SHOWN)}
+    final = {f"final/{name}": metrics["test"][name] for name in METRICS}
+    shown = {key: settings[key] for key in sorted(settings) if key.startswith(HPARAMS)}
     for target in judge.loggers:
         if isinstance(target, TensorBoardLogger):
             target.log_hyperparams(shown, final)

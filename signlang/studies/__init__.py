@@ -1,1 +1,1 @@
-"""Run folders come in; tables, statistics, figures and a report go out."""
+"""Studies: ranking, leaderboard, plots and report of many runs."""

@@ -1,33 +1,94 @@
-"""A study comes in; its settings, each tested against the best on the same folds, go out."""
+"""Ranking of the settings of a study: paired comparisons and their tests."""
 
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
+from signlang.arrays import Flags
+from signlang.console import log
 from signlang.errors import RunError, listing
-from signlang.studies import sentences
-from signlang.studies.predictions import Predictions
-from signlang.studies.runs import Run, Setting, Study
-from signlang.studies.standings import Pair, Row, Standings
-from signlang.studies.statistics import (
+from signlang.metrics.classification import Predictions
+from signlang.metrics.significance import (
     Comparison,
     corrected_t_test,
     holm,
     mcnemar,
     paired_difference,
-    wilson,
+    wilson_interval,
 )
-from signlang.studies.wording import verdict
-
-Bools = npt.NDArray[np.bool_]
-DEALT: Final = ("split.name", "split.blocks")  # settings in which the two of a pair may differ
+from signlang.runs.results import Run
+from signlang.studies.study import Setting, Study, read_study
 
 
-def judged(study: Study) -> Standings:
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One setting of a leaderboard.
+
+    Attributes:
+        setting: With its runs.
+        label: Its short name.
+        best: The best setting whose folds hold the same pictures; may be this one.
+        interval: Wilson interval (95 %) of the accuracy on all pictures of the finished folds.
+        p: Of the corrected resampled t-test against `best`, Holm-corrected; None for the best
+            itself, and where the folds of the two are not the same.
+        p_mcnemar: Of McNemar's test on the pooled predictions, Holm-corrected; None likewise.
+        comparison: Accuracy of `best` less this one's, fold by fold; None where `p` is None.
+        best_label: The short name of `best`.
+    """
+
+    setting: Setting
+    label: str
+    best: Setting
+    interval: tuple[float, float]
+    p: float | None
+    p_mcnemar: float | None
+    comparison: Comparison | None
+    best_label: str
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two settings that differ in the split alone: what a random fold hides.
+
+    Attributes:
+        random: Its folds are dealt at random.
+        apart: Its folds keep signers, or neighbouring frames, apart.
+        label: What both share.
+        difference: Accuracy of `random` less that of `apart`.
+        low: Of its 95 % interval, pictures of one signer taken as one observation.
+        high: Likewise.
+    """
+
+    random: Setting
+    apart: Setting
+    label: str
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The settings of a study in order, with the tests between them.
+
+    Attributes:
+        study: What was compared.
+        rows: The most accurate first.
+        pairs: Splits side by side; may be empty.
+    """
+
+    study: Study
+    rows: Sequence[Row]
+    pairs: Sequence[Pair]
+
+
+SPLIT_KEYS: Final = ("split.name", "split.blocks")  # settings in which the two of a pair may differ
+
+
+def rank_settings(study: Study) -> Ranking:
     """Rank the settings of a study and test each against the best whose folds are the same.
 
     Settings that share their folds stand together, the complete ones first, the most accurate
@@ -42,8 +103,7 @@ def judged(study: Study) -> Standings:
         _check_folds(setting, first)
         groups[setting.dealing].append(setting)
     rows = [row for group in groups.values() for row in _rows(study, group)]
-    pairs = _pairs(study)
-    return Standings(study, rows, pairs, sentences.of(study, rows, pairs))
+    return Ranking(study, rows, _pairs(study))
 
 
 def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
@@ -60,10 +120,11 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
             setting=setting,
             label=name,
             best=best,
-            interval=wilson(int(right.sum()), len(right)),
+            interval=wilson_interval(int(right.sum()), len(right)),
             p=p,
             p_mcnemar=p_picture,
-            verdict="" if test is None or p is None else verdict(names[0], name, test, p),
+            comparison=test,
+            best_label=names[0],
         )
         for setting, name, right, test, p, p_picture in zip(
             ranked, names, [s.predictions.correct for s in ranked], tests, p_values, p_pictures,
@@ -97,7 +158,7 @@ def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(adjusted) for p in p_values]
 
 
-def _in_both(one: Predictions, other: Predictions) -> tuple[Bools, Bools, list[str] | None]:
+def _in_both(one: Predictions, other: Predictions) -> tuple[Flags, Flags, list[str] | None]:
     """(n,) whether each recognised the pictures that both saw, and who is in those."""
     place = {path: position for position, path in enumerate(other.paths)}
     here = [position for position, path in enumerate(one.paths) if path in place]
@@ -106,9 +167,9 @@ def _in_both(one: Predictions, other: Predictions) -> tuple[Bools, Bools, list[s
     return one.correct[here], other.correct[there], signers
 
 
-def undealt(run: Run) -> tuple[str, str]:
+def settings_without_split(run: Run) -> tuple[str, str]:
     """What a run shares with those that differ from it in nothing but how pictures were dealt."""
-    shared = {key: value for key, value in run.settings.items() if key not in DEALT}
+    shared = {key: value for key, value in run.settings.items() if key not in SPLIT_KEYS}
     return json.dumps(shared, sort_keys=True), str(run.record["data"]["fingerprint"])
 
 
@@ -116,7 +177,7 @@ def _pairs(study: Study) -> list[Pair]:
     """Settings that differ in nothing but how pictures were dealt, random against apart."""
     alike: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
-        alike[undealt(setting.runs[0])].append(setting)
+        alike[settings_without_split(setting.runs[0])].append(setting)
     found = [
         _pair(study, random, apart)
         for group in alike.values()
@@ -182,4 +243,75 @@ def _unlike(one: Run, other: Run, file: str, what: str) -> str:
         f"{one.path / file} and {other.path / file} hold different {what}, though both runs say "
         "that they were made from the same data: one of them was changed. Train it again with "
         "overwrite=true, or move it out of the study."
+    )
+
+
+SPLITS: Final = {
+    "stratified": "random folds",
+    "signer": "people not seen in training",
+    "blocks": "other stretches of the film",
+}
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A setting on all of its folds.
+
+    Attributes:
+        split: How pictures were dealt to folds.
+        mean: Of the accuracy over the finished folds.
+        spread: Two standard deviations over them.
+        finished: Folds.
+        folds: That there are.
+        pictures: Tested, on all finished folds.
+        low: Of the 95 % interval (Wilson) of the accuracy on all of them.
+        high: Likewise.
+    """
+
+    split: str
+    mean: float
+    spread: float
+    finished: int
+    folds: int
+    pictures: int
+    low: float
+    high: float
+
+
+def cross_validation(run: Path) -> list[CrossValidation]:
+    """The setting of a run, and those that differ from it in the split alone.
+
+    Args:
+        run: `runs/<study>/<what was chosen>/fold=<k>`; elsewhere there are none.
+    """
+    here = run.resolve()
+    if not here.name.startswith("fold="):
+        return []
+    try:
+        study = read_study(here.parent.parent)
+        own = [setting for setting in study.settings if setting.path.name == here.parent.name]
+        wanted = {settings_without_split(setting.runs[0]) for setting in own}
+        alike = [
+            setting
+            for setting in study.settings
+            if settings_without_split(setting.runs[0]) in wanted
+        ]
+        found = [_cross_validation_of(setting) for setting in alike if len(setting.runs) > 1]
+    except RunError as error:
+        log.warning("the card does without the other folds of the study: %s", error)
+        return []
+    order = list(SPLITS)
+    return sorted(found, key=lambda one: order.index(one.split) if one.split in order else 9)
+
+
+def _cross_validation_of(setting: Setting) -> CrossValidation:
+    correct: Sequence[bool] = setting.predictions.correct.tolist()
+    return CrossValidation(
+        setting.split,
+        setting.mean("accuracy"),
+        setting.two_deviations("accuracy"),
+        len(setting.runs),
+        setting.folds,
+        len(correct),
+        *wilson_interval(sum(correct), len(correct)),
     )

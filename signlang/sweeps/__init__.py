@@ -1,1 +1,1 @@
-"""What a multirun is made of: which jobs there are, and where they run."""
+"""Multirun: jobs, launcher, sweeper and hyper-parameter search."""

@@ -1,4 +1,4 @@
-"""Overrides of a job come in; its configuration, and how it ended, go out."""
+"""Jobs of a multirun and their results."""
 
 import copy
 import gc
@@ -14,7 +14,7 @@ from signlang.errors import SignlangError
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """How a job ended.
 
     Attributes:
@@ -74,17 +74,17 @@ class Jobs:
             composed.hydra.job.id = composed.hydra.job.num = number
         return composed
 
-    def skipped(self, overrides: Sequence[str], number: int) -> Outcome | None:
+    def skipped(self, overrides: Sequence[str], number: int) -> JobResult | None:
         """The outcome of a job that is finished already; None if it is not."""
-        from signlang.runs import claiming  # brings numpy, which --help does not need
+        from signlang.runs import lifecycle  # brings numpy, which --help does not need
 
         composed = self.configuration(overrides, number)
         with read_write(composed), open_dict(composed):
             del composed["hydra"]
-        metrics = claiming.finished(composed, overrides)
-        return None if metrics is None else Outcome(float(metrics["test"]["accuracy"]))
+        metrics = lifecycle.finished_metrics(composed, overrides)
+        return None if metrics is None else JobResult(float(metrics["test"]["accuracy"]))
 
-    def run(self, overrides: Sequence[str], number: int) -> Outcome:
+    def run(self, overrides: Sequence[str], number: int) -> JobResult:
         """Run a job in this process, and leave no network of it in memory."""
         returned = run_job(
             hydra_context=self.context,
@@ -96,21 +96,21 @@ class Jobs:
         gc.collect()  # trainer, callbacks and module know one another: only this frees them
         value: Any = returned._return_value  # the property writes to the screen and raises
         if returned.status == JobStatus.COMPLETED:
-            return Outcome(float(value))
-        return Outcome(error=str(value) if isinstance(value, SignlangError) else repr(value))
+            return JobResult(float(value))
+        return JobResult(error=str(value) if isinstance(value, SignlangError) else repr(value))
 
 
-def shown(overrides: Sequence[str], all_of_them: Sequence[Sequence[str]]) -> str:
+def display_text(overrides: Sequence[str], all_of_them: Sequence[Sequence[str]]) -> str:
     """Name a job by the overrides in which the jobs of a sweep differ.
 
-    >>> shown(["a=1", "b=2"], [["a=1", "b=2"], ["a=1", "b=3"]])
+    >>> display_text(["a=1", "b=2"], [["a=1", "b=2"], ["a=1", "b=3"]])
     'b=2'
     """
     common = set(overrides).intersection(*map(set, all_of_them)) if len(all_of_them) > 1 else set()
     return " ".join(word for word in overrides if word not in common)
 
 
-def plain(config: DictConfig, key: str) -> dict[str, Any]:
+def plain_value(config: DictConfig, key: str) -> dict[str, Any]:
     """A group of the configuration as a dictionary."""
     group: dict[str, Any] = OmegaConf.to_container(config[key], resolve=True)  # type: ignore[assignment]
     return group

@@ -1,17 +1,253 @@
-"""Jobs of a sweep come in, their outcomes go out: one after another, or side by side."""
+"""Launcher of sweep jobs: in this process, or in a pool of worker processes."""
 
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any, Final
 
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from signlang.console import log
+from signlang import console
+from signlang.console import CONSOLE, duration, log, verbose
 from signlang.errors import SettingError, suggestion
-from signlang.sweeps.jobs import Jobs, Outcome, plain, shown
-from signlang.sweeps.workers import Workers, carried
+from signlang.sweeps.jobs import JobResult, Jobs, display_text, plain_value
+from signlang.system import cpu_count
+
+
+class SweepProgress:
+    """Says how far a sweep is: a bar on a terminal, a line for each job in any case."""
+
+    def __init__(self, total: int, at_once: int) -> None:
+        self.total, self.at_once, self.done = total, max(1, at_once), 0
+        self.begun = time.monotonic()
+        self.bar = Progress(
+            TextColumn("sweep"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=CONSOLE, transient=True, auto_refresh=False,  # a thread would not survive forks
+            disable=not (verbose() and CONSOLE.is_terminal),
+        )  # fmt: skip
+        self.task = self.bar.add_task("", total=total, note=f"{self.at_once} at once")
+
+    def __enter__(self) -> None:
+        self.bar.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def refresh(self) -> None:
+        """Draw the bar."""
+        if not self.bar.disable:
+            self.bar.refresh()
+
+    def count(self, name: str, outcome: JobResult, seconds: float) -> None:
+        """Tell of a job that has ended, and of the time that is left."""
+        self.done += 1
+        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
+        note = f"about {duration(left)} left" if self.done < self.total else "done"
+        self.bar.update(self.task, advance=1, note=note)
+        where = f"[{self.done}/{self.total}, {note}]"
+        if outcome.accuracy is None:
+            log.error("%s %s failed after %s: %s", where, name, duration(seconds), outcome.error)
+        else:
+            log.info("%s %s: test accuracy %.4f (%s)", where, name, outcome.accuracy,
+                     duration(seconds))  # fmt: skip
+
+
+JOB_MEMORY: Final = 2 * 2**30  # bytes; torch with one small network takes about half of it
+THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+                  "OPENCV_FOR_THREADS_NUM")  # fmt: skip
+PATIENCE: Final = 10.0  # seconds that an interrupted worker gets to leave its run in order
+ATTEMPTS: Final = 3
+
+
+def worker_count(jobs: Any) -> int:
+    """How many jobs run at once.
+
+    Args:
+        jobs: A number, or `auto` for one per core as long as each has 2 GiB of memory.
+
+    Raises:
+        SettingError: If it is neither.
+    """
+    if jobs == "auto":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        with suppress(OSError):
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            available = [line.split() for line in lines if line.startswith("MemAvailable")]
+            memory = int(available[0][1]) * 1024 if available else memory
+        return max(1, min(cpu_count(), memory // JOB_MEMORY))
+    if isinstance(jobs, int) and not isinstance(jobs, bool) and jobs >= 1:
+        return jobs
+    raise SettingError(f"launcher.jobs={jobs}: it must be auto or a whole number of at least 1.")
+
+
+@dataclass
+class _Worker:
+    """A process that works on one job after another."""
+
+    process: ForkProcess
+    connection: Connection
+    job: int | None = None
+    begun: float = 0.0
+
+
+@dataclass
+class WorkerPool:
+    """Runs jobs in processes; one that is killed costs only the job it had.
+
+    The processes are forked: jobs need not be pickled, and what this process has read and composed
+    is there already. It must not have imported torch, whose threads do not survive a fork.
+
+    Attributes:
+        task: Runs a job, in a worker.
+        at_once: How many workers there are; processor threads are divided among them.
+    """
+
+    task: Callable[[Any], JobResult]
+    at_once: int
+    _workers: list[_Worker] = field(default_factory=list)
+
+    def run(self, jobs: Mapping[int, Any], names: Mapping[int, str]) -> dict[int, JobResult]:
+        """Run jobs; the workers then wait for more until they are closed.
+
+        Args:
+            jobs: What the task gets, by number, in the order in which they begin.
+            names: What to call each.
+
+        Returns:
+            The outcome of each.
+
+        Raises:
+            KeyboardInterrupt: Once every worker has left its run in order.
+        """
+        queue, outcomes = list(jobs), dict[int, JobResult]()
+        at_once = max(1, min(self.at_once, len(jobs)))
+        meter, threads = SweepProgress(len(jobs), at_once), max(1, cpu_count() // at_once)
+        try:
+            with meter:
+                while queue or any(worker.job is not None for worker in self._workers):
+                    while queue and (worker := self._idle(threads)):
+                        worker.job, worker.begun = queue.pop(0), time.monotonic()
+                        worker.connection.send(jobs[worker.job])
+                    for worker in self._ready():
+                        number, seconds = worker.job, time.monotonic() - worker.begun
+                        assert number is not None
+                        outcomes[number] = self._outcome(worker)
+                        meter.count(names[number], outcomes[number], seconds)
+                    meter.refresh()
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise KeyboardInterrupt(
+                f"Interrupted after {len(outcomes)} of {len(jobs)} jobs. The same command goes on "
+                "from there."
+            ) from None
+        return outcomes
+
+    def close(self) -> None:
+        """End the workers, in the middle of a job if they have one."""
+        for worker in self._workers:
+            with suppress(OSError):
+                worker.connection.send(None)
+            if worker.job is not None:
+                worker.process.kill()  # it was asked before; its run goes on from the last epoch
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+    def _idle(self, threads: int) -> _Worker | None:
+        """A worker without a job, made if there are fewer than may be."""
+        self._workers = [w for w in self._workers if w.job is not None or w.process.is_alive()]
+        for worker in self._workers:
+            if worker.job is None:
+                return worker
+        if len(self._workers) >= self.at_once:
+            return None
+        assert "torch" not in sys.modules, "torch must not be imported before workers are forked"
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.task, threads, os.getpid()))
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+        return self._workers[-1]
+
+    def _ready(self) -> list[_Worker]:
+        """Workers that have something to say, or have died; waits a moment for the first."""
+        busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
+        return [busy[connection] for connection in wait(busy, timeout=0.5)]  # type: ignore[index]
+
+    def _outcome(self, worker: _Worker) -> JobResult:
+        """What a worker has to say; of a dead one, how it died."""
+        worker.job = None
+        try:
+            outcome: JobResult = worker.connection.recv()
+        except (EOFError, OSError):
+            self._workers.remove(worker)
+            worker.process.join()
+            return JobResult(error=_death(worker.process.exitcode))
+        return outcome
+
+    def _interrupt(self) -> None:
+        """Let every worker end as after Ctrl-C; ask again, as an exception can get lost in C."""
+        busy = [worker.process for worker in self._workers if worker.job is not None]
+        for _ in range(ATTEMPTS):
+            for process in busy:
+                if process.is_alive() and process.pid is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGINT)
+            deadline = time.monotonic() + PATIENCE
+            for process in busy:
+                process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _work(
+    connection: Connection, task: Callable[[Any], JobResult], threads: int, parent: int
+) -> None:
+    """Work on one job after another, until None comes in."""
+    with suppress(OSError):
+        os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on once
+    os.environ |= dict.fromkeys(THREADS, str(threads))  # read when torch is imported, in a moment
+    console.mute()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+        while (job := connection.recv()) is not None:
+            connection.send(task(job))
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, however that ended: nobody waits for its work."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _death(code: int | None) -> str:
+    """Say how a process ended.
+
+    >>> _death(-9)[:59]
+    'its process was killed by signal SIGKILL, perhaps for want '
+    """
+    if code is not None and code < 0:
+        why = f"was killed by signal {signal.Signals(-code).name}"
+        why += ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+    else:
+        why = f"ended with exit code {code}"
+    return f"its process {why}. The same command goes on from its last finished epoch."
+
 
 KINDS = ("serial", "local")
 
@@ -21,7 +257,7 @@ class Launcher(HydraLauncher):
 
     jobs: Jobs
     at_once: int
-    workers: Workers | None = None
+    workers: WorkerPool | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -32,21 +268,21 @@ class Launcher(HydraLauncher):
             SettingError: If `launcher` is unknown, or `launcher.jobs` is no number.
         """
         self.jobs = Jobs(hydra_context, task_function, config)
-        options = plain(config, "launcher")
+        options = plain_value(config, "launcher")
         kind = options.get("name")
         if kind not in KINDS:
             raise SettingError(f"launcher={kind}: {suggestion(str(kind), KINDS)}")
         self.at_once = 1
         if kind == "local":
-            self.at_once = carried(options["jobs"])
-            self.workers = Workers(lambda job: self.jobs.run(*job), self.at_once)
+            self.at_once = worker_count(options["jobs"])
+            self.workers = WorkerPool(lambda job: self.jobs.run(*job), self.at_once)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run jobs; a failing one stops none of the others."""
         setup_globals()
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, JobResult] = {}
         begun = time.perf_counter()
         for number, overrides in enumerate(job_overrides):
             skipped = self.jobs.skipped(overrides, initial_job_idx + number)
@@ -65,7 +301,7 @@ class Launcher(HydraLauncher):
         if self.workers is None:
             outcomes |= {number: self.jobs.run(*job) for number, job in left.items()}
         else:
-            names = {number: shown(job[0], job_overrides) for number, job in left.items()}
+            names = {number: display_text(job[0], job_overrides) for number, job in left.items()}
             outcomes |= self.workers.run(left, names)
         return [
             outcomes[number].as_hydra_has_it(overrides)

@@ -1,9 +1,12 @@
-"""The words of a multirun come in; its jobs are launched, and the study is compared at the end."""
+"""The Hydra sweeper of signlang, its registration, and the grid of jobs."""
 
+import importlib
 import itertools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -17,7 +20,7 @@ from omegaconf import DictConfig
 from signlang import console
 from signlang.console import log
 from signlang.errors import SettingError, SignlangError, SweepError, suggestion
-from signlang.sweeps.jobs import Jobs, plain
+from signlang.sweeps.jobs import Jobs, plain_value
 from signlang.sweeps.launcher import Launcher
 
 KINDS = ("grid", "optuna")
@@ -66,9 +69,11 @@ class Sweeper(HydraSweeper):
         overrides = self._parsed(arguments)
         try:
             if self.config.sweep.name == "optuna":
-                from signlang.sweeps import search
+                from signlang.sweeps import optuna_search
 
-                returned = search.search(self, overrides, plain(self.config, "sweep"))
+                returned = optuna_search.run_search(
+                    self, overrides, plain_value(self.config, "sweep")
+                )
             else:
                 returned = list(self.launch(combinations(overrides)))
         finally:
@@ -85,13 +90,13 @@ class Sweeper(HydraSweeper):
 
     def launch(self, jobs: Sequence[Sequence[str]], first: int = 0) -> Sequence[JobReturn]:
         """Compose one fold of each setting, so that mistakes show at once, then run all jobs."""
-        from signlang.runs import claiming  # brings numpy, which --help does not need
+        from signlang.runs import lifecycle  # brings numpy, which --help does not need
 
         assert self.launcher is not None
         unlike = {tuple(w for w in job if not w.startswith("fold=")): job for job in jobs}
         for job in unlike.values():
             configuration = self.jobs.configuration(job, first)
-            self.studies.add(claiming.place(configuration, job).path.parent.parent)
+            self.studies.add(lifecycle.run_folder(configuration, job).path.parent.parent)
         return self.launcher.launch(jobs, initial_job_idx=first)
 
     def _parsed(self, arguments: Sequence[str]) -> dict[str, Override]:
@@ -102,11 +107,11 @@ class Sweeper(HydraSweeper):
 
     def _compare(self) -> None:
         """Make the tables and figures of the studies from what there is."""
-        from signlang.studies import making
+        from signlang.studies import comparison
 
         for study in sorted(self.studies):
             try:
-                making.compare_study(study, allow_incomplete=True)
+                comparison.compare_study(study, allow_incomplete=True)
             except SignlangError as error:
                 log.warning("%s was not compared: %s", study, error)
 
@@ -128,3 +133,25 @@ def combinations(overrides: dict[str, Override]) -> list[list[str]]:
         else:
             lists.append([f"{key}={override.get_value_element_as_str()}"])
     return [list(job) for job in itertools.product(*lists)]
+
+
+ROOT: Final = "hydra_plugins"  # Hydra instantiates nothing from outside of this name space
+HOME: Final = f"{ROOT}.signlang"
+
+
+def register() -> None:
+    """Give them a place in Hydra's name space for plugins, in this process only.
+
+    A package there would do as well, but every start of every Hydra program on the machine would
+    import it.
+    """
+    try:
+        importlib.import_module(ROOT)
+    except ModuleNotFoundError:  # no plugin is installed
+        sys.modules[ROOT] = ModuleType(ROOT)
+        sys.modules[ROOT].__path__ = []
+    home = sys.modules[HOME] = ModuleType(HOME)
+    for plugin in (Launcher, Sweeper):
+        plugin.__module__ = HOME
+        setattr(home, plugin.__name__, plugin)
+        Plugins.instance().register(plugin)

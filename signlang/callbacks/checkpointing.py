@@ -1,0 +1,95 @@
+"""Atomic checkpoints, per-epoch seeding and resumable early stopping."""
+
+import io
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import EarlyStopping
+
+from signlang.files import atomic_write
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there in one step.
+
+    Lightning's own writing may copy from another file system: killed at that moment, it would leave
+    half a file where the last good checkpoint was.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Replace the file at `path`, or leave it as it was if the disk is full."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)  # into a file it would hide a full disk behind other words
+        with atomic_write(Path(path)) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+
+class SeedEachEpoch(pl.Callback):
+    """Makes dropout depend on the run's seed and the epoch, not on what the process did before.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed torch at the first batch of each epoch."""
+        if batch_idx == 0:
+            words = np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(2)
+            torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+class ResumableEarlyStopping(EarlyStopping):
+    """Early stopping that stays stopped when a run is resumed after its last epoch."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop at once if the restored state says that patience had run out."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class InterruptGuard(pl.Callback):
+    """Ends training at the next batch if Ctrl-C came while Python could not raise.
+
+    An exception that a signal raises inside a destructor, or in Python code called from C, is
+    printed and dropped; the run would go on as if nothing had been pressed.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take note of Ctrl-C, unless somebody else handles or ignores it."""
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._note)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Raise what was dropped."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave Ctrl-C as it was."""
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.asked = True
+        raise KeyboardInterrupt

@@ -1,1 +1,0 @@
-"""What probabilities say, and how far they can be believed."""

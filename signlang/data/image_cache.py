@@ -1,0 +1,194 @@
+"""Memory-mapped cache of decoded images, at one size, in one uint8 array.
+
+Each picture is decoded once; all folds, runs and workers map the same file and share its pages.
+"""
+
+import json
+import math
+import mmap
+import shutil
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+from signlang import files
+from signlang.arrays import Pixels
+from signlang.console import log, track
+from signlang.data import image_io
+from signlang.data.index import Index
+from signlang.errors import DataError
+from signlang.files import atomic_write
+from signlang.system import cpu_count
+
+VERSION: Final = 2  # of the pixels; raise it when `pictures` decodes or resizes differently
+ALWAYS_VERIFIED: Final = 1 << 30  # bytes; summing up a larger file at each start would cost seconds
+RESIDENT: Final = 1 << 28  # bytes of a mapped file that count as this process' memory at most
+_CHUNK: Final = 256  # pictures
+
+
+class DecodedImages:
+    """The pixels of all pictures in a mapped file, read-only: index it as an array.
+
+    What a process has read of a mapped file counts as its memory. From time to time the mapping is
+    therefore told to let go; the pages stay in the system's cache, which all processes share, and
+    come back at the next touch without the disk.
+
+    Args:
+        file: As `numpy.save` writes it.
+
+    Attributes:
+        shape: (N, size, size, 3).
+
+    Raises:
+        ValueError: If the file is no array of bytes of that kind.
+        OSError: If it cannot be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        with file.open("rb") as stream:
+            if np.lib.format.read_magic(stream) != (1, 0):
+                raise ValueError(f"{file} is of another version.")
+            shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            flat = np.frombuffer(self._map, np.uint8, offset=stream.tell())
+        if kind != np.uint8 or len(shape) != 4:
+            raise ValueError(f"{file} holds no pictures.")
+        self._array: Pixels = flat.reshape(shape)
+        self._read = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, size, size, 3)."""
+        return self._array.shape
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._array)
+
+    def __getitem__(self, rows: Any) -> Pixels:
+        """Pictures by their rows: a copy for an array of rows, a view for one row or a slice."""
+        found: Pixels = self._array[rows]
+        self._read += found.nbytes
+        if self._read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
+        return found
+
+
+@lru_cache(maxsize=4)  # the jobs of one sweep share one mapping
+def decode_images(index: Index, size: int, cache_dir: str) -> DecodedImages:
+    """Map the pixels of all pictures, read-only; decode them first if nobody has.
+
+    Processes that ask at once wait for the first. A file in the cache is used only if its checksum
+    still holds (for one above 1 GiB: unless it was not touched since it was last summed up).
+
+    Args:
+        index: The pictures.
+        size: Side of the square, in pixels.
+        cache_dir: The cache folder.
+
+    Returns:
+        (N, size, size, 3) RGB.
+
+    Raises:
+        DataError: If a picture has changed since it was indexed, or the disk is too small.
+    """
+    file = files.cache_folder(cache_dir, "pixels") / f"{index.content}-{size}-v{VERSION}.npy"
+    with _cached(FileLock(file.with_suffix(".lock"))):
+        if not _is_sound(file, (len(index), size, size, 3)):
+            _build(index, size, file)
+    return DecodedImages(file)
+
+
+def _cached(lock: FileLock) -> AcquireReturnProxy[Any]:
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process that decodes the same pictures")
+        return lock.acquire()
+
+
+def _build(index: Index, size: int, file: Path) -> None:
+    shape = (len(index), size, size, 3)
+    needed = math.prod(shape)
+    free = shutil.disk_usage(file.parent).free
+    if free < needed + (64 << 20):
+        raise DataError(
+            f"Decoding {len(index)} pictures at {size}x{size} takes {needed / 1e9:.1f} GB, but "
+            f"{file.parent} has {free / 1e9:.1f} GB left: free some, or choose another cache_dir."
+        )
+    checksum = 0
+    with atomic_write(file) as temporary, temporary.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        for picture in track(_pictures(index, size), "decoding pictures", len(index)):
+            data = picture.tobytes()
+            checksum = zlib.crc32(data, checksum)
+            stream.write(data)
+    _write_manifest(file, {"crc32": checksum, "shape": shape})
+
+
+def _pictures(index: Index, size: int) -> Iterator[Pixels]:
+    """Decode by all cores, in order, no further ahead than memory is worth."""
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for start in range(0, len(index), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(index)))
+            yield from pool.map(lambda row: _decode(index, row, size), rows)
+
+
+def _decode(index: Index, row: int, size: int) -> Pixels:
+    path = index.root / index.paths[row]
+    try:
+        data = image_io.read_bytes(path)
+        if image_io.digest_of(data) != index.facts[row].digest:
+            raise image_io.BadImageError("changed while it was being read")
+        return image_io.resize_image(image_io.decode(data), size)
+    except image_io.BadImageError as error:
+        raise DataError(f"{path}: {error}. Repeat the command.") from None
+
+
+def _is_sound(file: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        seal = json.loads(_finish(file).read_text())
+        array = DecodedImages(file)
+        if tuple(seal["shape"]) != shape or array.shape != shape:
+            return False
+        untouched = seal["stamp"] == _manifest_of(file)
+        if untouched and math.prod(shape) > ALWAYS_VERIFIED:
+            return True
+        if _checksum(array) != seal["crc32"]:
+            log.warning("%s was damaged: decoding again", file)
+            return False
+        if not untouched:
+            _write_manifest(file, seal)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return False
+    return True
+
+
+def _finish(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _write_manifest(file: Path, seal: dict[str, Any]) -> None:
+    with atomic_write(_finish(file)) as temporary:
+        temporary.write_text(json.dumps({**seal, "stamp": _manifest_of(file)}))
+
+
+def _manifest_of(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _checksum(array: DecodedImages) -> int:
+    total = 0
+    for start in range(0, len(array), _CHUNK):
+        total = zlib.crc32(array[start : start + _CHUNK].tobytes(), total)
+    return total

@@ -1,0 +1,298 @@
+"""Reading image files as upright 8-bit RGB arrays: decoding, EXIF orientation, resizing.
+
+Training, description and service all read pictures here, so that all see the same pixels.
+"""
+
+import hashlib
+import io
+import struct
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from signlang.arrays import Pixels
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_order(
+    make: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
+) -> Iterator[Result]:
+    """Call a function for each item in threads; decoders of pictures let threads run side by side.
+
+    Args:
+        make: What to call; what it raises comes out where its result would.
+        items: Its arguments, taken one by one.
+        workers: Threads.
+        ahead: Results that may wait to be taken, which bounds the memory.
+
+    >>> list(map_in_order(str.upper, "abc", workers=2, ahead=2))
+    ['A', 'B', 'C']
+    """
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while len(waiting) > 1:
+            yield waiting.popleft().result()
+        pool.shutdown()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    # Who knows the length asks no further and drops the generator here: what would then be left to
+    # do would be done by a destructor, in which Ctrl-C is printed and lost.
+    for last in waiting:
+        yield last.result()
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Take items in lists of `size`; the last one may be shorter.
+
+    >>> list(batched("abc", 2))
+    [['a', 'b'], ['c']]
+    """
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+MAX_PIXELS: Final = 100_000_000  # more than any camera of hands takes; a small file can hold a bomb
+MAX_BYTES: Final = 256 * 2**20
+STILL_FORMATS: Final = {
+    "MPO"
+}  # a telephone's JPEG with a second view behind it: the first is the picture
+_SIXTEEN_BIT: Final = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+_WITH_ALPHA: Final = {"RGBA", "LA", "PA", "RGBa", "La"}
+# what decoders throw at damaged files
+_DAMAGE: Final = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+    struct.error, zlib.error, MemoryError, ZeroDivisionError,
+)  # fmt: skip
+# EXIF 2.32, tag 0x0112: what brings the rows and columns of the file into the order of the scene
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# PIL names the format by content, whatever the file is called
+_SUFFIXES: Final = {"JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "MPO": {".jpg", ".jpeg", ".mpo"}}
+
+
+class BadImageError(Exception):
+    """A file that cannot be used as a picture; the text says why, without the file's name."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of a picture file once it has been decoded.
+
+    Attributes:
+        digest: BLAKE2 of the bytes, 32 hexadecimal digits.
+        width: As shown, after the orientation has been honoured, in pixels.
+        height: Likewise.
+        kind: Format and pixel mode as found in the file, e.g. `JPEG RGB`.
+        odd: What is unusual about the file although it is usable, or nothing.
+    """
+
+    digest: str
+    width: int
+    height: int
+    kind: str
+    odd: str
+
+
+def digest_of(data: bytes) -> str:
+    """Digest of a file's content, 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file that should be a picture.
+
+    Raises:
+        BadPictureError: If it is missing, unreadable, empty or larger than 256 MiB.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise BadImageError(f"{size / 2**20:,.0f} MiB, more than a picture can be")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        broken = path.is_symlink()
+        raise BadImageError("a broken symbolic link" if broken else "no such file") from None
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {error.strerror or error}") from None
+    if not data:
+        raise BadImageError("empty (0 bytes)")
+    return data
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a still picture completely, turn it upright and convert it to 8-bit RGB.
+
+    Grey is repeated, alpha is laid over white, 16 bits are scaled to 8, CMYK is converted.
+
+    Raises:
+        BadPictureError: If the bytes are no picture, are cut off, hold a film or an animation, more
+            than 100 million pixels, or numbers without a known range.
+    """
+    picture = _load(data)
+    return _upright(_as_rgb(picture), _orientation(picture))
+
+
+def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:
+    """Decode a picture as `decode` does and say what it is.
+
+    Args:
+        data: The file.
+        suffix: The ending of the file's name, to notice a wrong one.
+
+    Raises:
+        BadPictureError: As `decode`.
+    """
+    picture = _load(data)
+    found, mode = str(picture.format), picture.mode
+    odd = []
+    expected = _SUFFIXES.get(found, {end for end, kind in _endings().items() if kind == found})
+    if suffix and suffix.lower() not in expected:
+        odd.append(f"a {found} named {suffix}")
+    orientation = _orientation(picture)
+    if orientation in _TURNS:
+        odd.append("turned by EXIF")
+    if mode != "RGB":
+        odd.append(f"mode {mode}")
+    rgb = _upright(_as_rgb(picture), orientation)
+    return ImageFacts(digest_of(data), rgb.width, rgb.height, f"{found} {mode}", ", ".join(odd))
+
+
+def looks_like_image(path: Path) -> bool:
+    """Whether a file with an unusual name holds a picture, judged by its first bytes."""
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def resize_image(picture: Image.Image, size: int) -> Pixels:
+    """Squeeze a picture to a square, (size, size, 3), as published studies do.
+
+    The filter is PIL's bilinear one, which averages when shrinking. Its two passes, first along the
+    rows and then along the columns, each rounded to whole bytes, are written out here: since
+    version 13 Pillow else changes their order for tall pictures. A service repeats them exactly,
+    see `deploy.resizing`.
+    """
+    for sides in ((size, picture.height), (size, size)):
+        if picture.size != sides:
+            picture = picture.resize(sides, Image.Resampling.BILINEAR)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def resize_batch(batch: Pixels, *sides: int) -> Pixels:
+    """Bring a batch (B, h, w, 3) to (B, side, side, 3), through one side after another."""
+    for side in sides:
+        if batch.shape[1:3] != (side, side):
+            batch = np.stack([resize_image(Image.fromarray(picture), side) for picture in batch])
+    return batch
+
+
+def _endings() -> dict[str, str]:
+    return Image.registered_extensions()
+
+
+def is_image_name(suffix: str) -> bool:
+    """Whether files with this ending are expected to be pictures.
+
+    >>> is_image_name(".JPG"), is_image_name(".txt")
+    (True, False)
+    """
+    kind = _endings().get(suffix.lower())
+    return kind in Image.OPEN and kind not in {"PDF", "MPEG", "HDF5", "FITS", "GRIB", "BUFR"}
+
+
+def _load(data: bytes) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1 and picture.format not in STILL_FORMATS:
+            raise BadImageError(f"animated ({frames} frames), not a still picture")
+        picture.load()
+    except UnidentifiedImageError:
+        raise BadImageError("not a picture, or of an unknown format") from None
+    except Image.DecompressionBombError:
+        raise BadImageError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
+    except _DAMAGE as why:
+        raise BadImageError(f"damaged or cut off ({why})") from None
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except _DAMAGE:  # of the notes beside the pixels, not of the pixels
+        return 1
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in _SIXTEEN_BIT:
+        picture = _from_sixteen_bits(picture)
+    if picture.mode == "F":
+        raise BadImageError("floating-point pixels of unknown range")
+    if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        picture = Image.alpha_composite(white, layer)
+    return picture.convert("RGB")
+
+
+def _from_sixteen_bits(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise BadImageError("32-bit pixels of unknown range")
+    return Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+
+
+def read_image(data: bytes, limit_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode the bytes of a picture file as training does: (H, W, 3), upright, RGB.
+
+    Raises:
+        BadPictureError: If they are no picture, damaged, animated, or above the limit; the text
+            says which.
+    """
+    if not data:
+        raise BadImageError("empty (0 bytes)")
+    if limit_pixels < MAX_PIXELS:
+        _check_pixels(data, limit_pixels)
+    return np.asarray(decode(data), dtype=np.uint8)
+
+
+def _check_pixels(data: bytes, limit: int) -> None:
+    """Refuse by what the first bytes say, before memory is taken for the pixels."""
+    try:
+        width, height = Image.open(io.BytesIO(data)).size
+    except Exception:  # of whatever kind: decoding will say what is wrong
+        return
+    if width * height > limit:
+        raise BadImageError(f"{width} x {height} pixels, more than the limit of {limit:,}")

@@ -1,0 +1,1 @@
+"""Data cards: statistics, duplicates and label errors of a data set."""

@@ -1,0 +1,371 @@
+"""The data card: sections, charts and thumbnails."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from PIL import Image, ImageOps
+
+from signlang import __version__
+from signlang.arrays import Ints
+from signlang.data import image_io
+from signlang.data.index import Index
+from signlang.datacard import statistics
+from signlang.datacard.analysis import Analysis, findings, many
+from signlang.reporting.page import Blocks, ImageBlock, Notes, Page, Rows, Section, Table, Text
+from signlang.reporting.plots import BLUE, INK, literal_text, new_axes
+
+SIDE: Final = 112  # pixels of one small picture
+GAP: Final = 4
+BACKGROUND: Final = (240, 241, 243)
+
+
+def counts_chart(names: Sequence[str], counts: Ints) -> Figure:
+    """Draw one bar per class, (classes,) pictures long."""
+    figure, panel = new_axes(height=1.0 + 0.24 * len(names))
+    bars = panel.barh(range(len(names)), counts, color=BLUE, height=0.72)
+    panel.set_yticks(range(len(names)), [literal_text(name) for name in names])
+    panel.set_ylim(len(names) - 0.4, -0.6)
+    panel.bar_label(bars, padding=3, color=INK, fontsize=10)
+    panel.set_xlabel("pictures")
+    panel.set_xlim(0, float(counts.max()) * 1.1)
+    panel.grid(axis="y", visible=False)
+    return figure
+
+
+def signers_chart(per_signer: Ints) -> Figure:
+    """Draw how many signers have how many pictures, from (S,) pictures per signer."""
+    figure, panel = new_axes(height=3.2)
+    low, high = int(per_signer.min()), int(per_signer.max())
+    width = max(1, -(-(high - low + 1) // 30))
+    edges = np.arange(low, high + width + 1, width) - 0.5
+    panel.hist(per_signer, bins=edges.tolist(), color=BLUE, rwidth=0.9)
+    panel.set_xlabel("pictures of one signer")
+    panel.set_ylabel("signers")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def sizes_chart(common: Sequence[tuple[tuple[int, int], int]]) -> Figure:
+    """Draw one bubble per size; its area grows with the number of pictures."""
+    figure, panel = new_axes(height=4.6)
+    size = np.array([size for size, _ in common], dtype=float)
+    count = np.array([n for _, n in common], dtype=float)
+    area = 30 + 600 * count / count.max()
+    panel.scatter(size[:, 0], size[:, 1], s=area, color=BLUE, alpha=0.6, linewidths=0)
+    if size.max() > 4 * size.min():
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axis.set_minor_formatter(NullFormatter())
+    low, high = size.min() * 0.8, size.max() * 1.25
+    panel.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=":", label="square")
+    panel.legend(frameon=False, labelcolor=INK)
+    panel.set_xlabel("width in pixels")
+    panel.set_ylabel("height in pixels")
+    return figure
+
+
+def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image.Image:
+    """Lay pictures out in rows, each shrunk to fit a square, its own proportions kept."""
+    lines = -(-len(rows) // columns)
+    step = SIDE + GAP
+    width = min(len(rows), columns) * step - GAP
+    canvas = Image.new("RGB", (width, lines * step - GAP), "white")
+    for position, row in enumerate(rows):
+        line, column = divmod(position, columns)
+        canvas.paste(thumbnail(index, row), (column * step, line * step))
+    return canvas
+
+
+def thumbnail(index: Index, row: int) -> Image.Image:
+    """One picture in a square of `SIDE` pixels."""
+    picture = image_io.decode(image_io.read_bytes(index.root / index.paths[row]))
+    return ImageOps.pad(picture, (SIDE, SIDE), Image.Resampling.BICUBIC, color=BACKGROUND)
+
+
+def mean_image(pixels: npt.NDArray[np.uint8], rows: Ints) -> Image.Image:
+    """Average pictures of (N, h, w, 3) pixel by pixel: it shows where hands are held."""
+    total = np.zeros(pixels.shape[1:], dtype=np.float64)
+    for start in range(0, len(rows), 1024):
+        total += pixels[rows[start : start + 1024]].sum(0, dtype=np.float64)
+    mean = Image.fromarray(np.round(total / len(rows)).astype(np.uint8))
+    return mean.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+LISTED_FILES: Final = 20  # rows of a table of files; the CSV files have all
+GROUPS: Final = 12
+STRIP: Final = 5  # pictures of a group
+SUSPECTS: Final = 30
+
+
+def files_section(found: Analysis) -> Section:
+    """List the files that cannot be used, and those that can but are unusual."""
+    bad, odd = found.index.excluded, found.odd
+    blocks: Blocks = [
+        Text(
+            f"{many(len(bad), 'file') + ' cannot' if bad else 'Every file can'} be used. "
+            f"{many(len(odd), 'usable picture') if odd else 'No usable picture'} "
+            f"{'is' if len(odd) < 2 else 'are'} odd: stored in an unusual way, or far from the "
+            "usual size." + (" All are in files.csv." if bad or odd else "")
+        )
+    ]
+    if bad:
+        rows = [[file.path, file.reason] for file in bad[:LISTED_FILES]]
+        caption = f"Files that cannot be used{first_of(len(rows), len(bad))}"
+        blocks.append(Table(caption, ["file", "reason"], rows))
+    if odd:
+        rows = [[found.index.paths[row], why] for row, why in list(odd.items())[:LISTED_FILES]]
+        blocks.append(Table(f"Odd files{first_of(len(rows), len(odd))}", ["file", "what"], rows))
+    return Section("Unusable and odd files", blocks)
+
+
+def duplicates_section(found: Analysis) -> Section:
+    """Count duplicates and show the groups that need a look."""
+    pairs = found.duplicates
+    rows: Rows = []
+    for name, kind in (("exact", pairs.exact), ("near", pairs.near)):
+        across = "not known" if kind.across_folds is None else kind.across_folds
+        rows.append(
+            [name, kind.total, kind.total - kind.across_classes, kind.across_classes, across]
+        )
+    header = ["duplicates", "pairs", "in one class", "across classes", "across folds"]
+    blocks: Blocks = [
+        Text(
+            "Exact duplicates are equal files. Near duplicates are different files whose grey "
+            f"pictures, 32 x 32 pixels, correlate by {found.near:g} or more and differ by at most "
+            f"{found.detail:g} standard deviations in every 4 x 4 of them: the same picture "
+            "encoded again, scaled or a little brighter, or the next frame of a film; not one that "
+            "was mirrored, or cut by more than about one hundredth."
+        ),
+        Table("Pairs of duplicates", header, rows),
+    ]
+    if found.folds is None:
+        blocks.append(Text(f"Duplicates across folds were not counted. {found.unsplit}"))
+    if pairs.groups:
+        joined = int((pairs.group >= 0).sum())
+        blocks.append(
+            Text(
+                f"{joined:,} pictures ({joined / len(found.index):.1%}) are in "
+                f"{many(pairs.groups, 'group')}, joined directly or through others. Shown "
+                f"{'is' if min(pairs.groups, GROUPS) == 1 else 'are'} "
+                f"{min(pairs.groups, GROUPS)}, groups across classes and across folds first; all "
+                "are in duplicates.csv."
+            )
+        )
+        blocks += _groups(found)
+    return Section("Duplicates", blocks)
+
+
+def _groups(found: Analysis) -> Iterator[ImageBlock]:
+    for number, rows in enumerate(found.duplicates.shown_first()[:GROUPS], start=1):
+        shown = rows[:STRIP].tolist()
+        classes = sorted({found.label(row) for row in rows.tolist()})
+        where = f"class{'es' * (len(classes) > 1)} {', '.join(classes)}"
+        if found.folds is not None:
+            numbers = np.unique(found.folds[rows])
+            where += f"; fold{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+        names = ", ".join(found.index.paths[row] for row in shown)
+        more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
+        yield ImageBlock(
+            f"duplicates-{number:03d}",
+            f"Duplicates, group {number}: {len(shown)} pictures side by side",
+            thumbnail_grid(found.index, shown, columns=STRIP),
+            f"Group {number}: {len(rows):,} pictures; {where}: {names}{more}",
+        )
+
+
+def labels_section(found: Analysis) -> Section | None:
+    """Show the pictures whose label is probably wrong, if there were predictions."""
+    judged = found.judgement
+    if judged is None:
+        return None
+    text = (
+        f"Networks judged {len(judged.rows):,} of {len(found.index):,} pictures that they were not "
+        f"trained on ({many(judged.files, 'file')} of predictions) and gave {found.agreement:.1%} "
+        "of them their label. Confident learning (Northcutt et al., 2021, as cleanlab implements "
+        f"it) holds {many(len(found.suspects), 'label')} for wrong. A person has to look: a rare "
+        "way to show a sign, or a weak network, looks the same. All are in suspicious.csv."
+    )
+    if judged.relabelled:
+        text += f" {many(judged.relabelled, 'picture')} got another label since the networks ran."
+    rows: Rows = [
+        [
+            found.index.paths[s.row],
+            ImageBlock(
+                f"suspicious-{number:03d}",
+                f"Labelled {found.label(s.row)}, perhaps {found.index.classes[s.suggested]}",
+                thumbnail(found.index, s.row),
+            ),
+            found.label(s.row),
+            found.index.classes[s.suggested],
+            f"{s.given_probability:.1%}",
+            f"{s.suggested_probability:.1%}",
+        ]
+        for number, s in enumerate(found.suspects[:SUSPECTS])
+    ]
+    header = ["file", "picture", "label", "perhaps", "p(label)", "p(perhaps)"]
+    caption = f"Suspicious labels, the surest first{first_of(len(rows), len(found.suspects))}"
+    table = [Table(caption, header, rows)] if rows else []
+    return Section("Suspicious labels", [Text(text), *table])
+
+
+def first_of(shown: int, total: int) -> str:
+    """Say in a caption that a table shows a part only.
+
+    >>> first_of(20, 31), first_of(3, 3)
+    (', 20 of 31', '')
+    """
+    return f", {shown} of {total:,}" if shown < total else ""
+
+
+FIGURES: Final = re.compile(r"(counts|signers|sizes|(samples|mean|duplicates|suspicious)-\d+)\.png")
+FEW: Final = 3  # sizes that a table shows better than a chart
+LISTED: Final = 20  # rows of a table of signers
+
+
+def data_card(found: Analysis) -> Page:
+    """Put the card together."""
+    index = found.index
+    signers = f"{len(set(index.signers) - {''}):,}" if index.signers else "unknown"
+    tiles = {
+        "pictures": f"{len(index):,}",
+        "classes": f"{len(index.classes):,}",
+        "signers": signers,
+        "unusable files": f"{len(index.excluded):,}",
+        "exact duplicates": f"{found.duplicates.exact.total:,}",
+        "near duplicates": f"{found.duplicates.near.total:,}",
+    }
+    if found.judgement is not None:
+        tiles["suspicious labels"] = f"{len(found.suspects):,}"
+    parts = [
+        _classes,
+        _signers,
+        _sizes,
+        files_section,
+        duplicates_section,
+        labels_section,
+        _samples,
+    ]
+    sections = [section for part in parts if (section := part(found)) is not None]
+    return Page(
+        name="card",
+        title=f"Data card: {found.name}",
+        lead=f"Written by signlang {__version__} for {found.split}. The pictures, names, labels "
+        f"and signers have the fingerprint {index.fingerprint}.",
+        tiles=tiles,
+        notes=[Notes("What to know before using it", findings(found), is_warning=True)],
+        sections=sections,
+        ours=FIGURES,
+    )
+
+
+def _classes(found: Analysis) -> Section:
+    index = found.index
+    ratio = statistics.imbalance(index.counts)
+    rows: Rows = []
+    for label, name in enumerate(index.classes):
+        members = np.flatnonzero(index.labels == label)
+        mean = mean_image(found.pixels, members)
+        people = [len({index.signers[m] for m in members} - {""})] if index.signers else []
+        share = f"{len(members) / len(index):.1%}"
+        picture = ImageBlock(f"mean-{label:03d}", f"Mean picture of {name}", mean)
+        rows.append([name, len(members), share, *people, picture])
+    header = ["class", "pictures", "share", *(["signers"] if index.signers else []), "mean picture"]
+    chart = ImageBlock(
+        "counts",
+        f"Bar chart of the pictures of each class, from {index.counts.min():,} to "
+        f"{index.counts.max():,}",
+        counts_chart(index.classes, index.counts),
+    )
+    size = (
+        f"The largest class has {ratio:.2f} times as many pictures as the smallest."
+        if ratio > 1
+        else "All classes have equally many pictures."
+    )
+    text = (
+        f"{size} A mean picture is sharp where hands are held alike, and shows a background that "
+        "is always the same."
+    )
+    return Section("Classes", [Text(text), chart, Table("Pictures of each class", header, rows)])
+
+
+def _signers(found: Analysis) -> Section:
+    index = found.index
+    if index.signers is None:
+        text = (
+            "Who is in the pictures is not known. Give a CSV file path,signer as "
+            "data.signers=FILE, or place it as signers.csv beside the class folders."
+        )
+        return Section("Signers", [Text(text)])
+    covered = statistics.coverage(index.signers, index.labels, len(index.classes))
+    each = covered.counts.sum(1)
+    lacking = covered.incomplete
+    text = (
+        f"{many(len(covered.names), 'signer')}, {each.min():,} to {each.max():,} pictures of each "
+        f"(median {np.median(each):g}); {len(covered.names) - len(lacking):,} of them show every "
+        "class."
+    )
+    if covered.unknown:
+        text += f" The signer of {many(covered.unknown, 'picture')} is unknown."
+    chart = ImageBlock(
+        "signers", "Histogram of the number of pictures of a signer", signers_chart(each)
+    )
+    blocks: Blocks = [Text(text), chart]
+    if len(lacking):
+        rows = [
+            [
+                covered.names[row],
+                int(each[row]),
+                ", ".join(index.classes[c] for c in np.flatnonzero(covered.counts[row] == 0)),
+            ]
+            for row in lacking[:LISTED]
+        ]
+        caption = f"Signers who lack classes{first_of(len(rows), len(lacking))}"
+        blocks.append(Table(caption, ["signer", "pictures", "lacks"], rows))
+    return Section("Signers", blocks)
+
+
+def _sizes(found: Analysis) -> Section:
+    sizes = statistics.sizes(found.index.facts)
+    low, middle, high = sizes.aspects
+    total = len(found.index)
+    common: Rows = [[_times(size), n, f"{n / total:.1%}"] for size, n in sizes.common[:8]]
+    kinds = statistics.kinds(found.index.facts)
+    stored: Rows = [[kind, n, f"{n / total:.1%}"] for kind, n in kinds]
+    text = (
+        f"{len(sizes.common):,} sizes, from {_times(sizes.smallest)} to {_times(sizes.largest)} "
+        f"pixels; width to height {low:.2f} to {high:.2f}, median {middle:.2f}."
+        if len(sizes.common) > 1
+        else f"All pictures have {_times(sizes.smallest)} pixels."
+    )
+    blocks: Blocks = [Text(text)]
+    if len(sizes.common) > FEW:
+        alt = "Scatter chart of width and height; a larger bubble stands for more pictures"
+        blocks.append(ImageBlock("sizes", alt, sizes_chart(sizes.common)))
+    caption = f"Sizes in pixels{first_of(len(common), len(sizes.common))}"
+    blocks.append(Table(caption, ["width x height", "pictures", "share"], common))
+    blocks.append(Table("File formats and pixel modes", ["kind", "pictures", "share"], stored))
+    return Section("Sizes and formats", blocks)
+
+
+def _samples(found: Analysis) -> Section:
+    index = found.index
+    pictures = []
+    for label, name in enumerate(index.classes):
+        rows = statistics.samples(index.labels, label, index.signers, found.samples)
+        alt = f"{len(rows)} sample pictures of {name}"
+        sheet = thumbnail_grid(index, rows)
+        pictures.append(ImageBlock(f"samples-{label:03d}", alt, sheet, f"Class {name}"))
+    text = "Some pictures of each class" + (", of different signers." if index.signers else ".")
+    return Section("Samples", [Text(text), *pictures])
+
+
+def _times(size: Sequence[int]) -> str:
+    return f"{size[0]} x {size[1]}"

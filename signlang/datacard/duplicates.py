@@ -1,0 +1,293 @@
+"""Search for exact and near-duplicate images.
+
+A near duplicate is nearly the same picture (encoded again, scaled, a little brighter, the next
+frame of a film), not the same sign shown again, and not another hand in front of the same wall.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from signlang.arrays import Floats32, Ints
+from signlang.console import track
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """How many pairs of pictures are duplicates; across folds None where there are no folds."""
+
+    total: int
+    across_classes: int
+    across_folds: int | None
+
+
+class Partners:
+    """The most similar duplicate of every picture among those that a condition admits.
+
+    Attributes:
+        row: (N,) the partner, -1 where there is none.
+        similarity: (N,) from `near` to 1; exact duplicates have 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.row = np.full(count, -1, dtype=np.int64)
+        self.similarity = np.zeros(count, dtype=np.float32)
+
+    def update(self, left: Ints, right: Ints, similarity: Floats32) -> None:
+        """Take pairs, sorted by similarity, in both directions."""
+        for one, other in ((left, right), (right, left)):
+            better = similarity > self.similarity[one]
+            self.row[one[better]] = other[better]  # of repeated rows the last and best one stays
+            self.similarity[one[better]] = similarity[better]
+
+    @property
+    def found(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether there is one."""
+        return self.row >= 0
+
+
+@dataclass(frozen=True, eq=False)
+class Duplicates:
+    """What was found.
+
+    Attributes:
+        exact: Pairs of equal files.
+        near: Pairs of different files with nearly the same picture.
+        group: (N,) number of the connected group, from 0 in order of the rows; -1 for single ones.
+        nearest: The most similar other picture.
+        other_class: The most similar one with another label.
+        other_fold: The most similar one in another fold; none where there are no folds.
+    """
+
+    exact: Pairs
+    near: Pairs
+    group: Ints
+    nearest: Partners
+    other_class: Partners
+    other_fold: Partners
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return int(self.group.max(initial=-1)) + 1
+
+    def shown_first(self) -> list[Ints]:
+        """Rows of each group; groups and rows across classes first, then across folds, then long.
+
+        A film is one long group: the first rows of it are those that need a look.
+        """
+        order = np.argsort(self.group, kind="stable")[(self.group < 0).sum() :]
+        starts = np.flatnonzero(np.diff(self.group[order])) + 1
+        groups = np.split(order, starts) if len(order) else []
+        urgency = np.where(self.other_class.found, 2, np.where(self.other_fold.found, 1, 0))
+        groups.sort(key=lambda rows: (-int(urgency[rows].max()), -len(rows), int(rows[0])))
+        return [self._ordered(rows, urgency) for rows in groups]
+
+    def _ordered(self, rows: Ints, urgency: Ints) -> Ints:
+        """Put the most urgent row first and its partner beside it."""
+        rows = rows[np.argsort(-urgency[rows], kind="stable")]
+        first = int(rows[0])
+        partners = (self.nearest, self.other_fold, self.other_class)[int(urgency[first])]
+        pair = [first, int(partners.row[first])]
+        return np.array([*pair, *(row for row in rows.tolist() if row not in pair)])
+
+
+BLOCK: Final = 256  # pictures compared with all others at once: 90 MB for 87,000 of them
+PAIRS: Final = 512  # compared in detail at once: 2 MB, which caches hold
+PATCH: Final = 4  # pixels; a finger is about as wide in a picture of 32
+FLAT: Final = 1.0  # grey levels; what varies less shows nothing but noise and resembles nothing
+GREY: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+
+
+def vectors(pixels: npt.NDArray[np.uint8]) -> Floats32:
+    """Turn pictures into grey vectors of mean 0 and length 1, so that a product is a correlation.
+
+    Args:
+        pixels: (N, h, w, 3) RGB; sides are multiples of `PATCH`.
+
+    Returns:
+        (N, h * w), patch after patch of `PATCH` x `PATCH` pixels; zeros for pictures without any
+        contrast.
+    """
+    count, height, width, _ = pixels.shape
+    found = np.empty((count, height * width), dtype=np.float32)
+    for start in range(0, count, BLOCK):
+        grey = pixels[start : start + BLOCK] @ GREY
+        patches = grey.reshape(-1, height // PATCH, PATCH, width // PATCH, PATCH).swapaxes(2, 3)
+        grey = patches.reshape(-1, height * width)
+        grey -= grey.mean(1, keepdims=True)
+        length = np.linalg.norm(grey, axis=1, keepdims=True)
+        flat = length < FLAT * np.sqrt(height * width)
+        found[start : start + BLOCK] = np.where(flat, 0, grey / np.maximum(length, 1e-9))
+    return found
+
+
+def find_duplicates(
+    vectors: Floats32,
+    digests: Sequence[str],
+    labels: Ints,
+    folds: Ints | None,
+    near: float = 0.98,
+    detail: float = 0.25,
+) -> Duplicates:
+    """Compare every picture with every other one, in blocks: memory grows with N, not its square.
+
+    Args:
+        vectors: (N, D) of length 1 or 0, see `vectors`.
+        digests: (N,) of the files.
+        labels: (N,) labels.
+        folds: (N,) in which fold each picture is tested, or None.
+        near: Correlation from which two pictures are near duplicates, if they also agree in detail.
+        detail: The most that their difference may be in any 4 x 4 pixels, in standard deviations of
+            the picture. In front of one background, correlation alone takes all hands for equal.
+    """
+    count = len(vectors)
+    files = np.unique(np.array(digests), return_inverse=True)[1].astype(np.int64)
+    search = _Search(files, labels, folds)
+    search.exact_ones()
+    for start in track(range(0, count, BLOCK), "comparing pictures", -(-count // BLOCK)):
+        block = vectors[start : start + BLOCK] @ vectors[start:].T
+        left, right = np.nonzero(block >= near - 1e-6)
+        upper = left < right
+        left, right = left[upper], right[upper]
+        similarity = block[left, right]
+        left, right = left + start, right + start
+        kept = similar_pairs(vectors, left, right, detail)
+        search.add(left[kept], right[kept], similarity[kept])
+    return search.result()
+
+
+def similar_pairs(
+    vectors: Floats32, left: Ints, right: Ints, detail: float
+) -> npt.NDArray[np.bool_]:
+    """Whether pairs of pictures agree everywhere, not only on the whole.
+
+    Args:
+        vectors: (N, D) of length 1, see `vectors`.
+        left: (P,) rows.
+        right: (P,) rows.
+        detail: See `find_duplicates`.
+
+    Returns:
+        (P,) whether the root mean square difference is within `detail` in every patch.
+    """
+    length = vectors.shape[1]
+    mean = np.full(PATCH**2, length / PATCH**2, dtype=np.float32)  # length**2 is one variance
+    found = np.empty(len(left), dtype=np.bool_)
+    for start in range(0, len(left), PAIRS):
+        span = slice(start, start + PAIRS)
+        difference = vectors[left[span]]
+        difference -= vectors[right[span]]
+        np.square(difference, out=difference)
+        patches = difference.reshape(-1, PATCH**2) @ mean  # many times faster than a sum over axes
+        found[span] = patches.reshape(-1, length // PATCH**2).max(1) <= detail**2
+    return found
+
+
+def connected_groups(component: Ints, left: Ints, right: Ints) -> Ints:
+    """Join connected components, each named by its smallest row, along edges.
+
+    Args:
+        component: (N,) the component of every row.
+        left: (E,) rows at one end.
+        right: (E,) rows at the other.
+
+    >>> connected_groups(np.arange(5), np.array([3, 1]), np.array([4, 3])).tolist()
+    [0, 1, 2, 1, 1]
+    """
+    component = component.copy()
+    while True:
+        one, other = component[left], component[right]
+        apart = one != other
+        if not apart.any():
+            return component
+        one, other = one[apart], other[apart]
+        np.minimum.at(component, np.maximum(one, other), np.minimum(one, other))
+        while (component != component[component]).any():
+            component = component[component]
+
+
+class _Search:
+    """Counts, partners and groups, updated block by block; pairs themselves are not kept."""
+
+    def __init__(self, files: Ints, labels: Ints, folds: Ints | None) -> None:
+        count = len(files)
+        self.files, self.labels, self.folds = files, labels, folds
+        self.component = np.arange(count)
+        self.near = np.zeros(3, dtype=np.int64)  # pairs: all, across classes, across folds
+        self.nearest, self.other_class, self.other_fold = (Partners(count) for _ in range(3))
+
+    def exact_ones(self) -> None:
+        """Join equal files: each with the first of its set, and with the first that differs."""
+        order = np.argsort(self.files, kind="stable")
+        ends = np.flatnonzero(np.diff(self.files[order])) + 1
+        left, right = [], []
+        for rows in np.split(order, ends):
+            if len(rows) < 2:
+                continue
+            anchors = {int(rows[0])}
+            for kind in (self.labels, self.folds):
+                if kind is not None:
+                    anchors.update(rows[kind[rows] != kind[rows[0]]][:1].tolist())
+            for anchor in sorted(anchors):
+                others = rows[rows != anchor]
+                left.append(np.full(len(others), anchor))
+                right.append(others)
+        if left:
+            one, other = np.concatenate(left), np.concatenate(right)
+            self._join(one, other, np.ones(len(one), dtype=np.float32))
+
+    def add(self, left: Ints, right: Ints, similarity: Floats32) -> None:
+        """Take the near duplicates that one block brought."""
+        different = self.files[left] != self.files[right]
+        left, right, similarity = left[different], right[different], similarity[different]
+        if not len(left):
+            return
+        self.near[0] += len(left)
+        self.near[1] += (self.labels[left] != self.labels[right]).sum()
+        if self.folds is not None:
+            self.near[2] += (self.folds[left] != self.folds[right]).sum()
+        order = np.argsort(similarity, kind="stable")
+        self._join(left[order], right[order], np.minimum(similarity[order], 0.999999))
+
+    def result(self) -> Duplicates:
+        """Number the groups and count the equal files."""
+        numbers, sizes = np.unique(self.component, return_inverse=True, return_counts=True)[1:]
+        number_of = np.where(sizes > 1, np.cumsum(sizes > 1) - 1, -1)
+        near = [int(n) for n in self.near]
+        return Duplicates(
+            exact=_exact_pairs(self.files, self.labels, self.folds),
+            near=Pairs(near[0], near[1], None if self.folds is None else near[2]),
+            group=number_of[numbers],
+            nearest=self.nearest,
+            other_class=self.other_class,
+            other_fold=self.other_fold,
+        )
+
+    def _join(self, left: Ints, right: Ints, similarity: Floats32) -> None:
+        self.nearest.update(left, right, similarity)
+        for kind, partners in ((self.labels, self.other_class), (self.folds, self.other_fold)):
+            if kind is not None:
+                differs = kind[left] != kind[right]
+                partners.update(left[differs], right[differs], similarity[differs])
+        self.component = connected_groups(self.component, left, right)
+
+
+def _exact_pairs(files: Ints, labels: Ints, folds: Ints | None) -> Pairs:
+    total = _pairs_within(files)
+    same_class = _pairs_within(files, labels)
+    across_folds = None if folds is None else total - _pairs_within(files, folds)
+    return Pairs(total, total - same_class, across_folds)
+
+
+def _pairs_within(*keys: Ints) -> int:
+    """Count the pairs of rows that agree in all keys.
+
+    >>> _pairs_within(np.array([1, 1, 1, 2]), np.array([0, 0, 1, 0]))
+    1
+    """
+    counts = np.unique(np.stack(keys), axis=1, return_counts=True)[1].astype(np.int64)
+    return int((counts * (counts - 1) // 2).sum())

@@ -1,0 +1,176 @@
+"""Detection of label errors from out-of-fold predictions (cleanlab).
+
+The method is confident learning (Northcutt, Jiang and Chuang: Confident Learning: Estimating
+Uncertainty in Dataset Labels, JAIR 70, 2021), as cleanlab implements it.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from signlang.arrays import Floats, Ints
+from signlang.data.index import Index
+from signlang.errors import DataError, listing
+
+NAME: Final = "predictions.csv"
+# of cleanlab's five filters the one that found most of 2 % and 5 % labels flipped on purpose in the
+# Sign Language Digits (88 % and 86 %) with the fewest false alarms
+FILTER: Final = "low_self_confidence"
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFoldPredictions:
+    """What networks say of pictures that they were not trained on.
+
+    Attributes:
+        rows: (n,) rows of the index that were judged, sorted.
+        probabilities: (n, classes), the mean over all files that judge a picture.
+        files: How many files were read.
+        relabelled: How many pictures have another label now than when they were judged.
+    """
+
+    rows: Ints
+    probabilities: Floats
+    files: int
+    relabelled: int
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A picture whose label is probably wrong.
+
+    Attributes:
+        row: Its row in the index.
+        suggested: The label that the networks give it.
+        given_probability: Mean probability of the given label.
+        suggested_probability: Mean probability of the suggested label.
+    """
+
+    row: int
+    suggested: int
+    given_probability: float
+    suggested_probability: float
+
+
+def prediction_files(given: str | Iterable[str]) -> list[Path]:
+    """Find the predictions: a file, a run folder, a folder of run folders, or several of these.
+
+    Raises:
+        DataError: If there is nothing at a place, or no predictions below it.
+    """
+    found: dict[Path, None] = {}
+    for word in [given] if isinstance(given, str) else given:
+        place = Path(word).expanduser()
+        if not place.exists():
+            raise DataError(f"predictions={word}: there is no such file or folder.")
+        files = [place] if place.is_file() else sorted(place.rglob(NAME))
+        if not files:
+            raise DataError(f"predictions={word}: there is no {NAME} in or below this folder.")
+        found.update(dict.fromkeys(file.resolve() for file in files))
+    return list(found)
+
+
+def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredictions:
+    """Read predictions (path,label,predicted,confidence,p_<class>...) and average them by picture.
+
+    Raises:
+        DataError: If a file is unreadable, or speaks of other pictures or classes than the index.
+    """
+    row_of = {path: row for row, path in enumerate(index.paths)}
+    total = np.zeros((len(index), len(index.classes)))
+    times = np.zeros(len(index), dtype=np.int64)
+    relabelled: set[int] = set()
+    for file in files:
+        paths, labels, probabilities = _table(file, index.classes)
+        unknown = [path for path in paths if path not in row_of]
+        if unknown:
+            raise DataError(
+                f"{file} judges {len(unknown)} pictures that are not in {index.root} (or cannot be "
+                f"used): give the data set that its run was trained on.{listing(unknown, most=5)}"
+            )
+        rows = np.array([row_of[path] for path in paths], dtype=np.int64)
+        np.add.at(total, rows, probabilities)
+        np.add.at(times, rows, 1)
+        changed = np.array(labels) != np.array(index.classes)[index.labels[rows]]
+        relabelled.update(rows[changed].tolist())
+    judged = np.flatnonzero(times)
+    mean = total[judged] / times[judged, None]
+    return OutOfFoldPredictions(
+        judged, mean / mean.sum(1, keepdims=True), len(files), len(relabelled)
+    )
+
+
+def suspicious_labels(labels: Ints, judgement: OutOfFoldPredictions) -> list[Suspect]:
+    """Find the pictures whose label is probably wrong, the surest first.
+
+    Confident learning estimates how many labels of each class are wrong; that many pictures with
+    the lowest probability of the given label are suspects, ranked by its margin to the best other.
+
+    Args:
+        labels: (N,) labels of the whole index.
+        judgement: Of some or all of its pictures.
+    """
+    from cleanlab.filter import find_label_issues
+
+    given, probabilities = labels[judgement.rows], judgement.probabilities
+    present, compact = np.unique(given, return_inverse=True)  # cleanlab wants no empty class
+    if len(present) < 2:
+        return []
+    among = probabilities[:, present] + 1e-12
+    found = find_label_issues(
+        compact,
+        among / among.sum(1, keepdims=True),
+        return_indices_ranked_by="normalized_margin",
+        filter_by=FILTER,
+        n_jobs=1,
+    )
+    return [
+        Suspect(
+            row=int(judgement.rows[position]),
+            suggested=int(best),
+            given_probability=float(probabilities[position, given[position]]),
+            suggested_probability=float(probabilities[position, best]),
+        )
+        for position in found
+        if (best := probabilities[position].argmax()) != given[position]
+    ]
+
+
+def _table(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[str], Floats]:
+    columns = [f"p_{name}" for name in classes]
+    try:
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            reader = csv.DictReader(stream)
+            _check_header(file, reader.fieldnames or (), columns)
+            rows = list(reader)
+        values = [[float(row[column]) for column in columns] for row in rows]
+    except (OSError, csv.Error, ValueError, TypeError) as error:
+        raise DataError(f"{file} cannot be read as predictions: {error}.") from None
+    table = np.array(values, dtype=np.float64).reshape(-1, len(columns))
+    sums = table.sum(1)
+    if not len(rows) or not np.isfinite(sums).all() or (table < 0).any() or (sums <= 0).any():
+        raise DataError(
+            f"{file} cannot be read as predictions: it must have a line per picture with "
+            "probabilities, numbers from 0 to 1."
+        )
+    return [row["path"] for row in rows], [row["label"] for row in rows], table
+
+
+def _check_header(file: Path, found: Sequence[str], columns: Sequence[str]) -> None:
+    absent = [name for name in ("path", "label") if name not in found]
+    if absent:
+        raise DataError(
+            f"{file} is no file of predictions: it has no column {' and no column '.join(absent)}."
+        )
+    missing = [name.removeprefix("p_") for name in columns if name not in found]
+    extra = [n.removeprefix("p_") for n in found if n.startswith("p_") and n not in columns]
+    if missing or extra:
+        raise DataError(
+            f"{file} judges other classes than the data set has; "
+            f"only in the file: {', '.join(extra) or 'none'}; "
+            f"only in the data set: {', '.join(missing) or 'none'}."
+        )

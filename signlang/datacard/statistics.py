@@ -1,0 +1,156 @@
+"""Statistics of a data set: class balance, image sizes, signers, file kinds."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from signlang.arrays import Ints
+from signlang.data.image_io import ImageFacts
+
+Size = tuple[int, int]
+FAR: Final = 2.0  # times as large or as small as usual, by the side of a square of equal area
+RARE: Final = 0.1  # share of the pictures; sizes that are more frequent than this are not odd
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """Who shows which sign.
+
+    Attributes:
+        names: (S,) signers, sorted.
+        counts: (S, classes) pictures.
+        unknown: Pictures whose signer is not known.
+    """
+
+    names: tuple[str, ...]
+    counts: Ints
+    unknown: int
+
+    @property
+    def incomplete(self) -> Ints:
+        """Rows of the signers that lack a class, those that lack most first."""
+        lacking = (self.counts == 0).sum(1)
+        rows = np.argsort(-lacking, kind="stable")
+        kept: Ints = rows[lacking[rows] > 0]
+        return kept
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sides of the pictures in pixels.
+
+    Attributes:
+        common: Sizes (width, height) and how many pictures have them, the most common first.
+        smallest: The picture with the least area.
+        largest: The picture with the greatest area.
+        aspects: Least, median and greatest ratio of width to height.
+    """
+
+    common: tuple[tuple[Size, int], ...]
+    smallest: Size
+    largest: Size
+    aspects: tuple[float, float, float]
+
+
+def imbalance(counts: Ints) -> float:
+    """How many times larger the largest class is than the smallest.
+
+    >>> imbalance(np.array([200, 100, 150]))
+    2.0
+    """
+    return float(counts.max() / counts.min())
+
+
+def coverage(signers: Sequence[str], labels: Ints, classes: int) -> Coverage:
+    """Count the pictures of every signer and class; a signer without a name is unknown.
+
+    >>> found = coverage(["ann", "bob", "ann", ""], np.array([0, 1, 1, 0]), classes=2)
+    >>> found.names, found.counts.tolist(), found.unknown, found.incomplete.tolist()
+    (('ann', 'bob'), [[1, 1], [0, 1]], 1, [1])
+    """
+    known = np.array([bool(signer) for signer in signers])
+    names, numbers = np.unique(np.array(signers, dtype=object)[known], return_inverse=True)
+    counts = np.zeros((len(names), classes), dtype=np.int64)
+    np.add.at(counts, (numbers, labels[known]), 1)
+    return Coverage(tuple(map(str, names)), counts, int((~known).sum()))
+
+
+def sizes(facts: Sequence[ImageFacts]) -> Sizes:
+    """Summarise the sizes of pictures as they are shown.
+
+    >>> wide, square = ImageFacts("", 4, 2, "", ""), ImageFacts("", 3, 3, "", "")
+    >>> found = sizes([wide, wide, square])
+    >>> found.common, found.smallest, found.aspects
+    ((((4, 2), 2), ((3, 3), 1)), (4, 2), (1.0, 2.0, 2.0))
+    """
+    counts = Counter((fact.width, fact.height) for fact in facts)
+    by_area = sorted(counts, key=lambda size: (size[0] * size[1], size))
+    aspects = np.array([fact.width / fact.height for fact in facts])
+    return Sizes(
+        common=tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        smallest=by_area[0],
+        largest=by_area[-1],
+        aspects=(float(aspects.min()), float(np.median(aspects)), float(aspects.max())),
+    )
+
+
+def kinds(facts: Sequence[ImageFacts]) -> list[tuple[str, int]]:
+    """Count formats with pixel modes, the most common first."""
+    counts = Counter(fact.kind for fact in facts)
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def oddities(facts: Sequence[ImageFacts]) -> dict[int, str]:
+    """Say what is unusual about usable pictures: how they are stored, or a size far from the usual.
+
+    A size is far if the side of a square of equal area is more than `FAR` times as long or as short
+    as the median one, and fewer than `RARE` of the pictures are so.
+
+    Returns:
+        A phrase by row.
+
+    >>> usual = ImageFacts("", 100, 100, "", "")
+    >>> large = ImageFacts("", 900, 900, "", "turned by EXIF")
+    >>> oddities([usual] * 20 + [large])
+    {20: 'turned by EXIF, 900 x 900 pixels where 100 x 100 is usual'}
+    """
+    sides = np.sqrt([fact.width * fact.height for fact in facts])
+    ratio = sides / np.median(sides)
+    far = (ratio > FAR) | (ratio < 1 / FAR)
+    if far.mean() >= RARE:
+        far[:] = False
+    (width, height), _ = sizes(facts).common[0]
+    found = {}
+    for row, fact in enumerate(facts):
+        phrases = [fact.odd] if fact.odd else []
+        if far[row]:
+            usual = f"{width} x {height}"
+            phrases.append(f"{fact.width} x {fact.height} pixels where {usual} is usual")
+        if phrases:
+            found[row] = ", ".join(phrases)
+    return found
+
+
+def samples(labels: Ints, label: int, signers: Sequence[str] | None, most: int) -> list[int]:
+    """Choose pictures of a class, evenly spread over the sorted paths, of different signers first.
+
+    >>> samples(np.array([0, 0, 0, 1, 0]), 0, ["ann", "ann", "bob", "ann", "cid"], 3)
+    [0, 2, 4]
+    """
+    rows = np.flatnonzero(labels == label)
+    first: dict[object, int] = {}  # the first picture of every signer, or every picture
+    for row in rows.tolist():
+        first.setdefault(signers[row] if signers else row, row)
+    chosen = _spread(list(first.values()), most)
+    others = set(first.values())
+    more = [row for row in rows.tolist() if row not in others]
+    return sorted(chosen + _spread(more, most - len(chosen)))
+
+
+def _spread(rows: list[int], most: int) -> list[int]:
+    if len(rows) <= most:
+        return rows
+    return [rows[position * len(rows) // most] for position in range(most)]

@@ -1,0 +1,166 @@
+"""Assembly of a bundle in a temporary folder, published atomically."""
+
+import hashlib
+import re
+import shutil
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import DictConfig
+
+import signlang
+from signlang.errors import BundleError, SettingError
+from signlang.files import atomic_write, write_json
+from signlang.inference.bundle import FORMAT, MANIFEST
+from signlang.runs.trained_run import TrainedRun
+
+ZIP_TIMESTAMP: Final = (
+    1980,
+    1,
+    1,
+    0,
+    0,
+    0,
+)  # of every file in a ZIP: equal bundles give equal bytes
+OVERRIDE: Final = re.compile(r"((?:[+~]*[\w.@-]+=)?)(.*)", re.DOTALL)
+
+
+def bundle_name(cfg: DictConfig, run: TrainedRun) -> str:
+    """What a bundle is called."""
+    if cfg.name is not None:
+        return str(cfg.name)
+    facts = run.metrics
+    words = f"{facts.get('study', facts['data'])}-{facts['model']}-fold{facts['fold']}"
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in words)
+
+
+def bundle_target(cfg: DictConfig, run: TrainedRun) -> Path:
+    """Where the bundle goes.
+
+    Raises:
+        BundleError: If something is there that may not be replaced.
+    """
+    given = Path(cfg.bundles_dir) / bundle_name(cfg, run) if cfg.out is None else Path(str(cfg.out))
+    out = given.expanduser()
+    if cfg.zip and out.suffix.lower() != ".zip":
+        out = out.with_name(f"{out.name}.zip")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return out
+    ours = zipfile.is_zipfile(out) if out.is_file() else (out / MANIFEST).is_file()
+    if not ours:
+        raise BundleError(f"{out} is there, and no bundle: choose another place with out=.")
+    if not cfg.overwrite:
+        raise BundleError(f"{out} is there already: choose name= or out=, or say overwrite=true.")
+    return out
+
+
+@contextmanager
+def assemble_bundle(out: Path) -> Iterator[Path]:
+    """Yield an empty folder; at the end it becomes `out`, a folder or a ZIP file.
+
+    If the block raises, nothing is left behind, and what was there stays.
+
+    Raises:
+        SettingError: If the place cannot be written to.
+    """
+    folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SettingError(
+            f"{out.parent} cannot be written to ({error.strerror}): choose another place with out=."
+        ) from None
+    try:
+        yield folder
+        _move(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy_tables(run: TrainedRun, folder: Path) -> None:
+    """Copy what a service may want to know of the run, without the user's paths."""
+    write_json(folder / "classes.json", list(run.classes))
+    write_json(folder / "record.json", strip_paths(dict(run.record)))
+    write_json(folder / "metrics.json", strip_paths(dict(run.metrics)))
+
+
+def write_manifest(folder: Path, info: Mapping[str, Any]) -> None:
+    """Write `bundle.json`, with the checksums of all other files."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = {name: _checksum(folder / name) for name in names if name != MANIFEST}
+    write_json(folder / MANIFEST, {**info, "files": files})
+
+
+def manifest_fields(run: TrainedRun, name: str) -> dict[str, Any]:
+    """What `bundle.json` says before anything was measured."""
+    model = run.classifier
+    mean, std = (model.mean / 255).flatten(), (1 / (255 * model.scale)).flatten()
+    made = run.calibration
+    return {
+        "format": FORMAT,
+        "name": name,
+        "signlang": signlang.__version__,
+        "model": run.metrics["model"],
+        "classes": list(run.classes),
+        "image_size": run.image_size,
+        "preprocessing": {
+            "resize": "squeezed to a square, bilinear, antialiased",
+            "sides": list(run.sides),
+            "mean": [round(value, 6) for value in mean.tolist()],
+            "std": [round(value, 6) for value in std.tolist()],
+            "colours": "RGB",
+            "where": "in the graph: its input is pictures of any size, uint8 (N, H, W, 3)",
+        },
+        "temperature": made.temperature,
+        "reject_threshold": made.reject_threshold,
+        "wanted_precision": made.wanted_precision,
+        "models": {"fp32": "model.onnx"},
+        "fingerprint": run.metrics["fingerprint"],
+    }
+
+
+def strip_paths(value: Any) -> Any:
+    """Shorten every path of a machine to its last part; nobody else's business.
+
+    >>> strip_paths({"overrides": ["data.root='/home/me/Bilder'", "fold=0"], "a": "~/b/c"})
+    {'overrides': ["data.root='Bilder'", 'fold=0'], 'a': 'c'}
+    """
+    if isinstance(value, Mapping):
+        return {key: strip_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [strip_paths(inner) for inner in value]
+    if not isinstance(value, str) or "/" not in value.replace("\\", "/"):
+        return value
+    key, given = OVERRIDE.fullmatch(value).groups()  # type: ignore[union-attr]  # it always fits
+    quote = given[:1] if given[:1] in {"'", '"'} else ""
+    last = given.strip("'\"").replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return f"{key}{quote}{last}{quote}"
+
+
+def _move(folder: Path, out: Path) -> None:
+    if out.suffix.lower() == ".zip":
+        with atomic_write(out) as temporary:
+            _pack(folder, temporary)
+        return
+    old = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.old")
+    if out.exists():
+        out.rename(old)
+    folder.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _pack(folder: Path, file: Path) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_TIMESTAMP)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,288 @@
+"""The model card of a bundle: intended use, accuracy, limits, data, cost and origin.
+
+The sections are those of Mitchell et al. 2019, Model Cards for Model Reporting.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from signlang.deploy.pipeline import ExportMeasurements
+from signlang.metrics import classification
+from signlang.metrics.classification import Predictions
+from signlang.metrics.significance import wilson_interval
+from signlang.reporting import plots
+from signlang.reporting.page import (
+    Cell,
+    ImageBlock,
+    Notes,
+    Number,
+    Page,
+    Rows,
+    Section,
+    Table,
+    Text,
+)
+from signlang.runs import trained_run
+from signlang.runs.trained_run import TrainedRun
+from signlang.studies import ranking
+from signlang.studies.ranking import SPLITS, CrossValidation
+
+LICENCES: Final = {
+    "digits": "Apache-2.0",
+    "asl_alphabet": "GPL-2, as its author states",
+    "synthetic": "drawn by signlang, free to use",
+}
+
+
+def data(run: TrainedRun) -> Section:
+    """What it was trained and tested on."""
+    data, settings = run.record["data"], run.record["settings"]
+    counts = f"{data['train']:,} training, {data['validation']:,} validation, {data['test']:,} test"
+    rows: Rows = [
+        ["data set", str(data["name"])],
+        ["licence of the data", LICENCES.get(str(data["name"]), "not stated")],
+        ["pictures", f"{data['pictures']:,} of {data['classes']} classes: {counts}"],
+        ["people in them", f"{run.signers:,}" if run.signers else "not known"],
+        ["left out", f"{data['excluded']:,}"],
+        ["fold", f"{run.metrics['fold']} of {run.metrics['folds']}, split {run.metrics['split']}"],
+        ["protocol", str(run.metrics["protocol"])],
+        ["augmentation", str(settings.get("augment.name", "none"))],
+        ["first weights", _first_weights(settings)],
+        ["fingerprint of the pictures", str(data["fingerprint"])],
+    ]
+    return Section("Data", [Table("What it was trained and tested on", ["", ""], rows)])
+
+
+def _first_weights(settings: Mapping[str, Any]) -> str:
+    if settings.get("model.weights"):
+        return str(settings["model.weights"]).split()[0]
+    return "ImageNet" if settings.get("model.pretrained") else "random"
+
+
+def cost(run: TrainedRun, found: ExportMeasurements) -> Section:
+    """What it takes to run it."""
+    cost = run.metrics["cost"]
+    rows: Rows = [
+        [name, Number(f"{found.size_mb[name]:.2f}"), Number(f"{found.latency_ms[name]:.2f}")]
+        for name in found.size_mb
+    ]
+    text = (
+        f"{cost['parameters']:,} parameters; {cost['flops'] / 1e6:,.1f} million FLOPs for a "
+        "picture, as fvcore counts them (a multiply-add is 1)."
+    )
+    caption = "Files, and the median time for one picture of its size on one thread of the exporter"
+    return Section("Cost", [Text(text), Table(caption, ["model", "MB", "ms"], rows)])
+
+
+def interface(run: TrainedRun, info: Mapping[str, Any]) -> Section:
+    """What goes in and what comes out."""
+    made = info["preprocessing"]
+    sides = ", then ".join(f"{side} x {side}" for side in made["sides"])
+    return Section(
+        "Input and output",
+        [
+            Text(
+                "Input pictures: uint8 (N, H, W, 3), RGB, upright, of any size; transparent parts "
+                f"on white. The graph squeezes them to {sides}, subtracts {made['mean']} and "
+                f"divides by {made['std']} (of values 0 to 1). Output probabilities: float32 "
+                f"(N, {len(run.classes)}), in the order of classes.json."
+            )
+        ],
+    )
+
+
+def origin(run: TrainedRun) -> Section:
+    """How to make it again."""
+    record = run.record
+    settings: Rows = [
+        [key, str(record["settings"][key])]
+        for key in ("model.name", "optimizer.name", "optimizer.lr", "batch_size", "seed",
+                    "trainer.max_epochs", "label_smoothing")
+        if key in record["settings"]
+    ]  # fmt: skip
+    rows: Rows = [
+        ["signlang", str(record["signlang"])],
+        ["commit", str(record.get("git") or "not known")],
+        ["begun", str(record.get("started"))],
+        ["device", str(record.get("device"))],
+        ["fingerprint of the run", str(record["fingerprint"])],
+        *settings,
+    ]
+    return Section("Origin", [Table("All settings are in record.json", ["", ""], rows)])
+
+
+FIGURES: Final = re.compile(r"confusion\.png")
+USE: Final = (
+    "It names the static hand sign that a picture of one hand shows, among the classes below, in "
+    "teaching aids, demonstrations and research. It always names one of them, whatever it is "
+    "shown: use the threshold, and let people correct it."
+)
+NOT_FOR: Final = (
+    "It does not interpret sign language: that has movement, both hands, faces and a grammar, and "
+    "this network sees one picture of one hand. It is not made for decisions about people, nor for "
+    "telling who is in a picture."
+)
+
+
+def card(run: TrainedRun, found: ExportMeasurements, info: Mapping[str, Any]) -> Page:
+    """Put the card together."""
+    test = run.metrics["test"]
+    others = ranking.cross_validation(run.path)
+    tiles = {
+        "accuracy on its test fold": f"{test['accuracy']:.4f}",
+        "classes": f"{len(run.classes)}",
+        "pictures": f"{run.record['data']['pictures']:,}",
+        "size": f"{found.size_mb['fp32']:.1f} MB",
+        "time per picture": f"{found.latency_ms['fp32']:.1f} ms",
+    }
+    sections = [
+        Section("Intended use", [Text(USE), Text(NOT_FOR)]),
+        _accuracy(run, found, others),
+        _confidence(run),
+        data(run),
+        cost(run, found),
+        interface(run, info),
+        origin(run),
+    ]
+    return Page(
+        name="card",
+        title=f"Model card: {info['name']}",
+        lead=f"{run.metrics['model']} for the hand signs {', '.join(run.classes)}, written by "
+        f"signlang {info['signlang']}.",
+        tiles=tiles,
+        notes=[Notes("Limits", list(limits(run, others)), is_warning=True)],
+        sections=sections,
+        ours=FIGURES,
+    )
+
+
+def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
+    """What somebody must know before relying on the accuracy."""
+    split, said = run.metrics["split"], []
+    if split == "stratified":
+        said.append(
+            "Its test fold was dealt at random: the same people, and often nearly the same "
+            "pictures, were in training. Strangers' hands are read worse, as a rule."
+        )
+    apart = [one for one in others if one.split == "signer"]
+    if apart:
+        said.append(
+            f"On people who were not in training, networks made in the same way reach "
+            f"{apart[0].mean:.4f} (mean of {apart[0].finished} folds)."
+        )
+    elif split != "signer":
+        said.append("How well it reads people who were not in training has not been measured.")
+    if run.metrics["protocol"] == "validation=fold":
+        said.append(
+            "The test fold also picked the checkpoint: its accuracy is too high, by an unknown "
+            "amount."
+        )
+    said += [
+        f"All its pictures are of the data set {run.metrics['data']}, of {_people(run)}. Other "
+        "cameras, light, backgrounds, skin colours, jewellery and ages are untested.",
+        "Pictures are squeezed to a square. Cut them to the hand, with about as much around it as "
+        "in the training pictures.",
+        "Signs that need movement are beyond it.",
+    ]
+    return said
+
+
+def _people(run: TrainedRun) -> str:
+    if not run.signers:
+        return "it is not known how many people"
+    return f"{run.signers:,} people" if run.signers > 1 else "one person"
+
+
+def _accuracy(
+    run: TrainedRun, found: ExportMeasurements, others: Sequence[CrossValidation]
+) -> Section:
+    test, tested = run.metrics["test"], int(run.record["data"]["test"])
+    low, high = wilson_interval(round(test["accuracy"] * tested), tested)
+    name, k, n = run.metrics["split"], run.metrics["fold"], run.metrics["folds"]
+    first = f"this network, test fold {k} of {n} ({SPLITS.get(name, name)})"
+    rows: Rows = [_row(first, tested, f"{test['accuracy']:.4f}", low, high)]
+    for one in others:
+        folds = f"mean of {one.finished} folds" + f" of {one.folds}" * (one.finished < one.folds)
+        text = f"made in the same way, {SPLITS.get(one.split, one.split)}, {folds}"
+        rows.append(
+            _row(text, one.pictures, f"{one.mean:.4f} ± {one.spread:.4f}", one.low, one.high)
+        )
+    header = ["tested on", "pictures", "accuracy", "95 % interval (Wilson)"]
+    blocks: list[Text | ImageBlock | Table] = [
+        Table("Accuracy; of several folds, ± two standard deviations", header, rows)
+    ]
+    if found.int8_loss is not None:
+        blocks.append(
+            Text(
+                f"With 8-bit numbers ({found.quantized}) it recognises "
+                f"{found.accuracy('int8'):.4f} of the test fold instead of "
+                f"{found.accuracy('fp32'):.4f}."
+            )
+        )
+    if found.probabilities is not None:
+        blocks += _confusion(run, found)
+    return Section("Accuracy", blocks)
+
+
+def _row(text: str, pictures: int, accuracy: str, low: float, high: float) -> Sequence[Cell]:
+    return [text, pictures, Number(accuracy), Number(f"{low:.4f} to {high:.4f}")]
+
+
+def _confusion(run: TrainedRun, found: ExportMeasurements) -> list[Text | ImageBlock | Table]:
+    import numpy as np
+
+    rows = run.part("test")
+    assert found.probabilities is not None
+    judged = Predictions(
+        run.classes,
+        tuple(path for path, _ in rows),
+        trained_run.label_array(rows),
+        found.probabilities.astype(np.float64),
+        np.full(len(rows), run.metrics["fold"]),
+        None,
+    )
+    wrong = int((~judged.correct).sum())
+    alt = f"Confusion matrix: {wrong} of {len(rows)} pictures of the test fold judged wrongly."
+    caption = "What was taken for what, on the test fold"
+    blocks: list[Text | ImageBlock | Table] = [
+        ImageBlock("confusion", alt, plots.confusion_figure(judged), caption)
+    ]
+    weak = [one for one in classification.recalls(judged) if one.correct < one.count][:10]
+    if weak:
+        table: Rows = [
+            _row(one.name, one.count, f"{one.correct / one.count:.4f}", one.low, one.high)
+            for one in weak
+        ]
+        header = ["class", "pictures", "recognised", "95 % interval (Wilson)"]
+        blocks.append(Table("Classes with mistakes, the worst first", header, table))
+    return blocks
+
+
+def _confidence(run: TrainedRun) -> Section:
+    made, error = run.calibration, run.calibration_error
+    if not made.pictures:
+        return Section(
+            "Confidence",
+            [
+                Text(
+                    "Its probabilities are not calibrated: do not read them as chances to be right."
+                )
+            ],
+        )
+    text = (
+        f"Logits are divided by {made.temperature:.4g}, fitted on {made.pictures} validation "
+        "pictures."
+    )
+    if error:
+        text += (
+            f" The calibration error on the test fold is {error['before']:.4f} before and "
+            f"{error['after']:.4f} after it."
+        )
+    below = (
+        f"A guess of a probability below {made.reject_threshold:.4g} is better called unknown: "
+        f"of the others, {made.wanted_precision:.0%} should be right, on pictures like these."
+        if made.reject_threshold is not None
+        else f"No threshold makes {made.wanted_precision:.0%} of the guesses right."
+    )
+    return Section("Confidence", [Text(text), Text(below)])

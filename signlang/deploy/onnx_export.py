@@ -1,0 +1,149 @@
+"""Export of a trained classifier to ONNX and torch.export."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import torch
+from torch import nn
+
+from signlang.deploy.onnx_resize import resize_graph
+from signlang.errors import SignlangError
+from signlang.runs.trained_run import TrainedRun
+
+OPSET: Final = 18  # what torch's exporter is written for; others are converted from it
+MODEL: Final = "model.onnx"
+PROGRAM: Final = "model.pt2"
+CHATTER: Final = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
+
+
+class InferenceModule(nn.Module):
+    """What a service does with squares of bytes: normalise, judge, temper, softmax."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, run: TrainedRun) -> None:
+        super().__init__()
+        model = run.classifier
+        self.network = model.network.to(memory_format=torch.contiguous_format)
+        self.register_buffer("mean", model.mean)
+        self.register_buffer("scale", model.scale)
+        self.temperature = run.calibration.temperature
+
+    def forward(self, squares: torch.Tensor) -> torch.Tensor:
+        """Map uint8 (N, 3, size, size) to probabilities (N, classes)."""
+        normal = squares.to(torch.float32).sub(self.mean).mul(self.scale)
+        logits = self.network(normal)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return torch.softmax(logits, dim=1)
+
+
+class ProgramModule(nn.Module):
+    """The same for pictures as training hands them out: uint8 (N, size, size, 3)."""
+
+    def __init__(self, run: TrainedRun) -> None:
+        super().__init__()
+        self.service = InferenceModule(run)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Map uint8 (N, size, size, 3) to probabilities (N, classes)."""
+        found: torch.Tensor = self.service(pictures.permute(0, 3, 1, 2))
+        return found
+
+
+def network_graph(run: TrainedRun) -> onnx.ModelProto:
+    """The graph from `squares`, uint8 (N, 3, size, size), to `probabilities` (N, classes).
+
+    Raises:
+        SignlangError: If torch cannot express the network in ONNX.
+    """
+    size = run.image_size
+    with _quiet(), _exporting(run, "ONNX"):
+        made = torch.onnx.export(
+            InferenceModule(run).eval(),
+            (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=["squares"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+        assert made is not None
+        model: onnx.ModelProto = made.model_proto
+    _without_traces(model)
+    return model
+
+
+def whole_graph(network: onnx.ModelProto, sides: tuple[int, ...]) -> onnx.ModelProto:
+    """Put the squeezing in front: from `pictures`, uint8 (N, H, W, 3), to `probabilities`."""
+    (opset,) = [found.version for found in network.opset_import if not found.domain]
+    before = resize_graph(sides, opset, network.ir_version)
+    (end,), (start,) = before.graph.output, network.graph.input
+    named = onnx.compose.add_prefix(network, "network/", rename_inputs=False, rename_outputs=False)
+    whole = onnx.compose.merge_models(before, named, io_map=[(end.name, start.name)])
+    onnx.checker.check_model(whole, full_check=True)
+    return whole
+
+
+def write_program(run: TrainedRun, file: Path) -> None:
+    """Write a program for `torch.export.load`: uint8 (N, size, size, 3) to probabilities.
+
+    Raises:
+        SignlangError: If torch cannot express the network so.
+    """
+    size = run.image_size
+    with _quiet(), _exporting(run, "a program of torch.export"):
+        program = torch.export.export(
+            ProgramModule(run).eval(),
+            (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # names of somebody's files
+        program.example_inputs = None  # they would be pickled; nothing of a bundle is
+        torch.export.save(program, file)
+
+
+def _without_traces(model: onnx.ModelProto) -> None:
+    """Take out notes on where in whose files each operation was written."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.initializer,
+                 *graph.input, *graph.output):  # fmt: skip
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    model.graph.name = "signlang"
+
+
+@contextmanager
+def _exporting(run: TrainedRun, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of many kinds, each with pages of advice
+        first: Any = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise SignlangError(
+            f"The network {run.metrics['model']} cannot be written as {what}: {first}"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress off the screen; what goes wrong is raised anyway."""
+    loggers = [logging.getLogger(name) for name in CHATTER]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

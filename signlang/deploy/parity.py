@@ -1,0 +1,238 @@
+"""Parity check between a run and its bundle, on test images and synthetic files.
+
+The run sees pictures as in training: decoded, squeezed by PIL, judged by torch. The bundle sees
+them as in service: its graph gets them in their own size.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from signlang.arrays import AnyFloats, Pixels
+from signlang.console import track
+from signlang.data.image_io import batched, decode, read_image, resize_batch, resize_image
+from signlang.deploy.onnx_export import PROGRAM
+from signlang.errors import BundleError, DataError
+from signlang.inference.bundle import Bundle
+from signlang.inference.onnx_model import OnnxModel
+from signlang.runs import trained_run
+from signlang.runs.trained_run import Rows, RunImages, TrainedRun
+
+ROTATED: Final = 0x0112  # EXIF 2.32: the orientation
+
+
+def synthetic_files(side: int, seed: int = 0) -> dict[str, bytes]:
+    """Draw pictures of noise and of gradients, as JPEG and PNG.
+
+    Args:
+        side: That of the network's square, which some of them have.
+        seed: Of the noise.
+
+    Returns:
+        The bytes of each file by what is peculiar about it.
+    """
+    rng = np.random.default_rng(seed)
+
+    def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+        shape = (height, width, len(Image.new(mode, (1, 1)).getbands()))
+        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        return Image.fromarray(pixels if shape[2] > 1 else pixels[:, :, 0], mode)
+
+    def ramp(width: int, height: int) -> Image.Image:
+        down, right = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+        pixels = np.stack([right, down, 1 - right], axis=2) * 255
+        return Image.fromarray(pixels.astype(np.uint8))
+
+    sixteen = Image.fromarray(rng.integers(0, 1 << 16, (41, 73), dtype=np.uint16))
+    palette = noise(60, 45).quantize(32)
+    made: dict[str, Callable[[], bytes]] = {
+        "one pixel": lambda: _png(noise(1, 1)),
+        "one row": lambda: _png(noise(333, 1)),
+        "one column": lambda: _png(noise(1, 333)),
+        "the network's size": lambda: _png(noise(side, side)),
+        "a little larger": lambda: _png(noise(side + 1, side + 3)),
+        "wide": lambda: _png(ramp(640, 97)),
+        "tall": lambda: _png(noise(97, 411)),
+        "a photograph's size": lambda: _jpeg(ramp(1280, 960)),
+        "turned by EXIF": lambda: _jpeg(ramp(120, 80), orientation=6),
+        "mirrored by EXIF": lambda: _jpeg(ramp(80, 121), orientation=5),
+        "grey": lambda: _png(noise(50, 70, "L")),
+        "grey of 16 bits": lambda: _png(sixteen),
+        "transparent": lambda: _png(noise(64, 33, "RGBA")),
+        "grey and transparent": lambda: _png(noise(33, 64, "LA")),
+        "of a palette": lambda: _png(palette),
+        "of a palette with a transparent colour": lambda: _png(palette, transparency=3),
+        "CMYK": lambda: _jpeg(ramp(90, 60).convert("CMYK")),
+    }
+    return {name: draw() for name, draw in made.items()}
+
+
+def _png(picture: Image.Image, **options: int) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def _jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[ROTATED] = orientation
+    picture.save(stream, "JPEG", quality=92, exif=exif)
+    return stream.getvalue()
+
+
+TOLERANCE: Final = 1e-4  # of a probability
+CHANGED_LABELS: Final = (
+    0.01  # share of other predictions than the run recorded, which rounding explains
+)
+Images = tuple[str, bytes]  # name and file of a picture
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How well run and bundle agree.
+
+    Attributes:
+        pictures: Of the test fold.
+        drawn: Others.
+        largest_difference: Of a probability.
+    """
+
+    pictures: int
+    drawn: int
+    largest_difference: float
+
+
+def verify_parity(run: TrainedRun, bundle: Bundle, found: RunImages | None, most: int) -> Parity:
+    """Show pictures to run and bundle.
+
+    Args:
+        run: The run.
+        bundle: What was made of it.
+        found: The run's pictures, if they are to be used.
+        most: How many of its test fold.
+
+    Raises:
+        BundleError: If another class is the most probable one for any picture, or a probability
+            differs by more than 1e-4.
+        DataError: If pictures are not there any more.
+    """
+    network = OnnxModel(bundle)
+    rows: Rows = trained_run.evenly_spaced(run.part("test"), most) if found else []
+    others = synthetic_files(run.sides[0])
+    shown: list[Iterator[Images]] = [iter(others.items())]
+    if found:
+        files = ((path, found.read(path)) for path, _ in rows)
+        shown.append(track(files, "comparing run and bundle", len(rows)))
+    program = _program(bundle)
+    largest = 0.0
+    for pictures in shown:
+        for batch in batched(pictures, trained_run.BATCH):
+            largest = max(largest, _compared(run, network, program, batch))
+    return Parity(len(rows), len(others), largest)
+
+
+def _compared(run: TrainedRun, network: OnnxModel, program: Any, shown: list[Images]) -> float:
+    names = [name for name, _ in shown]
+    squares = np.stack([resized_image(run, data) for _, data in shown])
+    expected = reference_probabilities(run, squares)
+    answered = np.concatenate(list(_own_sizes(network, [data for _, data in shown])))
+    worst = largest_difference(expected, answered, names, "the bundle")
+    if program is not None:
+        with torch.inference_mode():
+            answered = program(torch.from_numpy(squares)).numpy()
+        worst = max(worst, largest_difference(expected, answered, names, PROGRAM))
+    return worst
+
+
+def resized_image(run: TrainedRun, data: bytes) -> Pixels:
+    """Decode a picture and bring it to the network's square, as in training."""
+    first = resize_image(decode(data), run.sides[0])
+    last: Pixels = resize_batch(first[None], *run.sides[1:])[0]
+    return last
+
+
+def reference_probabilities(run: TrainedRun, squares: Pixels) -> AnyFloats:
+    """(n, classes) calibrated probabilities of the run's own network, by torch."""
+    with torch.inference_mode():
+        logits = run.classifier(torch.from_numpy(squares))
+        said: AnyFloats = (logits / run.calibration.temperature).double().softmax(1).numpy()
+    return said
+
+
+def largest_difference(
+    expected: AnyFloats, answered: AnyFloats, names: Iterable[str], who: str
+) -> float:
+    """The largest difference of a probability, if it is small enough.
+
+    Args:
+        expected: (n, classes) by the run.
+        answered: (n, classes) by what was made of it.
+        names: Of the pictures.
+        who: Answered.
+
+    Raises:
+        BundleError: Names the picture that differs most.
+
+    >>> run, bundle = np.array([[0.9, 0.1]]), np.array([[0.90004, 0.09996]])
+    >>> largest_difference(run, bundle, ["a"], "b") < TOLERANCE
+    True
+    """
+    apart = np.abs(expected - answered).max(1)
+    apart = np.where(np.isfinite(answered).all(1), apart, np.inf)
+    # of two classes that are equally probable, either may come first
+    first = np.take_along_axis(expected, answered.argmax(1)[:, None], 1)[:, 0]
+    other = expected.max(1) - first > 2 * TOLERANCE
+    worst = int(np.argmax(apart + other))
+    if other.any() or apart[worst] > TOLERANCE:
+        raise BundleError(
+            f"The run and {who} made of it disagree: of {list(names)[worst]}, a probability "
+            f"differs by {apart[worst]:.2g} ({int(other.sum())} of {len(apart)} pictures get "
+            "another class). No bundle was written."
+        )
+    return float(apart.max())
+
+
+def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> None:
+    """Refuse pictures that are not those that the run was tested on.
+
+    Args:
+        run: The run.
+        rows: Of its test fold.
+        probabilities: (n, classes) of its bundle.
+
+    Raises:
+        DataError: If more than a hundredth are now taken for something else than then.
+    """
+    told = run.predictions()
+    then = dict(zip(told.paths, told.predicted, strict=True))
+    now = probabilities.argmax(1)
+    other = sum(then[path] != said for (path, _), said in zip(rows, now, strict=True))
+    if other > max(CHANGED_LABELS * len(rows), 1):
+        raise DataError(
+            f"{other} of the {len(rows)} test pictures are taken for something else than when the "
+            f"run was made (predictions.csv): they have changed. {trained_run.IMAGES_MOVED}"
+        )
+
+
+def _own_sizes(network: OnnxModel, files: list[bytes]) -> Iterator[AnyFloats]:
+    """Neighbours of one size go together."""
+    together: list[Pixels] = []
+    for data in files:
+        pixels = read_image(data)
+        if together and pixels.shape != together[0].shape:
+            yield network(np.stack(together))
+            together = []
+        together.append(pixels)
+    yield network(np.stack(together))
+
+
+def _program(bundle: Bundle) -> Any:
+    """The program of torch.export, if there is one."""
+    if PROGRAM not in bundle.info["files"]:
+        return None
+    return torch.export.load(bundle.path / PROGRAM).module()

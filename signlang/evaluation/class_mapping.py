@@ -1,0 +1,181 @@
+"""Mapping between the classes of a data set and those of a network.
+
+Pictures of a class that the network does not know stay: they are judged, counted and reported.
+"""
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from signlang.errors import DataError, SettingError, listing, suggestion
+
+EXACT: Final = "the same name"
+CASE: Final = "but for case"
+MAPPED: Final = "mapping"
+UNKNOWN: Final = "not known"
+COLUMNS: Final = ("data", "network")
+FIX: Final = "Say which is meant with mapping=FILE, a CSV data,network."
+
+
+@dataclass(frozen=True)
+class ClassMapping:
+    """One class of the pictures.
+
+    Attributes:
+        data: Its name there.
+        network: Its name in the network; None where the network does not know it.
+        how: Why the two are the same.
+    """
+
+    data: str
+    network: str | None
+    how: str
+
+
+def map_classes(
+    data: Sequence[str], network: Sequence[str], mapping: Mapping[str, str | None] | None = None
+) -> tuple[ClassMapping, ...]:
+    """Find each class of the pictures among those of a network.
+
+    What a mapping says of a class holds. Otherwise it is the network's class of the same name, or
+    of the same name but for case.
+
+    Args:
+        data: Names of the classes of the pictures.
+        network: Names of the classes of the network.
+        mapping: From names of the pictures to names of the network, or to None for a class that
+            the network does not know. Several may be one class of the network.
+
+    Raises:
+        DataError: If a class could be several, several could be one, or none is shared.
+
+    >>> [(m.network, m.how) for m in map_classes(["a", "B", "?"], ["A", "B", "C"])]
+    [('A', 'but for case'), ('B', 'the same name'), (None, 'not known')]
+    """
+    said = mapping or {}
+    matches = tuple(_class_names(name, network, said) for name in data)
+    taken: dict[str, list[str]] = {}
+    for one in matches:
+        if one.network is not None and one.how != MAPPED:
+            taken.setdefault(one.network, []).append(one.data)
+    for name, owners in taken.items():
+        if len(owners) > 1:
+            raise DataError(
+                f"The classes {' and '.join(owners)} of the pictures could both be {name} of the "
+                f"network. {FIX}"
+            )
+    if not any(one.network is not None for one in matches):
+        raise DataError(
+            f"The pictures and the network share no class.\nClasses of the pictures:"
+            f"{listing(sorted(data), most=50)}\nClasses of the network:{listing(network, most=50)}"
+            f"\n{FIX}"
+        )
+    return matches
+
+
+def _class_names(name: str, network: Sequence[str], said: Mapping[str, str | None]) -> ClassMapping:
+    if name in said:
+        return ClassMapping(name, said[name], UNKNOWN if said[name] is None else MAPPED)
+    if name in network:
+        return ClassMapping(name, name, EXACT)
+    alike = [other for other in network if other.lower() == name.lower()]
+    if len(alike) > 1:
+        raise DataError(
+            f"The class {name} of the pictures could be {' or '.join(alike)} of the network. {FIX}"
+        )
+    return ClassMapping(name, alike[0], CASE) if alike else ClassMapping(name, None, UNKNOWN)
+
+
+def read_mapping(file: Path, network: Sequence[str]) -> dict[str, str | None]:
+    """Read what a user says of names: a CSV with the columns data,network, or a JSON object.
+
+    Nothing (in JSON null) on the right means: the network does not know this class.
+
+    Raises:
+        SettingError: If the file cannot be read, names a class twice, or one that the network does
+            not have.
+    """
+    pairs = _json_pairs(file) if file.suffix.lower() == ".json" else _csv_pairs(file)
+    mapping: dict[str, str | None] = {}
+    for left, right in pairs:
+        name = normal(left)
+        if name in mapping:
+            raise SettingError(f"mapping={file} names {name} twice.")
+        mapping[name] = normal(right) if right else None
+    for right in filter(None, mapping.values()):
+        if right not in network:
+            raise SettingError(
+                f"mapping={file}: the network has no class {right}. {suggestion(right, network)}"
+            )
+    return mapping
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Read the names of a network's classes, in the order of its outputs.
+
+    Args:
+        file: A JSON list, or one name a line.
+
+    Raises:
+        SettingError: If it cannot be read, holds fewer than two names, or one twice.
+    """
+    text = _text(file, "classes")
+    if file.suffix.lower() == ".json":
+        content = _parsed(text, file, "classes")
+        if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+            raise SettingError(f"classes={file} holds no list of names.")
+    else:
+        content = [line.strip() for line in text.split("\n") if line.strip()]
+    names = tuple(map(normal, content))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if len(names) < 2 or twice:
+        what = f"names {twice[0]} twice" if twice else f"names {len(names)} classes"
+        raise SettingError(f"classes={file} {what}: give one name for each output of the network.")
+    return names
+
+
+def normal(name: str) -> str:
+    """Bring a name into the form in which classes are compared: letters composed (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _csv_pairs(file: Path) -> list[tuple[str, str]]:
+    try:
+        rows = list(csv.reader(io.StringIO(_text(file, "mapping"), newline="")))
+    except csv.Error as error:
+        raise SettingError(f"mapping={file} cannot be read as CSV: {error}.") from None
+    header = [name.strip() for name in rows[0]] if rows else []
+    if header != list(COLUMNS) or not all(len(row) == 2 for row in rows if row):
+        raise SettingError(
+            f"mapping={file}: its first line must be data,network and each other line two names; "
+            f"the first one is {','.join(header) or 'empty'}."
+        )
+    return [(row[0].strip(), row[1].strip()) for row in rows[1:] if row]
+
+
+def _json_pairs(file: Path) -> list[tuple[str, str]]:
+    content = _parsed(_text(file, "mapping"), file, "mapping")
+    if not isinstance(content, dict) or not all(
+        isinstance(right, str | None) for right in content.values()
+    ):
+        raise SettingError(f"mapping={file} holds no JSON object of names to names.")
+    return [(left, right or "") for left, right in content.items()]
+
+
+def _text(file: Path, key: str) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{key}={file} cannot be read ({error}).") from None
+
+
+def _parsed(text: str, file: Path, key: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{key}={file} is no JSON ({error}).") from None

@@ -1,0 +1,240 @@
+"""Evaluation of a network on labelled images, its training overlap and recalibration."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from omegaconf import DictConfig
+
+from signlang.arrays import Floats, Ints, Pixels
+from signlang.console import log, track
+from signlang.data import image_cache, image_io, splits
+from signlang.data.index import Index, read_index
+from signlang.data.sources import images_root
+from signlang.errors import DataError, RunError
+from signlang.evaluation import class_mapping
+from signlang.evaluation.predictors import BATCH, BatchPredictor, bundle_predictor, run_predictor
+from signlang.evaluation.results import Evaluation, TrainingOverlap
+from signlang.metrics import calibration
+from signlang.metrics.calibration import Calibration, LabeledProbabilities
+from signlang.metrics.classification import classification_metrics
+from signlang.runs.folder import RunFolder
+from signlang.runs.lifecycle import instantiate_component
+
+LIKE: Final = 0.01  # losses of the same pictures on other machines differ by much less
+
+
+def training_overlap(candidate: BatchPredictor, index: Index) -> TrainingOverlap:
+    """Find pictures that a run was made of, by the digests of their files.
+
+    Args:
+        candidate: Of a bundle, or of somebody else's weights, nothing is known.
+        index: The pictures.
+    """
+    none = np.zeros(len(index), dtype=np.bool_)
+    if candidate.kind != "run":
+        return TrainingOverlap(
+            none, none, f"its {candidate.kind} do{'es' * (candidate.kind == 'bundle')} not say"
+        )
+    used = [(row["path"], row["part"]) for row in RunFolder(candidate.path).pictures()
+            if row["part"].startswith(("train", "validation"))]  # fmt: skip
+    if candidate.facts["trained_on"].get("fingerprint") == index.fingerprint:
+        digests = dict(zip(index.paths, (fact.digest for fact in index.facts), strict=True))
+    else:
+        try:
+            root = images_root(candidate.path)
+        except DataError as error:
+            return TrainingOverlap(
+                none, none, f"the pictures of the run are not there to compare: {error}"
+            )
+        digests = _digests(root, [path for path, _ in used], _sizes(index))
+    parts: dict[str, set[str]] = {}
+    for path, part in used:
+        parts.setdefault(digests.get(path, ""), set()).add(part.partition("+")[0])
+    here = [parts.get(fact.digest, set()) for fact in index.facts]
+    trained = np.array(["train" in found for found in here], dtype=np.bool_)
+    chosen = np.array(["validation" in found for found in here], dtype=np.bool_)
+    return TrainingOverlap(trained, chosen & ~trained)
+
+
+def _sizes(index: Index) -> set[int]:
+    return {(index.root / path).stat().st_size for path in index.paths}
+
+
+def _digests(root: Path, paths: Sequence[str], sizes: set[int]) -> dict[str, str]:
+    """Sum up those files that are as large as some picture of the evaluation."""
+    found = {}
+    for path in track(paths, "comparing with the training pictures", len(paths)):
+        file = root / path
+        try:
+            if file.stat().st_size in sizes:
+                found[path] = image_io.digest_of(file.read_bytes())
+        except OSError:
+            continue
+    return found
+
+
+def recalibrate(candidate: BatchPredictor, wanted_precision: float, *, write: bool) -> Calibration:
+    """Fit the calibration of a run on its own validation pictures.
+
+    Args:
+        candidate: A run.
+        wanted_precision: Between 0 and 1.
+        write: Put `calibration.json` into the run folder; the test fold is then judged as well.
+
+    Raises:
+        DataError: If the pictures are not there, or not those that the run was made with.
+        RunError: If the network says nothing that is a number.
+    """
+    run, root = candidate.path, images_root(candidate.path)
+    judged = {"validation": _subset_probabilities(candidate, root, "validation")}
+    _check_same(run, root, judged["validation"])
+    if write:
+        judged["test"] = _subset_probabilities(candidate, root, "test")
+        with RunFolder(run).claimed():
+            calibration.write_calibration(run, judged, wanted_precision)
+    return calibration.fit_calibration(*judged["validation"], wanted_precision)
+
+
+def _subset_probabilities(candidate: BatchPredictor, root: Path, part: str) -> LabeledProbabilities:
+    """Show the pictures of one part to the network."""
+    rows = RunFolder(candidate.path).part(part, candidate.classes)
+    if not rows:
+        raise DataError(f"{candidate.path / 'data.csv'} names no {part} pictures.")
+    starts = range(0, len(rows), BATCH)
+    said: list[Floats] = []
+    for start in track(starts, f"judging the {part} pictures of the run", len(starts)):
+        batch = [_read(root / path, candidate.sides[0]) for path, _ in rows[start : start + BATCH]]
+        said.append(candidate.judge(candidate.prepared(np.stack(batch))))
+    probabilities = np.concatenate(said)
+    if not np.isfinite(probabilities).all():
+        raise RunError(f"The training of {candidate.path} diverged: it cannot be calibrated.")
+    return probabilities, np.array([label for _, label in rows], dtype=np.int64)
+
+
+def _read(file: Path, side: int) -> Pixels:
+    try:
+        return image_io.resize_image(image_io.decode(image_io.read_bytes(file)), side)
+    except image_io.BadImageError as error:
+        raise DataError(f"{file}: {error}.") from None
+
+
+def _check_same(run: Path, root: Path, judged: LabeledProbabilities) -> None:
+    """Refuse pictures that give another loss than when the run was made."""
+    metrics = RunFolder(run).metrics() or {}
+    then = float(metrics["validation"]["loss"])
+    now = classification_metrics(*judged)["loss"]
+    if abs(now - then) > LIKE * max(then, 0.1):
+        raise DataError(
+            f"The validation pictures in {root} give a loss of {now:.4f}, but {then:.4f} when the "
+            f"run was made: they have changed."
+        )
+
+
+def evaluate_network(cfg: DictConfig) -> Evaluation:
+    """Read network and pictures, match their classes, and judge.
+
+    Raises:
+        SignlangError: If one of them cannot be used, or they share no class.
+    """
+    index = _index(cfg)
+    candidate = _predictor(cfg)
+    mapping = None
+    if cfg.mapping is not None:
+        file = Path(str(cfg.mapping)).expanduser()
+        mapping = class_mapping.read_mapping(file, candidate.classes)
+        _warn_of_unknown_classes(mapping, index)
+    matches = class_mapping.map_classes(index.classes, candidate.classes, mapping)
+    before = training_overlap(candidate, index)
+    rows = _rows(cfg, index, before)
+    fitted = _calibration(cfg, candidate)
+    probabilities, seconds = _predict(candidate, index, rows, cfg.cache_dir)
+    found = Evaluation(
+        candidate, fitted, _name(cfg), index, rows, matches, probabilities, before, seconds
+    )
+    if not found.known.any():
+        raise DataError("None of the pictures that are left is of a class that the network knows.")
+    return found
+
+
+def _predictor(cfg: DictConfig) -> BatchPredictor:
+    if cfg.run is not None:
+        return run_predictor(Path(str(cfg.run)).expanduser())
+    if cfg.bundle is not None:
+        return bundle_predictor(Path(str(cfg.bundle)).expanduser())
+    from signlang.evaluation.predictors import weights_predictor
+
+    return weights_predictor(cfg)
+
+
+def _index(cfg: DictConfig) -> Index:
+    root = Path(instantiate_component(cfg.data.source)(cfg.data.root, cfg.cache_dir))
+    options = {"signers": cfg.data.signers, "on_bad_image": cfg.data.on_bad_image}
+    return read_index(root, cache_dir=cfg.cache_dir, **options)
+
+
+def _name(cfg: DictConfig) -> str:
+    """Name of the data; folders are told apart by their own names."""
+    if cfg.data.name != "folder":
+        return str(cfg.data.name)
+    place = Path(str(cfg.data.root)).expanduser().resolve()
+    return place.stem if place.is_file() else place.name
+
+
+def _warn_of_unknown_classes(mapping: Mapping[str, str | None], index: Index) -> None:
+    strange = [name for name in mapping if name not in index.classes]
+    if strange:
+        log.warning("mapping names what is no class of the pictures: %s", ", ".join(strange))
+
+
+def _rows(cfg: DictConfig, index: Index, before: TrainingOverlap) -> Ints:
+    """Which pictures are asked for."""
+    wanted = np.ones(len(index), dtype=np.bool_)
+    if cfg.fold is not None:
+        groups = splits.group_ids(index, cfg.split.name, cfg.split.get("blocks", 1))
+        dealt = splits.assign_folds(index.labels, groups, cfg.folds, cfg.split.seed, index.classes)
+        wanted &= dealt == cfg.fold
+    if cfg.unseen:
+        if before.unknown:
+            raise DataError(f"unseen=true cannot be: {before.unknown}")
+        wanted &= ~before.either
+    if not wanted.any():
+        raise DataError("No picture is left: all were used to make the run.")
+    return np.flatnonzero(wanted).astype(np.int64)
+
+
+def _calibration(cfg: DictConfig, candidate: BatchPredictor) -> Calibration:
+    """What came with the network; a run without any, or with another wish, is calibrated again."""
+    given, wanted = candidate.calibration, cfg.wanted_precision
+    if candidate.kind != "run":
+        return given or Calibration()
+    fits = given is not None and wanted in (None, given.wanted_precision)
+    if given is not None and fits and not cfg.calibrate:
+        return given
+    default = given.wanted_precision if given else Calibration.wanted_precision
+    try:
+        return recalibrate(candidate, wanted or default, write=cfg.calibrate)
+    except (DataError, RunError) as error:
+        if cfg.calibrate or wanted is not None:
+            raise
+        log.warning("not calibrated: %s", error)
+        return Calibration()
+
+
+def _predict(
+    candidate: BatchPredictor, index: Index, rows: Ints, cache_dir: str
+) -> tuple[Floats, float]:
+    """(n, classes) probabilities of the pictures, and the seconds that they took."""
+    array = image_cache.decode_images(index, candidate.sides[0], cache_dir)
+    starts = range(0, len(rows), BATCH)
+    begun = time.perf_counter()
+    said = [
+        candidate.judge(candidate.prepared(array[rows[start : start + BATCH]]))
+        for start in track(starts, "judging", len(starts))
+    ]
+    probabilities = np.concatenate(said)
+    if not np.isfinite(probabilities).all():
+        raise RunError(f"{candidate.path} says nothing that is a number: its training diverged.")
+    return probabilities, time.perf_counter() - begun

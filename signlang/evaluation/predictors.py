@@ -1,0 +1,173 @@
+"""Networks to evaluate: a run, a bundle, or external weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from signlang.arrays import Floats, Pixels
+from signlang.data.image_io import resize_batch
+from signlang.errors import SettingError
+from signlang.evaluation.class_mapping import read_classes
+from signlang.metrics.calibration import Calibration, apply_temperature
+from signlang.validation import NORMALIZATIONS, check_image_size
+
+BATCH: Final = 64  # pictures
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPredictor:
+    """A network with all that belongs to it.
+
+    Attributes:
+        kind: `run`, `bundle` or `weights`.
+        name: For people and for the name of a folder.
+        path: Where it came from.
+        classes: Names, in the order of its outputs.
+        sides: To which squares, one after another, pictures are brought, in pixels.
+        judge: Maps (n, side, side, 3) to (n, classes) probabilities, uncalibrated.
+        calibration: What came with it, if anything.
+        facts: What else is known of it, for the record.
+    """
+
+    kind: str
+    name: str
+    path: Path
+    classes: tuple[str, ...]
+    sides: tuple[int, ...]
+    judge: Callable[[Pixels], Floats]
+    calibration: Calibration | None
+    facts: Mapping[str, Any]
+
+    def prepared(self, pictures: Pixels) -> Pixels:
+        """Bring (n, h, w, 3) pictures to the last side, through any that are still to come."""
+        return resize_batch(pictures, *self.sides)
+
+
+def run_predictor(path: Path) -> BatchPredictor:
+    """The best checkpoint of a finished run.
+
+    Raises:
+        RunError: If there is no finished run, or its checkpoint is damaged.
+    """
+    from signlang.runs import trained_run
+
+    run = trained_run.load_trained_run(path)
+    here = path.resolve()
+    return BatchPredictor(
+        kind="run",
+        name=f"{here.parent.name},{here.name}",
+        path=path,
+        classes=run.classes,
+        sides=run.sides,
+        judge=network_outputs(run.classifier),
+        calibration=run.stored,
+        facts={
+            "model": run.metrics["model"], "trained_on": run.record["data"],
+            "fingerprint": run.record["fingerprint"],
+            "protocol": run.metrics.get("protocol", ""),
+        },
+    )  # fmt: skip
+
+
+def bundle_predictor(path: Path) -> BatchPredictor:
+    """A bundle; what its graph does about the temperature is undone.
+
+    Raises:
+        BundleError: If it is missing or damaged.
+    """
+    from signlang.inference.bundle import load_bundle
+    from signlang.inference.onnx_model import OnnxModel
+
+    bundle = load_bundle(path)
+    network = OnnxModel(bundle)
+
+    def judge(pictures: Pixels) -> Floats:
+        return apply_temperature(network(pictures), 1 / bundle.temperature)
+
+    here = path.resolve()
+    return BatchPredictor(
+        kind="bundle",
+        name=here.stem if here.is_file() else here.name,
+        path=path,
+        classes=bundle.classes,
+        sides=bundle.sides[:1],  # its graph does the rest
+        judge=judge,
+        calibration=Calibration(
+            bundle.temperature,
+            float(bundle.info.get("wanted_precision") or Calibration.wanted_precision),
+            bundle.reject_threshold,
+        ),
+        facts={"model": bundle.info.get("model"), "bundle": bundle.name},
+    )
+
+
+def network_outputs(model: Any, swap_axes: bool = False) -> Callable[[Pixels], Floats]:
+    """Show pictures to a classifier in float32, on a GPU if there is one."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ready = model.eval().to(device)
+
+    def judge(pictures: Pixels) -> Floats:
+        given = torch.from_numpy(pictures)
+        if swap_axes:  # height and width exchanged
+            given = given.transpose(1, 2)
+        with torch.inference_mode():
+            shares = ready(given.to(device)).double().softmax(1)
+        return np.asarray(shares.cpu().numpy(), dtype=np.float64)
+
+    return judge
+
+
+def weights_predictor(cfg: DictConfig) -> BatchPredictor:
+    """Somebody else's network: every layer of the file must be one of the network, and vice versa.
+
+    Raises:
+        SettingError: If its preprocessing is unknown or impossible.
+        WeightsError: If the file cannot be read or does not fit.
+    """
+    from signlang.models.classifier import Classifier
+
+    classes = read_classes(Path(str(cfg.classes)).expanduser())
+    options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
+    size = int(cfg.size or options["image_size"])
+    check_image_size(options["name"], size)
+    mean, std = _normalisation(cfg)
+    kept: dict[str, Any] = {k: options[k] for k in ("name", "architecture") if k in options}
+    model = Classifier({**kept, "image_size": size}, classes, mean, std, {"name": "adam"})
+    from signlang.models.weights import load_full_state
+
+    load_full_state(model.network, str(cfg.model.weights), len(classes))
+    file = Path(str(cfg.model.weights)).expanduser()
+    return BatchPredictor(
+        kind="weights",
+        name=f"{options.get('architecture', options['name'])}-{file.stem}",
+        path=file,
+        classes=classes,
+        sides=(size,),
+        judge=network_outputs(model, swap_axes=cfg.swap_axes),
+        calibration=None,
+        facts={
+            "model": options.get("architecture", options["name"]), "mean": mean, "std": std,
+            "swap_axes": cfg.swap_axes,
+        },
+    )  # fmt: skip
+
+
+def _normalisation(cfg: DictConfig) -> tuple[list[float], list[float]]:
+    """Mean and deviation: those given, else those that the network is known for."""
+    known = NORMALIZATIONS.get(cfg.model.normalisation)
+    if known is None and (cfg.mean is None or cfg.std is None):
+        raise SettingError(
+            f"model.normalisation={cfg.model.normalisation} is not known without the training "
+            "pictures: give mean=[R,G,B] and std=[R,G,B], of pixels from 0 to 1."
+        )
+    mean, std = known or ([], [])
+    return (
+        list(map(float, mean if cfg.mean is None else cfg.mean)),
+        list(map(float, std if cfg.std is None else cfg.std)),
+    )

@@ -1,0 +1,123 @@
+"""Atomic writing of CSV, JSON and text files, content digests, and the cache directory."""
+
+import csv
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from signlang.errors import DataError, SettingError
+
+
+def cache_folder(cache_dir: str | os.PathLike[str], *parts: str) -> Path:
+    """Make a folder of the cache and return it.
+
+    Raises:
+        SettingError: If it cannot be made or written to.
+    """
+    path = Path(cache_dir).expanduser().joinpath(*parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError(
+            f"The cache folder {path} cannot be made ({error.strerror}): "
+            "choose another with cache_dir=DIR or the environment variable SIGNLANG_CACHE."
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise SettingError(
+            f"The cache folder {path} cannot be written to: "
+            "choose another with cache_dir=DIR or the environment variable SIGNLANG_CACHE."
+        )
+    return path
+
+
+IMAGE_COLUMNS: Final = ("path", "label", "signer", "part")  # columns of a run's data.csv
+
+
+@contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Yield a temporary name beside a file; what is written there replaces the file at the end.
+
+    The old content stays if the process is killed, the disk is full, or the block raises.
+    """
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Replace a CSV file; names that are not valid UTF-8 survive as they are."""
+    with (
+        atomic_write(file) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file that `write_csv` wrote; none if there is no such file."""
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Replace a JSON file, indented for people."""
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_between(file: Path, name: str, text: str) -> None:
+    """Replace what stands between the marks `<!-- name: begin -->` and `<!-- name: end -->`.
+
+    Raises:
+        DataError: If the file lacks one of them.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = file.read_text("utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise DataError(f"{file} lacks the lines {begin} and {end}.")
+    with atomic_write(file) as temporary:
+        temporary.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")
+
+
+def content_digest(folder_: Path) -> str:
+    """Digest of the names and bytes of all files below a folder, 32 hexadecimal digits."""
+    state = hashlib.blake2b(digest_size=16)
+    for file in sorted(p for p in folder_.rglob("*") if p.is_file()):
+        state.update(file.relative_to(folder_).as_posix().encode() + b"\0")
+        state.update(hashlib.blake2b(file.read_bytes()).digest())
+    return state.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def file_digest(file: str) -> str:
+    """Digest of a file's content, with its name in front for people."""
+    path = Path(file).expanduser()
+    with path.open("rb") as stream:
+        return f"{path.name} {hashlib.file_digest(stream, 'blake2b').hexdigest()[:32]}"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name stays inside the folder that it is looked up in.
+
+    >>> [is_plain_name(name) for name in ("figures/confusion.png", "../x", "/x", "a" + chr(92))]
+    [True, False, False, False]
+    """
+    parts = PurePosixPath(name).parts
+    odd = set(name) & {"\\", ":", "\0"}
+    return bool(parts) and not odd and not name.startswith("/") and ".." not in parts

@@ -1,0 +1,153 @@
+"""Command line of a verb: `hydra.main` with exit codes, short errors and quoted overrides."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from signlang.errors import SettingError, SignlangError, SweepError, suggestion
+
+PACKAGE: Final = Path(__file__).parent
+# a wheel carries the configuration inside the package, a checkout beside it
+CONF: Final = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+
+def run(task: Callable[[Any], Any], config_name: str) -> None:
+    """Run a task with the configuration that the command line composes, then leave the process.
+
+    Ends with 0; with the exit code of the error if the task raises a `SignlangError`, whose text is
+    all that is printed; with 2 for settings that cannot be composed; with 130 when interrupted.
+    HYDRA_FULL_ERROR=1 shows stack traces instead.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    jobs = _Jobs(task)
+    traces = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them
+    sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
+    main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    try:
+        main(functools.wraps(task)(lambda cfg: jobs(cfg)))()
+    except (
+        _Ended,
+        SignlangError,
+        HydraException,
+        OmegaConfBaseException,
+        KeyboardInterrupt,
+    ) as why:
+        if traces:
+            raise
+        shown = (None if isinstance(why, SweepError) else jobs.summary()) or _for_people(
+            why, config_name
+        )
+        sys.stderr.write(f"{shown}\n")
+        sys.exit(getattr(shown, "exit_code", 130))
+
+
+class _Ended(BaseException):
+    """Carries the error of a single run past Hydra, which has words of its own for exceptions."""
+
+
+class _Jobs:
+    """The task, telling of a failing job of a sweep when it fails; Hydra would at the end."""
+
+    def __init__(self, task: Callable[[Any], Any]) -> None:
+        self.task = task
+        self.failed_of_sweep: list[SignlangError] = []
+
+    def __call__(self, cfg: Any) -> Any:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from signlang import console
+
+        hydra = HydraConfig.get()
+        words = " ".join(hydra.overrides.task)
+        console.start(cfg.verbose is not False)
+        if hydra.mode != RunMode.MULTIRUN:
+            try:
+                return self.task(cfg)
+            except SignlangError as error:
+                raise _Ended from error
+        console.log.info("-- %s", words)
+        try:
+            return self.task(cfg)
+        except SignlangError as error:
+            self.failed_of_sweep.append(error)
+            console.log.error("%s failed: %s", words, error)
+            raise
+
+    def summary(self) -> SignlangError | None:
+        """What to say at the end of a sweep in which jobs failed."""
+        count = len(self.failed_of_sweep)
+        if not count:
+            return None
+        return SignlangError(f"{count} job{'s' * (count > 1)} of the sweep failed, as told above.")
+
+
+def quoted(word: str) -> str:
+    """Quote the value of an override that names a file or folder there is, or a run folder.
+
+    Hydra would take a comma in it for a sweep, and brackets, braces, equals signs and blanks for
+    syntax.
+
+    >>> quoted("model=squeezenet"), quoted("run=runs/digits/a,split=signer/fold=0")
+    ('model=squeezenet', "run='runs/digits/a,split=signer/fold=0'")
+    """
+    key, equals, value = word.partition("=")
+    if not equals or value[:1] in {"'", '"'} or value.isalnum():
+        return word
+    try:
+        run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
+        there = run or Path(value).expanduser().exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a null byte
+        return word
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'" if there else word
+
+
+def _for_people(error: BaseException, config_name: str) -> BaseException:
+    """Shorten what Hydra says to one sentence, with the mend."""
+    from hydra.errors import MissingConfigException
+
+    if isinstance(error, _Ended) and error.__cause__ is not None:
+        return error.__cause__
+    if isinstance(error, SignlangError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return KeyboardInterrupt(str(error) or "Interrupted.")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return SettingError(
+            f"{group}={name}: there is no such choice. {suggestion(name, error.options)}"
+        )
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown:
+        key = unknown[1]
+        close = get_close_matches(key, _all_keys(config_name), n=1)
+        hint = f"did you mean {close[0]}? See" if close else "see"
+        return SettingError(f"There is no setting {key}; {hint} --help for all settings.")
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    cause = [line for line in str(error.__cause__ or "").splitlines() if line.strip()]
+    return SettingError(f"{' '.join([*lines[:2], *cause[:1]])} See --help for all settings.")
+
+
+def _all_keys(config_name: str) -> list[str]:
+    """All dotted keys of the configuration as it is without overrides."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    def below(value: Any, prefix: str) -> list[str]:
+        if not isinstance(value, dict):
+            return [prefix]
+        inner = [k for name, v in value.items() for k in below(v, f"{prefix}.{name}".lstrip("."))]
+        return [prefix, *inner]
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return below(OmegaConf.to_container(compose(config_name), resolve=False), "")[1:]

@@ -1,0 +1,1 @@
+"""Inference with a bundle; needs only numpy, Pillow and onnxruntime."""

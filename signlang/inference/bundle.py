@@ -1,0 +1,218 @@
+"""The bundle: manifest schema, reading and verification of a folder or ZIP file.
+
+Everything in a bundle is JSON, ONNX, text or a picture: nothing of it is ever executed. Only numpy,
+PIL and onnxruntime are needed here.
+"""
+
+import hashlib
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from signlang.errors import BundleError
+from signlang.files import is_plain_name
+
+MANIFEST: Final = "bundle.json"
+EXPORT_AGAIN: Final = "Copy it anew, or export the run again."
+
+
+def read_file(path: Path, name: str, most: int) -> bytes:
+    """Read a file of a bundle.
+
+    Args:
+        path: A folder, or a ZIP file with its files at the top or in one folder.
+        name: Of the file.
+        most: Bytes that it may have; a small ZIP file can hold a bomb.
+
+    Raises:
+        BundleError: If it is missing, damaged, too large, or lies outside of the bundle.
+    """
+    if not is_plain_name(name):
+        raise BundleError(f"{path} names a file outside of itself, {name!r}: it is not used.")
+    try:
+        if path.is_dir():
+            return _from_folder(path / name, most)
+        if path.is_file():
+            return _from_zip(path, name, most)
+    except FileNotFoundError:
+        raise BundleError(_missing(path, name)) from None
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        reason = str(error) or type(error).__name__
+        raise BundleError(
+            f"{path} is damaged: {name} cannot be read ({reason}). {EXPORT_AGAIN}"
+        ) from None
+    raise BundleError(f"bundle={path}: there is no such folder or ZIP file.")
+
+
+def _missing(path: Path, name: str) -> str:
+    if name == MANIFEST:
+        run = " It is a run: export it first." if (path / "record.json").is_file() else ""
+        return f"{path} is no bundle: it has no {MANIFEST}.{run}"
+    return f"{path} is incomplete: {name} is missing. {EXPORT_AGAIN}"
+
+
+def _from_folder(file: Path, most: int) -> bytes:
+    if file.stat().st_size > most:
+        raise BundleError(f"{file} has more bytes than {most:,}: it is no part of a bundle.")
+    return file.read_bytes()
+
+
+def _from_zip(path: Path, name: str, most: int) -> bytes:
+    if not zipfile.is_zipfile(path):
+        raise BundleError(f"{path} is no bundle: neither a folder nor a (complete) ZIP file.")
+    with zipfile.ZipFile(path) as archive:
+        odd = [info.filename for info in archive.infolist() if not is_plain_name(info.filename)]
+        if odd:
+            raise BundleError(f"{path} holds a file outside of itself, {odd[0]!r}: it is not used.")
+        tops = [i for i in archive.infolist() if PurePosixPath(i.filename).name == MANIFEST]
+        inside = PurePosixPath(tops[0].filename).parent if len(tops) == 1 else PurePosixPath()
+        try:
+            entry = archive.getinfo(str(inside / name))
+        except KeyError:
+            raise FileNotFoundError(name) from None
+        if entry.file_size > most:
+            raise BundleError(f"{name} of {path} has more bytes than {most:,}: it is not used.")
+        return archive.read(entry)  # zipfile stops where the entry says that it ends
+
+
+FORMAT: Final = 1  # raise it when an older program would misread what is written
+
+
+def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
+    """Read `bundle.json`.
+
+    Args:
+        data: Its bytes.
+        where: The bundle, for errors.
+
+    Raises:
+        BundleError: If it is no JSON, of a newer format, or a key is missing or senseless.
+    """
+    try:
+        info = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"bundle.json of {where} is damaged ({error}).") from None
+    if not isinstance(info, dict) or not isinstance(info.get("format"), int):
+        raise BundleError(f"bundle.json of {where} is not that of a bundle: it has no format.")
+    if info["format"] > FORMAT:
+        raise BundleError(
+            f"{where} has format {info['format']}, written by signlang "
+            f"{info.get('signlang', 'unknown')}; this one reads up to {FORMAT}: update it."
+        )
+    for key, holds in RULES.items():
+        if key not in info or not holds(info[key]):
+            raise BundleError(f"bundle.json of {where} has no usable {key}: export the run again.")
+    lacking = [name for name in info["models"].values() if name not in info["files"]]
+    if lacking:
+        raise BundleError(f"bundle.json of {where} has no checksum of {lacking[0]}.")
+    return info
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_classes(value: Any) -> bool:
+    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return texts and len(value) > 0 and len(set(value)) == len(value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+RULES: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "name": lambda value: isinstance(value, str),
+    "classes": _are_classes,
+    "image_size": lambda value: isinstance(value, int) and value > 0,
+    "temperature": lambda value: _is_number(value) and value > 0,
+    "reject_threshold": lambda value: value is None or (_is_number(value) and 0 <= value <= 1),
+    "models": lambda value: _are_texts(value) and "fp32" in value,
+    "files": lambda value: _are_texts(value) and all(map(is_plain_name, value)),
+}
+MAX_FILE: Final = 4 * 2**30  # bytes
+MAX_MANIFEST: Final = 16 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """What a service must know, read and checked.
+
+    Attributes:
+        path: The folder or the ZIP file.
+        name: For people.
+        classes: Names, in the order of the probabilities.
+        image_size: Side of the square that the network sees, in pixels; the graph itself resizes.
+        temperature: What logits are divided by; the graph does it.
+        reject_threshold: Below this probability a guess is better called unknown; None: not known.
+        models: File of each precision, `fp32` and perhaps `int8`.
+        info: The whole content of `bundle.json`.
+    """
+
+    path: Path
+    name: str
+    classes: tuple[str, ...]
+    image_size: int
+    temperature: float
+    reject_threshold: float | None
+    models: Mapping[str, str]
+    info: Mapping[str, Any]
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Squares that pictures are brought to one after another, as in training, in pixels.
+
+        The graph does that. Who wants to send smaller pictures may squeeze them to the first side
+        with `data.pictures.resized`, which changes nothing.
+        """
+        found = self.info.get("preprocessing", {}).get("sides", [self.image_size])
+        return tuple(int(side) for side in found)
+
+    def read(self, name: str) -> bytes:
+        """Read one of its files, e.g. `model.onnx`, `card.md`, `card.html` or `classes.json`.
+
+        Raises:
+            BundleError: If there is no such file, or it is not what was exported.
+        """
+        if name == MANIFEST:
+            return read_file(self.path, name, MAX_MANIFEST)
+        if name not in self.info["files"]:
+            raise BundleError(f"{self.path} has no {name}.")
+        data = read_file(self.path, name, MAX_FILE)
+        if hashlib.sha256(data).hexdigest() != self.info["files"][name]:
+            raise BundleError(
+                f"{name} of {self.path} is not the file that was exported: its checksum differs. "
+                f"{EXPORT_AGAIN}"
+            )
+        return data
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle and compare the checksums of all its files.
+
+    Args:
+        path: A folder, or a ZIP file with its files at the top or in one folder.
+
+    Raises:
+        BundleError: If it is missing, damaged, incomplete, or of a newer format.
+    """
+    path = Path(path).expanduser()
+    info = parse_manifest(read_file(path, MANIFEST, MAX_MANIFEST), str(path))
+    threshold = info.get("reject_threshold")
+    bundle = Bundle(
+        path=path,
+        name=str(info["name"]),
+        classes=tuple(info["classes"]),
+        image_size=int(info["image_size"]),
+        temperature=float(info["temperature"]),
+        reject_threshold=None if threshold is None else float(threshold),
+        models=dict(info["models"]),
+        info=info,
+    )
+    for name in info["files"]:
+        bundle.read(name)
+    return bundle

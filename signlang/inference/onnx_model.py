@@ -1,0 +1,114 @@
+"""ONNX models of a bundle, run by onnxruntime."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from signlang.arrays import Floats32, Pixels
+from signlang.errors import BundleError, SettingError
+from signlang.inference.bundle import Bundle
+
+PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxModel:
+    """The network of a bundle; may be called from several threads at once.
+
+    Args:
+        bundle: See `load`.
+        precision: One of `bundle.models`.
+        device: `cpu` or `cuda`.
+        threads: That share the work of one call, on a processor.
+
+    Attributes:
+        classes: Names, in the order of the probabilities.
+
+    Raises:
+        BundleError: If there is no such model in the bundle, or it cannot be used.
+        SettingError: If onnxruntime is not installed, or the device is not there.
+    """
+
+    def __init__(
+        self, bundle: Bundle, precision: str = "fp32", device: str = "cpu", threads: int = 1
+    ) -> None:
+        if precision not in bundle.models:
+            raise BundleError(
+                f"{bundle.path} has no {precision} model, only {', '.join(bundle.models)}."
+                + (" Export it with quantize=true." if precision == "int8" else "")
+            )
+        self.classes = bundle.classes
+        self._session = _session(bundle, bundle.models[precision], device, threads)
+
+    def __call__(self, pictures: Pixels) -> Floats32:
+        """Map (N, H, W, 3) RGB pictures of any one size to (N, classes) probabilities.
+
+        Raises:
+            ValueError: If they are not uint8 of that shape.
+        """
+        if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8:
+            raise ValueError(
+                f"pictures are uint8 (N, H, W, 3), not {pictures.dtype} {pictures.shape}"
+            )
+        if not len(pictures):
+            return np.empty((0, len(self.classes)), dtype=np.float32)
+        if not pictures.size:
+            raise ValueError(f"pictures of shape {pictures.shape} have no pixels")
+        (found,) = self._session.run(["probabilities"], {"pictures": pictures})
+        return np.asarray(found, dtype=np.float32)
+
+
+def session_options(threads: int) -> Any:
+    """How every network is run by onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors
+    if _overflows():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+@cache
+def _overflows() -> bool:
+    """Whether the fastest int8 kernels overflow here: on x86 processors without VNNI they do.
+
+    Slower ones that do not are then used.
+    """
+    try:
+        found = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux: nobody knows, and elsewhere than on x86 it makes no difference
+        return True
+    return not set(found.split()) & {"avx512_vnni", "avx_vnni"}
+
+
+def _session(bundle: Bundle, file: str, device: str, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f'Bundles need onnxruntime ({error}): pip install "signlang[serve]".'
+        ) from None
+    known = onnxruntime.get_available_providers()
+    wanted = PROVIDERS.get(device)
+    if wanted not in known:
+        there = ", ".join(name for name, provider in PROVIDERS.items() if provider in known)
+        raise SettingError(f"device={device}: onnxruntime does not offer it here, only {there}.")
+    options, data = session_options(threads), bundle.read(file)
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=[wanted])
+        given = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
+        made = [(o.name, o.type, o.shape[-1]) for o in session.get_outputs()]
+    except Exception as error:  # onnxruntime has no base class for what it raises
+        first = str(error).strip().splitlines()[0][:200]
+        raise BundleError(
+            f"{file} of {bundle.path} cannot be used by onnxruntime {onnxruntime.__version__}: "
+            f"{first}"
+        ) from None
+    if given != [("pictures", "tensor(uint8)", 4)] or made != [
+        ("probabilities", "tensor(float)", len(bundle.classes))
+    ]:
+        raise BundleError(f"{file} of {bundle.path} is another kind of network: {given} to {made}.")
+    return session

@@ -1,0 +1,1 @@
+"""Metrics: classification, calibration, significance and factor effects."""

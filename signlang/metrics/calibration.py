@@ -1,0 +1,327 @@
+"""Calibration of probabilities: temperature scaling, risk-coverage and the reject threshold.
+
+Pure functions on arrays; which confidences they are given is a matter of `calibration`.
+
+"90 % sure" should be right nine times of ten. Temperature and threshold (see `rejection`) are
+fitted on validation pictures; test pictures only measure them. Nothing here needs torch.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from signlang.arrays import Floats
+from signlang.console import log
+from signlang.errors import RunError
+from signlang.files import write_json
+from signlang.metrics.classification import SMALLEST_PROBABILITY, reliability_diagram
+
+ROUNDING: Final = 1e-9  # of pictures: 100 * (1 - 0.99) is one of them
+
+
+@dataclass(frozen=True, eq=False)
+class RiskCoverage:
+    """Selective prediction, from the strictest threshold to the laxest.
+
+    Attributes:
+        threshold: (k,) falling confidences; pictures with at least it are accepted.
+        accepted: (k,) how many these are.
+        coverage: (k,) their share of all.
+        risk: (k,) share of them that is wrong.
+    """
+
+    threshold: Floats
+    accepted: npt.NDArray[np.int64]
+    coverage: Floats
+    risk: Floats
+
+
+def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
+    """What is wrong among the accepted, for each threshold (Geifman and El-Yaniv 2017, section 2).
+
+    Pictures of equal confidence are accepted together.
+
+    Args:
+        confidence: (n,) highest probability of each picture.
+        correct: (n,) truth values.
+
+    Raises:
+        ValueError: With no pictures, different lengths, or a confidence that is not finite.
+
+    >>> found = risk_coverage([0.9, 0.8, 0.8, 0.6], [True, True, False, True])
+    >>> found.threshold.tolist(), found.coverage.tolist(), found.risk.round(2).tolist()
+    ([0.9, 0.8, 0.6], [0.25, 0.75, 1.0], [0.0, 0.33, 0.25])
+    """
+    given, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    if given.ndim != 1 or given.shape != right.shape or not len(given):
+        raise ValueError(f"Thresholds need pictures, not {given.shape} and {right.shape}.")
+    if not np.isfinite(given).all():
+        raise ValueError("A confidence is not a finite number.")
+    order = np.argsort(-given, kind="stable")
+    falling = given[order]
+    last = np.append(falling[1:] != falling[:-1], True)  # of each run of equal confidences
+    accepted = np.flatnonzero(last) + 1
+    wrong = np.cumsum(~right[order])[last]
+    return RiskCoverage(falling[last], accepted, accepted / len(given), wrong / accepted)
+
+
+def reject_threshold(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, wanted_precision: float
+) -> float | None:
+    """The lowest threshold whose accepted pictures are right as often as wanted.
+
+    Fewer than 1 / (1 - wanted_precision) pictures, 100 for 0.99, cannot tell that share from 1, so
+    as many must be accepted. A bound instead of the estimate is not asked for: Wilson's (95 %)
+    takes 381 pictures without a mistake for 0.99, more than the validation part of a small data set
+    has, and no threshold at all serves worse than one that is estimated. So it promises nothing:
+    other pictures have to show how precise it is.
+
+    Args:
+        confidence: (n,) highest probability of each picture.
+        correct: (n,) truth values.
+        wanted_precision: Between 0 and 1.
+
+    Returns:
+        A confidence that occurs, or None if no threshold will do.
+
+    Raises:
+        ValueError: As `risk_coverage`.
+
+    >>> reject_threshold([0.9] * 10 + [0.6] * 5, [True] * 10 + [False] * 5, 0.9)
+    0.9
+    >>> reject_threshold([0.9] * 9, [True] * 9, 0.9) is None  # too few
+    True
+    """
+    found = risk_coverage(confidence, correct)
+    allowed = found.accepted * (1 - wanted_precision) + ROUNDING
+    enough = (found.risk * found.accepted <= allowed) & (allowed >= 1)
+    return float(found.threshold[enough].min()) if enough.any() else None
+
+
+def accepted(confidence: Floats, threshold: float | None) -> npt.NDArray[np.bool_]:
+    """(n,) which pictures are accepted; all, where there is no threshold."""
+    low = -math.inf if threshold is None else threshold
+    return np.asarray(confidence >= low, dtype=np.bool_)
+
+
+LabeledProbabilities = tuple[Floats, npt.NDArray[np.int64]]  # probabilities and labels
+FILE: Final = "calibration.json"
+BOUNDS: Final = (0.01, 100.0)  # of a temperature; beyond, confidence is 0 or 1 to six digits anyway
+TOLERANCE: Final = 1e-6  # of a threshold: a softmax in 32 bits, and our files, are no finer
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is done to the probabilities of a network.
+
+    Attributes:
+        temperature: Logits are divided by it; 1 changes nothing.
+        wanted_precision: Share of the accepted pictures that should be right.
+        reject_threshold: Lowest confidence, after the temperature, of an accepted picture; None
+            where no threshold reaches the wanted precision.
+        pictures: Validation pictures that it was fitted on; 0 where it was not fitted here.
+    """
+
+    temperature: float = 1.0
+    wanted_precision: float = 0.99
+    reject_threshold: float | None = None
+    pictures: int = 0
+
+
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, 4.2).
+
+    The likelihood has one optimum, for it is convex in 1 / T; it is looked for between 0.01 and
+    100. Without a mistake among the pictures it has none: every lower T is better. So T is not
+    lowered below 1 further than n pictures warrant, to a mean confidence of (n + 1) / (n + 2), what
+    Laplace's rule of succession expects after n right answers in a row.
+
+    Args:
+        logits: (n, classes); whatever is added to a whole row makes no difference.
+        labels: (n,) positions of the true classes.
+
+    Raises:
+        ValueError: With no pictures, different lengths, or logits that are not finite.
+
+    >>> round(fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 1]), 3)  # 2 / T = log 3
+    1.82
+    >>> round(fit_temperature([[9.0, 0.0], [0.0, 9.0]], [0, 1]), 3)  # no mistake: T stays
+    1.0
+    """
+    from scipy import optimize  # type: ignore[import-untyped,unused-ignore]
+
+    rows, true = _checked(logits, labels)
+    rows = rows - rows.max(1, keepdims=True)
+
+    def loss(log_t: float) -> float:
+        return _cross_entropy(rows, true, math.exp(log_t))
+
+    found = optimize.minimize_scalar(
+        loss,
+        bounds=(math.log(BOUNDS[0]), math.log(BOUNDS[1])),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    # where margins are huge, the loss is 0 to the last digit over a wide range around 1
+    best = math.exp(float(found.x)) if found.fun < loss(0.0) else 1.0
+    return max(best, _warranted(rows))
+
+
+def _cross_entropy(rows: Floats, true: npt.NDArray[np.int64], temperature: float) -> float:
+    """Mean of -log p(true class); the highest logit of each row is 0."""
+    scaled = rows / temperature
+    return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(true)), true]).mean())
+
+
+def _warranted(rows: Floats) -> float:
+    """The temperature, at most 1, at which the mean confidence is (n + 1) / (n + 2)."""
+    from scipy import optimize
+
+    expected = (len(rows) + 1) / (len(rows) + 2)
+
+    def excess(log_t: float) -> float:
+        return float((1 / np.exp(rows / math.exp(log_t)).sum(1)).mean()) - expected
+
+    lowest = math.log(BOUNDS[0])
+    if excess(0.0) >= 0:
+        return 1.0
+    if excess(lowest) <= 0:
+        return BOUNDS[0]
+    return math.exp(float(optimize.brentq(excess, lowest, 0.0)))
+
+
+def logits_of(probabilities: npt.ArrayLike) -> Floats:
+    """Take logarithms, which are logits but for what is added to each row."""
+    return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST_PROBABILITY))
+
+
+def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Floats:
+    """What a softmax would have said of logits divided by the temperature.
+
+    Args:
+        probabilities: (n, classes).
+        temperature: Above 0; the order of the classes stays.
+
+    >>> apply_temperature([[0.9, 0.1]], 2.0).round(3).tolist()
+    [[0.75, 0.25]]
+    """
+    scaled = logits_of(probabilities) / temperature
+    raised = np.exp(scaled - scaled.max(1, keepdims=True))
+    shares: Floats = raised / raised.sum(1, keepdims=True)
+    return shares
+
+
+def fit_calibration(
+    probabilities: Floats, labels: npt.NDArray[np.int64], wanted_precision: float
+) -> Calibration:
+    """Fit temperature and threshold on validation pictures.
+
+    Args:
+        probabilities: (n, classes) of the validation part, by the network itself.
+        labels: (n,) positions of the true classes.
+        wanted_precision: Between 0 and 1.
+
+    Raises:
+        ValueError: As `fit_temperature`.
+    """
+    temperature = round(fit_temperature(logits_of(probabilities), labels), 6)
+    now = apply_temperature(probabilities, temperature)
+    threshold = reject_threshold(now.max(1), now.argmax(1) == labels, wanted_precision)
+    if threshold is not None:
+        threshold = round(min(math.floor(threshold / TOLERANCE), 1 / TOLERANCE - 1) * TOLERANCE, 6)
+    return Calibration(temperature, wanted_precision, threshold, len(now))
+
+
+def summary(made: Calibration, judged: Mapping[str, LabeledProbabilities]) -> dict[str, Any]:
+    """The content of `calibration.json`: what was fitted, and what it does to each part.
+
+    Args:
+        made: What was fitted on the validation part.
+        judged: By part, (n, classes) probabilities by the network itself, and (n,) labels.
+    """
+    measured = {part: calibration_errors(made, *of_part) for part, of_part in judged.items()}
+    return {
+        "temperature": made.temperature,
+        "wanted_precision": made.wanted_precision,
+        "reject_threshold": made.reject_threshold,
+        "pictures": made.pictures,
+        **{
+            name: {part: found[name] for part, found in measured.items()}
+            for name in ("calibration_error", "coverage", "precision")
+        },
+    }
+
+
+def calibration_errors(
+    made: Calibration, probabilities: Floats, labels: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    """Calibration error before and after, and coverage and precision at the threshold, or None."""
+    now = apply_temperature(probabilities, made.temperature)
+    correct = probabilities.argmax(1) == labels
+    kept = accepted(now.max(1), made.reject_threshold)
+    known = made.reject_threshold is not None
+    errors = [reliability_diagram(p.max(1), correct).error for p in (probabilities, now)]
+    return {
+        "calibration_error": {"before": round(errors[0], 6), "after": round(errors[1], 6)},
+        "coverage": round(float(kept.mean()), 6) if known else None,
+        "precision": round(float(correct[kept].mean()), 6) if known and kept.any() else None,
+    }
+
+
+def write_calibration(
+    run: Path, judged: Mapping[str, LabeledProbabilities], wanted_precision: float
+) -> None:
+    """Fit on the validation part, and write `calibration.json` into a run folder.
+
+    A network whose training diverged says nothing that could be believed: it gets no file.
+
+    Args:
+        run: The run folder.
+        judged: Of the parts `validation` and `test`.
+        wanted_precision: Between 0 and 1.
+    """
+    if not all(np.isfinite(probabilities).all() for probabilities, _ in judged.values()):
+        log.warning("no %s: the network says nothing that is a number", FILE)
+        return
+    made = fit_calibration(*judged["validation"], wanted_precision)
+    write_json(run / FILE, summary(made, judged))
+
+
+def read_calibration(run: Path) -> Calibration | None:
+    """Read `calibration.json` of a run folder; None where there is none.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    file = run / FILE
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        threshold = found["reject_threshold"]
+        made = Calibration(
+            float(found["temperature"]),
+            float(found["wanted_precision"]),
+            None if threshold is None else float(threshold),
+            int(found["pictures"]),
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} cannot be read ({error}): delete it, or calibrate anew.") from None
+    if not (math.isfinite(made.temperature) and made.temperature > 0):
+        raise RunError(f"{file} has a temperature of {made.temperature}: delete it.")
+    return made
+
+
+def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
+    rows, true = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+    if rows.ndim != 2 or true.shape != rows.shape[:1] or not len(rows):
+        raise ValueError(f"A temperature needs pictures, not {rows.shape} and {true.shape}.")
+    if not np.isfinite(rows).all():
+        raise ValueError("A logit is not a finite number.")
+    return rows, true

@@ -1,0 +1,334 @@
+"""Classification metrics: accuracy, F1, calibration error, confusion matrix, recall per class."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from signlang.arrays import Flags, Floats, Ints
+from signlang.metrics.significance import wilson_interval
+
+SMALLEST_PROBABILITY: Final = 1e-300  # a probability that a logarithm can be taken of
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """What a reliability diagram shows.
+
+    Attributes:
+        edges: (bins + 1,) edges of the bins, from 0 to 1.
+        count: (bins,) pictures in each bin.
+        confidence: (bins,) their mean confidence, nan in an empty bin.
+        accuracy: (bins,) share of them that is right, nan in an empty bin.
+        error: Expected calibration error, from 0 to 1.
+    """
+
+    edges: Floats
+    count: npt.NDArray[np.int64]
+    confidence: Floats
+    accuracy: Floats
+    error: float
+
+
+def reliability_diagram(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 15
+) -> Reliability:
+    """How far confidence is from accuracy (Guo et al. 2017, arXiv 1706.04599, section 2).
+
+    Bins are of equal width and closed on the right; a confidence of 0 belongs to the first. The
+    error is the sum over bins of count / n * |accuracy - confidence|.
+
+    Args:
+        confidence: (n,) highest probability of each picture, from 0 to 1.
+        correct: (n,) truth values, whether that class was the right one.
+        bins: Number of bins.
+
+    Raises:
+        ValueError: With no pictures, different lengths, or a confidence outside 0 to 1.
+
+    >>> result = reliability_diagram([0.9, 0.8, 0.3], [True, False, True], bins=2)
+    >>> result.count.tolist(), result.accuracy.tolist(), round(result.error, 4)
+    ([1, 2], [1.0, 0.5], 0.4667)
+    """
+    given, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    if given.ndim != 1 or given.shape != right.shape or not len(given):
+        raise ValueError(f"Reliability needs pictures, not {given.shape} and {right.shape}.")
+    if not ((given >= 0) & (given <= 1 + 1e-6)).all():  # a softmax in 32 bits may round above 1
+        raise ValueError("A confidence lies outside 0 to 1; give probabilities, not logits.")
+    if bins < 1:
+        raise ValueError(f"bins={bins} must be 1 or more.")
+    edges = np.arange(bins + 1) / bins
+    index = np.clip(np.searchsorted(edges, given, side="left") - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    confidences = np.bincount(index, weights=given, minlength=bins)
+    hits = np.bincount(index, weights=right, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the nan of an empty bin
+        means, accuracy = confidences / count, hits / count
+    error = float(np.abs(hits - confidences).sum() / len(given))
+    return Reliability(edges, count, means, accuracy, error)
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """How many of some pictures have a property, e.g. were recognised.
+
+    Attributes:
+        count: Those that have it.
+        total: All of them.
+    """
+
+    count: int
+    total: int
+
+    @classmethod
+    def of(cls, flags: Flags) -> "Proportion":
+        """Count the pictures that are marked."""
+        return cls(int(flags.sum()), len(flags))
+
+    @property
+    def value(self) -> float:
+        """The share, nan of no pictures."""
+        return self.count / self.total if self.total else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95 % interval (Wilson 1927), which takes pictures for independent."""
+        return wilson_interval(self.count, self.total)
+
+
+def classification_metrics(probabilities: Floats, labels: Ints) -> dict[str, float]:
+    """Accuracy, macro F1, loss and calibration error.
+
+    Args:
+        probabilities: (n, classes), n of 1 or more.
+        labels: (n,) positions of the true classes.
+
+    >>> probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
+    >>> found = classification_metrics(probabilities, np.array([0, 1]))
+    >>> found["accuracy"], found["macro_f1"], round(found["loss"], 4)
+    (0.5, 0.5, 0.6547)
+    """
+    predicted = probabilities.argmax(1)
+    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST_PROBABILITY)
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "macro_f1": macro_f1(labels, predicted),
+        "loss": float(-np.log(of_truth).mean()),
+        "calibration_error": reliability_diagram(probabilities.max(1), predicted == labels).error,
+    }
+
+
+def macro_f1(labels: Ints, predicted: Ints) -> float:
+    """Mean F1 of the classes that have pictures.
+
+    A class without pictures has no recall; it counts through the pictures that are taken for it.
+    """
+    scores = []
+    for one in np.unique(labels):
+        is_one, said = labels == one, predicted == one
+        scores.append(2 * int((is_one & said).sum()) / int(is_one.sum() + said.sum()))
+    return float(np.mean(scores))
+
+
+def among(probabilities: Floats, chosen: Sequence[int]) -> Floats:
+    """(n, chosen) what the network would say if it had some of its classes only.
+
+    >>> among(np.array([[0.6, 0.3, 0.1]]), [1, 2]).round(2).tolist()
+    [[0.75, 0.25]]
+    """
+    left = np.maximum(probabilities[:, list(chosen)], SMALLEST_PROBABILITY)
+    shares: Floats = left / left.sum(1, keepdims=True)
+    return shares
+
+
+def groups(names: Iterable[str], correct: Flags) -> dict[str, Proportion]:
+    """How many pictures of each group were recognised, the worst first, then the largest.
+
+    >>> groups(["a", "b", "b"], np.array([True, False, True]))
+    {'b': Proportion(count=1, total=2), 'a': Proportion(count=1, total=1)}
+    """
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    found = {name: Proportion.of(correct[members]) for name, members in rows.items()}
+    return dict(sorted(found.items(), key=lambda item: (item[1].value, -item[1].total, item[0])))
+
+
+def most_frequent(positions: Ints, names: Sequence[str]) -> tuple[str, int]:
+    """What pictures were mostly taken for, and how many; nothing of no pictures.
+
+    >>> most_frequent(np.array([1, 1, 0]), ["A", "B"])
+    ('B', 2)
+    """
+    if not len(positions):
+        return "", 0
+    counts = np.bincount(positions, minlength=len(names))
+    best = int(counts.argmax())
+    return names[best], int(counts[best])
+
+
+def as_json(share: Proportion) -> dict[str, Any]:
+    """A share with its interval, for `metrics.json`."""
+    low, high = share.interval
+    return {
+        "share": round(share.value, 6) if share.total else None,
+        "low": round(low, 6), "high": round(high, 6),
+        "count": share.count, "of": share.total,
+    }  # fmt: skip
+
+
+def confusion_counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
+    """(classes, classes) pictures of the class of a row taken for that of a column.
+
+    >>> confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return flat.reshape(classes, classes).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What networks said of pictures that they had not seen.
+
+    Attributes:
+        classes: Names.
+        paths: One per picture, relative to the data set.
+        labels: (n,) positions in `classes`.
+        probabilities: (n, classes).
+        folds: (n,) fold in which each picture was tested.
+        signers: Who is in each picture, or None where that is not known.
+    """
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: Ints
+    probabilities: Floats
+    folds: Ints
+    signers: tuple[str, ...] | None
+
+    @cached_property
+    def predicted(self) -> Ints:
+        """(n,) the most probable class."""
+        best: Ints = self.probabilities.argmax(1)
+        return best
+
+    @cached_property
+    def confidence(self) -> Floats:
+        """(n,) its probability."""
+        highest: Floats = self.probabilities.max(1)
+        return highest
+
+    @cached_property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """(n,) whether the picture was recognised."""
+        right: npt.NDArray[np.bool_] = self.predicted == self.labels
+        return right
+
+    @classmethod
+    def together(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Put folds behind one another."""
+        first = parts[0]
+        signers = [part.signers for part in parts]
+        return cls(
+            first.classes,
+            tuple(path for part in parts for path in part.paths),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.folds for part in parts]),
+            None if None in signers else tuple(s for part in signers for s in part or ()),
+        )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """One class taken for another.
+
+    Attributes:
+        label: The true class.
+        predicted: What it was taken for.
+        count: How often.
+        share: Of the pictures of the true class.
+    """
+
+    label: str
+    predicted: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How well one class is recognised.
+
+    Attributes:
+        name: Of the class.
+        correct: Pictures recognised.
+        count: Pictures of it.
+        low: Of the 95 % interval (Wilson 1927) of the share recognised.
+        high: Likewise.
+    """
+
+    name: str
+    correct: int
+    count: int
+    low: float
+    high: float
+
+
+def confusion_matrix(judged: Predictions) -> Ints:
+    """(classes, classes) pictures of the class of a row taken for that of a column."""
+    return confusion_counts(judged.labels, judged.predicted, len(judged.classes))
+
+
+def confusions(judged: Predictions, most: int = 12) -> list[Confusion]:
+    """The most frequent mistakes, the most frequent first."""
+    counts = confusion_matrix(judged)
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    return [
+        Confusion(
+            judged.classes[row], judged.classes[column], int(wrong[row, column]),
+            float(wrong[row, column] / counts[row].sum()),
+        )
+        for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[row, column]
+    ]  # fmt: skip
+
+
+def recalls(judged: Predictions) -> list[Recall]:
+    """How well each class is recognised, the worst first."""
+    counts = confusion_matrix(judged)
+    found = [
+        Recall(
+            name,
+            int(row[number]),
+            int(row.sum()),
+            *wilson_interval(int(row[number]), int(row.sum())),
+        )
+        for number, (name, row) in enumerate(zip(judged.classes, counts, strict=True))
+    ]
+    return sorted(found, key=lambda recall: recall.correct / max(recall.count, 1))
+
+
+def most_confident_mistakes(judged: Predictions, most: int = 18) -> Ints:
+    """Rows of the pictures that were judged wrongly with the highest confidence, that first."""
+    wrong = np.flatnonzero(~judged.correct)
+    order = np.argsort(-judged.confidence[wrong], kind="stable")
+    return wrong[order][:most].astype(np.int64)
+
+
+def per_class_accuracy(labels: Ints, predicted: Ints, classes: tuple[str, ...]) -> dict[str, float]:
+    """Share of the pictures of each class that was recognised; classes without pictures left out.
+
+    >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), ("A", "B"))
+    {'A': 0.5, 'B': 1.0}
+    """
+    return {
+        name: round(float((predicted[labels == label] == label).mean()), 6)
+        for label, name in enumerate(classes)
+        if (labels == label).any()
+    }

@@ -1,0 +1,72 @@
+"""Formatting of numbers, p values, counts and names for reports and messages."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+
+def p_text(p: float) -> str:
+    """Write a p value.
+
+    >>> p_text(0.0462), p_text(0.6), p_text(1e-9)
+    ('p = 0.046', 'p = 0.60', 'p < 0.001')
+    """
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def p_cell(p: float | None) -> str:
+    """Write a p value for a table.
+
+    >>> p_cell(None), p_cell(0.0004), p_cell(0.21)
+    ('-', '< 0.001', '0.210')
+    """
+    if p is None:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def percent(share: float) -> str:
+    """Write a share rounded down, so that only what is certain is 100 %.
+
+    >>> percent(0.99996), percent(1.0), percent(0.57)
+    ('99.9 %', '100.0 %', '57.0 %')
+    """
+    return f"{math.floor(share * 1000 + 1e-9) / 10:.1f} %"
+
+
+def with_spread(mean: float, spread: float) -> str:
+    """Write a mean with its spread, if it has one.
+
+    >>> with_spread(0.98, 0.012), with_spread(0.98, float("nan"))
+    ('0.9800 ± 0.0120', '0.9800')
+    """
+    return f"{mean:.4f}" if math.isnan(spread) else f"{mean:.4f} ± {spread:.4f}"
+
+
+NAMED: Final = 12  # classes in a sentence
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun.
+
+    >>> counted(1, "class"), counted(1200, "picture")
+    ('1 class', '1,200 pictures')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
+def named(names: Sequence[str]) -> str:
+    """List names, many shortened.
+
+    >>> named(["a", "b"])
+    'a, b'
+    """
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def printable(text: str) -> str:
+    """Replace bytes of file names that are no text, which terminals and JSON do not take."""
+    return text.encode("utf-8", errors="replace").decode()

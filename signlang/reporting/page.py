@@ -1,0 +1,234 @@
+"""Report pages: sections of text, tables and images rendered as one HTML or Markdown file.
+
+All show the same sections of the same blocks. The HTML file holds its pictures and needs no other
+file and no network.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from signlang.errors import SettingError
+from signlang.files import atomic_write
+from signlang.reporting.plots import png_bytes
+
+FIGURES: Final = "figures"
+QUALITY: Final = 88  # of photographs inside the HTML file; the files beside it lose nothing
+WIDE: Final = 720  # pixels; a wider chart scrolls on a telephone instead of shrinking to nothing
+
+
+class Number(str):
+    """A figure already written out, e.g. `0.98 ± 0.01`; tables align it to the right."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class ImageBlock:
+    """A chart or a photograph.
+
+    Attributes:
+        name: Of its file, without the ending.
+        alt: What it shows, for those who do not see it.
+        image: A chart or pixels.
+        caption: Above it.
+    """
+
+    name: str
+    alt: str
+    image: Figure | Image.Image
+    caption: str = ""
+    kind: str = "picture"
+
+    @property
+    def file(self) -> str:
+        """Where it lies, seen from the page."""
+        return f"{FIGURES}/{self.name}.png"
+
+    @property
+    def is_chart(self) -> bool:
+        """Whether it was drawn, not photographed."""
+        return isinstance(self.image, Figure)
+
+
+Cell = str | int | ImageBlock
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts, numbers and pictures; the first cell of a row is its heading."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    blocks: Sequence[Text | ImageBlock | Table]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Sentences that nobody should miss, above all sections.
+
+    Attributes:
+        title: Heading.
+        sentences: What to know; without any, nothing is shown. A line break in one is kept.
+        is_warning: Whether something is wrong.
+    """
+
+    title: str
+    sentences: Sequence[str]
+    is_warning: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A data card, or the report of a study.
+
+    Attributes:
+        name: Of its files, without the ending.
+        title: Heading of the page.
+        lead: What it is about, one paragraph.
+        tiles: The most important numbers by name.
+        notes: What must not be missed.
+        sections: The rest.
+        ours: Names of the figures that an earlier page of this kind may have left.
+        endings: Of the files to write, `html` or `md`.
+        wide: Whether its tables and figures want a wide window.
+    """
+
+    name: str
+    title: str
+    lead: str
+    tiles: Mapping[str, str]
+    notes: Sequence[Notes]
+    sections: Sequence[Section]
+    ours: re.Pattern[str]
+    endings: Sequence[str] = ("md", "html")
+    wide: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Write the page and `figures/`; figures of an earlier page go away.
+
+        Raises:
+            SettingError: If the folder cannot be written to.
+        """
+        try:
+            (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(
+                f"{folder} cannot be made ({error.strerror}): set out=DIR."
+            ) from None
+        pictures = {picture.name: _png(picture) for picture in self.pictures()}
+        for name, data in pictures.items():
+            _write(folder / FIGURES / f"{name}.png", data)
+        embedded = {p.name: _embedded(p, pictures[p.name]) for p in self.pictures()}
+        for ending in self.endings:
+            template = _environment().get_template(f"page.{ending}.j2")
+            text = template.render(page=self, embedded=embedded)
+            _write(folder / f"{self.name}.{ending}", text.encode("utf-8", errors="replace"))
+        for file in (folder / FIGURES).iterdir():
+            if self.ours.fullmatch(file.name) and file.stem not in pictures:
+                file.unlink()
+
+    def pictures(self) -> list[ImageBlock]:
+        """All of them, those in tables too."""
+        found: list[ImageBlock] = []
+        for section in self.sections:
+            for block in section.blocks:
+                if isinstance(block, ImageBlock):
+                    found.append(block)
+                elif isinstance(block, Table):
+                    found += [c for row in block.rows for c in row if isinstance(c, ImageBlock)]
+        return found
+
+
+def markdown(text: object) -> str:
+    r"""Escape a text so that Markdown shows it as it is, in a table too.
+
+    >>> markdown("a|b_c <d>")
+    'a\\|b\\_c &lt;d&gt;'
+    """
+    escaped = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", html.escape(str(text), quote=False))
+    return " ".join(escaped.split())
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = markdown
+    environment.filters["shown"] = _shown
+    environment.tests["picture"] = lambda cell: isinstance(cell, ImageBlock)
+    environment.tests["number"] = _is_number
+    return environment
+
+
+def _is_number(cell: Any) -> bool:
+    return isinstance(cell, int | Number) or (isinstance(cell, str) and cell.endswith("%"))
+
+
+def _shown(cell: Any) -> Any:
+    """Write whole numbers with a comma per thousand; let long paths break at their slashes."""
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return Markup("/<wbr>").join(str(cell).split("/"))
+
+
+def _png(picture: ImageBlock) -> bytes:
+    if isinstance(picture.image, Figure):
+        return png_bytes(picture.image)
+    stream = io.BytesIO()
+    picture.image.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _embedded(picture: ImageBlock, png: bytes) -> dict[str, Any]:
+    """A data URI, photographs as JPEG, and the size that keeps the page from jumping."""
+    with Image.open(io.BytesIO(png)) as opened:
+        width, height = opened.size
+    kind = "png"
+    if isinstance(picture.image, Image.Image):
+        stream = io.BytesIO()
+        picture.image.save(stream, "JPEG", quality=QUALITY)
+        kind, png = "jpeg", stream.getvalue()
+    uri = f"data:image/{kind};base64,{base64.b64encode(png).decode()}"
+    wide = picture.is_chart and width > WIDE
+    return {"uri": uri, "width": width, "height": height, "wide": wide}
+
+
+def _write(file: Path, data: bytes) -> None:
+    with atomic_write(file) as temporary:
+        temporary.write_bytes(data)
+
+
+Blocks = list[Text | ImageBlock | Table]
+Rows = list[Sequence[Cell]]

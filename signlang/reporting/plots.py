@@ -1,0 +1,218 @@
+"""Plot style and shared plots: confusion matrix, image grid, reliability diagram, mistakes."""
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from PIL import Image
+
+from signlang.arrays import Ints
+from signlang.metrics.classification import Predictions, Reliability, confusion_matrix
+from signlang.reporting.formatting import percent
+
+INK: Final = "#3b4048"
+RIM: Final = "#c8ccd2"
+GRID: Final = "#e4e7eb"
+BLUE: Final = "#2563a8"
+# told apart by all kinds of colour vision: Okabe and Ito 2008, the light ones darkened for lines
+COLOURS: Final = (BLUE, "#d55e00", "#008060", "#a0508a")
+DPI: Final = 120
+
+
+def new_axes(height: float, width: float = 5.4) -> tuple[Figure, Axes]:
+    """Make a chart of one panel, in inches."""
+    figure = new_figure(width, height)
+    panel = figure.add_subplot()
+    style_axes(panel)
+    return figure, panel
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make a chart without panels, in inches."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def style_axes(panel: Axes) -> None:
+    """Give a panel the looks of all others."""
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(RIM)
+    panel.tick_params(which="both", colors=INK, length=0, labelsize=11)
+    panel.title.set(color=INK, size=11)
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.label.set(color=INK, size=11)
+    panel.grid(color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+
+
+def literal_text(text: str, most: int = 40) -> str:
+    r"""Prepare a name for matplotlib: no mathematics, one line, no bytes that are no text.
+
+    Args:
+        text: The name.
+        most: Characters that it may have; of a longer one the middle is left out.
+
+    >>> literal_text("US$"), literal_text("a\nb"), literal_text("\udcff")
+    ('US\\$', 'a b', '?')
+    >>> literal_text("abcdefgh", most=5)
+    'ab…gh'
+    """
+    text = " ".join(text.encode("utf-8", errors="replace").decode().split())
+    if len(text) > most:
+        text = text[: most // 2] + "…" + text[len(text) - (most - 1) // 2 :]
+    return text.replace("$", r"\$")
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Render a chart as PNG, the same bytes each time."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return stream.getvalue()
+
+
+WRITTEN: Final = 60  # classes; of more, a matrix shows colours only
+COLUMNS: Final = 6  # of a sheet of pictures, and what follows in inches
+CELL: Final = (1.55, 2.15)  # width and height of a picture with its title
+PICTURE: Final = 1.45  # its longer side
+MARGIN: Final = 0.05
+
+
+def matrix_figure(counted: Ints, classes: Sequence[str]) -> Figure:
+    """Draw what was taken for what: blue on the diagonal, mistakes orange, in numbers.
+
+    Args:
+        counted: See `counts`.
+        classes: Names of rows and columns.
+    """
+    size = len(classes)
+    side = min(max(4.6, 0.34 * size + 1.6), 24.0)
+    figure = new_figure(side, side)
+    panel = figure.add_subplot()
+    style_axes(panel)
+    shares = counted / np.maximum(counted.sum(1, keepdims=True), 1)
+    right = np.eye(size, dtype=np.bool_)
+    mistakes = np.ma.masked_where(right | (counted == 0), counted)
+    largest = max(1, int(mistakes.max())) if mistakes.count() else 1
+    panel.imshow(np.ma.masked_where(~right, shares), cmap="Blues", vmin=0, vmax=1.3)
+    panel.imshow(mistakes, cmap="Oranges", vmin=-0.12 * largest, vmax=1.1 * largest)
+    if size <= WRITTEN:
+        longest = len(str(counted.max()))
+        for row, column in zip(*np.nonzero(counted), strict=True):
+            strong = shares[row, row] > 0.7 if row == column else counted[row, column] > largest / 2
+            panel.text(
+                column, row, str(counted[row, column]), ha="center", va="center",
+                color="white" if strong else "black", fontsize=min(9.0, 30 / longest),
+            )  # fmt: skip
+    names = [literal_text(name, 16) for name in classes]
+    small = 9.5 if size <= WRITTEN else 5
+    turned = 90 if max(map(len, names)) > 2 else 0
+    panel.set_xticks(range(size), names, rotation=turned, fontsize=small)
+    panel.set_yticks(range(size), names, fontsize=small)
+    panel.set_xlabel("taken for")
+    panel.set_ylabel("is")
+    panel.grid(visible=False)
+    return figure
+
+
+def image_grid(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str]) -> Figure:
+    """Draw pictures in rows, each below its title.
+
+    All share one panel, whose coordinates are inches from its upper left corner: with a panel for
+    each picture, drawing takes twice as long.
+
+    Args:
+        images: (M,) of (h, w, 3) bytes; None for one that cannot be read any more.
+        titles: (M,) of at most three lines.
+    """
+    lines = -(-len(titles) // COLUMNS)
+    size = CELL[0] * COLUMNS, CELL[1] * lines
+    figure = Figure(figsize=size, facecolor="white")
+    panel = figure.add_axes((0, 0, 1, 1))
+    panel.set_axis_off()
+    for position, (image, title) in enumerate(zip(images, titles, strict=True)):
+        left = CELL[0] * (position % COLUMNS) + MARGIN
+        top = CELL[1] * (position // COLUMNS + 1) - MARGIN - PICTURE
+        panel.text(left, top - MARGIN, title, fontsize=9, color=INK, va="bottom")
+        if image is None:
+            panel.text(left + PICTURE / 2, top + PICTURE / 2, "cannot be read", ha="center",
+                       va="center", color=INK, fontsize=9)  # fmt: skip
+        else:
+            height, width, _ = image.shape
+            scale = PICTURE / max(height, width)
+            extent = (left, left + width * scale, top + height * scale, top)
+            panel.imshow(image, extent=extent, aspect="auto")
+    panel.set(xlim=(0, size[0]), ylim=(size[1], 0))
+    return figure
+
+
+ORANGE: Final = COLOURS[1]
+FEW: Final = 10  # pictures of a bin whose accuracy says little
+
+
+def confusion_figure(judged: Predictions) -> Figure:
+    """Draw what was taken for what."""
+    return matrix_figure(confusion_matrix(judged), judged.classes)
+
+
+def reliability_figure(found: Reliability) -> Figure:
+    """Draw accuracy against confidence, above a histogram of the confidences."""
+    figure = new_figure(5.4, 5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    middle, width = (found.edges[:-1] + found.edges[1:]) / 2, np.diff(found.edges)
+    for panel in (upper, lower):
+        style_axes(panel)
+    look = {"edgecolor": "white", "linewidth": 1.0}
+    for pictures, shade, label in (
+        (found.count >= FEW, "#7da7d4", "accuracy"),
+        (
+            (found.count > 0) & (found.count < FEW),
+            "#b5cbe3",
+            f"accuracy (fewer than {FEW} pictures)",
+        ),
+    ):
+        if pictures.any():
+            upper.bar(
+                middle[pictures], found.accuracy[pictures], width[pictures], color=shade,
+                label=label, **look,
+            )  # fmt: skip
+    upper.plot([0, 1], [0, 1], color=INK, linestyle="--", label="accuracy = confidence")
+    upper.plot(
+        found.confidence, found.accuracy, "o", color=ORANGE, markersize=5, markeredgecolor="white",
+        label="mean confidence", zorder=3, clip_on=False,
+    )  # fmt: skip
+    upper.set_ylim(0, 1.03)
+    upper.set_xlim(0, 1)
+    upper.set_ylabel("accuracy")
+    upper.set_title(f"calibration error {found.error:.4f}")
+    lower.bar(middle, found.count, width, color=BLUE, **look)
+    lower.set_yscale("log")
+    lower.set_ylim(bottom=0.8)
+    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    lower.yaxis.set_minor_formatter(NullFormatter())
+    lower.set_ylabel("pictures")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=10)
+    lower.set_xlabel("confidence")
+    return figure
+
+
+def mistakes_figure(
+    judged: Predictions, rows: Sequence[int], images: Sequence[Image.Image | None]
+) -> Figure:
+    """Draw wrongly judged pictures, each with what it is, what it was taken for, how surely.
+
+    Args:
+        judged: With the rows.
+        rows: (M,) which ones.
+        images: (M,) None for one that cannot be read any more.
+    """
+    titles = [
+        f"is {literal_text(judged.classes[judged.labels[row]], 14)}\n"
+        f"taken for {literal_text(judged.classes[judged.predicted[row]], 9)}\n"
+        f"{percent(float(judged.confidence[row]))} sure"
+        for row in rows
+    ]
+    return image_grid([None if image is None else np.asarray(image) for image in images], titles)

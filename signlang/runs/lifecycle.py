@@ -1,0 +1,172 @@
+"""Life cycle of a run without torch: read the data, lock the folder, start, report."""
+
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from signlang import validation
+from signlang.console import log, log_to, show_table
+from signlang.data.splits import Fold
+from signlang.errors import RunError, SettingError, SignlangError, listing
+from signlang.files import read_csv
+from signlang.runs import identity
+from signlang.runs.folder import RunFolder
+
+
+def read_fold(cfg: DictConfig) -> Fold:
+    """Read and check all pictures, and deal them into parts."""
+    pictures: Fold = instantiate_component(cfg.datamodule.pictures)
+    log.info(
+        "%s: %d pictures of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
+        cfg.data.name, len(pictures.index), len(pictures.index.classes),
+        f" by {len(set(pictures.index.signers))} signers" if pictures.index.signers else "",
+        cfg.fold, cfg.folds, cfg.split.name,
+        len(pictures.parts.train), len(pictures.parts.validation), len(pictures.parts.test),
+    )  # fmt: skip
+    return pictures
+
+
+def run_folder(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
+    """The run folder that belongs to a configuration and the overrides that made it."""
+    name = identity.name_of(cfg.model.name, cfg.study, overrides)
+    return RunFolder(Path(cfg.runs_dir).expanduser() / cfg.study / name / f"fold={cfg.fold}")
+
+
+def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
+    """Metrics of a run that need not be made again; None if there is something to do or to say."""
+    try:
+        folder = run_folder(cfg, overrides)
+        metrics = None if cfg.overwrite else folder.metrics()
+        if metrics is None:
+            return None
+        validation.check_train_config(cfg)
+        data = instantiate_component(cfg.datamodule.pictures).index.fingerprint
+    except SignlangError:  # the run itself will tell, in its own log
+        return None
+    wanted = identity.fingerprint(identity.settings_of(cfg), data)
+    return metrics if metrics.get("fingerprint") == wanted else None
+
+
+@contextmanager
+def started_run(cfg: DictConfig, pictures: Fold) -> Iterator[RunFolder]:
+    """Hold the run folder of a configuration, with the log going into it.
+
+    Raises:
+        RunError: If it is in use, belongs to a run with other settings, or this one fails; the
+            traceback is then in its `run.log`.
+        KeyboardInterrupt: If the run is interrupted, with a sentence on how to go on.
+    """
+    overrides = list(HydraConfig.get().overrides.task)
+    folder, chosen = run_folder(cfg, overrides), identity.settings_of(cfg)
+    cfg.run_folder = str(folder.path)
+    index, parts = pictures.index, pictures.parts
+    facts = {
+        "name": cfg.data.name,
+        "fingerprint": index.fingerprint,
+        "pictures": len(index),
+        "classes": len(index.classes),
+        "excluded": len(index.excluded),
+        "train": len(parts.train),
+        "validation": len(parts.validation),
+        "test": len(parts.test),
+    }
+    wanted = identity.fingerprint(chosen, index.fingerprint)
+    if not cfg.overwrite and folder.is_finished(wanted):
+        log.info("%s is finished already", folder.path)
+        yield folder
+        return
+    with folder.claimed():
+        record = identity.record(chosen, facts, seed=cfg.seed, overrides=overrides)
+        folder.begin(record, overwrite=cfg.overwrite)
+        with log_to(folder.log), _failures(folder):
+            _write_settings(cfg, folder, overrides)
+            index.write(folder.path, parts.names(len(index)))
+            if index.excluded:
+                log.warning(
+                    "%d file%s left out, listed in excluded.csv:%s",
+                    len(index.excluded),
+                    "s" * (len(index.excluded) > 1),
+                    listing(map(str, index.excluded)),
+                )
+            yield folder
+
+
+def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
+    """Show the figures of a finished run, where it is, and how to look at it."""
+    cost, test = metrics["cost"], metrics["test"]
+    show_table(
+        f"{metrics['model']} on {metrics['data']}, fold {metrics['fold']} of {metrics['folds']} "
+        f"({metrics['split']} split, {metrics['protocol']})",
+        {
+            "test accuracy": f"{test['accuracy']:.4f}",
+            "test macro F1": f"{test['macro_f1']:.4f}",
+            "test calibration error": f"{test['calibration_error']:.4f}",
+            "parameters": f"{cost['parameters']:,}",
+            "FLOPs (fvcore, multiply-add = 1)": f"{cost['flops'] / 1e6:,.2f} M",
+            "size": f"{cost['size_mb']:.1f} MB",
+            "time per picture (1 thread)": f"{cost['latency_ms']:.2f} ms",
+            "training": f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
+            f"{metrics['images_per_second']:.0f} pictures/s",
+            "run folder": str(folder.path),
+            "dashboards": f"tensorboard --logdir {folder.path.parents[1]}",
+        },
+    )
+
+
+def instantiate_component(part: DictConfig, **more: Any) -> Any:
+    """Instantiate a part of the configuration; the user hears the cause of a failure."""
+    try:
+        return instantiate(part, **more)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, SignlangError):
+            raise cause from None
+        if isinstance(cause, ModuleNotFoundError):
+            raise SettingError(
+                f"{part.get('_target_')} needs a package that is not installed: {cause}. "
+                'Optional loggers come with pip install "signlang[wandb]" or "signlang[mlflow]".'
+            ) from error
+        raise SettingError(
+            f"{part.get('_target_')} refuses its settings: {cause or error}"
+        ) from error
+
+
+@contextmanager
+def _failures(folder: RunFolder) -> Iterator[None]:
+    """Leave the traceback of a failure in the log, and a sentence for the user."""
+    try:
+        yield
+    except SignlangError as error:
+        log.error("%s", error, exc_info=True)
+        raise
+    except (KeyboardInterrupt, SystemExit) as error:
+        log.info("interrupted", exc_info=True)
+        done = len(read_csv(folder.path / "history.csv"))
+        raise KeyboardInterrupt(
+            f"Interrupted after {done} finished epochs. The same command goes on from there."
+        ) from error
+    except Exception as error:
+        log.error("the run failed", exc_info=True)
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise RunError(
+                f"The disk is full: {error.filename or folder.path} was not written. Free some "
+                "space and repeat the command: it goes on from the last finished epoch."
+            ) from error
+        raise RunError(
+            f"The run failed: {type(error).__name__}: {error}\n"
+            f"The traceback is in {folder.log}. Once mended, the same command goes on."
+        ) from error
+
+
+def _write_settings(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> None:
+    place = folder.path / ".hydra"
+    place.mkdir(exist_ok=True)
+    OmegaConf.save(cfg, place / "config.yaml", resolve=True)
+    OmegaConf.save(OmegaConf.create(overrides), place / "overrides.yaml")

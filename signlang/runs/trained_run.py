@@ -1,0 +1,225 @@
+"""A finished run with its best checkpoint, its calibration and its source images."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from signlang.arrays import Floats32, Ints, Pixels
+from signlang.console import track
+from signlang.data.image_io import (
+    BadImageError,
+    batched,
+    decode,
+    map_in_order,
+    read_bytes,
+    resize_image,
+)
+from signlang.data.sources import images_root
+from signlang.errors import DataError, RunError
+from signlang.inference.onnx_model import OnnxModel
+from signlang.metrics import calibration
+from signlang.metrics.calibration import Calibration
+from signlang.metrics.classification import Predictions
+from signlang.models.classifier import Classifier
+from signlang.runs.folder import RunFolder
+from signlang.runs.results import read_predictions, read_run
+from signlang.system import cpu_count
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A finished run with its network.
+
+    Attributes:
+        path: Its folder.
+        metrics: Content of `metrics.json`.
+        record: Content of `record.json`.
+        classifier: The best checkpoint, on the processor, ready to judge.
+        stored: The calibration that lies in its folder, if any.
+        calibration_error: Of the test fold, `before` and `after`; empty if not known.
+    """
+
+    path: Path
+    metrics: Mapping[str, Any]
+    record: Mapping[str, Any]
+    classifier: Classifier
+    stored: Calibration | None
+    calibration_error: Mapping[str, float]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the logits."""
+        return self.classifier.classes
+
+    @property
+    def calibration(self) -> Calibration:
+        """Of its probabilities; temperature 1 and no threshold if none is stored."""
+        return self.stored or Calibration()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that the network sees, in pixels."""
+        return int(self.classifier.hparams["network"]["image_size"])
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Squares to which pictures were brought one after another, in pixels."""
+        stored = self.record["settings"].get("data.stored_size")
+        both = (int(stored or self.image_size), self.image_size)
+        return both[:1] if both[0] == both[1] else both
+
+    def predictions(self) -> Predictions:
+        """What the network said of its test fold when the run was made.
+
+        Raises:
+            RunError: If `predictions.csv` or `data.csv` is missing or damaged.
+        """
+        return read_predictions(self.path, int(self.metrics["fold"]))
+
+    @property
+    def signers(self) -> int:
+        """People in all pictures of the run, or 0 where that is not known."""
+        names = {row["signer"] for row in RunFolder(self.path).pictures()}
+        return 0 if "" in names else len(names)
+
+    def part(self, name: str) -> list[tuple[str, int]]:
+        """Paths and labels of the pictures of a part: `train`, `validation` or `test`.
+
+        Raises:
+            DataError: If `data.csv` names classes that the network does not know.
+        """
+        return RunFolder(self.path).part(name, self.classes)
+
+
+def load_trained_run(path: Path) -> TrainedRun:
+    """Read a finished run and load its best checkpoint.
+
+    Raises:
+        RunError: If there is no finished run, or it is damaged.
+    """
+    run, folder = read_run(path), RunFolder(path)
+    if run is None:
+        folds = sorted(place.name for place in path.glob("fold=*"))
+        if folds:
+            raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
+        what = "is a run that is not finished" if folder.record() else "is no run folder"
+        raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
+    try:
+        model = Classifier.load_from_checkpoint(folder.best, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on a damaged file
+        raise RunError(
+            f"{folder.best} cannot be loaded ({type(error).__name__}): train the run again with "
+            "overwrite=true."
+        ) from error
+    found = calibration.read_calibration(path)
+    errors = _calibration_error(path) if found else {}
+    return TrainedRun(path, run.metrics, run.record, model.eval(), found, errors)
+
+
+def _calibration_error(path: Path) -> dict[str, float]:
+    """Before and after, of the test fold if it was measured there."""
+    found = json.loads((path / calibration.FILE).read_text("utf-8")).get("calibration_error")
+    if isinstance(found, dict):
+        found = found.get("test", found)
+    if not isinstance(found, dict):
+        return {}
+    return {key: float(found[key]) for key in ("before", "after") if key in found}
+
+
+Rows = Sequence[tuple[str, int]]  # paths and labels
+BATCH: Final = 64
+IMAGES_MOVED: Final = (
+    "Say where they are now with pictures=DIR, or have run and bundle compared on drawn pictures "
+    "only, with verify=generated."
+)
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The pictures of a run, where they lie.
+
+    Attributes:
+        root: To which their paths are relative.
+        side: Of the first square that they are brought to, in pixels.
+    """
+
+    root: Path
+    side: int
+
+    def read(self, path: str) -> bytes:
+        """Read the file of a picture.
+
+        Raises:
+            DataError: If it is not there, or unreadable.
+        """
+        try:
+            return read_bytes(self.root / path)
+        except BadImageError as error:
+            raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
+
+    def square(self, path: str) -> Pixels:
+        """Decode a picture as training does: (side, side, 3).
+
+        Raises:
+            DataError: If it is not there, or damaged.
+        """
+        data = self.read(path)
+        try:
+            return resize_image(decode(data), self.side)
+        except BadImageError as error:
+            raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
+
+    def squares(self, rows: Rows, doing: str) -> Iterator[Pixels]:
+        """Decode pictures in batches of at most 64: (n, side, side, 3)."""
+        paths = [path for path, _ in rows]
+        squares = map_in_order(self.square, paths, cpu_count(), 2 * BATCH)
+        for batch in batched(track(squares, doing, len(rows)), BATCH):
+            yield np.stack(batch)
+
+    def judged(self, networks: Sequence[OnnxModel], rows: Rows, doing: str) -> list[Floats32]:
+        """(n, classes) probabilities of each network."""
+        said: list[list[Floats32]] = [[] for _ in networks]
+        for squares in self.squares(rows, doing):
+            for network, found in zip(networks, said, strict=True):
+                found.append(network(squares))
+        return [np.concatenate(found) for found in said]
+
+
+def find_images(run: TrainedRun, moved_to: str | None) -> RunImages:
+    """Find the pictures of a run.
+
+    Args:
+        run: The run.
+        moved_to: Where they are now; None asks the run's own configuration.
+
+    Raises:
+        DataError: If they are gone.
+    """
+    if moved_to is not None:
+        return RunImages(Path(moved_to).expanduser(), run.sides[0])
+    try:
+        return RunImages(images_root(run.path), run.sides[0])
+    except DataError as error:
+        raise DataError(
+            f"The pictures of {run.path} are not found: {error} {IMAGES_MOVED}"
+        ) from None
+
+
+def label_array(rows: Rows) -> Ints:
+    """(n,) labels."""
+    return np.array([label for _, label in rows], dtype=np.int64)
+
+
+def evenly_spaced(rows: Rows, most: int) -> Rows:
+    """Take at most so many, spread evenly; they are sorted by class.
+
+    >>> evenly_spaced([("a", 0), ("b", 0), ("c", 1), ("d", 1)], 2)
+    [('a', 0), ('d', 1)]
+    """
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[number] for number in np.linspace(0, len(rows) - 1, most).round().astype(int)]

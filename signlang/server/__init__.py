@@ -1,0 +1,1 @@
+"""HTTP inference server: FastAPI app, dynamic batching, supervised workers."""

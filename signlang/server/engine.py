@@ -1,0 +1,349 @@
+"""Inference engine: admission control, dynamic batching and predictions.
+
+What is inside is bounded twice, in pictures and in bytes, before anything is read: a burst costs
+waiting time, never memory.
+
+A batch is what waits at the moment at which a runner is free: under no load a picture is computed
+at once, under load batches grow by themselves. Everything but the networks runs in one event loop,
+so there are no locks.
+
+The order is: room, bytes, kind, pixels, network. Each step is bounded and may refuse.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from signlang.arrays import Floats32, Pixels
+from signlang.server import telemetry, uploads
+from signlang.server.config import MIB, ServeConfig
+from signlang.server.registry import Compute, LoadedModel, ModelRegistry
+from signlang.server.schemas import RequestError, too_busy
+from signlang.system import cpu_count
+
+
+class Admission:
+    """The room of one process.
+
+    Args:
+        pictures: That may be inside, whether read, waiting or computed.
+        size: Bytes of bodies that may be inside.
+
+    Attributes:
+        inside: Pictures at present.
+    """
+
+    def __init__(self, pictures: int, size: int) -> None:
+        self.inside = 0
+        self._pictures, self._size = pictures, size
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request is refused."""
+        return self.inside >= self._pictures
+
+    @contextmanager
+    def seat(self, size: int) -> Iterator["Slot"]:
+        """Take room for one picture and a body of at most `size` bytes while the block runs.
+
+        Raises:
+            Refusal: 429 if there is none.
+        """
+        if self.inside + 1 > self._pictures or self._bytes + size > self._size:
+            raise too_busy()
+        seat = Slot(self)
+        self.inside += 1
+        self._bytes += size
+        try:
+            yield seat
+        finally:
+            self.inside -= seat.pictures
+            self._bytes -= size
+
+    def widen(self, seat: "Slot", pictures: int) -> None:
+        """Take room for all pictures of a request, once it is known how many they are.
+
+        Raises:
+            Refusal: 429 if there is none.
+        """
+        more = max(pictures, 1) - seat.pictures
+        if self.inside + more > self._pictures:
+            raise too_busy()
+        self.inside += more
+        seat.pictures += more
+
+
+class Slot:
+    """The room of one request.
+
+    Attributes:
+        pictures: That it has room for.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self.pictures = 1
+        self._admission = admission
+
+    def widen(self, pictures: int) -> None:
+        """See `Admission.widen`."""
+        self._admission.widen(self, pictures)
+
+
+Seen = Callable[[str, int, float], None]
+
+
+@dataclass(eq=False)
+class _Job:
+    picture: Pixels
+    answer: "asyncio.Future[Floats32]"
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """Collects pictures per network; close it at the end.
+
+    Args:
+        networks: By name; each maps (N, H, W, 3) to (N, classes), from any thread.
+        runners: Batches that are computed at the same time.
+        max_batch: Pictures of one batch, for each network.
+        wait_s: How long a picture may wait for others, although a runner is free.
+        seen: Told of each batch: network, pictures, seconds.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, Compute],
+        runners: int,
+        max_batch: Mapping[str, int],
+        wait_s: float = 0.0,
+        seen: Seen = lambda name, size, seconds: None,
+    ) -> None:
+        self._networks = networks
+        self._waiting: dict[str, deque[_Job]] = {name: deque() for name in networks}
+        self._free = runners
+        self._max_batch, self._wait_s, self._seen = max_batch, wait_s, seen
+        self._pool = ThreadPoolExecutor(runners, thread_name_prefix="network")
+        self._is_planned = False
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that no runner has begun."""
+        return sum(map(len, self._waiting.values()))
+
+    async def run(self, name: str, pictures: Sequence[Pixels]) -> Floats32:
+        """Compute the probabilities (N, classes) of N pictures of one shape (H, W, 3).
+
+        Cancelling takes pictures that wait out of the queue.
+        """
+        loop = asyncio.get_running_loop()
+        jobs = [_Job(picture, loop.create_future()) for picture in pictures]
+        self._waiting[name].extend(jobs)
+        self._plan(loop, self._wait_s)
+        try:
+            return np.stack([await job.answer for job in jobs])
+        finally:
+            for job in jobs:
+                job.answer.cancel()
+
+    def close(self) -> None:
+        """Wait for what is being computed."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _plan(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
+        if not self._is_planned:  # once for all pictures that arrive in the meantime
+            self._is_planned = True
+            loop.call_later(delay, self._dispatch, loop)
+
+    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_planned = False
+        while self._free:
+            name = self._longest_waiting()
+            if name is None:
+                return
+            jobs = self._taken(name)
+            if not jobs:
+                continue
+            self._free -= 1
+            stacked = np.stack([job.picture for job in jobs])
+            computed = loop.run_in_executor(self._pool, self._timed, name, stacked)
+            computed.add_done_callback(partial(self._hand_out, loop, jobs))
+
+    def _longest_waiting(self) -> str | None:
+        waiting = [(jobs[0].since, name) for name, jobs in self._waiting.items() if jobs]
+        return min(waiting)[1] if waiting else None
+
+    def _taken(self, name: str) -> list[_Job]:
+        """Take an even share for each free runner."""
+        queue = self._waiting[name]
+        share = min(self._max_batch[name], math.ceil(len(queue) / self._free))
+        jobs: list[_Job] = []
+        while queue and len(jobs) < share:
+            job = queue.popleft()
+            if job.answer.done():  # nobody waits for it any more
+                continue
+            if jobs and job.picture.shape != jobs[0].picture.shape:
+                queue.appendleft(job)
+                break
+            jobs.append(job)
+        return jobs
+
+    def _timed(self, name: str, pictures: Pixels) -> Floats32:
+        start = time.perf_counter()
+        found = self._networks[name](pictures)
+        self._seen(name, len(pictures), time.perf_counter() - start)
+        return found
+
+    def _hand_out(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        jobs: Sequence[_Job],
+        computed: "asyncio.Future[Floats32]",
+    ) -> None:
+        self._free += 1
+        error = None if computed.cancelled() else computed.exception()
+        for number, job in enumerate(jobs):
+            if job.answer.done():
+                continue
+            if computed.cancelled():
+                job.answer.cancel()
+            elif error is not None:
+                job.answer.set_exception(error)
+            else:
+                job.answer.set_result(computed.result()[number])
+        self._plan(loop, 0.0)
+
+
+class Engine:
+    """What answers; close it at the end.
+
+    Args:
+        shelf: The networks.
+        options: The limits.
+
+    Attributes:
+        admission: Who is inside.
+    """
+
+    def __init__(self, shelf: ModelRegistry, options: ServeConfig) -> None:
+        self.shelf, self.options = shelf, options
+        self.admission = Admission(options.queue, int(options.queue_mb * MIB))
+        self.max_body = int(options.max_body_mb * MIB)
+        self._batcher = Batcher(
+            {name: served.network for name, served in shelf.items()},
+            options.side_by_side,
+            {name: served.max_batch for name, served in shelf.items()},
+            options.wait_ms / 1000,
+            telemetry.record_batch,
+        )
+        self._decoders = ThreadPoolExecutor(cpu_count(), thread_name_prefix="decoder")
+
+    def close(self) -> None:
+        """Wait for what is being computed."""
+        self._batcher.close()
+        self._decoders.shutdown(wait=True, cancel_futures=True)
+
+    async def answer(
+        self,
+        headers: Mapping[str, str],
+        pieces: AsyncIterator[bytes],
+        model: str | None,
+        top: int | None,
+        notes: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Answer a request in the form of `schema.Answer`.
+
+        Args:
+            headers: Of the request, in lower case.
+            pieces: Of its body.
+            model: Name of the network, or nothing for the default.
+            top: How many signs to name for each picture; nothing for all.
+            notes: Takes what the log may tell of the request.
+
+        Raises:
+            Refusal: If it is not served.
+        """
+        begin = time.perf_counter()
+        name = self.shelf.chosen(model)
+        kind = headers.get("content-type", "")
+        uploads.content_kind(kind)
+        size = uploads.declared(headers.get("content-length"), self.max_body)
+        try:
+            with self.admission.seat(size) as seat:
+                telemetry.INSIDE.set(self.admission.inside)
+                async with asyncio.timeout(self.options.timeout_s):
+                    body = await uploads.read_body(pieces, self.max_body, self.options.body_s)
+                    pictures = await self._decoded(body, kind, seat, self.shelf[name])
+                    notes |= {"model": name, "pictures": len(pictures), "bytes": len(body)}
+                    read = time.perf_counter()
+                    found = await self._batcher.run(name, pictures)
+        except TimeoutError:
+            raise RequestError(
+                503, f"There was no answer within {self.options.timeout_s:g} seconds.",
+                {"Retry-After": "5"},
+            ) from None  # fmt: skip
+        finally:
+            telemetry.INSIDE.set(self.admission.inside)
+        served = self.shelf[name]
+        predictions = [_prediction(row.tolist(), served, top) for row in found]
+        for prediction in predictions:
+            telemetry.IMAGES.labels(name, "yes" if prediction["sure"] else "no").inc()
+        end = time.perf_counter()
+        return {
+            "model": name,
+            "precision": self.options.precision,
+            "device": self.options.device,
+            "predictions": predictions,
+            "milliseconds": {
+                "reading": round((read - begin) * 1000, 3),
+                "network": round((end - read) * 1000, 3),
+                "total": round((end - begin) * 1000, 3),
+            },
+        }
+
+    async def _decoded(
+        self, body: bytes, kind: str, seat: Slot, served: LoadedModel
+    ) -> list[Pixels]:
+        files = uploads.uploaded_files(body, kind, self.options.max_pictures)
+        seat.widen(len(files))
+        loop, side, most = asyncio.get_running_loop(), served.bundle.sides[0], len(files)
+        tasks = [
+            loop.run_in_executor(
+                self._decoders,
+                uploads.decode_upload,
+                data,
+                side,
+                self.options.max_pixels,
+                number,
+                most,
+            )
+            for number, data in enumerate(files, 1)
+        ]
+        try:
+            return [await task for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _prediction(
+    probabilities: Sequence[float], served: LoadedModel, top: int | None
+) -> dict[str, Any]:
+    """Write out one row of probabilities in the form of `schema.Prediction`."""
+    ranked = sorted(zip(probabilities, served.bundle.classes, strict=True), key=lambda p: -p[0])
+    confidence, label = ranked[0]
+    return {
+        "label": label,
+        "confidence": round(confidence, 6),
+        "sure": confidence >= served.threshold,
+        "probabilities": {name: round(value, 6) for value, name in ranked[:top]},
+    }

@@ -1,0 +1,290 @@
+"""Process supervision: the listening socket, worker processes, restarts with back-off.
+
+The supervisor imports this module as well, so the heavy parts are imported where they are used.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+from signlang.errors import ServiceError, SignlangError
+from signlang.server import json_log
+from signlang.server.config import ServeConfig
+
+BACKLOG: Final = 2048  # connections that wait to be accepted
+METRICS_VARIABLE: Final = (
+    "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client looks at it when it is imported
+)
+
+
+@contextmanager
+def open_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """Listen at an address while the block runs.
+
+    Raises:
+        ServiceError: If it is taken, not allowed, or not of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise ServiceError(f"host={host}: there is no such address.") from None
+    family, kind, _, _, where = found[0]
+    # the protocol is named: asyncio sends small answers at once only where it stands in the socket
+    with socket.socket(family, kind, socket.IPPROTO_TCP) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(where)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise ServiceError(
+                f"Cannot listen at {host}, port {port} ({error.strerror}): set port=N to another "
+                "one, or port=0 for any that is free."
+            ) from None
+        yield sock
+
+
+def socket_address(sock: socket.socket) -> str:
+    """Where a browser finds the service.
+
+    >>> with open_socket("127.0.0.1", 0) as sock:
+    ...     socket_address(sock).startswith("http://127.0.0.1:")
+    True
+    """
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def metrics_folder() -> Iterator[Path]:
+    """Make a folder in which processes that are started now add up their figures."""
+    with tempfile.TemporaryDirectory(prefix="signlang-") as place:
+        before = os.environ.get(METRICS_VARIABLE)
+        os.environ[METRICS_VARIABLE] = place
+        try:
+            yield Path(place)
+        finally:
+            if before is None:
+                del os.environ[METRICS_VARIABLE]
+            else:
+                os.environ[METRICS_VARIABLE] = before
+
+
+READY: Final = "ready"
+IDLE_S: Final = 30  # of a connection that is kept open; longer than browsers wait between frames
+
+
+def run(options: ServeConfig, listening: socket.socket, told: Connection) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests that have begun.
+
+    Args:
+        options: The settings.
+        listening: Shared with the other processes.
+        told: Gets `READY`, or the sentence of the error why not.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; before the start it is early
+    json_log.start_json_log()
+    _end_with_parent()
+    from signlang.server import registry, telemetry
+    from signlang.server.app import create_app
+
+    try:
+        application = create_app(registry.load_models(options), options)
+    except SignlangError as error:
+        told.send(str(error))
+        return
+    telemetry.STARTS.inc()
+    _serve(application, options, listening, told)
+
+
+def _serve(
+    application: Any, options: ServeConfig, listening: socket.socket, told: Connection
+) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Tells when it answers."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                told.send(READY)
+
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        limit_concurrency=options.connections,
+        timeout_keep_alive=IDLE_S,
+        timeout_graceful_shutdown=max(1, round(options.grace_s)),
+    )
+    Server(config).run(sockets=[listening])
+
+
+def _end_with_parent() -> None:
+    """Finish when the supervisor is gone, even if it was killed: no process stays behind."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+PATIENCE: Final = 30.0  # seconds at most between attempts to start a process again
+MARGIN: Final = 5.0  # seconds beyond the time that requests get to finish
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: Any
+    told: Connection
+    speaks: bool = True
+    is_ready: bool = False
+
+
+class Supervisor:
+    """Keeps the processes of a service running until it is told to stop.
+
+    Args:
+        options: The settings.
+    """
+
+    def __init__(self, options: ServeConfig) -> None:
+        self._options = options
+        self._address = ""
+        self._workers: list[_Worker] = []
+        self._failures = 0
+        self._not_before = 0.0
+        self._is_stopping = False
+        self._was_ready = False
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then wait for the requests that have begun.
+
+        Raises:
+            ServiceError: If the address is taken, or a process cannot be started at all.
+        """
+        with (
+            open_socket(self._options.host, self._options.port) as sock,
+            metrics_folder() as figures,
+            self._bell() as bell,
+        ):
+            self._address = socket_address(sock)
+            try:
+                while not self._is_stopping:
+                    self._fill(sock)
+                    self._wait(bell, figures)
+            finally:
+                self._is_stopping = True
+                sock.close()  # who comes now is refused instead of kept waiting
+                self._stop()
+
+    @contextmanager
+    def _bell(self) -> Iterator[int]:
+        """Let SIGTERM and SIGINT end the waiting; yields what they ring."""
+        bell, rope = os.pipe()
+
+        def ring(number: int, frame: Any) -> None:
+            self._is_stopping = True
+            os.write(rope, b"!")
+
+        before = {number: signal.signal(number, ring) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield bell
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(bell)
+            os.close(rope)
+
+    def _fill(self, sock: socket.socket) -> None:
+        """Start as many processes as are missing, unless the last ones failed a moment ago."""
+        context = multiprocessing.get_context("spawn")  # a fork would share threads and sessions
+        while len(self._workers) < self._options.workers and time.monotonic() >= self._not_before:
+            told, tells = context.Pipe(duplex=False)
+            process = context.Process(
+                target=run, args=(self._options, sock, tells), name="signlang-worker"
+            )
+            process.start()
+            tells.close()
+            self._workers.append(_Worker(process, told))
+
+    def _wait(self, bell: int, figures: Path) -> None:
+        """Wait until a process says something or ends, a signal comes, or a pause is over."""
+        says: dict[Any, _Worker] = {w.told: w for w in self._workers if w.speaks}
+        ends: dict[Any, _Worker] = {w.process.sentinel: w for w in self._workers}
+        pause = max(0.0, self._not_before - time.monotonic())
+        is_complete = len(self._workers) == self._options.workers
+        happened = connection.wait([*says, *ends, bell], None if is_complete else pause)
+        for what in happened:  # words first: they say why a process ends
+            if what in says:
+                self._hear(says[what])
+        for what in happened:
+            if what in ends:
+                self._lose(ends[what], figures)
+
+    def _hear(self, heard: _Worker) -> None:
+        try:
+            said = heard.told.recv()
+        except EOFError:
+            heard.speaks = False
+            return
+        if said == READY:
+            heard.is_ready = self._was_ready = True
+            self._failures = 0
+            facts = {"address": self._address, "worker": heard.process.pid}
+            json_log.log.info("ready", extra=facts)
+        elif self._was_ready:
+            json_log.log.error("a worker cannot start", extra={"reason": said})
+        else:
+            raise ServiceError(said)
+
+    def _lose(self, lost: _Worker, figures: Path) -> None:
+        """Bury a process; pause longer each time before the next if it never became ready."""
+        lost.process.join()
+        lost.told.close()
+        self._workers.remove(lost)
+        for file in figures.glob(f"gauge_live*_{lost.process.pid}.db"):
+            file.unlink(missing_ok=True)  # its present state; what it counted stays
+        if self._is_stopping:
+            return
+        if not self._was_ready:
+            raise ServiceError(
+                f"The service ended before it was ready (exit code {lost.process.exitcode}). If "
+                "nothing above says why, it may have been killed for want of memory."
+            )
+        if not lost.is_ready:
+            self._failures += 1
+            self._not_before = time.monotonic() + min(PATIENCE, 2.0**self._failures)
+        facts = {"worker": lost.process.pid, "exit_code": lost.process.exitcode}
+        json_log.log.error("a worker ended, another takes its place", extra=facts)
+
+    def _stop(self) -> None:
+        """Let all processes finish what they have begun; kill those that take too long."""
+        for one in self._workers:
+            one.process.terminate()
+        until = time.monotonic() + self._options.grace_s + MARGIN
+        for one in self._workers:
+            one.process.join(max(0.0, until - time.monotonic()))
+            if one.process.is_alive():
+                one.process.kill()
+                one.process.join()
+        if self._was_ready:
+            json_log.log.info("stopped")

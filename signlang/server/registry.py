@@ -1,0 +1,170 @@
+"""Registry of the loaded models, with the batch size that suits each.
+
+On a processor larger batches fall out of the caches: SqueezeNet computes single pictures a fifth
+faster than sixteen at once. Small networks and graphics cards want large batches. So it is tried.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from signlang.arrays import Floats32, Pixels
+from signlang.errors import BundleError, SettingError, SignlangError, suggestion
+from signlang.inference.bundle import Bundle, load_bundle
+from signlang.inference.onnx_model import OnnxModel
+from signlang.server.config import ServeConfig
+from signlang.server.schemas import RequestError
+
+SIZES: Final = (1, 2, 4, 8, 16, 32)
+REPEATS: Final = 3  # of which the fastest counts: others may have been disturbed
+LONGEST: Final = 0.2  # seconds of a batch; a picture that arrives meanwhile waits for it
+PATIENCE: Final = 8  # larger batches are not tried if such a multiple brings nothing
+WORTH: Final = 0.95  # a larger batch is to save a twentieth of the time of a picture
+
+
+Compute = Callable[[Pixels], Floats32]
+
+
+def best_batch_size(compute: Compute, side: int) -> int:
+    """Try batches of rising size on black squares of some side; takes about a second."""
+    chosen, fastest = 1, float("inf")
+    for size in SIZES:
+        pictures = np.zeros((size, side, side, 3), dtype=np.uint8)
+        compute(pictures)  # the first one of a size takes memory
+        seconds = min(_timed(compute, pictures) for _ in range(REPEATS))
+        if seconds > LONGEST or size >= PATIENCE * chosen:
+            break
+        if seconds / size < fastest * WORTH:
+            chosen, fastest = size, seconds / size
+    return chosen
+
+
+def _timed(compute: Compute, pictures: Pixels) -> float:
+    start = time.perf_counter()
+    compute(pictures)
+    return time.perf_counter() - start
+
+
+FALLBACK: Final = 0.5  # "not sure" below it, where a bundle holds no threshold
+CARD: Final = "card.html"
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network that answers.
+
+    Attributes:
+        bundle: Where it comes from.
+        network: Maps pictures to probabilities.
+        threshold: Below this probability an answer is not sure.
+        browser: Precision of the model that a browser may run itself.
+        onnx: That model.
+        card: HTML, or nothing.
+        max_batch: Pictures that it computes at once.
+    """
+
+    bundle: Bundle
+    network: OnnxModel
+    threshold: float
+    browser: str
+    onnx: bytes
+    card: bytes
+    max_batch: int
+
+
+class ModelRegistry(Mapping[str, LoadedModel]):
+    """The networks of a service by name.
+
+    Attributes:
+        default: Name of the one that answers when a request names none.
+    """
+
+    def __init__(self, served: Mapping[str, LoadedModel], default: str) -> None:
+        self._served, self.default = dict(served), default
+
+    def __getitem__(self, name: str) -> LoadedModel:
+        return self._served[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._served)
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def chosen(self, name: str | None) -> str:
+        """The name of the network that a request asks for.
+
+        Raises:
+            Refusal: 404 if there is none of that name.
+        """
+        name = name or self.default
+        if name not in self._served:
+            there = ", ".join(sorted(self._served))
+            raise RequestError(404, f"There is no network of this name. There are: {there}.")
+        return name
+
+
+def registered_name(paths: Sequence[Path], default: str | None) -> tuple[dict[str, Bundle], str]:
+    """Read bundles, without their networks.
+
+    Returns:
+        The bundles by name, and the name of the default.
+
+    Raises:
+        SignlangError: If one cannot be used, two have one name, or the default is not among them.
+    """
+    bundles: dict[str, Bundle] = {}
+    for path in paths:
+        bundle = load_bundle(path)
+        if bundle.name in bundles:
+            raise SettingError(
+                f"{bundles[bundle.name].path} and {path} are both named {bundle.name}: serve one "
+                "of them, or export one again with name=ANOTHER."
+            )
+        bundles[bundle.name] = bundle
+    chosen = default or next(iter(bundles))
+    if chosen not in bundles:
+        raise SettingError(f"default={chosen}: {suggestion(chosen, bundles)}")
+    return bundles, chosen
+
+
+def load_models(options: ServeConfig) -> ModelRegistry:
+    """Load all networks and let each compute a picture, so that the first request is not slow.
+
+    Raises:
+        SignlangError: If one cannot be used.
+    """
+    bundles, default = registered_name(options.paths, options.default)
+    return ModelRegistry(
+        {name: _load_model(bundle, options) for name, bundle in bundles.items()}, default
+    )
+
+
+def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
+    network = OnnxModel(bundle, options.precision, options.device, options.threads)
+    side = bundle.sides[0]  # the graph squeezes to the others
+    try:
+        network(np.zeros((1, side, side, 3), dtype=np.uint8))
+    except Exception as error:  # onnxruntime has no base class for what it raises
+        first = str(error).strip().splitlines()[0][:200]
+        raise BundleError(f"The network of {bundle.path} does not compute: {first}") from None
+    threshold = options.reject_threshold
+    if threshold is None:
+        threshold = FALLBACK if bundle.reject_threshold is None else bundle.reject_threshold
+    browser = "int8" if "int8" in bundle.models else "fp32"
+    return LoadedModel(
+        bundle, network, threshold, browser,
+        onnx=bundle.read(bundle.models[browser]), card=_card(bundle),
+        max_batch=options.max_batch or best_batch_size(network, side),
+    )  # fmt: skip
+
+
+def _card(bundle: Bundle) -> bytes:
+    try:
+        return bundle.read(CARD)
+    except SignlangError:
+        return b""

@@ -1,0 +1,103 @@
+"""Response models of the HTTP API, and the error that carries a status code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, Field
+
+
+@dataclass(eq=False)
+class RequestError(Exception):
+    """A request that is not served.
+
+    Attributes:
+        status: Of HTTP.
+        sentence: What is wrong and how to mend it; holds nothing that a request brought along,
+            but names of networks.
+        headers: To send with it.
+    """
+
+    status: int
+    sentence: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def too_busy(seconds: int = 1) -> RequestError:
+    """The refusal of a service that has enough to do.
+
+    >>> too_busy().status, too_busy().headers
+    (429, {'Retry-After': '1'})
+    """
+    return RequestError(
+        429, "Too many pictures are waiting: send this one again.", {"Retry-After": str(seconds)}
+    )
+
+
+class Prediction(BaseModel):
+    """The answer about one picture."""
+
+    label: str = Field(description="The most probable sign")
+    confidence: float = Field(description="Its probability, calibrated as the bundle says")
+    sure: bool = Field(description="Whether that reaches the threshold of the network")
+    probabilities: dict[str, float] = Field(description="By sign, the most probable first")
+
+
+class Timings(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    reading: float = Field(description="Receiving and decoding")
+    network: float = Field(description="Waiting for others and computing")
+    total: float
+
+
+class PredictResponse(BaseModel):
+    """The answer to a request."""
+
+    model: str
+    precision: str
+    device: str
+    predictions: list[Prediction] = Field(description="In the order of the pictures")
+    milliseconds: Timings
+
+
+class BrowserModel(BaseModel):
+    """What a browser needs to run the network itself."""
+
+    precision: str
+    url: str
+    bytes: int
+
+
+class ModelInfo(BaseModel):
+    """A network among which a request can choose."""
+
+    name: str
+    default: bool
+    classes: list[str]
+    image_size: int = Field(description="Side of the square that the network sees, in pixels")
+    precision: str
+    device: str
+    threshold: float = Field(description="Below this probability an answer is not sure")
+    card: str | None = Field(description="Address of its model card")
+    browser: BrowserModel
+
+
+class ModelList(BaseModel):
+    """All networks."""
+
+    models: list[ModelInfo]
+    max_pictures: int = Field(description="Of one request")
+    max_body_bytes: int
+    max_pixels: int = Field(description="Of one picture")
+    browser_runtime: bool = Field(
+        description="Whether what a browser needs to run networks was brought along"
+    )
+
+
+class ErrorResponse(BaseModel):
+    """Why a request was not served."""
+
+    error: str = Field(description="One sentence")

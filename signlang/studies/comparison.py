@@ -1,0 +1,278 @@
+"""Comparison of the runs of a study: report page, glossary and all files of `compare`."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from signlang import __version__, console
+from signlang.console import log
+from signlang.errors import RunError, SettingError
+from signlang.metrics import factor_effects
+from signlang.reporting.formatting import p_cell, with_spread
+from signlang.reporting.page import ImageBlock, Notes, Number, Page, Rows, Section, Table, Text
+from signlang.studies import leaderboard, ranking, sections, tensorboard, verdicts
+from signlang.studies import plots as study_plots
+from signlang.studies.ranking import Ranking
+from signlang.studies.study import Study, read_study
+
+NO_GRID: Final = (
+    "The settings are not every combination of the levels of their factors, equally often. A mean "
+    "over all that share a level would give one factor the merit of another: compare rows of the "
+    "table."
+)
+
+
+def effects(standings: Ranking) -> Section | None:
+    """What each factor does, for studies with two factors or more."""
+    study = standings.study
+    if len(study.factors) < 2:
+        return None
+    # the levels in the order of their size, not of their success
+    settings = sorted(study.settings, key=lambda s: [_size(s.choice(f)) for f in study.factors])
+    levels = {factor: [setting.choice(factor) for setting in settings] for factor in study.factors}
+    if not factor_effects.is_grid(levels):
+        return Section("Effect of each factor", [Text(NO_GRID)])
+    values = np.full((len(settings), max(s.folds for s in settings)), np.nan)
+    for row, setting in zip(values, settings, strict=True):
+        for run in setting.runs:
+            row[run.fold] = run.figure("accuracy")
+    found = factor_effects.factor_effects(levels, values)
+    found = {f: dict(sorted(of.items(), key=lambda e: _size(e[0]))) for f, of in found.items()}
+    p_values = factor_effects.main_effect_p(levels, values, settings[0].test_share)
+    text = "Mean accuracy of all settings that share a level, over everything else that varies."
+    if None in p_values.values():
+        text += (
+            " There are no p values: not every setting was trained on every fold, so that a factor "
+            "may be given the merit of another."
+        )
+    rows: Rows = [
+        [
+            factor, level, Number(with_spread(effect.mean, 2 * effect.deviation)), effect.count,
+            Number(p_cell(p_values[factor])),
+        ]
+        for factor, of_factor in found.items()
+        for level, effect in of_factor.items()
+    ]  # fmt: skip
+    best = {f: max(of, key=lambda level, of=of: of[level].mean) for f, of in found.items()}  # type: ignore[misc]
+    alt = "Best levels: " + ", ".join(f"{factor} {level}" for factor, level in best.items())
+    chart = ImageBlock("factors", f"Mean accuracy by level of each factor. {alt}.",
+                    study_plots.effects_chart(found, p_values))  # fmt: skip
+    header = ["factor", "level", "accuracy ± 2 sd", "runs", "p of the factor"]
+    return Section("Effect of each factor", [Text(text), chart, Table("Effects", header, rows)])
+
+
+def _size(level: str) -> tuple[float, str]:
+    """Sort numbers by size, before words.
+
+    >>> sorted(["64", "128", "none", "1e-4"], key=_size)
+    ['1e-4', '64', '128', 'none']
+    """
+    try:
+        return (float(level), level)
+    except ValueError:
+        return (float("inf"), level)
+
+
+PROTOCOL: Final = (
+    "A fold is a set of test pictures. “test fold untouched” means that training, early stopping "
+    "and the choice of the checkpoint looked only at a validation part cut out of the other "
+    "folds. “validation=fold” is the optimistic protocol of many published tables, in which "
+    "the test fold also picks the checkpoint: "
+    "its accuracies are too high by an unknown amount, and are here to be compared with those "
+    "tables only."
+)
+CHANCE: Final = (
+    "Folds share training pictures, so the spread over folds understates how much results vary; "
+    "the corrected test allows for that. A p value says how often chance alone would bring such a "
+    "difference, not how large or how useful it is; 0.05 is the limit used here. No significant "
+    "difference does not mean equally good: the interval beside it says what is still possible. "
+    "That interval is not adjusted for the number of comparisons, so it may leave out 0 where the "
+    "adjusted p is above the limit."
+)
+COLUMN_MEANINGS: Final = {
+    "accuracy ± 2 sd": "share of the pictures of a test fold that is recognised: mean over the "
+    "finished folds, and two standard deviations (n - 1) of the folds",
+    "95 % interval": "of the accuracy on all tested pictures together, by Wilson's score (Wilson "
+    "1927, JASA 22). It takes the pictures for independent: where they show few people, it is too "
+    "narrow",
+    "p": "against the best setting with the same folds: corrected resampled t-test on the folds "
+    "(Nadeau and Bengio 2003, Machine Learning 52), adjusted for the number of comparisons (Holm "
+    "1979, Scandinavian Journal of Statistics 6)",
+    "p (McNemar)": "likewise, from the pictures that only one of the two recognises (McNemar 1947, "
+    "Psychometrika 12), adjusted by Holm",
+    "macro F1": "F1 of each class, averaged with equal weights; mean over folds",
+    "calibration error": "how far confidence is from accuracy, over 15 bins of equal width (Guo et "
+    "al. 2017, arXiv 1706.04599); mean over folds. 0 is best",
+    "parameters": "trainable numbers of the network",
+    "FLOPs": "of one picture, as fvcore counts them: a multiply-add is 1",
+    "MB": "of the weights as stored; 1 MB is a million bytes",
+    "ms": "median time for one picture on the device named above; only times of one device compare",
+    "images/s": "pictures trained on in a second, mean over folds",
+    "epochs": "passes over the training pictures, mean over folds",
+    "time per fold": "of training, mean over folds",
+    "accuracy of each fold": "the finished folds, from the first to the last",
+}
+METRIC_MEANINGS: Final = {
+    "cost against accuracy": "a dashed line joins the networks that no other beats in both (the "
+    "Pareto front); bars are two standard deviations over folds, cut off at 1",
+    "learning curves": "thin lines are folds, bold ones their mean over the folds that still run: "
+    "it may jump where a fold stops early",
+    "confusion": "rows are what pictures show, columns what they were taken for; numbers are "
+    "pictures of all test folds",
+    "reliability": "of a well calibrated network the dots lie on the dashed line; dots above it "
+    "mean too little confidence, dots below it too much",
+    "effect of each factor": "mean accuracy of all settings with that level, one standard "
+    "deviation of settings and folds to a side. The p value compares the levels fold by fold "
+    "(corrected t-test for two, Friedman 1937 for more), only where the grid is complete and no "
+    "run is missing; not adjusted for the number of factors",
+}
+
+
+def glossary_section() -> Section:
+    """The last section of every report."""
+    columns = [[name, text] for name, text in COLUMN_MEANINGS.items()]
+    figures = [[name, text] for name, text in METRIC_MEANINGS.items()]
+    return Section(
+        "How to read it",
+        [
+            Text(PROTOCOL),
+            Text(CHANCE),
+            Table("Columns of the leaderboard", ["column", "meaning"], columns),
+            Table("Figures", ["figure", "meaning"], figures),
+        ],
+    )
+
+
+FIGURES: Final = re.compile(
+    r"((cost|factors)|(curves|confusion|mistakes|reliability)(-\d+)?)\.png"
+)  # fmt: skip
+
+
+def write_report(standings: Ranking, out: Path) -> None:
+    """Write `report.html` and `figures/` into a folder; figures of an earlier report go away.
+
+    Raises:
+        SettingError: If the folder cannot be written to.
+        RunError: If the predictions of a run are missing or damaged.
+    """
+    report_page(standings).write(out)
+    log.info("report: %s", out / "report.html")
+
+
+def report_page(standings: Ranking) -> Page:
+    """Put the report together."""
+    study = standings.study
+    best = standings.rows[0]
+    runs = sum(len(setting.runs) for setting in study.settings)
+    tiles = {
+        "settings": f"{len(study.settings):,}",
+        "finished runs": f"{runs:,}",
+        "networks": f"{len({setting.model for setting in study.settings}):,}",
+        "best accuracy": f"{best.setting.mean('accuracy'):.4f}",
+        "its macro F1": f"{best.setting.mean('macro_f1'):.4f}",
+        "its calibration error": f"{best.setting.mean('calibration_error'):.4f}",
+    }
+    made = [
+        sections.compared(study),
+        sections.leaderboard(standings),
+        sections.splits(standings.pairs),
+        sections.cost(standings),
+        effects(standings),
+        sections.curves(standings),
+        sections.confusion(standings),
+        sections.mistakes(standings),
+        sections.reliability(standings),
+        sections.provenance_rows(study),
+        glossary_section(),
+    ]
+    return Page(
+        name="report",
+        title=f"Study {study.name}",
+        lead=f"Written by signlang {__version__}. The best setting is {best.label}, "
+        f"{sections.fold_assignments([best.setting])[best.setting.dealing]}.",
+        tiles=tiles,
+        notes=[
+            Notes("Verdicts", verdicts.sentences(standings)),
+            Notes("What is missing", study.incomplete, is_warning=True),
+        ],
+        sections=[section for section in made if section is not None],
+        ours=FIGURES,
+        endings=("html",),
+        wide=True,
+    )
+
+
+def compare_study(
+    path: Path,
+    out: Path | None = None,
+    *,
+    allow_incomplete: bool = False,
+    sort: str = leaderboard.RANK,
+) -> Ranking:
+    """Compare all settings of a study, write what comes of it, and show the leaderboard.
+
+    Run folders are only read.
+
+    Args:
+        path: Folder of the study.
+        out: Where to write; the folder of the study if not given.
+        allow_incomplete: Compare what there is, though folds are missing.
+        sort: Column of `leaderboard.csv` to sort the tables by.
+
+    Raises:
+        RunError: If runs are missing, or cannot be compared.
+        SettingError: If `out` cannot be written to, or `sort` is no column.
+    """
+    study = read_study(path)
+    out = path if out is None else out
+    leaderboard.check_column(sort, study)
+    if study.incomplete and not allow_incomplete:
+        raise RunError(_incomplete(study))
+    standings = ranking.rank_settings(study)
+    write_comparison(standings, out, sort)
+    leaderboard.show_leaderboard(standings, sort)
+    console.show_table(
+        "written",
+        {
+            "table": f"{out / 'leaderboard.md'}, leaderboard.csv",
+            "report": str(out / "report.html"),
+            "predictions": str(out / "predictions.csv"),
+            "dashboards": f"tensorboard --logdir {out / tensorboard.FOLDER}",
+        },
+    )
+    return standings
+
+
+def write_comparison(standings: Ranking, out: Path, sort: str = leaderboard.RANK) -> None:
+    """Write everything into a folder.
+
+    Raises:
+        SettingError: If that cannot be done, or the folder belongs to a run.
+    """
+    if any((place / "record.json").exists() for place in (out, *out.resolve().parents)):
+        raise SettingError(
+            f"{out} belongs to a run, whose files are not touched: choose another place with "
+            "--out DIR."
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        leaderboard.write_leaderboard(standings, out, sort)
+        leaderboard.write_markdown(standings, out, sort)
+        leaderboard.write_predictions(standings.study, out)
+        tensorboard.write_tensorboard(standings.study, out)
+        write_report(standings, out)
+    except OSError as error:
+        file = error.filename2 or error.filename or out
+        raise SettingError(
+            f"{file} cannot be written ({error.strerror}): choose another place with --out DIR."
+        ) from None
+
+
+def _incomplete(study: Study) -> str:
+    lacking = "\n".join(study.incomplete)
+    return (
+        f"{study.path} is not complete, and means over different folds do not compare.\n{lacking}\n"
+        "Complete it, or look at what there is with --allow-incomplete."
+    )

@@ -1,0 +1,304 @@
+"""Plots of a study: learning curves, factor effects, accuracy against cost.
+
+Charts are wide rather than high and colours are told apart by everybody; see `pages.drawing`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from signlang.arrays import Floats
+from signlang.metrics.factor_effects import Effect, pareto
+from signlang.reporting.formatting import p_text
+from signlang.reporting.label_placement import Name, write_names
+from signlang.reporting.plots import BLUE, COLOURS, INK, literal_text, new_figure, style_axes
+from signlang.runs.results import Run
+from signlang.studies.study import Setting
+
+WIDTH: Final = 9.4  # inches: the width of a report's text
+SERIES: Final = {"train": COLOURS[1], "validation": BLUE}
+
+
+def learning_curves(runs: Sequence[Run]) -> Figure | None:
+    """Draw loss and accuracy over the epochs: a thin line per fold, their mean bold.
+
+    Returns:
+        None if no run wrote a history.
+    """
+    histories = [run.history for run in runs if run.history]
+    if not histories:
+        return None
+    figure = new_figure(WIDTH, 3.3)
+    for number, figure_of in enumerate(("loss", "accuracy"), start=1):
+        panel = figure.add_subplot(1, 2, number)
+        style_axes(panel)
+        for part, shade in SERIES.items():
+            folds = [h[f"{part}/{figure_of}"] for h in histories if f"{part}/{figure_of}" in h]
+            for values in folds if len(folds) > 1 else []:
+                panel.plot(_epochs(values), values, color=shade, linewidth=0.8, alpha=0.35)
+            if folds:
+                mean = mean_curve(folds)
+                mark = "o" if len(mean) == 1 else None
+                panel.plot(_epochs(mean), mean, color=shade, linewidth=2.2, label=part, marker=mark)
+        panel.set_xlabel("epoch")
+        panel.set_ylabel(figure_of)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if panel.lines:
+            panel.legend(frameon=False, labelcolor=INK)
+    return figure
+
+
+def mean_curve(folds: Sequence[Floats]) -> Floats:
+    """Mean of curves of different length, at each epoch over those that are still running.
+
+    >>> mean_curve([np.array([1.0, 2.0]), np.array([3.0])]).tolist()
+    [2.0, 2.0]
+    """
+    table = np.full((len(folds), max(map(len, folds))), np.nan)
+    for row, values in zip(table, folds, strict=True):
+        row[: len(values)] = values
+    known = ~np.isnan(table)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no fold has a figure
+        mean: Floats = np.where(known, table, 0).sum(0) / known.sum(0)
+    return mean
+
+
+def _epochs(values: Floats) -> npt.NDArray[np.int64]:
+    return np.arange(1, len(values) + 1)
+
+
+def effects_chart(
+    effects: Mapping[str, Mapping[str, Effect]], p_values: Mapping[str, float | None]
+) -> Figure:
+    """Draw the mean accuracy at each level of each factor, a panel each, one deviation to a side.
+
+    Args:
+        effects: By factor and level.
+        p_values: By factor; None where there is none.
+    """
+    columns = max(2, min(4, len(effects)))
+    rows = -(-len(effects) // columns)
+    figure = new_figure(max(WIDTH * columns / 4, 5.4), 3.2 * rows)
+    first: Axes | None = None
+    for number, (factor, levels) in enumerate(effects.items(), start=1):
+        panel = figure.add_subplot(rows, columns, number, sharey=first)
+        first = first or panel
+        style_axes(panel)
+        mean = [effect.mean for effect in levels.values()]
+        spread = [effect.deviation for effect in levels.values()]
+        place = range(len(levels))
+        line = "-" if all(map(_is_number, levels)) else "none"  # words have no order
+        look = {"color": BLUE, "ecolor": "#9db8d6", "capsize": 4, "linestyle": line}
+        panel.errorbar(place, mean, np.nan_to_num(spread), marker="o", **look)  # type: ignore[arg-type]
+        long = sum(map(len, levels)) > 18 or len(levels) > 5
+        names = [literal_text(level, 18) for level in levels]
+        panel.set_xticks(place, names, rotation=35 if long else 0, ha="right" if long else "center")
+        panel.set_xlim(-0.5, len(levels) - 0.5)
+        p = p_values.get(factor)
+        panel.set_title(literal_text(factor, 28) + ("" if p is None else f"\n{p_text(p)}"))
+        panel.grid(axis="x", visible=False)
+        if number % columns == 1:
+            panel.set_ylabel("accuracy")
+        else:
+            panel.tick_params(labelleft=False)
+    return figure
+
+
+def _is_number(level: str) -> bool:
+    try:
+        float(level)
+    except ValueError:
+        return False
+    return True
+
+
+COSTS: Final = {
+    "parameters": "parameters",
+    "flops": "FLOPs (a multiply-add is 1)",
+    "latency_ms": "ms per picture",
+}
+NAMED: Final = 9  # more points than this get numbers, explained beside the panels
+KEY_LINES: Final = 15  # of one column of explanations
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network among others.
+
+    Attributes:
+        name: Its network.
+        label: Its setting, in full.
+        group: Whom it may be compared with: settings that share folds.
+        accuracy: Mean over folds.
+        spread: Two standard deviations over folds; nan for a single fold.
+        costs: By the names of `COSTS`.
+    """
+
+    name: str
+    label: str
+    group: int
+    accuracy: float
+    spread: float
+    costs: Mapping[str, float]
+
+
+def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point]:
+    """The best setting of each network, for each way to deal pictures to folds; the best first.
+
+    Settings of one network that cost differently, e.g. by the size of their pictures, stay apart.
+
+    Args:
+        settings: The best first.
+        labels: Short name of each by its name.
+    """
+    dealings = list(dict.fromkeys(setting.dealing for setting in settings))
+    found: dict[tuple[object, ...], Point] = {}
+    for setting in settings:
+        costs = {cost: setting.mean(cost) for cost in COSTS}
+        key = (setting.dealing, setting.model, costs["parameters"], costs["flops"])
+        if key not in found and all(map(math.isfinite, costs.values())):
+            found[key] = Point(
+                setting.model,
+                labels[setting.name],
+                dealings.index(setting.dealing),
+                setting.mean("accuracy"),
+                setting.two_deviations("accuracy"),
+                costs,
+            )
+    return sorted(found.values(), key=lambda point: -point.accuracy)
+
+
+def cost_chart(found: Sequence[Point], groups: Sequence[str]) -> Figure:
+    """Draw accuracy against parameters, FLOPs and latency, a panel each, with the Pareto fronts.
+
+    Args:
+        found: The most accurate first; at least one.
+        groups: What each group of points has in common, for the legend.
+    """
+    twice = len({(p.name, p.group) for p in found}) < len(found)
+    numbered = len(found) > NAMED or twice
+    columns = -(-len(found) // KEY_LINES) if numbered else 0
+    keys = [literal_text(p.label if twice else p.name, 60) for p in found]
+    room = 0.5 + 0.075 * max(map(len, keys))  # inches, of 9 points
+    figure = new_figure(WIDTH + room * columns, 4.0 if len(groups) > 1 else 3.7)
+    ratios = [WIDTH / 3] * 3 + [room] * columns
+    grid = figure.add_gridspec(1, 3 + columns, width_ratios=ratios)
+    panels = [figure.add_subplot(grid[0, number]) for number in range(3)]
+    for panel, cost in zip(panels, COSTS, strict=True):
+        _cost_panel(panel, found, cost)
+        panel.set_xlabel(COSTS[cost])
+    panels[0].set_ylabel("accuracy")
+    for panel in panels[1:]:
+        panel.sharey(panels[0])
+        panel.tick_params(labelleft=False)
+    for column in range(columns):
+        _key(figure.add_subplot(grid[0, 3 + column]), found, keys, column * KEY_LINES)
+    if len(groups) > 1:
+        handles = [panels[0].plot([], [], "o-", color=colour(g))[0] for g in range(len(groups))]
+        titles = [literal_text(group, 60) for group in groups]
+        figure.legend(handles, titles, loc="outside upper left", frameon=False, labelcolor=INK)
+    texts = [str(number) if numbered else literal_text(p.name) for number, p in enumerate(found, 1)]
+    for panel, cost in zip(panels, COSTS, strict=True):
+        names = [Name(text, p.costs[cost], p.accuracy, colour(p.group))
+                 for text, p in zip(texts, found, strict=True)]  # fmt: skip
+        write_names(panel, names, _lines(found, cost))
+    return figure
+
+
+def colour(group: int) -> str:
+    """The colour of a group of points; after the fourth they begin anew."""
+    return COLOURS[group % len(COLOURS)]
+
+
+def _cost_panel(panel: Axes, found: Sequence[Point], cost: str) -> None:
+    style_axes(panel)
+    for group in sorted({p.group for p in found}):
+        members = [p for p in found if p.group == group]
+        x = np.array([p.costs[cost] for p in members])
+        y = np.array([p.accuracy for p in members])
+        bars = np.array([_bar(p) for p in members]).T
+        look = {"color": colour(group), "ecolor": colour(group), "elinewidth": 1.0, "alpha": 0.45}
+        panel.errorbar(
+            x, y, [y - bars[0], bars[1] - y], linestyle="none", capsize=2.5, **look  # type: ignore[arg-type]
+        )  # fmt: skip
+        panel.plot(x, y, "o", color=colour(group), markersize=6.5, markeredgecolor="white")
+        line = _front(members, cost)
+        panel.plot(line[:, 0], line[:, 1], color=colour(group), linewidth=1.2, linestyle="--")
+    low, high = _limits(found)
+    panel.set_ylim(low, high)
+    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
+    panel.set_yticks([tick for tick in ticks if low < tick <= 1 + 1e-9])
+    panel.set_ylim(low, high)
+    _cost_axis(panel, np.array([p.costs[cost] for p in found]))
+
+
+def _bar(point: Point) -> tuple[float, float]:
+    """Ends of the bar of a point: an accuracy above 1 cannot be."""
+    spread = 0.0 if math.isnan(point.spread) else point.spread
+    return point.accuracy - spread, min(point.accuracy + spread, 1.0)
+
+
+def _front(members: Sequence[Point], cost: str) -> Floats:
+    """(M, 2) the points that no other beats, the cheapest first."""
+    found = np.array([(p.costs[cost], p.accuracy) for p in members])
+    front = found[pareto(found[:, 0], found[:, 1])]
+    ordered: Floats = front[np.lexsort((front[:, 1], front[:, 0]))]
+    return ordered
+
+
+def _lines(found: Sequence[Point], cost: str) -> list[Floats]:
+    """The bars and the fronts, which names should not cover."""
+    bars = [np.array([(p.costs[cost], end) for end in _bar(p)]) for p in found]
+    groups = sorted({p.group for p in found})
+    return bars + [_front([p for p in found if p.group == group], cost) for group in groups]
+
+
+def _limits(found: Sequence[Point]) -> tuple[float, float]:
+    """Room for the bars, and above and below for names."""
+    ends = np.array([_bar(point) for point in found])
+    low, high = float(ends.min()), float(ends.max())
+    room = max(0.18 * (high - low), 0.002)
+    return low - room, high + room
+
+
+def _cost_axis(panel: Axes, costs: Floats) -> None:
+    low, high = float(costs.min()), float(costs.max())
+    if low > 0:
+        room = max((high / low) ** 0.2, 2.0)
+        panel.set_xscale("log")
+        panel.set_xlim(low / room, high * room)
+        panel.set_xticks(ticks(low / room, high * room))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    panel.minorticks_off()
+
+
+def ticks(low: float, high: float, most: int = 4) -> list[float]:
+    """Round numbers for a logarithmic axis.
+
+    >>> ticks(2.5e5, 1.5e6), ticks(2, 200), ticks(1, 1e5)
+    ([500000.0, 1000000.0], [3.0, 10.0, 30.0, 100.0], [1.0, 100.0, 10000.0])
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        found = [step * 10.0**d for d in decades for step in steps if low <= step * 10.0**d <= high]
+        if len(found) <= most:
+            return found
+    return found[:: -(-len(found) // most)]
+
+
+def _key(panel: Axes, found: Sequence[Point], keys: Sequence[str], start: int) -> None:
+    panel.axis("off")
+    for line, point in enumerate(found[start : start + KEY_LINES]):
+        text = f"{start + line + 1:2}  {keys[start + line]}"
+        place = (0.0, 1.0 - (line + 0.5) / KEY_LINES)
+        panel.annotate(
+            text, place, xycoords="axes fraction", va="center", fontsize=9,
+            color=colour(point.group), annotation_clip=False,
+        )  # fmt: skip

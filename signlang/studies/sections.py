@@ -1,0 +1,357 @@
+"""Sections of the study report."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from signlang.console import duration
+from signlang.data import sources
+from signlang.errors import DataError
+from signlang.metrics import classification
+from signlang.metrics.classification import reliability_diagram
+from signlang.reporting import formatting, plots
+from signlang.reporting.formatting import p_cell, with_spread
+from signlang.reporting.page import Blocks, ImageBlock, Number, Rows, Section, Table, Text
+from signlang.studies import plots as study_plots
+from signlang.studies.ranking import Pair, Ranking, Row
+from signlang.studies.study import Setting, Study
+
+PREFIXES: Final = {1e9: " G", 1e6: " M", 1e3: " k"}
+PACKAGES: Final = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy")
+COLUMNS: Final = (
+    "network and settings", "accuracy ± 2 sd", "95 % interval", "p", "p (McNemar)", "macro F1",
+    "calibration error", "parameters", "FLOPs", "MB", "ms", "images/s", "epochs", "time per fold",
+    "accuracy of each fold",
+)  # fmt: skip
+
+
+def fold_assignments(settings: Iterable[Setting]) -> dict[tuple[Any, ...], str]:
+    """Name each way in which pictures were dealt to folds, in the order given."""
+    names: dict[tuple[Any, ...], str] = {}
+    for setting in settings:
+        if setting.dealing not in names:
+            folds = "1 fold" if setting.folds == 1 else f"{setting.folds} folds"
+            name = f"split {setting.split}, {setting.protocol}, {folds}"
+            twice = sum(known == name for known in names.values())
+            names[setting.dealing] = f"{name} ({len(names) + 1})" if twice else name
+    return names
+
+
+def compared(study: Study) -> Section:
+    """What was compared: data, folds, protocol."""
+    rows: Rows = []
+    for dealing, name in fold_assignments(study.settings).items():
+        members = [setting for setting in study.settings if setting.dealing == dealing]
+        data = members[0].runs[0].record["data"]
+        rows.append([
+            name, str(data.get("name", "")), int(data["pictures"]), int(data["classes"]),
+            int(data["test"]), len(members), sum(len(s.runs) for s in members),
+            Number(", ".join(sorted({str(s.runs[0].metrics["seed"]) for s in members}))),
+        ])  # fmt: skip
+    header = [
+        "dealing", "data", "pictures", "classes", "in a test fold", "settings", "finished runs",
+        "seed",
+    ]  # fmt: skip
+    blocks: Blocks = [Table("Data, folds and protocols", header, rows)]
+    if study.factors:
+        words = (
+            "The settings differ in "
+            + ", ".join(study.factors)
+            + ", and in what comes with these choices: each run's .hydra/config.yaml holds all."
+        )
+        blocks.insert(0, Text(words))
+    return Section("What was compared", blocks)
+
+
+def provenance_rows(study: Study) -> Section:
+    """Who made the runs: their machine and versions; more than one answer is worth knowing."""
+    records = [run.record for setting in study.settings for run in setting.runs]
+    asked: dict[str, Callable[[Any], object]] = {
+        "device": lambda record: record.get("device"),
+        "signlang": lambda record: record.get("signlang"),
+        "git commit": lambda record: record.get("git"),
+        "Python": lambda record: record.get("python"),
+    } | {name: _package(name) for name in PACKAGES}
+    rows: Rows = [[name, _answers(of(record) for record in records)] for name, of in asked.items()]
+    days = sorted(str(record.get("started", ""))[:10] for record in records)
+    started = " to ".join(dict.fromkeys((days[0], days[-1])))
+    rows.append(["started", started or "unknown"])
+    return Section("Who made it", [Table("Machine and versions", ["what", "which"], rows)])
+
+
+def _package(name: str) -> Callable[[Any], object]:
+    return lambda record: (record.get("packages") or {}).get(name)
+
+
+def _answers(values: Iterable[object]) -> str:
+    return "; ".join(dict.fromkeys(str(value or "unknown") for value in values))
+
+
+def leaderboard(standings: Ranking) -> Section:
+    """The leaderboard, in the order of the standings."""
+    text = (
+        "The most accurate first, complete settings before others. Accuracy is that of pictures "
+        "which the network was not trained on, mean and two standard deviations over the folds."
+    )
+    names = fold_assignments(row.setting for row in standings.rows)
+    if len(names) > 1:
+        text += (
+            " Settings whose pictures were dealt alike stand together: p compares a setting with "
+            "the best of its own dealing, for different folds do not compare."
+        )
+    if any(row.setting.missing for row in standings.rows):
+        text += " A setting marked with folds is not complete."
+    header = [*COLUMNS[:1], *(["dealing"] if len(names) > 1 else []), *COLUMNS[1:]]
+    rows = []
+    for row in standings.rows:
+        first, *rest = _line(row)
+        dealing = [names[row.setting.dealing]] if len(names) > 1 else []
+        rows.append([first, *dealing, *rest])
+    return Section("Leaderboard", [Text(text), Table("Leaderboard", header, rows)])
+
+
+def _line(row: Row) -> list[str]:
+    setting = row.setting
+    finished = len(setting.runs)
+    mark = f" ({finished} of {setting.folds} folds)" if setting.missing else ""
+    low, high = row.interval
+    is_best = setting is row.best
+    figures = [
+        with_spread(setting.mean("accuracy"), setting.two_deviations("accuracy")),
+        f"{low:.4f} to {high:.4f}",
+        "best" if is_best else p_cell(row.p),
+        "best" if is_best else p_cell(row.p_mcnemar),
+        f"{setting.mean('macro_f1'):.4f}",
+        f"{setting.mean('calibration_error'):.4f}",
+        short(setting.mean("parameters")),
+        short(setting.mean("flops")),
+        f"{setting.mean('size_mb'):.1f}",
+        f"{setting.mean('latency_ms'):.2f}",
+        f"{setting.mean('images_per_second'):,.0f}",
+        f"{setting.mean('epochs'):.0f}",
+        duration(setting.mean("seconds")),
+        " ".join(f"{value:.4f}" for value in setting.values("accuracy")),
+    ]
+    return [row.label + mark, *map(Number, figures)]
+
+
+def splits(pairs: Sequence[Pair]) -> Section | None:
+    """What a random fold hides, if settings differ in their split alone."""
+    if not pairs:
+        return None
+    rows = [
+        [
+            pair.label, pair.random.split, Number(f"{pair.random.mean('accuracy'):.4f}"),
+            pair.apart.split, Number(f"{pair.apart.mean('accuracy'):.4f}"),
+            Number(f"{pair.difference:+z.4f}"), Number(f"{pair.low:+z.4f} to {pair.high:+z.4f}"),
+        ]
+        for pair in pairs
+    ]  # fmt: skip
+    header = ["setting", "split", "accuracy", "split", "accuracy", "difference", "95 % interval"]
+    text = (
+        "The same settings with folds dealt at random, and with folds that keep people (or "
+        "neighbouring frames) apart. A random fold holds pictures that resemble training pictures; "
+        "the difference is what it flatters. In the interval the pictures of one signer count as "
+        "one observation (Liang and Zeger 1986)."
+    )
+    return Section("Splits side by side", [Text(text), Table("Splits side by side", header, rows)])
+
+
+def short(value: float) -> str:
+    """Write a large number as people say it.
+
+    >>> short(11191389), short(332.98e6), short(750), short(float("nan"))
+    ('11.2 M', '333 M', '750', '-')
+    """
+    if not math.isfinite(value):
+        return "-"
+    for size, letter in PREFIXES.items():
+        if value >= size * 0.9995:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"
+
+
+CURVES: Final = 6  # settings whose learning is shown
+SHOWN: Final = 4  # dealings whose best setting is shown in detail
+LISTED: Final = 40  # classes in a table
+NETWORKS: Final = 30  # points of a chart of costs
+
+
+def cost(standings: Ranking) -> Section | None:
+    """Accuracy against parameters, FLOPs and latency."""
+    settings = [row.setting for row in standings.rows]
+    every = study_plots.points(settings, standings.study.labels)
+    found, names = every[:NETWORKS], list(fold_assignments(settings).values())
+    if not found:
+        return None
+    text = "The best setting of each network; accuracies further up and further left are better."
+    if len(every) > len(found):
+        text += f" Shown are the {len(found)} most accurate of {len(every)} networks."
+    if len(names) > 1:
+        text += " Colours tell apart how pictures were dealt to folds: compare within one colour."
+    devices = {str(run.record.get("device")) for setting in settings for run in setting.runs}
+    if len(devices) > 1:
+        text += f" Times were taken on {len(devices)} different devices and do not compare."
+    best = found[0]
+    alt = (
+        f"Accuracy of {len(found)} networks against parameters, FLOPs and milliseconds per "
+        f"picture. The most accurate is {best.label} with {best.accuracy:.4f}."
+    )
+    groups = names if len({point.group for point in found}) > 1 else names[:1]
+    chart = ImageBlock("cost", alt, study_plots.cost_chart(found, groups))
+    return Section("Cost against accuracy", [Text(text), chart])
+
+
+def curves(standings: Ranking) -> Section:
+    """How the best settings learned."""
+    settings = selected(standings)
+    blocks: Blocks = []
+    if len(settings) < len(standings.rows):
+        blocks.append(Text(
+            f"Shown are {len(settings)} of {len(standings.rows)} settings: the best of each "
+            "network and dealing first."
+        ))  # fmt: skip
+    silent = []
+    for number, setting in enumerate(settings, start=1):
+        label = standings.study.label(setting)
+        chart = study_plots.learning_curves(setting.runs)
+        if chart is None:
+            silent.append(label)
+            continue
+        alt = (
+            f"Loss and accuracy of {label} over the epochs, for training and validation; "
+            f"{len(setting.runs)} folds and their mean."
+        )
+        blocks.append(ImageBlock(named("curves", number), alt, chart, label))
+    if silent:
+        blocks.append(Text(f"No history was written by {', '.join(silent)}."))
+    return Section("Learning curves", blocks)
+
+
+def selected(standings: Ranking) -> list[Setting]:
+    """The settings whose learning is shown, in the order of the leaderboard."""
+    settings = [row.setting for row in standings.rows]
+    firsts: dict[object, Setting] = {}
+    for setting in settings:
+        firsts.setdefault((setting.model, setting.dealing), setting)
+    leading = list(firsts.values())
+    others = [setting for setting in settings if setting not in leading]
+    chosen = (leading + others)[:CURVES]
+    return [setting for setting in settings if setting in chosen]
+
+
+def bests(standings: Ranking) -> list[Setting]:
+    """The best setting of each dealing, at most `SHOWN`."""
+    found: dict[object, Setting] = {}
+    for row in standings.rows:
+        found.setdefault(row.setting.dealing, row.setting)
+    return list(found.values())[:SHOWN]
+
+
+def confusion(standings: Ranking) -> Section:
+    """What was taken for what, and how well each class is recognised."""
+    blocks: Blocks = []
+    for number, (setting, label) in enumerate(_labelled(standings), start=1):
+        judged = setting.predictions
+        alt = (
+            f"Confusion matrix of {label}: {len(judged.classes)} classes, "
+            f"{int((~judged.correct).sum()):,} of {len(judged.labels):,} pictures judged wrongly."
+        )
+        chart = plots.confusion_figure(judged)
+        blocks.append(ImageBlock(named("confusion", number), alt, chart, label))
+        pairs = classification.confusions(judged)
+        rows: Rows = [
+            [pair.label, pair.predicted, pair.count, f"{pair.share:.1%}"] for pair in pairs
+        ]
+        header = ["is", "taken for", "pictures", "share of the class"]
+        if rows:
+            blocks.append(Table(f"Most confused pairs of {label}", header, rows))
+        else:
+            blocks.append(Text(f"{label} recognises every picture."))
+        blocks.append(_recalls(setting, label))
+    return Section("Confusion", blocks)
+
+
+def _recalls(setting: Setting, label: str) -> Table:
+    every = classification.recalls(setting.predictions)
+    rows: Rows = [
+        [
+            recall.name, Number(f"{recall.correct / max(recall.count, 1):.4f}"),
+            Number(f"{recall.low:.4f} to {recall.high:.4f}"), recall.correct, recall.count,
+        ]
+        for recall in every[:LISTED]
+    ]  # fmt: skip
+    part = f", the {LISTED} worst of {len(every)}" if len(every) > LISTED else ", the worst first"
+    header = ["class", "recognised", "95 % interval (Wilson)", "pictures recognised", "of"]
+    return Table(f"Accuracy of each class of {label}{part}", header, rows)
+
+
+def mistakes(standings: Ranking) -> Section:
+    """The wrongly judged pictures of which the network was surest."""
+    blocks: Blocks = [Text(
+        "Pictures that were judged wrongly with the highest confidence, each by the network that "
+        "was not trained on it. Some may be labelled wrongly: look at them."
+    )]  # fmt: skip
+    for number, (setting, label) in enumerate(_labelled(standings), start=1):
+        judged = setting.predictions
+        rows = classification.most_confident_mistakes(judged).tolist()
+        if not rows:
+            blocks.append(Text(f"{label} made no mistake."))
+            continue
+        blocks.append(_sheet(setting, label, rows, named("mistakes", number)))
+        signers = judged.signers
+        header = ["file", "is", "taken for", "confidence", "fold", *(["signer"] if signers else [])]
+        listed: Rows = [
+            [
+                judged.paths[row], judged.classes[judged.labels[row]],
+                judged.classes[judged.predicted[row]],
+                Number(formatting.percent(float(judged.confidence[row]))),
+                Number(judged.folds[row]), *([signers[row]] if signers else []),
+            ]
+            for row in rows
+        ]  # fmt: skip
+        blocks.append(Table(f"Worst mistakes of {label}", header, listed))
+    return Section("Worst mistakes", blocks)
+
+
+def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> ImageBlock | Text:
+    """The pictures, or a sentence why they cannot be shown."""
+    judged = setting.predictions
+    try:
+        root = sources.images_root(setting.runs[0].path)
+    except DataError as error:
+        return Text(f"The pictures of {label} cannot be shown. {error}")
+    images = sources.read_thumbnails(root, [judged.paths[row] for row in rows])
+    gone = sum(image is None for image in images)
+    if gone == len(images):
+        return Text(f"The pictures of {label} cannot be shown: they are not in {root} any more.")
+    alt = f"The {len(rows)} worst mistakes of {label}; the table below names them"
+    return ImageBlock(name, alt, plots.mistakes_figure(judged, rows, images), label)
+
+
+def reliability(standings: Ranking) -> Section:
+    """How far confidence can be trusted."""
+    blocks: Blocks = [Text(
+        "Accuracy of the pictures that were judged with about the same confidence, all test folds "
+        "together. The error of all folds together is not quite the mean of those of the folds."
+    )]  # fmt: skip
+    for number, (setting, label) in enumerate(_labelled(standings), start=1):
+        found = reliability_diagram(setting.predictions.confidence, setting.predictions.correct)
+        alt = f"Reliability diagram of {label}: calibration error {found.error:.4f}."
+        chart = plots.reliability_figure(found)
+        blocks.append(ImageBlock(named("reliability", number), alt, chart, label))
+    return Section("Reliability", blocks)
+
+
+def _labelled(standings: Ranking) -> list[tuple[Setting, str]]:
+    """The settings to show in detail, with their labels."""
+    return [(setting, standings.study.label(setting)) for setting in bests(standings)]
+
+
+def named(kind: str, number: int) -> str:
+    """Name of a figure's file: that of the best setting has no number.
+
+    >>> named("curves", 1), named("curves", 2)
+    ('curves', 'curves-2')
+    """
+    return kind if number == 1 else f"{kind}-{number}"

@@ -1,0 +1,304 @@
+"""A study: settings with their runs of every fold, read from run folders.
+
+Only run folders are read, and nothing in them is changed.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from signlang.arrays import Floats
+from signlang.errors import RunError, suggestion
+from signlang.metrics.classification import Predictions
+from signlang.runs import identity
+from signlang.runs.folder import RunFolder
+from signlang.runs.identity import UNNAMED, differences, is_below
+from signlang.runs.results import Run, read_run
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What was chosen, with its run of every fold.
+
+    Attributes:
+        path: Folder of its runs.
+        runs: The finished ones, by fold; at least one.
+        missing: Why each other fold is missing, by fold.
+    """
+
+    path: Path
+    runs: tuple[Run, ...]
+    missing: Mapping[int, str]
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.path.name
+
+    @property
+    def model(self) -> str:
+        """Name of the network."""
+        return str(self.runs[0].metrics["model"])
+
+    @property
+    def protocol(self) -> str:
+        """Whether the test fold picked the checkpoint."""
+        return str(self.runs[0].metrics["protocol"])
+
+    @property
+    def split(self) -> str:
+        """How pictures were dealt to folds."""
+        return str(self.runs[0].metrics["split"])
+
+    @property
+    def folds(self) -> int:
+        """How many folds there are, finished or not."""
+        return int(self.runs[0].metrics["folds"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every fold is finished."""
+        return not self.missing
+
+    @cached_property
+    def dealing(self) -> tuple[Any, ...]:
+        """What two settings must share for their folds to hold the same pictures."""
+        record = self.runs[0].record
+        split = sorted((k, str(v)) for k, v in record["settings"].items() if k.startswith("split."))
+        return (record["data"]["fingerprint"], self.folds, tuple(split))
+
+    @property
+    def test_share(self) -> float:
+        """Pictures of a test fold for each picture outside of it."""
+        data = self.runs[0].record["data"]
+        return float(data["test"]) / (float(data["pictures"]) - float(data["test"]))
+
+    def values(self, name: str) -> Floats:
+        """(finished folds,) one of `FIGURES`."""
+        return np.array([run.figure(name) for run in self.runs])
+
+    def mean(self, name: str) -> float:
+        """Mean of a figure over the finished folds."""
+        return float(self.values(name).mean())
+
+    def two_deviations(self, name: str) -> float:
+        """Two standard deviations (n - 1) over the finished folds; nan for a single one."""
+        values = self.values(name)
+        return 2 * float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Out-of-fold predictions, fold after fold."""
+        return Predictions.together([run.predictions for run in self.runs])
+
+    @cached_property
+    def chosen(self) -> dict[str, str]:
+        """The overrides that made it, but for the fold and what does not change the outcome."""
+        words = [word for word in self.runs[0].record["overrides"] if "=" in word]
+        pairs = dict(word.partition("=")[::2] for word in words)
+        named = {k: v for k, v in pairs.items() if k not in {"model", "experiment"}}
+        kept = {k: v for k, v in named.items() if not is_below(k, UNNAMED)}
+        return {key.lstrip("+"): value.strip("'\"") for key, value in kept.items()}
+
+    def choice(self, key: str) -> str:
+        """The value of a setting by the name of its override, shortened for people."""
+        settings = self.runs[0].settings
+        if key in settings or f"{key}.name" in settings:
+            value = settings.get(key, settings.get(f"{key}.name"))
+        else:
+            value = self.chosen.get(key)
+        if key == "model.weights" and value:
+            value = str(value).split()[0]  # without the digest
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """All settings of a study, the most accurate first.
+
+    Attributes:
+        path: Its folder.
+        settings: With at least one finished run.
+        unusable: Settings without any, by the name of their folder, with a sentence and its mend.
+    """
+
+    path: Path
+    settings: tuple[Setting, ...]
+    unusable: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.path.resolve().name
+
+    @cached_property
+    def factors(self) -> tuple[str, ...]:
+        """Names of the overrides in which the settings differ, the network's first."""
+        keys = dict.fromkeys(key for setting in self.settings for key in setting.chosen)
+        varying = [k for k in keys if len({s.choice(k) for s in self.settings}) > 1]
+        models = len({setting.model for setting in self.settings}) > 1
+        return ("model",) * models + tuple(sorted(varying))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """A short name of each setting: its network, and what tells it from the others."""
+        labels = {setting.name: self._label(setting, self.factors) for setting in self.settings}
+        taken = list(labels.values())
+        return {
+            name: label if taken.count(label) == 1 else f"{label} ({name})"
+            for name, label in labels.items()
+        }
+
+    def label(self, setting: Setting, without: str = "") -> str:
+        """The short name of a setting, on request without the factors of one group."""
+        if not without:
+            return self.labels[setting.name]
+        return self._label(setting, [key for key in self.factors if not is_below(key, [without])])
+
+    def _label(self, setting: Setting, factors: Sequence[str]) -> str:
+        short = {key: key.rpartition(".")[2] for key in factors}
+        if len(set(short.values())) < len(short):
+            short = {key: key for key in factors}
+        chosen = [f"{short[key]} {setting.choice(key)}" for key in factors if key != "model"]
+        return ", ".join([setting.model, *chosen])
+
+    @property
+    def incomplete(self) -> list[str]:
+        """What is missing, a sentence with its mend for each setting."""
+        told = [
+            identity.sentence(setting.path, setting.missing, setting.runs[0].record)
+            for setting in self.settings
+            if setting.missing
+        ]
+        return [*told, *self.unusable.values()]
+
+
+FOLD: Final = re.compile(r"fold=(\d+)")
+
+
+def read_study(path: Path) -> Study:
+    """Read all run folders of a study.
+
+    Raises:
+        RunError: If there are none, or the folds of a setting do not belong together.
+    """
+    if not path.is_dir():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = suggestion(path.name, sorted(near)) if near else "Train something first."
+        raise RunError(f"{path}: there is no such folder. {hint}")
+    path = path if path.name not in {"", ".."} else path.resolve()  # `.` has no parents
+    settings, unusable = [], {}
+    for folder in sorted(p for p in path.iterdir() if p.is_dir()):
+        folds = _fold_folders(folder)
+        if not folds:
+            continue
+        setting, why = _setting(folder, folds)
+        if setting is not None:
+            settings.append(setting)
+        else:
+            unusable[folder.name] = why
+    if not settings:
+        raise RunError(_nothing(path, unusable))
+    settings.sort(key=lambda s: (-s.mean("accuracy"), s.name))
+    return Study(path, tuple(settings), unusable)
+
+
+def _fold_folders(folder: Path) -> dict[int, Path]:
+    found = ((FOLD.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir())
+    return {int(match[1]): path for match, path in sorted(found, key=lambda f: f[1]) if match}
+
+
+def _setting(folder: Path, paths: Mapping[int, Path]) -> tuple[Setting | None, str]:
+    runs, missing = [], {}
+    for fold, path in sorted(paths.items()):
+        try:
+            run = _run(path)
+        except RunError as error:
+            missing[fold] = f"{identity.UNUSABLE} ({str(error).rstrip('.')})"
+            continue
+        if run is None:
+            missing[fold] = identity.state(path)
+        elif not math.isfinite(run.figure("loss")):
+            missing[fold] = (
+                f"{identity.DIVERGED}, its loss is {run.figure('loss')} (move the setting out of "
+                "the study, or choose a lower learning rate)"
+            )
+        else:
+            runs.append(run)
+    if not runs:
+        return None, _without_runs(folder, missing)
+    for run in runs[1:]:
+        _belong_together(runs[0], run)
+    absent = set(range(int(runs[0].metrics["folds"]))) - {run.fold for run in runs} - set(missing)
+    missing |= dict.fromkeys(absent, "was not begun")
+    return Setting(folder, tuple(sorted(runs, key=lambda r: r.fold)), missing), ""
+
+
+def _without_runs(folder: Path, missing: Mapping[int, str]) -> str:
+    """Say what is known of a setting that has no finished run."""
+    for fold in sorted(missing):
+        with suppress(RunError):
+            record = RunFolder(folder / f"fold={fold}").record() or {}
+            folds = record.get("settings", {}).get("folds")
+            if isinstance(folds, int) and "overrides" in record:
+                absent = dict.fromkeys(range(folds), "was not begun")
+                return identity.sentence(folder, {**absent, **missing}, record)
+    return f"{folder}: {identity.reasons(missing)}."
+
+
+def _run(path: Path) -> Run | None:
+    """Read a run of a study; None if it is not finished."""
+    run = read_run(path)
+    if run is not None and f"fold={run.fold}" != path.name:
+        raise RunError(
+            f"{path / 'metrics.json'} is of fold {run.fold}: the folder was moved or copied "
+            "here, move it back or delete it"
+        )
+    return run
+
+
+def _belong_together(one: Run, other: Run) -> None:
+    """Refuse folds that were not made alike.
+
+    Raises:
+        RunError: With the settings in which they differ.
+    """
+    changed = differences(one.settings, other.settings)
+    before, now = one.record["data"], other.record["data"]
+    if before["fingerprint"] != now["fingerprint"]:
+        changed.append(
+            f"data: {before['pictures']} pictures of {before['classes']} classes there "
+            f"({before['fingerprint'][:8]}), {now['pictures']} of {now['classes']} now "
+            f"({now['fingerprint'][:8]})"
+        )
+    changed += [
+        f"{key}: {one.metrics[key]} there, {other.metrics[key]} now"
+        for key in ("model", "data", "split", "protocol", "folds", "seed")
+        if one.metrics[key] != other.metrics[key] and not any(c.startswith(key) for c in changed)
+    ]
+    if changed:
+        raise RunError(
+            f"{other.path} and {one.path.name} beside it were not made alike and cannot be "
+            f"averaged: {'; '.join(changed)}. Train one of them again with overwrite=true, or move "
+            "it into a study of its own."
+        )
+
+
+def _nothing(path: Path, unusable: Mapping[str, str]) -> str:
+    if unusable:
+        told = "".join(f"\n{why}" for why in unusable.values())
+        return f"{path} holds no finished run.{told}"
+    inner = sorted({p.parent.parent.parent.name for p in path.glob("*/*/fold=*/record.json")})
+    if inner:
+        return f"{path} holds studies, not runs. Name one of them: {', '.join(inner)}."
+    return (
+        f"{path} holds no run. A run folder is <study>/<what was chosen>/fold=<k>, as "
+        "python -m signlang.train leaves it; name the folder of the study."
+    )

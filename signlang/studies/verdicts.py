@@ -1,0 +1,178 @@
+"""Verdicts of a ranking in sentences."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Final
+
+import numpy as np
+
+from signlang.metrics.significance import Comparison, friedman
+from signlang.reporting.formatting import p_text, with_spread
+from signlang.studies.ranking import Pair, Ranking, Row
+from signlang.studies.sections import fold_assignments
+from signlang.studies.study import Setting, Study
+
+
+def verdict(a: str, b: str, comparison: Comparison, p: float, level: float = 0.05) -> str:
+    """A comparison in words.
+
+    Args:
+        a: Name of the first setting.
+        b: Name of the second.
+        comparison: Of a - b. If b is better, the figures are printed as b - a.
+        p: The p value that decides, adjusted if there were several comparisons.
+        level: The difference is significant if p is at most this.
+
+    >>> print(verdict("A", "B", Comparison(-0.0012, -0.005, 0.0026, 0.2), p=0.46))
+    no significant difference between A and B (-0.0012, 95 % interval -0.0050 to +0.0026, p = 0.46)
+    >>> print(verdict("A", "B", Comparison(-0.02, -0.03, -0.01, 2e-5), p=1e-4))
+    B is better than A (+0.0200, 95 % interval +0.0100 to +0.0300, p < 0.001)
+    """
+    difference, low, high = comparison.difference, comparison.low, comparison.high
+    words = f"no significant difference between {a} and {b}"
+    if p <= level and difference > 0:
+        words = f"{a} is better than {b}"
+    elif p <= level and difference < 0:
+        words = f"{b} is better than {a}"
+        difference, low, high = -difference, -high, -low
+    interval = f"{comparison.confidence * 100:g} % interval {low:+z.4f} to {high:+z.4f}"
+    return f"{words} ({difference:+z.4f}, {interval}, {p_text(p)})"
+
+
+FEW: Final = 6  # up to so many settings are each compared with the best in a sentence
+NAMED: Final = 10  # settings named in a list
+LEVEL: Final = 0.05
+TESTED: Final = "corrected resampled t-test, Holm, 5 %"
+
+
+def row_verdict(row: Row) -> str:
+    """The comparison of a row with the best in words; empty where there is none."""
+    if row.comparison is None or row.p is None:
+        return ""
+    return verdict(row.best_label, row.label, row.comparison, row.p)
+
+
+def sentences(ranking: Ranking) -> list[str]:
+    """Say who is best, whether that is more than chance, and what the figures cannot tell."""
+    rows = ranking.rows
+    names = fold_assignments(row.setting for row in rows)
+    told = []
+    for dealing, members in groupby(rows, key=lambda row: row.setting.dealing):
+        prefix = f"{names[dealing]}: " if len(names) > 1 else ""
+        told += [prefix + sentence for sentence in _section(list(members))]
+    if len(names) > 1:
+        told.append(
+            "Settings whose pictures were dealt to folds in different ways, or that were made by "
+            "different protocols, are not ranked against each other."
+        )
+    told += [_hidden(pair) for pair in ranking.pairs]
+    return [*told, *_cautions(ranking.study)]
+
+
+def _section(rows: Sequence[Row]) -> Iterator[str]:
+    """Sentences on the settings that share their folds, the best first."""
+    best = rows[0].setting
+    low, high = rows[0].interval
+    accuracy = with_spread(best.mean("accuracy"), best.two_deviations("accuracy"))
+    spread = ", mean ± 2 standard deviations" if len(best.runs) > 1 else ""
+    of_how_many = f"Best of {len(rows)} settings: " if len(rows) > 1 else ""
+    yield (
+        f"{of_how_many}{rows[0].label} with accuracy {accuracy} ({_count(len(best.runs), 'fold')}"
+        f"{spread}; 95 % interval of all {len(best.predictions.labels):,} pictures: {low:.4f} to "
+        f"{high:.4f})."
+    )
+    complete = [row.setting for row in rows if row.setting.is_complete]
+    if len(complete) > 2 and best.folds > 1:
+        p = friedman(np.stack([setting.values("accuracy") for setting in complete], axis=1))
+        answer = "yes" if p <= LEVEL else "that cannot be said"
+        yield f"Do the settings differ at all? Friedman over the folds: {p_text(p)}, {answer}."
+    tested = [row for row in rows if row.p is not None]
+    if len(rows) <= FEW:
+        yield from (f"{row_verdict(row)}." for row in tested)
+    elif tested:
+        yield _summary(rows[0], tested)
+    untested = len(rows) - 1 - len(tested)
+    if untested:
+        yield (
+            f"{_count(untested, 'setting')} shared fewer than two finished folds with the best: "
+            "there is no test over folds, only McNemar's on the pictures."
+        )
+
+
+def _summary(best: Row, tested: Sequence[Row]) -> str:
+    close = [row.label for row in tested if row.p is not None and row.p > LEVEL]
+    if not close:
+        return f"All {len(tested)} others are worse than {best.label} ({TESTED})."
+    left = len(close) - NAMED
+    named = "; ".join(close[:NAMED]) + (f"; and {left} more" if left > 0 else "")
+    does = "does" if len(close) == 1 else "do"
+    return (
+        f"Of {len(tested)} other settings, {len(close)} {does} not differ significantly from the "
+        f"best, {best.label} ({TESTED}): {named}."
+    )
+
+
+def _hidden(pair: Pair) -> str:
+    """What a random fold hides.
+
+    An interval that holds 0 shows nothing, neither a difference nor that there is none.
+    """
+    kept = "signers" if pair.apart.split == "signer" else "neighbouring frames"
+    points, low, high = (100 * value for value in (pair.difference, pair.low, pair.high))
+    lead = f"Random folds hide {points:.1f} points"
+    if pair.low <= 0:
+        lead = "Random folds are not seen to hide anything"
+    return (
+        f"{lead}: {pair.label} has accuracy {pair.random.mean('accuracy'):.4f} with "
+        f"split={pair.random.split}, and {pair.apart.mean('accuracy'):.4f} with "
+        f"split={pair.apart.split}, which keeps {kept} apart (difference {points:+z.1f} points, "
+        f"95 % interval {low:+z.1f} to {high:+z.1f})."
+    )
+
+
+def _cautions(study: Study) -> Iterator[str]:
+    """What the figures cannot tell."""
+    settings = study.settings
+    if all(s.split == "stratified" for s in settings) and any(map(_has_signers, settings)):
+        yield (
+            "Folds were dealt at random although it is known who is in the pictures: the same "
+            "settings with split=signer would tell how well strangers are read."
+        )
+    optimistic = [s for s in settings if s.protocol == "validation=fold"]
+    if optimistic:
+        which = "The" if len(optimistic) == len(settings) else f"{len(optimistic)} settings'"
+        yield (
+            f"{which} figures are optimistic: with validation=fold the test fold also picked the "
+            "checkpoint."
+        )
+    lacking = sum(map(bool, (s.missing for s in settings))) + len(study.unusable)
+    if lacking:
+        yield (
+            f"{_count(lacking, 'setting')} of {len(settings) + len(study.unusable)} "
+            f"{'is' if lacking == 1 else 'are'} not complete: the figures are preliminary, and "
+            "means over different folds do not compare."
+        )
+    records = [run.record for setting in settings for run in setting.runs]
+    versions = sorted({str(record["signlang"]) for record in records})
+    if len(versions) > 1:
+        yield f"The runs were made by different versions of signlang: {', '.join(versions)}."
+    devices = sorted({str(record.get("device")) for record in records})
+    if len(devices) > 1:
+        yield (
+            f"The runs were made on different devices, so times and speeds do not compare: "
+            f"{'; '.join(devices)}."
+        )
+
+
+def _has_signers(setting: Setting) -> bool:
+    signers = setting.predictions.signers
+    return signers is not None and len(set(signers)) > 1
+
+
+def _count(number: int, what: str) -> str:
+    """Write a number of things.
+
+    >>> _count(1, "fold"), _count(5, "fold")
+    ('1 fold', '5 folds')
+    """
+    return f"{number:,} {what}" + "s" * (number != 1)

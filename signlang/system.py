@@ -1,0 +1,54 @@
+"""Properties of this machine: usable cores, processor and GPU names, git commit of the code."""
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """Name of the processor, as its maker has it where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """Commit of the checkout this code lies in, with `+changes` if it was edited; None if none."""
+    place = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(place), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)  # a wheel may lie inside another checkout
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device() -> str:
+    """Name the processor, and the GPU if torch sees one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    text = f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
+    return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
