@@ -47,7 +47,7 @@ $(PAGE)/vendor/.ready: $(PAGE)/package-lock.json
 	@touch $@
 
 .PHONY: train
-train: setup ## Train SqueezeNet on one fold of the built-in pictures (a few minutes on two cores)
+train: setup ## Train SqueezeNet on one fold of the built-in images (a few minutes on two cores)
 	$(BIN)/python -m signlang.train model=squeezenet fold=0
 
 .PHONY: test
@@ -65,7 +65,7 @@ check: setup ## Lint, formatting and types, as continuous integration does
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## Race training against other ways to write it (real pictures, about 10 minutes)
+bench: setup ## Race training against other ways to write it (real images, about 10 minutes)
 	$(BIN)/python experiments/speed/speed.py
 
 .PHONY: format

@@ -54,25 +54,25 @@ def _lines(studies: list[Path]) -> Iterator[str]:
 
 
 def _shares(row: Row) -> Iterator[str]:
-    """Tell the accuracy of each column, and of how many pictures."""
-    pictures, right = Counter[int](), Counter[int]()
+    """Tell the accuracy of each column, and of how many images."""
+    images, right = Counter[int](), Counter[int]()
     for run in row.setting.runs:
         for distance, correct in zip(distances(run), run.predictions.correct, strict=True):
             column = bisect(STARTS, distance) - 1
-            pictures[column] += 1
+            images[column] += 1
             right[column] += int(correct)
     for column in range(len(STARTS)):
-        count = pictures[column]
+        count = images[column]
         yield f"{right[column] / count:.4f} ({count:,})" if count else ""
 
 
 def distances(run: Run) -> list[int]:
-    """How many frames is each test picture from the nearest one of its class that was learnt?"""
+    """How many frames is each test image from the nearest one of its class that was learnt?"""
     folder = RunFolder(run.path)
     films: dict[str, list[str]] = {}
-    for picture in sorted(folder.pictures(), key=lambda picture: _number(picture["path"])):
-        films.setdefault(picture["label"], []).append(picture["path"])
-    learnt = {picture["path"] for picture in folder.pictures_of("train")}
+    for image in sorted(folder.images(), key=lambda image: _number(image["path"])):
+        films.setdefault(image["label"], []).append(image["path"])
+    learnt = {image["path"] for image in folder.images_of("train")}
     found = {}
     for film in films.values():
         known = [place for place, path in enumerate(film) if path in learnt]

@@ -27,7 +27,7 @@ from signlang.studies.study import read_study
 FIGURES: Final = ("cost", "factors", "curves", "confusion", "reliability")
 HEADER: Final = (
     "network and settings", "accuracy of each fold: mean ± 2 sd", "published", "macro F1",
-    "calibration error", "size MB", "parameters", "FLOPs (M)", "ms per picture", "epochs",
+    "calibration error", "size MB", "parameters", "FLOPs (M)", "ms per image", "epochs",
     "s a fold",
 )  # fmt: skip
 Published = Mapping[tuple[str, str], str]
@@ -63,10 +63,10 @@ def collect(folder: Path, found: Sequence[Ranking]) -> None:
 
 def _write_figures(folder: Path, standings: Ranking) -> None:
     folder.mkdir(exist_ok=True)
-    for picture in comparison.report_page(standings).pictures():
-        if picture.name in FIGURES and isinstance(picture.image, Figure):  # no photographs
-            with atomic_write(folder / f"{standings.study.name}-{picture.name}.png") as file:
-                file.write_bytes(png_bytes(picture.image))
+    for image in comparison.report_page(standings).images():
+        if image.name in FIGURES and isinstance(image.image, Figure):  # no photographs
+            with atomic_write(folder / f"{standings.study.name}-{image.name}.png") as file:
+                file.write_bytes(png_bytes(image.image))
 
 
 def _write_lines(file: Path, found: Sequence[Ranking]) -> None:

@@ -6,10 +6,10 @@ from signlang.hydra_app import run
 
 
 def describe(cfg: DictConfig) -> None:
-    """Look at every picture once and write what somebody must know who wants to learn from them."""
+    """Look at every image once and write what somebody must know who wants to learn from them."""
     from signlang import validation
 
-    validation.check_describe_config(cfg)  # in milliseconds: before pictures are read
+    validation.check_describe_config(cfg)  # in milliseconds: before images are read
     from pathlib import Path
 
     from signlang.datacard import analysis, card

@@ -22,7 +22,7 @@ class SettingError(SignlangError):
 
 
 class DataError(SignlangError):
-    """Pictures, labels or folds that cannot be used as they are."""
+    """Images, labels or folds that cannot be used as they are."""
 
 
 class WeightsError(SignlangError):

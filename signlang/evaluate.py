@@ -1,4 +1,4 @@
-"""Evaluate a network: `python -m signlang.evaluate run=RUN data=folder data.root=PICTURES`."""
+"""Evaluate a network: `python -m signlang.evaluate run=RUN data=folder data.root=IMAGES`."""
 
 from omegaconf import DictConfig
 
@@ -6,14 +6,14 @@ from signlang.hydra_app import run
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Show labelled pictures to a trained network, and write how well it reads them.
+    """Show labelled images to a trained network, and write how well it reads them.
 
     Returns:
-        Accuracy on the pictures of classes that it knows, over all of its classes.
+        Accuracy on the images of classes that it knows, over all of its classes.
     """
     from signlang import validation
 
-    validation.check_evaluate_config(cfg)  # in milliseconds: before pictures are read
+    validation.check_evaluate_config(cfg)  # in milliseconds: before images are read
     from signlang.evaluation import evaluator, report, writer
 
     found = evaluator.evaluate_network(cfg)

@@ -19,12 +19,12 @@ from signlang.system import cpu_count
 
 HELP: Final = """python -m signlang.predict bundle=B PATH... : recognises hand signs with a bundle.
 
-  python -m signlang.predict bundle=bundles/digits picture.jpg
-  python -m signlang.predict bundle=bundles/digits.zip PICTURES format=csv out=signs.csv
+  python -m signlang.predict bundle=bundles/digits image.jpg
+  python -m signlang.predict bundle=bundles/digits.zip IMAGES format=csv out=signs.csv
   find . -name '*.png' | python -m signlang.predict bundle=bundles/digits format=jsonl -
 
-A PATH is a picture, a folder (with all folders in it), a pattern such as 'a*/**/*.jpg', or -: the
-standard input, one path a line, or a picture itself. What stands behind -- is a path in any case.
+A PATH is an image, a folder (with all folders in it), a pattern such as 'a*/**/*.jpg', or -: the
+standard input, one path a line, or an image itself. What stands behind -- is a path in any case.
 
   bundle=B           folder or ZIP file that signlang.export wrote
   top=3              classes of an answer
@@ -33,11 +33,11 @@ standard input, one path a line, or a picture itself. What stands behind -- is a
   threshold=auto     less probable guesses are called unknown; auto: as the bundle says; none
   precision=fp32     fp32 or int8
   device=cpu         cpu or cuda
-  batch_size=64      pictures that are judged together
+  batch_size=64      images that are judged together
   workers=auto       threads; auto: one for each processor
   verbose=true       false shows errors only
 
-Exit code: 0 if all pictures could be used, 1 if some could not, 2 for wrong settings.
+Exit code: 0 if all images could be used, 1 if some could not, 2 for wrong settings.
 """
 ENDINGS: Final = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 WORD: Final = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
@@ -91,7 +91,7 @@ def parse_arguments(words: Sequence[str]) -> PredictConfig | None:
     if "bundle" not in given:
         raise SettingError("bundle=B is missing: the bundle that signlang.export wrote.")
     if not paths:
-        raise SettingError("There is nothing to recognise: name pictures or folders, see --help.")
+        raise SettingError("There is nothing to recognise: name images or folders, see --help.")
     if given.get("out") and "format" not in given:
         given["format"] = ENDINGS.get(given["out"].suffix.lower(), "table")
     return PredictConfig(paths=tuple(paths), **given)
@@ -161,10 +161,10 @@ FORMATS = {
 
 
 def predict(wanted: PredictConfig) -> int:
-    """Answer for each picture.
+    """Answer for each image.
 
     Returns:
-        The exit code: 0, or 1 if a picture could not be used.
+        The exit code: 0, or 1 if an image could not be used.
     """
     loaded = bundle.load_bundle(wanted.bundle)
     network = onnx_model.OnnxModel(loaded, wanted.precision, wanted.device, wanted.workers)
@@ -198,7 +198,7 @@ class _Tally:
     def text(self) -> str:
         seconds = time.perf_counter() - self.begun
         return (
-            f"{self.all:,} picture{'s' * (self.all != 1)} in {seconds:.1f} s "
+            f"{self.all:,} image{'s' * (self.all != 1)} in {seconds:.1f} s "
             f"({60 * self.all / seconds:,.0f} a minute), "
             f"{self.unknown:,} unknown, {self.bad:,} could not be used"
         )

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from signlang.errors import SettingError, suggestion
 from signlang.files import is_plain_name
 
-# network -> side of the smallest picture that its layers can work on, in pixels
+# network -> side of the smallest image that its layers can work on, in pixels
 MINIMUM_SIZES: Final[Mapping[str, int]] = {
     "resnet18": 32,
     "mobilenetv2": 32,
@@ -31,7 +31,7 @@ OPTIMIZERS: Final = ("adam", "adamw", "sgd")
 
 
 def check_image_size(name: str, image_size: int) -> None:
-    """Refuse pictures that are too small for a network.
+    """Refuse images that are too small for a network.
 
     Raises:
         SettingError: Names the smallest side.
@@ -86,7 +86,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "optimizer.lr": _number(lambda x: x > 0, "a number above 0"),
     "trainer.max_epochs": _whole(1),
     "model.pretrained": _flag(),
-    "model.normalisation": _word((*NORMALIZATIONS, "training")),
+    "model.normalization": _word((*NORMALIZATIONS, "training")),
     "data.on_bad_image": _word(("error", "exclude")),
     "split.name": _word(("stratified", "signer", "blocks")),
     "split.seed": _whole(0),
@@ -167,7 +167,7 @@ def _check_files(cfg: DictConfig) -> None:
         raise SettingError("data=folder needs data.root=DIR, a folder with one folder per sign.")
     if cfg.split.name == "signer" and not cfg.data.signers:
         raise SettingError(
-            "split=signer needs data.signers=FILE, a CSV path,signer: who is in each picture."
+            "split=signer needs data.signers=FILE, a CSV path,signer: who is in each image."
         )
     precision, known = cfg.trainer.precision, ("auto", "32-true", "bf16-mixed")
     if str(precision) not in known:
@@ -178,7 +178,7 @@ DESCRIBE_SHARED: Final = ("folds", "seed", "verbose", "split.name", "split.seed"
 DESCRIBE_RULES: Final[dict[str, Rule]] = {
     "near": (
         lambda x: isinstance(x, int | float) and not isinstance(x, bool) and 0.5 <= x <= 1,
-        "must be a correlation from 0.5 to 1, where 1 is the same picture",
+        "must be a correlation from 0.5 to 1, where 1 is the same image",
     ),
     "detail": (
         lambda x: isinstance(x, int | float) and not isinstance(x, bool) and x > 0,
@@ -319,8 +319,8 @@ def check_export_config(cfg: DictConfig) -> None:
         raise SettingError(f'An export needs {", ".join(missing)}: pip install "signlang[export]".')
     if not Path(str(cfg.run)).expanduser().is_dir():
         raise SettingError(f"run={cfg.run}: there is no such folder.")
-    if cfg.pictures is not None and not Path(str(cfg.pictures)).expanduser().exists():
-        raise SettingError(f"pictures={cfg.pictures}: there is no such folder.")
+    if cfg.images is not None and not Path(str(cfg.images)).expanduser().exists():
+        raise SettingError(f"images={cfg.images}: there is no such folder.")
     for key in ("zip", "overwrite", "quantize"):
         if not isinstance(cfg[key], bool):
             raise SettingError(f"{key}={cfg[key]}: it must be true or false.")
@@ -330,7 +330,7 @@ def check_export_config(cfg: DictConfig) -> None:
     _check_numbers(cfg)
     if cfg.quantize and cfg.verify == GENERATED:
         raise SettingError(
-            "quantize=true needs the run's pictures, to calibrate and to measure what it costs: "
+            "quantize=true needs the run's images, to calibrate and to measure what it costs: "
             "leave verify=generated out, or quantize=true."
         )
 
@@ -351,13 +351,11 @@ def _check_formats(formats: Any) -> None:
 def _check_numbers(cfg: DictConfig) -> None:
     if cfg.verify != GENERATED and not _is_count(cfg.verify):
         raise SettingError(
-            f"verify={cfg.verify}: it must be a number of pictures of at least 1, or the word "
-            "generated (the run's pictures are gone: only drawn ones are compared)."
+            f"verify={cfg.verify}: it must be a number of images of at least 1, or the word "
+            "generated (the run's images are gone: only drawn ones are compared)."
         )
-    if not _is_count(cfg.calibration_pictures):
-        raise SettingError(
-            f"calibration_pictures={cfg.calibration_pictures}: it must be at least 1."
-        )
+    if not _is_count(cfg.calibration_images):
+        raise SettingError(f"calibration_images={cfg.calibration_images}: it must be at least 1.")
     loss = cfg.int8_loss
     if not isinstance(loss, int | float) or isinstance(loss, bool) or not 0 <= loss < 1:
         raise SettingError(f"int8_loss={loss}: it must be a number from 0 to below 1.")

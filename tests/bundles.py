@@ -1,6 +1,6 @@
-"""Bundles whose network is a dozen numbers: a picture is the sign whose colour is the nearest.
+"""Bundles whose network is a dozen numbers: an image is the sign whose colour is the nearest.
 
-The format is that of `signlang.export`; the network is real ONNX, of uint8 pictures of any size.
+The format is that of `signlang.export`; the network is real ONNX, of uint8 images of any size.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def network(
         "along": np.array([2], np.int64),
     }  # fmt: skip
     nodes = [
-        helper.make_node("Slice", ["pictures", "begin", "end", "along"], ["part"]),
+        helper.make_node("Slice", ["images", "begin", "end", "along"], ["part"]),
         helper.make_node("Cast", ["part"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["float", "scale"], ["scaled"]),
         helper.make_node("ReduceMean", ["scaled", "axes"], ["mean"], keepdims=0),
@@ -52,7 +52,7 @@ def network(
     ]
     graph = helper.make_graph(
         nodes, "nearest_colour",
-        [helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["n", "h", "w", 3])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", "h", "w", 3])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(colours)])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )  # fmt: skip
@@ -95,6 +95,6 @@ def write(
     return folder
 
 
-def picture(sign: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
-    """A plain picture of a sign's colour."""
+def image(sign: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A plain image of a sign's colour."""
     return Image.new("RGB", size, COLOURS[sign])

@@ -23,7 +23,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # what a shell starts in 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real pictures and weights, read in place."""
+    """Real images and weights, read in place."""
     if not SHARED.is_dir():
         pytest.skip(f"no real data at {SHARED}: set SIGNLANG_SHARED")
     return SHARED
@@ -90,7 +90,7 @@ QUICK = (
 
 @pytest.fixture(scope="session")
 def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on the tiny pictures; read it, never change it."""
+    """The folder of a finished run on the tiny images; read it, never change it."""
     place = tmp_path_factory.mktemp("trained")
     words = [f"data.root={tiny}", "split=signer", "verbose=false", "trainer.max_epochs=12"]
     words += ["callbacks.checkpoint.monitor=null", "callbacks.early_stopping=null"]  # the last one

@@ -86,7 +86,7 @@ def test_what_is_added_to_a_row_makes_no_difference() -> None:
 
 
 @pytest.mark.parametrize("margin", [1e-6, 0.1, 3.0, 50.0, 1e4])
-def test_without_a_mistake_confidence_is_not_more_than_pictures_warrant(margin: float) -> None:
+def test_without_a_mistake_confidence_is_not_more_than_images_warrant(margin: float) -> None:
     labels = np.arange(60) % 3
     logits = margin * np.eye(3)[labels]
     temperature = fit_temperature(logits, labels)
@@ -119,8 +119,8 @@ def test_a_network_that_knows_nothing_becomes_unsure() -> None:
         ([[0.0, np.nan]], [0]),
     ],
 )
-def test_a_temperature_needs_pictures_and_numbers(logits: Floats, labels: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"needs pictures|not a finite number"):
+def test_a_temperature_needs_images_and_numbers(logits: Floats, labels: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"needs images|not a finite number"):
         fit_temperature(logits, labels)
 
 
@@ -181,7 +181,7 @@ def test_the_threshold_is_the_lowest_that_is_precise_enough(wanted: float) -> No
     assert (expected is None) == (wanted == 0.99)
 
 
-def test_few_pictures_prove_nothing_and_99_of_100_are_99_percent() -> None:
+def test_few_images_prove_nothing_and_99_of_100_are_99_percent() -> None:
     confidence = np.linspace(0.5, 1.0, 100)
     correct = np.ones(100, dtype=np.bool_)
     assert reject_threshold(confidence, correct, 0.99) == 0.5
@@ -219,11 +219,11 @@ def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
     calibration.write_calibration(tmp_path, judged, 0.9)
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert set(content) == {
-        "temperature", "wanted_precision", "reject_threshold", "pictures", "calibration_error",
+        "temperature", "wanted_precision", "reject_threshold", "images", "calibration_error",
         "coverage", "precision",
     }  # fmt: skip
     assert content["calibration_error"]["test"].keys() == {"before", "after"}
-    assert content["pictures"] == 400
+    assert content["images"] == 400
     for part in shares:
         now = apply_temperature(shares[part], content["temperature"])
         kept = now.max(1) >= content["reject_threshold"]
@@ -252,7 +252,7 @@ def test_a_damaged_file_is_one_sentence(text: str, tmp_path: Path) -> None:
 
 
 def test_a_senseless_temperature_is_refused(tmp_path: Path) -> None:
-    content = {"wanted_precision": 0.9, "reject_threshold": None, "pictures": 3}
+    content = {"wanted_precision": 0.9, "reject_threshold": None, "images": 3}
     for temperature in (0, -1, math.nan, math.inf):
         text = json.dumps({**content, "temperature": temperature})
         (tmp_path / "calibration.json").write_text(text)

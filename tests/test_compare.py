@@ -210,7 +210,7 @@ def test_an_experiment_tells_how_far_from_learnt_frames_accuracy_lasts(study: Pa
         assert line.endswith(f"| {' | '.join([*cells, '', ''])} |")
 
 
-def test_every_picture_is_predicted_once_by_each_setting(study: Path) -> None:
+def test_every_image_is_predicted_once_by_each_setting(study: Path) -> None:
     comparison.compare_study(study)
     rows = rows_of(study / "predictions.csv")
     for rate in RATES:
@@ -404,7 +404,7 @@ def renamed_everywhere(run: Path) -> None:
         (run / name).write_text(text.replace("p_ß", "p_C").replace(",ß,", ",C,"), "utf-8")
 
 
-def same_pictures(run: Path) -> None:
+def same_images(run: Path) -> None:
     for name in ("predictions.csv", "data.csv"):
         shutil.copy(run.with_name("fold=0") / name, run / name)
 
@@ -413,20 +413,20 @@ def same_pictures(run: Path) -> None:
     ("spoil", "words"),
     [
         (other_data, r"fold=1 and fold=0 beside it were not made alike.*00000000 now|data: 36 pic"),
-        (cut_predictions, r"fold=1/predictions\.csv holds 5 pictures, but the test fold .* has 12"),
+        (cut_predictions, r"fold=1/predictions\.csv holds 5 images, but the test fold .* has 12"),
         (
             torn_predictions,
             r"fold=1/predictions\.csv is damaged in line \d+\. Train this run again",
         ),
         (
             other_accuracy,
-            r"fold=1/predictions\.csv has \d+ of 12 pictures right, .* of 0\.1230: they",
+            r"fold=1/predictions\.csv has \d+ of 12 images right, .* of 0\.1230: they",
         ),
         (improbable, r"fold=1/predictions\.csv is empty, or holds probabilities that are none"),
         (without_column, r"fold=1/data\.csv is missing or damaged\. Train this run again"),
         (renamed_class, r"fold=1/predictions\.csv does not fit classes\.json .* p_C, p_ß"),
         (renamed_everywhere, r"fold=\d/classes\.json and .*fold=1/classes\.json hold different"),
-        (same_pictures, r"fold=1/predictions\.csv and .*fold=0/predictions\.csv hold the same pic"),
+        (same_images, r"fold=1/predictions\.csv and .*fold=0/predictions\.csv hold the same pic"),
     ],
 )
 def test_runs_that_contradict_each_other_are_refused(
@@ -439,12 +439,12 @@ def test_runs_that_contradict_each_other_are_refused(
         assert "\n" not in told
 
 
-def test_settings_tested_on_other_pictures_are_refused(study: Path) -> None:
+def test_settings_tested_on_other_images_are_refused(study: Path) -> None:
     for name in ("predictions.csv", "data.csv"):
         file = setting_of(study) / "fold=1" / name
         file.write_text(file.read_text("utf-8").replace("A/A", "A/X"), "utf-8")
     told = refused(study)
-    assert "hold different pictures" in told
+    assert "hold different images" in told
     assert told.count("fold=1/predictions.csv") == 2
     assert "\n  A/A" in told
 

@@ -1,4 +1,4 @@
-"""Generated folders of pictures come in; the cards of `signlang.describe` are read."""
+"""Generated folders of images come in; the cards of `signlang.describe` are read."""
 
 import csv
 import io
@@ -23,17 +23,17 @@ SIDE = 64
 EXIF_ORIENTATION = 0x0112
 
 
-def picture(seed: int, side: int = SIDE) -> Image.Image:
+def image(seed: int, side: int = SIDE) -> Image.Image:
     """Draw smooth random blobs, as unlike another seed's as two photographs."""
     rough = np.random.default_rng(seed).integers(0, 200, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(rough).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def write_pictures(root: Path, classes: str = "ABC", each: int = 6) -> Path:
+def write_images(root: Path, classes: str = "ABC", each: int = 6) -> Path:
     for number, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for take in range(each):
-            picture(100 * number + take).save(root / name / f"{take}.png")
+            image(100 * number + take).save(root / name / f"{take}.png")
     return root
 
 
@@ -80,14 +80,14 @@ class Reader(HTMLParser):
 def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A card, by the public command, of a folder with one fault of every kind."""
     base = tmp_path_factory.mktemp("describe")
-    root = write_pictures(base / "signs")
+    root = write_images(base / "signs")
     (root / "B" / "copy.png").write_bytes((root / "A" / "0.png").read_bytes())
-    ImageEnhance.Brightness(picture(101)).enhance(1.05).save(root / "B" / "again.jpg", quality=70)
+    ImageEnhance.Brightness(image(101)).enhance(1.05).save(root / "B" / "again.jpg", quality=70)
     (root / "C" / "broken.png").write_bytes((root / "C" / "0.png").read_bytes()[:90])
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 6
-    picture(900).save(root / "C" / "turned.jpg", exif=exif)
-    picture(901, side=8 * SIDE).save(root / "C" / "huge.png")
+    image(900).save(root / "C" / "turned.jpg", exif=exif)
+    image(901, side=8 * SIDE).save(root / "C" / "huge.png")
     names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.*"))
     lines = [f"{name},{'ann' if n % 2 else 'bob'}" for n, name in enumerate(names)]
     (base / "signs" / "signers.csv").write_text("path,signer\n" + "\n".join(lines) + "\n")
@@ -115,7 +115,7 @@ def test_exact_duplicate_across_classes_is_found(described: Path) -> None:
     found = {row["path"]: row for row in rows_of(described / "duplicates.csv")}
     assert found["A/0.png"]["other_class"] == "B/copy.png"
     assert float(found["A/0.png"]["similarity"]) == 1
-    assert "1 pair of equal pictures has different labels" in (described / "card.md").read_text()
+    assert "1 pair of equal images has different labels" in (described / "card.md").read_text()
 
 
 def test_near_duplicate_is_found_and_nothing_else(described: Path) -> None:
@@ -140,7 +140,7 @@ def test_flipped_label_is_found(described: Path) -> None:
     ]
 
 
-def test_page_needs_nothing_else_and_every_picture_has_words(described: Path) -> None:
+def test_page_needs_nothing_else_and_every_image_has_words(described: Path) -> None:
     text = (described / "card.html").read_text()
     page = Reader(text)
     assert "http" not in text
@@ -153,7 +153,7 @@ def test_page_needs_nothing_else_and_every_picture_has_words(described: Path) ->
     assert "prefers-color-scheme: dark" in text
 
 
-def test_markdown_shows_pictures_that_are_there(described: Path) -> None:
+def test_markdown_shows_images_that_are_there(described: Path) -> None:
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (described / "card.md").read_text())
     assert len(shown) == len(Reader((described / "card.html").read_text()).all("img"))
     for name in shown:
@@ -196,8 +196,8 @@ def test_bad_settings_get_one_sentence(tmp_path: Path, words: list[str], said: s
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_near_duplicates_survive_encoding_and_light_but_not_another_picture() -> None:
-    original = picture(1)
+def test_near_duplicates_survive_encoding_and_light_but_not_another_image() -> None:
+    original = image(1)
     stream = io.BytesIO()
     original.save(stream, "JPEG", quality=60)
     changed = [
@@ -205,7 +205,7 @@ def test_near_duplicates_survive_encoding_and_light_but_not_another_picture() ->
         ImageEnhance.Brightness(original).enhance(1.1),
         original.resize((SIDE // 2, SIDE // 2)),
     ]
-    drawn = np.concatenate([vector(p) for p in [original, *changed, picture(2)]])
+    drawn = np.concatenate([vector(p) for p in [original, *changed, image(2)]])
     found = duplicates.find_duplicates(drawn, list("abcde"), np.zeros(5, dtype=np.int64), None)
     assert found.group.tolist() == [0, 0, 0, 0, -1]
     assert found.near.across_folds is None
@@ -249,7 +249,7 @@ def test_counts_agree_with_comparing_all_pairs() -> None:
     assert ((found.group >= 0) == both.any(1)).all()
 
 
-def test_equal_pictures_without_contrast_are_exact_duplicates_only_if_files_are_equal() -> None:
+def test_equal_images_without_contrast_are_exact_duplicates_only_if_files_are_equal() -> None:
     flat = duplicates.vectors(np.full((3, 32, 32, 3), 90, dtype=np.uint8))
     found = duplicates.find_duplicates(
         flat, ["a", "a", "b"], np.array([0, 1, 1]), np.array([0, 1, 0])
@@ -259,8 +259,8 @@ def test_equal_pictures_without_contrast_are_exact_duplicates_only_if_files_are_
     assert found.group.tolist() == [0, 0, -1]
 
 
-def test_runs_that_judge_the_same_picture_are_averaged(tmp_path: Path) -> None:
-    found = read(write_pictures(tmp_path / "signs", "AB", each=2))
+def test_runs_that_judge_the_same_image_are_averaged(tmp_path: Path) -> None:
+    found = read(write_images(tmp_path / "signs", "AB", each=2))
     for fold, p in enumerate((0.8, 0.6)):
         (tmp_path / "runs" / f"fold={fold}").mkdir(parents=True)
         lines = f"path,label,predicted,confidence,p_A,p_B\nA/0.png,A,A,{p},{p},{1 - p:.1f}\n"
@@ -277,7 +277,7 @@ def test_runs_that_judge_the_same_picture_are_averaged(tmp_path: Path) -> None:
     [
         ("", "it has no column path and no column label"),
         ("path,label,p_A\nA/0.png,A,1\n", "only in the data set: B"),
-        ("path,label,p_A,p_B\nX/9.png,A,1,0\n", "judges 1 pictures that are not in"),
+        ("path,label,p_A,p_B\nX/9.png,A,1,0\n", "judges 1 images that are not in"),
         ("path,label,p_A,p_B\nA/0.png,A,one,0\n", "cannot be read as predictions"),
         ("path,label,p_A,p_B\nA/0.png,A,nan,0\n", "cannot be read as predictions"),
         ("path,label,p_A,p_B\n", "cannot be read as predictions"),
@@ -285,7 +285,7 @@ def test_runs_that_judge_the_same_picture_are_averaged(tmp_path: Path) -> None:
     ],
 )
 def test_predictions_of_something_else_get_a_sentence(tmp_path: Path, text: str, said: str) -> None:
-    found = read(write_pictures(tmp_path / "signs", "AB", each=2))
+    found = read(write_images(tmp_path / "signs", "AB", each=2))
     (tmp_path / "predictions.csv").write_text(text)
     with pytest.raises(DataError, match=re.escape(said)):
         label_errors.read_predictions_for([tmp_path / "predictions.csv"], found)
@@ -305,7 +305,7 @@ def test_names_cannot_break_out_of_the_card(tmp_path: Path) -> None:
     table = Table("of files", ["file"], [[nasty]])
     sections = [Section("one", [Text(nasty), table])]
     notes = [Notes(nasty, [nasty])]
-    card = Page("card", nasty, "", {"pictures": "1"}, notes, sections, re.compile(""))
+    card = Page("card", nasty, "", {"images": "1"}, notes, sections, re.compile(""))
     card.write(tmp_path)
     assert "<script>" not in (tmp_path / "card.html").read_text()
     assert "<script>" not in (tmp_path / "card.md").read_text()

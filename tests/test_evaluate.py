@@ -110,14 +110,12 @@ def test_the_files_are_where_they_are_said_to_be(same: tuple[Path, Result]) -> N
     assert json_of(out / "record.json")["packages"]["torch"]
 
 
-def test_pictures_that_were_trained_on_are_told(same: tuple[Path, Result], run: Path) -> None:
+def test_images_that_were_trained_on_are_told(same: tuple[Path, Result], run: Path) -> None:
     parts = [row["part"] for row in rows_of(run / "data.csv")]
     trained, chosen = parts.count("train"), parts.count("validation")
-    assert f"{trained} of these 36 pictures were trained on" in same[1].err
-    assert (
-        f"{trained} of these 36 pictures were trained on" in (same[0] / "report.html").read_text()
-    )
-    found = json_of(same[0] / "metrics.json")["pictures"]
+    assert f"{trained} of these 36 images were trained on" in same[1].err
+    assert f"{trained} of these 36 images were trained on" in (same[0] / "report.html").read_text()
+    found = json_of(same[0] / "metrics.json")["images"]
     assert (found["trained_on"], found["validated_on"]) == (trained, chosen)
 
 
@@ -146,7 +144,7 @@ def test_the_figures_are_those_of_scikit_learn(same: tuple[Path, Result]) -> Non
     assert test["interval"]["low"] == pytest.approx(wilson_interval(36, 36)[0], abs=1e-6)
 
 
-def test_unseen_pictures_alone_give_the_figures_of_the_run(
+def test_unseen_images_alone_give_the_figures_of_the_run(
     run: Path, tiny: Path, place: Path
 ) -> None:
     metrics = evaluated(place, f"run={run}", f"data.root={tiny}", "unseen=true")
@@ -180,14 +178,14 @@ def test_names_that_differ_in_case_are_the_same_and_files_are_known_again(
         ("a", "A", "but for case"), ("b", "B", "but for case"), ("ß", "ß", "the same name"),
     ]  # fmt: skip
     assert metrics["test"]["accuracy"] == 1
-    assert metrics["pictures"]["trained_on"] == 21  # by content, whatever they are called
-    assert "21 of these 36 pictures were trained on" in caplog.text
+    assert metrics["images"]["trained_on"] == 21  # by content, whatever they are called
+    assert "21 of these 36 images were trained on" in caplog.text
     assert not (place / "out" / "per_signer.csv").exists()
 
 
 @pytest.fixture
 def odd(tiny: Path, place: Path) -> Path:
-    """A is half wrong (blue), B is right, ß is absent, and there is a class of other pictures."""
+    """A is half wrong (blue), B is right, ß is absent, and there is a class of other images."""
     data = renamed(tiny, place, {})
     shutil.rmtree(data / "A")
     shutil.copytree(tiny / "A", data / "A")
@@ -202,9 +200,9 @@ def odd(tiny: Path, place: Path) -> Path:
 
 def test_missing_and_unknown_classes_are_counted_apart(run: Path, odd: Path, place: Path) -> None:
     metrics = evaluated(place, f"run={run}", f"data.root={odd}")
-    assert metrics["pictures"]["judged"] == 28
-    assert metrics["pictures"]["of_shared_classes"] == 24
-    assert metrics["pictures"]["of_unknown_classes"] == 4
+    assert metrics["images"]["judged"] == 28
+    assert metrics["images"]["of_shared_classes"] == 24
+    assert metrics["images"]["of_unknown_classes"] == 4
     assert metrics["test"]["accuracy"] == pytest.approx(18 / 24)
     rows = rows_of(place / "out" / "predictions.csv")
     known = [row for row in rows if row["label"] != "Ω"]
@@ -221,8 +219,8 @@ def test_missing_and_unknown_classes_are_counted_apart(run: Path, odd: Path, pla
     assert float(of_class["A"]["low"]) == pytest.approx(wilson_interval(6, 12)[0], abs=1e-6)
     assert (of_class["Ω"]["matched"], of_class["Ω"]["accuracy"]) == ("not known", "")
     told = " ".join(metrics["remarks"])
-    assert "4 pictures of 1 class that the network does not know (Ω)" in told
-    assert "No picture shows 1 class of the 3 that the network knows: ß" in told
+    assert "4 images of 1 class that the network does not know (Ω)" in told
+    assert "No image shows 1 class of the 3 that the network knows: ß" in told
     report = (place / "out" / "report.html").read_text()
     assert "Ω (unknown)" in report or "Classes that the network does not know" in report
 
@@ -263,8 +261,8 @@ def test_a_mapping_joins_other_names(suffix: str, run: Path, tiny: Path, place: 
             csv.writer(stream).writerows([("data", "network"), *said.items()])
     metrics = evaluated(place, f"run={run}", f"data.root={data}", f"mapping={file}")
     assert metrics["test"]["accuracy"] == 1
-    assert metrics["pictures"]["of_shared_classes"] == 36
-    assert metrics["pictures"]["of_unknown_classes"] == 12
+    assert metrics["images"]["of_shared_classes"] == 36
+    assert metrics["images"]["of_unknown_classes"] == 12
     assert {m["data"]: m["how"] for m in metrics["classes"]} == {
         "GRÜN": "mapping", "bleu": "not known", "rouge, vif": "mapping", "verde": "mapping",
     }  # fmt: skip
@@ -294,7 +292,7 @@ def test_hostile_names_do_no_harm(run: Path, tiny: Path, place: Path) -> None:
     report = (place / "out" / "report.html").read_text()
     assert "<img src=x" not in report
     assert "&lt;img src=x" in report
-    assert json_of(place / "out" / "metrics.json")["pictures"]["of_unknown_classes"] == 6
+    assert json_of(place / "out" / "metrics.json")["images"]["of_unknown_classes"] == 6
     assert "[red]a" in result.out
 
 
@@ -344,7 +342,7 @@ def test_an_older_run_is_calibrated_and_its_folder_stays(
         assert after["calibration_error"][part] == pytest.approx(
             before["calibration_error"][part], abs=1e-4
         )
-    assert after["pictures"] == before["pictures"] == 3
+    assert after["images"] == before["images"] == 3
     assert after["reject_threshold"] is None
     evaluated(place, *words, "calibrate=true", "wanted_precision=0.6")
     after = json_of(again / "calibration.json")
@@ -353,7 +351,7 @@ def test_an_older_run_is_calibrated_and_its_folder_stays(
     assert after["coverage"]["validation"] == after["precision"]["validation"] == 1
 
 
-def test_a_run_without_its_pictures_is_judged_uncalibrated(
+def test_a_run_without_its_images_is_judged_uncalibrated(
     run: Path, tiny: Path, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copy = Path(shutil.copytree(run, place / "runs" / "x" / "fold=0"))
@@ -371,7 +369,7 @@ def test_a_run_without_its_pictures_is_judged_uncalibrated(
         evaluated(place, f"run={copy}", f"data.root={data}", "unseen=true")
 
 
-def test_changed_pictures_do_not_calibrate(again: Path, tiny: Path, place: Path) -> None:
+def test_changed_images_do_not_calibrate(again: Path, tiny: Path, place: Path) -> None:
     data = renamed(tiny, place, {})
     config = (again / ".hydra" / "config.yaml").read_text()
     (again / ".hydra" / "config.yaml").write_text(config.replace(str(tiny), str(data)))
@@ -386,7 +384,7 @@ def test_changed_pictures_do_not_calibrate(again: Path, tiny: Path, place: Path)
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that are bright above or on the left: exchanging the axes exchanges the classes."""
+    """Images that are bright above or on the left: exchanging the axes exchanges the classes."""
     folder, rng = tmp_path_factory.mktemp("halves"), np.random.default_rng(0)
     for name in ("left", "up"):
         (folder / name).mkdir()
@@ -400,7 +398,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stranger(halves: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights, trained here in plain torch on pictures with exchanged axes, and their classes."""
+    """Weights, trained here in plain torch on images with exchanged axes, and their classes."""
     folder = tmp_path_factory.mktemp("stranger")
     torch.manual_seed(0)
     network = build_network("simple_cnn", 2, 30)
@@ -564,7 +562,7 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
     with pytest.raises(RunError, match="cannot be loaded"):
         evaluated(place, f"run={again}", f"data.root={tiny}")
     checkpoint.write_bytes(network)
-    # without it nobody knows which pictures were trained on
+    # without it nobody knows which images were trained on
     (again / "data.csv").write_text("")
     with pytest.raises(RunError, match=r"data\.csv is missing or damaged"):
         evaluated(place, f"run={again}", f"data.root={tiny}")
@@ -573,7 +571,7 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
         evaluated(place, f"run={again}", f"data.root={tiny}")
 
 
-def test_empty_folders_and_bad_pictures_are_told(run: Path, tiny: Path, place: Path) -> None:
+def test_empty_folders_and_bad_images_are_told(run: Path, tiny: Path, place: Path) -> None:
     (place / "empty").mkdir()
     with pytest.raises(DataError, match="has no folders in it"):
         evaluated(place, f"run={run}", f"data.root={place / 'empty'}")
@@ -582,7 +580,7 @@ def test_empty_folders_and_bad_pictures_are_told(run: Path, tiny: Path, place: P
     with pytest.raises(DataError, match=r"A/A0\.png: empty"):
         evaluated(place, f"run={run}", f"data.root={data}")
     metrics = evaluated(place, f"run={run}", f"data.root={data}", "data.on_bad_image=exclude")
-    assert metrics["pictures"]["excluded"] == 1
+    assert metrics["images"]["excluded"] == 1
     assert rows_of(place / "out" / "files.csv")[0]["path"] == "A/A0.png"
 
 
@@ -671,7 +669,7 @@ def test_figures_of_some_classes_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(three, logits.softmax(1).numpy(), atol=1e-12)
 
 
-# --- real pictures -------------------------------------------------------------------------------
+# --- real images -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -686,7 +684,7 @@ def test_real_digits_and_other_peoples_letters(shared: Path, tmp_path: Path) -> 
     done(*words, "wanted_precision=0.95")
     (run,) = tmp_path.glob("runs/digits/*/fold=0")
     made = json_of(run / "calibration.json")
-    assert made["pictures"] > 100
+    assert made["images"] > 100
     assert made["wanted_precision"] == 0.95
     assert "wanted_precision" not in run.parent.name
     done(f"run={run}", "data=digits", f"data.root={digits}",
@@ -703,7 +701,7 @@ def test_real_digits_and_other_peoples_letters(shared: Path, tmp_path: Path) -> 
     (tmp_path / "names.csv").write_text("data,network\nV,2\nI,1\n")
     done(*words, "mapping=names.csv", verb="evaluate")
     metrics = json_of(tmp_path / "others/metrics.json")
-    assert metrics["pictures"]["of_shared_classes"] == 100
-    assert metrics["pictures"]["of_unknown_classes"] == 400
-    assert metrics["pictures"]["trained_on"] == 0
+    assert metrics["images"]["of_shared_classes"] == 100
+    assert metrics["images"]["of_unknown_classes"] == 400
+    assert metrics["images"]["trained_on"] == 0
     assert metrics["shared_classes_only"]["accuracy"] >= metrics["test"]["accuracy"]

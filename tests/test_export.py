@@ -78,11 +78,11 @@ def test_the_graph_squeezes_bit_for_bit_as_training_does(sides: tuple[int, ...])
     sizes = [(1, 1), (1, 300), (300, 1), (sides[0], sides[0]), (sides[0], 90), (480, 640)]
     sizes += [tuple(rng.integers(1, 400, 2).tolist()) for _ in range(25)]
     for height, width in sizes:
-        pictures = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-        (found,) = squeeze.run(None, {"pictures": pictures})
-        expected = list(pictures)
+        images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        (found,) = squeeze.run(None, {"images": images})
+        expected = list(images)
         for side in sides:
-            expected = [resize_image(Image.fromarray(picture), side) for picture in expected]
+            expected = [resize_image(Image.fromarray(image), side) for image in expected]
         np.testing.assert_array_equal(found.transpose(0, 2, 3, 1), np.stack(expected))
 
 
@@ -93,13 +93,13 @@ def test_every_network_says_the_same_as_a_graph(name: str) -> None:
     graph = session(onnx_export.whole_graph(onnx_export.network_graph(run), run.sides))
     for count, height, width in ((5, 32, 32), (1, 70, 45)):
         rng = np.random.default_rng(count)
-        pictures = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-        squares = list(pictures)
+        images = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+        squares = list(images)
         for side in run.sides:
-            squares = [resize_image(Image.fromarray(picture), side) for picture in squares]
+            squares = [resize_image(Image.fromarray(image), side) for image in squares]
         with torch.inference_mode():
             expected = (model(torch.from_numpy(np.stack(squares))) / 1.7).softmax(1).numpy()
-        (found,) = graph.run(None, {"pictures": pictures})
+        (found,) = graph.run(None, {"images": images})
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_a_bundle_says_what_the_run_recorded(
     assert [bundle.classes[k] for k in said.argmax(1)] == [row["predicted"] for row in rows]
 
 
-def test_pictures_of_every_kind_are_judged_alike(
+def test_images_of_every_kind_are_judged_alike(
     exported: tuple[Path, Result], trained: Path
 ) -> None:
     network, run = OnnxModel(load_bundle(exported[0])), trained_run.load_trained_run(trained)
@@ -146,7 +146,7 @@ def test_a_bundle_is_complete_and_tells_no_paths(
     metrics = json.loads((trained / "metrics.json").read_text())
     assert info["accuracy"]["run"] == metrics["test"]["accuracy"]
     assert info["accuracy"]["fp32"] == pytest.approx(metrics["test"]["accuracy"], abs=1e-6)
-    assert info["verified"]["pictures"] == len(read_csv(trained / "predictions.csv"))
+    assert info["verified"]["images"] == len(read_csv(trained / "predictions.csv"))
     assert info["verified"]["largest_difference"] <= parity.TOLERANCE
     for name, file in files.items():
         data = file.read_bytes()
@@ -168,7 +168,7 @@ def test_the_graph_is_written_for_any_number_and_size(exported: tuple[Path, Resu
     model = onnx.load(exported[0] / "model.onnx")
     (given,), (made,) = model.graph.input, model.graph.output
     shape = [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim]
-    assert (given.name, shape) == ("pictures", ["N", "H", "W", 3])
+    assert (given.name, shape) == ("images", ["N", "H", "W", 3])
     assert made.name == "probabilities"
     assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
 
@@ -176,10 +176,10 @@ def test_the_graph_is_written_for_any_number_and_size(exported: tuple[Path, Resu
 def test_the_torch_program_says_the_same(exported: tuple[Path, Result], trained: Path) -> None:
     run = trained_run.load_trained_run(trained)
     program: Any = torch.export.load(exported[0] / "model.pt2").module()
-    pictures = torch.randint(0, 256, (7, 32, 32, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (7, 32, 32, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        expected = (run.classifier(pictures) / run.calibration.temperature).softmax(1)
-        torch.testing.assert_close(program(pictures), expected, atol=1e-5, rtol=0)
+        expected = (run.classifier(images) / run.calibration.temperature).softmax(1)
+        torch.testing.assert_close(program(images), expected, atol=1e-5, rtol=0)
 
 
 def test_int8_is_smaller_measured_and_close(
@@ -190,11 +190,11 @@ def test_int8_is_smaller_measured_and_close(
     accuracy = bundle.info["accuracy"]
     assert accuracy["fp32"] - accuracy["int8"] == pytest.approx(accuracy["int8_loss"], abs=1e-6)
     rows = read_csv(trained / "predictions.csv")
-    pictures = np.stack([read_image((tiny / row["path"]).read_bytes()) for row in rows])
-    said = OnnxModel(bundle, "int8")(pictures)
+    images = np.stack([read_image((tiny / row["path"]).read_bytes()) for row in rows])
+    said = OnnxModel(bundle, "int8")(images)
     right = [bundle.classes[k] == row["label"] for k, row in zip(said.argmax(1), rows, strict=True)]
     assert np.mean(right) == pytest.approx(accuracy["int8"], abs=1e-6)
-    assert np.abs(said - OnnxModel(bundle)(pictures)).max() < 0.2
+    assert np.abs(said - OnnxModel(bundle)(images)).max() < 0.2
     operations = {node.op_type for node in onnx.load(exported[0] / "model.int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operations
 
@@ -326,57 +326,57 @@ def test_int8_that_costs_too_much_is_refused(
 
 @pytest.fixture
 def moved(trained: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A copy of the run whose pictures are gone, and a place for bundles."""
+    """A copy of the run whose images are gone, and a place for bundles."""
     run = Path(shutil.copytree(trained, tmp_path / "runs" / "folder" / "cnn" / trained.name))
     config = run / ".hydra" / "config.yaml"
     lines = config.read_text("utf-8").splitlines()
-    gone = [line.partition("root:")[0] + "root: /nowhere/pictures" if "root:" in line else line
+    gone = [line.partition("root:")[0] + "root: /nowhere/images" if "root:" in line else line
             for line in lines]  # fmt: skip
     config.write_text("\n".join(gone), "utf-8")
     return run, tmp_path / "out"
 
 
-def test_without_the_pictures_it_says_what_can_be_done(moved: tuple[Path, Path]) -> None:
+def test_without_the_images_it_says_what_can_be_done(moved: tuple[Path, Path]) -> None:
     run, out = moved
     result = run_command(out.parent, f"run={run}", f"out={out / 'b'}", verb="export")
     assert result.code == 1
-    assert "pictures=DIR" in result.err
+    assert "images=DIR" in result.err
     assert "verify=generated" in result.err
     assert "Traceback" not in result.err
     assert not out.exists()
 
 
 @pytest.mark.usefixtures("configuration")
-def test_drawn_pictures_or_moved_ones_will_do(
+def test_drawn_images_or_moved_ones_will_do(
     moved: tuple[Path, Path], tiny: Path, tmp_path: Path
 ) -> None:
     run, out = moved
     export(wished(run, f"out={out / 'b'}", "verify=generated", "zip=true", "name=sign 1"))
     bundle = load_bundle(out / "b.zip")
     assert bundle.name == "sign 1"
-    assert bundle.info["verified"]["pictures"] == 0
+    assert bundle.info["verified"]["images"] == 0
     assert "fp32" not in bundle.info["accuracy"]
-    export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "verify=5"))
-    assert load_bundle(out / "b").info["verified"]["pictures"] == 5
+    export(wished(run, f"out={out / 'b'}", f"images={tiny}", "verify=5"))
+    assert load_bundle(out / "b").info["verified"]["images"] == 5
     assert load_bundle(out / "b").read("model.onnx") == bundle.read("model.onnx")
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip"]
     # nothing is replaced in silence, and nothing that is no bundle at all
     with pytest.raises(BundleError, match="overwrite=true"):
-        export(wished(run, f"out={out / 'b'}", f"pictures={tiny}"))
+        export(wished(run, f"out={out / 'b'}", f"images={tiny}"))
     (out / "c").mkdir()
     (out / "c" / "thesis.txt").write_text("text")
     with pytest.raises(BundleError, match="no bundle: choose another place"):
-        export(wished(run, f"out={out / 'c'}", f"pictures={tiny}", "overwrite=true"))
-    # other pictures under the same names: no bundle, nothing half written, the old one stays
+        export(wished(run, f"out={out / 'c'}", f"images={tiny}", "overwrite=true"))
+    # other images under the same names: no bundle, nothing half written, the old one stays
     other = tmp_path / "other"
     shutil.copytree(tiny, other)
     for file, twin in zip(sorted(tiny.glob("A/*.png")), sorted(tiny.glob("B/*.png")), strict=True):
         shutil.copy(twin, other / "A" / file.name)
     with pytest.raises(DataError, match="they have changed"):
-        export(wished(run, f"out={out / 'b'}", f"pictures={other}", "overwrite=true"))
-    assert load_bundle(out / "b").info["verified"]["pictures"] == 5
-    export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "verify=4", "overwrite=true"))
-    assert load_bundle(out / "b").info["verified"]["pictures"] == 4
+        export(wished(run, f"out={out / 'b'}", f"images={other}", "overwrite=true"))
+    assert load_bundle(out / "b").info["verified"]["images"] == 5
+    export(wished(run, f"out={out / 'b'}", f"images={tiny}", "verify=4", "overwrite=true"))
+    assert load_bundle(out / "b").info["verified"]["images"] == 4
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip", "c"]
 
 
@@ -394,7 +394,7 @@ def test_what_the_run_said_must_be_known(
     run, out = moved
     (run / name).unlink()
     with pytest.raises(RunError, match=sentence):
-        export(wished(run, f"out={out / 'b'}", f"pictures={tiny}", "quantize=true"))
+        export(wished(run, f"out={out / 'b'}", f"images={tiny}", "quantize=true"))
     assert not out.exists()
 
 
@@ -406,16 +406,16 @@ def test_what_the_run_said_must_be_known(
         ("formats=[torch_export]", "onnx must be among them"),
         ("verify=0", "verify=0"),
         ("int8_loss=2", "int8_loss=2"),
-        ("calibration_pictures=0", "calibration_pictures=0"),
+        ("calibration_images=0", "calibration_images=0"),
         ("quantize=maybe", "quantize=maybe"),
         ("name=a/b", "name=a/b"),
-        ("pictures=/nowhere", "no such folder"),
+        ("images=/nowhere", "no such folder"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(trained: Path, word: str, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence.replace("/", "/")):
         validation.check_export_config(wished(trained, word))
-    with pytest.raises(SettingError, match="quantize=true needs the run's pictures"):
+    with pytest.raises(SettingError, match="quantize=true needs the run's images"):
         validation.check_export_config(wished(trained, "quantize=true", "verify=generated"))
 
 
@@ -449,7 +449,7 @@ def test_a_real_network_with_two_squeezes_and_int8(shared: Path, tmp_path: Path)
     )  # fmt: skip
     assert trained.code == 0, trained.err
     (run,) = tmp_path.glob("runs/*/*/fold=0")
-    # what is measured is measured here: how well so short a training quantises is not the point
+    # what is measured is measured here: how well so short a training quantizes is not the point
     words = [f"run={run}", "out=bundle", "quantize=true", "int8_loss=0.2"]
     result = run_command(tmp_path, *words, verb="export")
     assert result.code == 0, result.err

@@ -33,7 +33,7 @@ INDEX = index_of({"A": 50, "B": 100, "C": 150}, signers=30)
 
 
 @pytest.mark.parametrize("split", ["stratified", "signer", "blocks"])
-def test_every_picture_is_tested_once_and_never_trained_on(split: str) -> None:
+def test_every_image_is_tested_once_and_never_trained_on(split: str) -> None:
     tested = []
     for fold in range(5):
         parts = split_subsets(INDEX, split=split, fold=fold)
@@ -95,7 +95,7 @@ def test_the_optimistic_protocol_names_itself() -> None:
 def test_what_cannot_be_folded_is_refused_with_the_mend() -> None:
     with pytest.raises(DataError, match=r"fewer of A \(3\).*folds=3"):
         split_subsets(index_of({"A": 3, "B": 50}))
-    with pytest.raises(DataError, match=r"who is in the pictures.*data\.signers"):
+    with pytest.raises(DataError, match=r"who is in the images.*data\.signers"):
         split_subsets(index_of({"A": 20, "B": 20}), split="signer")
     with pytest.raises(DataError, match="as many groups"):
         split_subsets(index_of({"A": 20, "B": 20}, signers=3), split="signer")
@@ -110,11 +110,11 @@ def test_a_fold_without_some_class_is_refused() -> None:
     rare = np.array([s if label == 0 else f"b{n % 2}" for n, (s, label) in enumerate(
         zip(index.signers or (), index.labels, strict=True))])  # fmt: skip
     lopsided = Index(index.root, index.classes, index.paths, index.labels, tuple(rare), index.facts)
-    with pytest.raises(DataError, match=r"has no picture of B.*folds=4"):
+    with pytest.raises(DataError, match=r"has no image of B.*folds=4"):
         split_subsets(lopsided, split="signer")
 
 
-def test_two_pictures_of_a_class_leave_nothing_to_validate() -> None:
+def test_two_images_of_a_class_leave_nothing_to_validate() -> None:
     with pytest.raises(DataError, match=r"No validation part.*split\.validation=fold"):
         split_subsets(index_of({"A": 2, "B": 2}), folds=2)
     assert len(split_subsets(index_of({"A": 2, "B": 2}), folds=2, validation="fold").train) == 2

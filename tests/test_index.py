@@ -1,4 +1,4 @@
-"""Folders and tables of pictures: a correct index, or a sentence."""
+"""Folders and tables of images: a correct index, or a sentence."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     return write_tiny(tmp_path / "data", per_class=3)
 
 
-def picture(file: Path, colour: str = "red") -> None:
+def image(file: Path, colour: str = "red") -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 20), colour).save(file)
 
@@ -43,7 +43,7 @@ def test_the_fingerprint_is_of_content_not_of_place_or_time(folder: Path, cache_
     for file in sorted(Path(moved).rglob("*.png"), reverse=True):
         os.utime(file, (1, 1))
     assert index_of(Path(moved), cache_dir).fingerprint == before.fingerprint
-    picture(Path(moved) / "A" / "A0.png")
+    image(Path(moved) / "A" / "A0.png")
     assert index_of(Path(moved), cache_dir).fingerprint != before.fingerprint
 
 
@@ -52,12 +52,12 @@ def test_hidden_files_junk_links_and_nested_folders(folder: Path, cache_dir: Pat
     (folder / "A" / ".DS_Store").write_bytes(b"junk")
     (folder / ".git").mkdir()
     (folder / "__MACOSX" / "A").mkdir(parents=True)
-    picture(folder / "A" / "session 1" / "naïve, “x”.png")
+    image(folder / "A" / "session 1" / "naïve, “x”.png")
     shutil.copy(folder / "B" / "B0.png", folder / "A" / "ohne_endung")
-    (folder / "A" / "notes.txt").write_text("no picture")
+    (folder / "A" / "notes.txt").write_text("no image")
     (folder / "A" / "loop").symlink_to(folder / "A", target_is_directory=True)
     elsewhere = folder.with_name("elsewhere")
-    picture(elsewhere / "linked.png")
+    image(elsewhere / "linked.png")
     (folder / "B" / "more").symlink_to(elsewhere, target_is_directory=True)
     (folder / "B" / "link.png").symlink_to(elsewhere / "linked.png")
     (folder / "signers.csv").unlink()
@@ -107,7 +107,7 @@ def test_a_damaged_memory_is_made_anew(folder: Path, cache_dir: Path) -> None:
 
 def test_one_class_empty_class_and_no_classes(folder: Path, cache_dir: Path) -> None:
     (folder / "C").mkdir()
-    with pytest.raises(DataError, match="hold no picture: C"):
+    with pytest.raises(DataError, match="hold no image: C"):
         index_of(folder, cache_dir)
     for name in ("B", "C", "ß"):
         shutil.rmtree(folder / name)
@@ -122,13 +122,13 @@ def test_one_class_empty_class_and_no_classes(folder: Path, cache_dir: Path) -> 
 
 def test_parts_of_a_data_set_are_not_taken_for_classes(tmp_path: Path, cache_dir: Path) -> None:
     for part in ("train", "test"):
-        picture(tmp_path / part / "A" / "a.png")
-        picture(tmp_path / part / "B" / "b.png", "blue")
+        image(tmp_path / part / "A" / "a.png")
+        image(tmp_path / part / "B" / "b.png", "blue")
     with pytest.raises(DataError, match=r"look like parts .* data\.root=.*test"):
         index_of(tmp_path, cache_dir)
 
 
-def test_a_csv_names_pictures_labels_and_signers(folder: Path, cache_dir: Path) -> None:
+def test_a_csv_names_images_labels_and_signers(folder: Path, cache_dir: Path) -> None:
     table = folder / "my data.csv"
     table.write_text(
         "\ufeffpath,label,signer\nA/A0.png,yes,ann\nß/ß1.png,no,bob\nA/A1.png,no,ann\n", "utf-8"
@@ -150,7 +150,7 @@ def test_a_csv_names_pictures_labels_and_signers(folder: Path, cache_dir: Path) 
         ("path,label\nA/A0.png,\n", "line 2"),
         ("path,label\nA/A0.png,x\nA/A0.png,y\n", "more than once"),
         ("path,label\nA/A0.png,x\nnowhere.png,y\n", r"nowhere\.png: no such file"),
-        ("path,label\n", "no usable picture"),
+        ("path,label\n", "no usable image"),
     ],
 )
 def test_a_csv_with_faults_is_refused(
@@ -163,9 +163,9 @@ def test_a_csv_with_faults_is_refused(
         index_of(table, cache_dir)
 
 
-def test_signers_that_leave_pictures_out_are_refused(folder: Path, cache_dir: Path) -> None:
+def test_signers_that_leave_images_out_are_refused(folder: Path, cache_dir: Path) -> None:
     (folder / "signers.csv").write_text("path,signer\nA/A0.png,ann\n")
-    with pytest.raises(DataError, match=r"who is in 8 of 9 pictures"):
+    with pytest.raises(DataError, match=r"who is in 8 of 9 images"):
         index_of(folder, cache_dir)
     assert index_of(folder, cache_dir, signers="").signers is None
     with pytest.raises(DataError, match="There is no file"):
@@ -174,7 +174,7 @@ def test_signers_that_leave_pictures_out_are_refused(folder: Path, cache_dir: Pa
 
 def test_names_that_are_not_utf8_are_written_as_they_are(folder: Path, cache_dir: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
-    picture(folder / "A" / name)
+    image(folder / "A" / name)
     (folder / "signers.csv").unlink()
     index = index_of(folder, cache_dir)
     index.write(folder, np.full(len(index), "test"))

@@ -45,8 +45,8 @@ def test_bins_are_those_of_scikit_learn_and_closed_on_the_right() -> None:
 @pytest.mark.parametrize(
     ("confidence", "correct", "bins", "words"),
     [
-        ([], [], 15, "needs pictures"),
-        ([0.5], [True, False], 15, "needs pictures"),
+        ([], [], 15, "needs images"),
+        ([0.5], [True, False], 15, "needs images"),
         ([1.5], [True], 15, "outside 0 to 1"),
         ([np.nan], [True], 15, "outside 0 to 1"),
         ([0.5], [True], 0, "1 or more"),
@@ -129,7 +129,7 @@ def test_main_effects_are_scipys_tests_of_the_means_over_the_other_factors() -> 
         "batch": pytest.approx(stats.friedmanchisquare(*batch).pvalue),
         "net": None,
     }
-    # five folds: each tests a fifth of the pictures and trains with the rest
+    # five folds: each tests a fifth of the images and trains with the rest
     assert main_effect_p(GRID, values)["lr"] == corrected_t_test(lr[0] - lr[1], 0.2 / 0.8).p
 
 

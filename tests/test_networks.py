@@ -50,7 +50,7 @@ def test_flops_and_size_are_the_published_ones(
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "timm"])
-def test_every_network_takes_the_smallest_picture_it_promises(name: str) -> None:
+def test_every_network_takes_the_smallest_image_it_promises(name: str) -> None:
     side = MINIMUM_SIZES[name]
     network = build_network(name, 4, side).eval()
     assert network(torch.zeros(2, 3, side, side)).shape == (2, 4)
@@ -70,7 +70,7 @@ def test_any_timm_network_by_name() -> None:
 def test_pooling_before_elu_is_the_same_function_with_the_same_gradients() -> None:
     torch.manual_seed(0)
     ours = build_network("simple_cnn", 10, 100).double().eval()
-    pictures = torch.rand(2, 3, 100, 100, dtype=torch.double)
+    images = torch.rand(2, 3, 100, 100, dtype=torch.double)
 
     def as_published(x: torch.Tensor) -> torch.Tensor:
         layers = list(ours.backbone)  # type: ignore[arg-type]
@@ -82,9 +82,9 @@ def test_pooling_before_elu_is_the_same_function_with_the_same_gradients() -> No
     gradients = []
     for function in (ours, as_published):
         ours.zero_grad()
-        function(pictures).square().sum().backward()
+        function(images).square().sum().backward()
         gradients.append([weight.grad.clone() for weight in ours.parameters()])  # type: ignore[union-attr]
-    assert torch.allclose(ours(pictures), as_published(pictures), atol=1e-12)
+    assert torch.allclose(ours(images), as_published(images), atol=1e-12)
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*gradients, strict=True))
 
 
@@ -108,12 +108,12 @@ def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None
     ours = optimize_for_cpu(copy.deepcopy(plain))
     assert isinstance(ours, StridedDepthwise)
     assert ours.state_dict().keys() == plain.state_dict().keys()
-    pictures = torch.randn(2, 8, 9, 9)
-    assert torch.equal(ours(pictures), plain(pictures))
-    wanted = plain(pictures)
+    images = torch.randn(2, 8, 9, 9)
+    assert torch.equal(ours(images), plain(images))
+    wanted = plain(images)
     wanted.sum().backward()
     with torch.autocast("cpu", torch.bfloat16):
-        out = ours(pictures)
+        out = ours(images)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, wanted.to(torch.bfloat16))  # rounded once, at the end
     out.float().sum().backward()
@@ -128,10 +128,10 @@ def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None
 @pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
 def test_activations_keep_their_input_on_a_processor(kind: type[nn.ReLU]) -> None:
     ours = optimize_for_cpu(nn.Sequential(kind(inplace=True)))
-    pictures = torch.linspace(-3, 9, 13)
-    before = pictures.clone()
-    assert torch.equal(ours(pictures), kind()(before))
-    assert torch.equal(pictures, before)
+    images = torch.linspace(-3, 9, 13)
+    before = images.clone()
+    assert torch.equal(ours(images), kind()(before))
+    assert torch.equal(images, before)
     elsewhere = torch.empty(2, device="meta")
     assert ours(elsewhere) is elsewhere
 

@@ -63,8 +63,8 @@ def browser_page(
 
 
 def spelling(signs: Sequence[str], seconds: float = 0.8) -> list[tuple[Any, float]]:
-    scenes = [(bundles.picture(sign), seconds) for sign in signs]
-    return [*scenes, (bundles.picture("nothing"), 30)]  # films begin again at their end
+    scenes = [(bundles.image(sign), seconds) for sign in signs]
+    return [*scenes, (bundles.image("nothing"), 30)]  # films begin again at their end
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +120,18 @@ def test_a_held_sign_is_written_inside_the_browser(running: Service, film: Path)
     assert predictions(running) == before
 
 
-def encoded(picture: Image.Image) -> bytes:
+def encoded(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 
 UNSURE = Image.new("RGB", (40, 30), (170, 80, 80))  # between A and nothing
 
 
-def drop(page: Page, *pictures: tuple[str, bytes]) -> None:
+def drop(page: Page, *images: tuple[str, bytes]) -> None:
     """Drag files over the page and let them go."""
-    files = [(name, base64.b64encode(data).decode()) for name, data in pictures]
+    files = [(name, base64.b64encode(data).decode()) for name, data in images]
     page.evaluate(
         """files => {
           const carried = new DataTransfer();
@@ -151,12 +151,12 @@ WAYS = ["By the service", pytest.param("In this browser", marks=needs_npm)]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_dropped_pictures_are_read(running: Service, way: str) -> None:
+def test_dropped_images_are_read(running: Service, way: str) -> None:
     with browser_page(running.url) as page:
         page.get_by_label(way).check()
         drop(
-            page, ("a.png", encoded(bundles.picture("A"))), ("unsure.png", encoded(UNSURE)),
-            ("bad.png", b"no picture"),
+            page, ("a.png", encoded(bundles.image("A"))), ("unsure.png", encoded(UNSURE)),
+            ("bad.png", b"no image"),
         )  # fmt: skip
         results = page.locator("#results li")
         expect(results).to_have_count(3, timeout=30_000)  # the last one is the first
@@ -164,7 +164,7 @@ def test_dropped_pictures_are_read(running: Service, way: str) -> None:
         expect(results.nth(1)).to_contain_text("not sure")
         expect(results.nth(0)).to_contain_text("bad.png: ")
         page.locator("#files").set_input_files(
-            {"name": "b.png", "mimeType": "image/png", "buffer": encoded(bundles.picture("B"))}
+            {"name": "b.png", "mimeType": "image/png", "buffer": encoded(bundles.image("B"))}
         )
         expect(results).to_have_count(4)
         expect(results.first).to_contain_text("B")
@@ -207,7 +207,7 @@ def test_the_text_can_be_changed_copied_and_spoken(running: Service) -> None:
         ) else expect(said).to_contain_text("no voice")
 
 
-def test_the_mirror_turns_the_picture(tmp_path: Path) -> None:
+def test_the_mirror_turns_the_image(tmp_path: Path) -> None:
     halves = Image.new("RGB", (40, 40), bundles.COLOURS["A"])
     halves.paste(bundles.COLOURS["C"], (20, 0, 40, 40))
     film = write_film(tmp_path / "halves.y4m", [(halves, 5)])
@@ -270,7 +270,7 @@ def test_the_key_is_asked_for_once(tmp_path: Path) -> None:
         page.keyboard.press("Enter")
         expect(dialog).to_be_hidden()
         expect(page.get_by_label("Network")).to_be_enabled()
-        drop(page, ("a.png", encoded(bundles.picture("A"))))
+        drop(page, ("a.png", encoded(bundles.image("A"))))
         expect(page.locator("#results li")).to_contain_text("A")
         page.reload()
         expect(page.get_by_label("Network")).to_be_enabled()
@@ -288,7 +288,7 @@ def test_without_npm_the_page_works_through_the_service(tmp_path: Path) -> None:
     ):
         expect(page.locator("#where")).to_contain_text("make page")
         expect(page.get_by_label("In this browser")).to_be_disabled()
-        drop(page, ("a.png", encoded(bundles.picture("A"))))
+        drop(page, ("a.png", encoded(bundles.image("A"))))
         expect(page.locator("#results li")).to_contain_text("A")
 
 
@@ -334,7 +334,7 @@ def test_axe_finds_nothing_in_any_state(
         page.get_by_role("button", name="Start the camera").click()
         expect(page.locator("#line")).not_to_have_value("", timeout=15_000)
         page.locator("summary").click()
-        drop(page, ("a.png", encoded(bundles.picture("A"))), ("u.png", encoded(UNSURE)), ("b", b""))
+        drop(page, ("a.png", encoded(bundles.image("A"))), ("u.png", encoded(UNSURE)), ("b", b""))
         expect(page.locator("#results li")).to_have_count(3)
         check("spelling")
         page.evaluate("document.querySelector('#key-dialog').showModal()")
@@ -350,7 +350,7 @@ HELLO = ["nothing", "H", "E", "O", "del", "L", "nothing", "L", "O", "space", "H"
 
 @pytest.fixture(scope="module")
 def letters(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real pictures of a few signs, without the middle frame of each."""
+    """Real images of a few signs, without the middle frame of each."""
     alphabet = shared / "data" / "asl_alphabet" / "asl_alphabet_train" / "asl_alphabet_train"
     folder = tmp_path_factory.mktemp("letters")
     for sign in LETTERS:
@@ -371,7 +371,7 @@ def middle(folder: Path) -> Path:
 
 
 def official(shared: Path, sign: str) -> Image.Image:
-    """A picture that no training has seen: the official one; of `del`, which has none, a frame."""
+    """An image that no training has seen: the official one; of `del`, which has none, a frame."""
     alphabet = shared / "data" / "asl_alphabet"
     file = alphabet / "asl_alphabet_test" / "asl_alphabet_test" / f"{sign}_test.jpg"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Every kind of picture file: used correctly, or refused in a sentence."""
+"""Every kind of image file: used correctly, or refused in a sentence."""
 
 import io
 from pathlib import Path
@@ -13,9 +13,9 @@ from signlang.data.image_io import BadImageError, decode, inspect_image, read_by
 RAMP = np.linspace(0, 255, 48 * 32 * 3).reshape(32, 48, 3).astype(np.uint8)
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -23,7 +23,7 @@ def colour_of(data: bytes) -> list[int]:
     return [round(value) for value in np.asarray(decode(data)).reshape(-1, 3).mean(0)]
 
 
-def test_a_plain_picture_comes_back_as_it_is() -> None:
+def test_a_plain_image_comes_back_as_it_is() -> None:
     assert np.array_equal(np.asarray(decode(encoded(Image.fromarray(RAMP)))), RAMP)
 
 
@@ -44,7 +44,7 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "kind", "expected"),
+    ("image", "kind", "expected"),
     [
         (Image.new("L", (8, 8), 90), "PNG", [90, 90, 90]),
         (Image.new("1", (8, 8), 1), "PNG", [255, 255, 255]),
@@ -58,8 +58,8 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
         (Image.fromarray(np.full((8, 8), 0x0100, np.int32)), "TIFF", [1, 1, 1]),
     ],
 )
-def test_modes_become_rgb(picture: Image.Image, kind: str, expected: list[int]) -> None:
-    assert colour_of(encoded(picture, kind)) == pytest.approx(expected, abs=1)
+def test_modes_become_rgb(image: Image.Image, kind: str, expected: list[int]) -> None:
+    assert colour_of(encoded(image, kind)) == pytest.approx(expected, abs=1)
 
 
 def test_a_cmyk_jpeg_keeps_its_colours() -> None:
@@ -68,15 +68,15 @@ def test_a_cmyk_jpeg_keeps_its_colours() -> None:
 
 
 def test_a_palette_with_transparency_is_laid_over_white() -> None:
-    picture = Image.new("P", (8, 8), 0)
-    picture.putpalette([255, 0, 0])
-    assert colour_of(encoded(picture, "PNG", transparency=0)) == [255, 255, 255]
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([255, 0, 0])
+    assert colour_of(encoded(image, "PNG", transparency=0)) == [255, 255, 255]
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"this is text", "not a picture"),
+        (b"this is text", "not an image"),
         (encoded(Image.fromarray(RAMP), "JPEG")[:-200], "cut off"),
         (encoded(Image.fromarray(RAMP))[:200], "cut off"),
         (encoded(Image.fromarray(RAMP))[:-30], "cut off"),
@@ -98,7 +98,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason(data: bytes, reason: str
         decode(data)
 
 
-def test_a_wrong_ending_is_noticed_and_the_picture_used() -> None:
+def test_a_wrong_ending_is_noticed_and_the_image_used() -> None:
     facts = inspect_image(encoded(Image.fromarray(RAMP)), ".jpg")
     assert facts.odd == "a PNG named .jpg"
     assert (facts.width, facts.height, facts.kind) == (48, 32, "PNG RGB")
@@ -143,9 +143,9 @@ def test_resizing_agrees_with_torch(shared: Path) -> None:
     from torch.nn import functional as F
 
     file = sorted((shared / "data" / "hand_reader" / "images" / "A").iterdir())[0]
-    picture = decode(file.read_bytes())
-    ours = resize_image(picture, 96).astype(np.float32)
-    planes = torch.from_numpy(np.asarray(picture).astype(np.float32)).permute(2, 0, 1)[None]
+    image = decode(file.read_bytes())
+    ours = resize_image(image, 96).astype(np.float32)
+    planes = torch.from_numpy(np.asarray(image).astype(np.float32)).permute(2, 0, 1)[None]
     theirs = F.interpolate(planes, (96, 96), mode="bilinear", antialias=True)[0]
     difference = np.abs(ours - theirs.permute(1, 2, 0).numpy())
     assert difference.max() <= 1.5  # PIL rounds after each of two passes

@@ -1,4 +1,4 @@
-"""The cache of decoded pictures: right, shared, and never trusted when damaged."""
+"""The cache of decoded images: right, shared, and never trusted when damaged."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ def test_pixels_are_those_of_the_files(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to ask")
-def test_reading_many_pictures_takes_little_memory(tmp_path: Path, monkeypatch: Any) -> None:
+def test_reading_many_images_takes_little_memory(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(image_cache, "RESIDENT", 4 << 20)
     file = tmp_path / "many.npy"
     np.save(file, np.arange(256, dtype=np.uint8).repeat(1 << 20).reshape(256, 512, 2048, 1))

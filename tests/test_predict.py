@@ -1,4 +1,4 @@
-"""`python -m signlang.predict`: pictures in, one row each out, whatever is among them."""
+"""`python -m signlang.predict`: images in, one row each out, whatever is among them."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ def bundle(exported: tuple[Path, Result]) -> Path:
 
 @pytest.fixture(scope="module")
 def mixed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good pictures of several kinds among bad ones; read it, never change it."""
+    """Good images of several kinds among bad ones; read it, never change it."""
     place = tmp_path_factory.mktemp("mixed, with = and [brackets]")
     for name in ("A/A0.png", "B/B1.png", "ß/ß2.png"):
         (place / name).parent.mkdir()
@@ -34,7 +34,7 @@ def mixed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.open(tiny / "B" / "B3.png").convert("RGBA").save(place / "B" / "alpha.PNG")
     (place / "A" / "cut.png").write_bytes((tiny / "A" / "A1.png").read_bytes()[:200])
     (place / "A" / "empty.jpg").write_bytes(b"")
-    (place / "notes.txt").write_text("no picture")
+    (place / "notes.txt").write_text("no image")
     (place / ".hidden.png").write_bytes(b"")
     return place
 
@@ -64,7 +64,7 @@ def test_a_folder_with_bad_files_is_answered_row_by_row(bundle: Path, mixed: Pat
             assert row["error"] == ""
     assert "damaged or cut off" in rows["A/cut.png"]["error"]
     assert "empty" in rows["A/empty.jpg"]["error"]
-    assert "7 pictures" in result.err
+    assert "7 images" in result.err
     assert "2 could not be used" in result.err
 
 
@@ -101,7 +101,7 @@ def stdin(place: Path, data: bytes, *words: str) -> Result:
     return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def test_standard_input_holds_paths_or_a_picture(bundle: Path, mixed: Path) -> None:
+def test_standard_input_holds_paths_or_a_image(bundle: Path, mixed: Path) -> None:
     words = [f"bundle={bundle}", "format=csv", "verbose=false"]
     listed = stdin(mixed, "A/A0.png\n\nß/ß2.png\n".encode(), *words)
     assert listed.code == 0, listed.err
@@ -111,7 +111,7 @@ def test_standard_input_holds_paths_or_a_picture(bundle: Path, mixed: Path) -> N
     assert [(row["path"], row["guess"]) for row in rows_of(piped.out)] == [("-", "B")]
     rubbish = stdin(mixed, b"\0\1\2", *words)
     assert rubbish.code == 1
-    assert "not a picture" in rows_of(rubbish.out)[0]["error"]
+    assert "not an image" in rows_of(rubbish.out)[0]["error"]
     assert stdin(mixed, b"", *words).code == 2
 
 

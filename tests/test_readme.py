@@ -1,4 +1,4 @@
-"""Every command that the README shows is run, on tiny pictures and for one epoch."""
+"""Every command that the README shows is run, on tiny images and for one epoch."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ TINY = {
     "describe": ["samples=2"],
     "compare": [],
     "evaluate": [],
-    "export": ["calibration_pictures=20"],
+    "export": ["calibration_images=20"],
     "predict": [],
     "serve": [],
 }  # fmt: skip
@@ -46,7 +46,7 @@ def filled(line: str, place: Path, request: pytest.FixtureRequest) -> list[str]:
             words[number] = f"run={request.getfixturevalue('trained')}"
         if value == "BUNDLE":
             words[number] = f"bundle={request.getfixturevalue('exported')[0]}"
-        if key == "data.root" or value == "PICTURES":
+        if key == "data.root" or value == "IMAGES":
             write_tiny(place / value)
         if key == "model.weights":
             save_file(build_network("squeezenet", 1000, 224).state_dict(), place / value)

@@ -65,7 +65,7 @@ def write_run(
     epochs: int = 3,
     each: int = 8,
 ) -> Path:
-    """Write what a finished run leaves; of every class the first pictures are recognised."""
+    """Write what a finished run leaves; of every class the first images are recognised."""
     model = overrides["model"]
     name = ",".join([model, *(f"{k}={v}" for k, v in overrides.items() if k != "model")])
     run = study / name / f"fold={fold}"
@@ -90,7 +90,7 @@ def write_run(
         "fingerprint": "f", "test": scores, "validation": scores, "cost": cost, "epochs": epochs,
         "seconds": 75.0, "images_per_second": 500.0,
     }  # fmt: skip
-    data = {"name": "signs", "fingerprint": "d", "pictures": 40, "classes": size, "test": 20}
+    data = {"name": "signs", "fingerprint": "d", "images": 40, "classes": size, "test": 20}
     record = {
         "format": 2, "signlang": "0.1.0", "fingerprint": "f", "git": "abc123", "device": "CPU",
         "started": "2026-01-02T03:04:05",
@@ -135,9 +135,9 @@ def read(out: Path) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of small pictures, as the runs of the grid name them."""
-    root = tmp_path_factory.mktemp("pictures") / "signs"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of small images, as the runs of the grid name them."""
+    root = tmp_path_factory.mktemp("images") / "signs"
     rng = np.random.default_rng(0)
     for label in range(len(HOSTILE)):
         (root / str(label)).mkdir(parents=True)
@@ -149,7 +149,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+def grid(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """The report of two networks x two rates x two splits, with names from hell."""
     study = tmp_path_factory.mktemp("grid") / "<i>$study$"
     for model, accuracy in (("cnn", 0.75), ("$big$net", 0.875)):
@@ -158,7 +158,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
                 for fold in range(2):
                     write_run(
                         study, {"model": model, "optimizer.lr": rate, "split": split}, fold,
-                        accuracy=accuracy + more + less, classes=HOSTILE, root=pictures,
+                        accuracy=accuracy + more + less, classes=HOSTILE, root=images,
                         epochs=3 + fold, cost=COST | {"flops": 1e8 * len(model)},
                     )  # fmt: skip
     out = study.parent / "out"
@@ -218,7 +218,7 @@ def test_names_cannot_break_out_of_the_report(grid: Path) -> None:
     assert "US$1$" in page.text
 
 
-def test_one_run_without_pictures_or_history_is_a_report(tmp_path: Path) -> None:
+def test_one_run_without_images_or_history_is_a_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
     (run / "history.csv").unlink()
     comparison.write_report(standings(tmp_path / "one"), tmp_path)
@@ -238,7 +238,7 @@ def test_a_network_without_mistakes_is_told_so(tmp_path: Path) -> None:
     comparison.write_report(standings(tmp_path / "one"), tmp_path)
     text = read(tmp_path).text
     assert "cnn made no mistake." in text
-    assert "cnn recognises every picture." in text
+    assert "cnn recognises every image." in text
 
 
 def test_missing_folds_are_marked(tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ def test_what_the_public_command_trains_is_reported(tmp_path: Path, tiny: Path) 
     assert "simple_cnn (1 of 3 folds)" in read(tmp_path / "out").text
 
 
-def test_a_picture_that_is_gone_leaves_a_hole(tmp_path: Path, pictures: Path) -> None:
-    some = sources.read_thumbnails(pictures, ["0/0-0.png", "0/gone.png"])
+def test_a_image_that_is_gone_leaves_a_hole(tmp_path: Path, images: Path) -> None:
+    some = sources.read_thumbnails(images, ["0/0-0.png", "0/gone.png"])
     assert some[0] is not None
     assert some[0].size == (sources.THUMBNAIL_SIZE, sources.THUMBNAIL_SIZE)
     assert some[1] is None
@@ -282,7 +282,7 @@ def test_a_picture_that_is_gone_leaves_a_hole(tmp_path: Path, pictures: Path) ->
     assert isinstance(sheet, Figure)
 
 
-def test_pictures_are_found_where_the_run_found_them(tmp_path: Path, pictures: Path) -> None:
+def test_images_are_found_where_the_run_found_them(tmp_path: Path, images: Path) -> None:
     study = tmp_path / "study"
     relative = write_run(study, {"model": "a"}, root="signs/digits")
     for inner in ("Dataset/1", "Examples"):
@@ -294,8 +294,8 @@ def test_pictures_are_found_where_the_run_found_them(tmp_path: Path, pictures: P
     table = tmp_path / "table.csv"
     table.write_text("path,label\n")
     assert sources.images_root(write_run(study, {"model": "c"}, root=table)) == tmp_path
-    own = write_run(study, {"model": "d"}, root=pictures, source="os.system")
-    assert sources.images_root(own) == pictures  # without calling it
+    own = write_run(study, {"model": "d"}, root=images, source="os.system")
+    assert sources.images_root(own) == images  # without calling it
 
 
 def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

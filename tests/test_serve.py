@@ -27,12 +27,12 @@ from signlang.inference.onnx_model import OnnxModel
 from signlang.server.schemas import ModelList, PredictResponse
 
 JPEG = {"content-type": "image/jpeg"}
-LIMITS = ("max_body_mb=0.5", "max_pixels=1000000", "max_pictures=4", "body_s=1")
+LIMITS = ("max_body_mb=0.5", "max_pixels=1000000", "max_images=4", "body_s=1")
 
 
 def encoded(sign: str, kind: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
     stream = io.BytesIO()
-    bundles.picture(sign, size).save(stream, kind)
+    bundles.image(sign, size).save(stream, kind)
     return stream.getvalue()
 
 
@@ -85,7 +85,7 @@ def client(running: Service) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_a_picture_as_the_body_is_answered(client: httpx.Client, kind: str) -> None:
+def test_a_image_as_the_body_is_answered(client: httpx.Client, kind: str) -> None:
     headers = {"content-type": f"image/{kind.lower()}"}
     got = client.post("/v1/predict", content=encoded("L", kind), headers=headers)
     answer = PredictResponse.model_validate(got.json())
@@ -110,7 +110,7 @@ def test_the_answer_is_that_of_the_bundle(client: httpx.Client, bundle: Path) ->
     assert [found[name] for name in bundles.COLOURS] == pytest.approx(wanted.tolist(), abs=2e-6)
 
 
-def test_many_pictures_are_answered_in_their_order(client: httpx.Client) -> None:
+def test_many_images_are_answered_in_their_order(client: httpx.Client) -> None:
     signs = ["A", "space", "C", "del"]
     files = [("any", (f"../../{sign}.exe", encoded(sign, "PNG"))) for sign in signs]
     got = client.post("/v1/predict", files=files, params={"top": 1})
@@ -152,7 +152,7 @@ def png_header(width: int, height: int) -> bytes:
 
 def animation() -> bytes:
     stream = io.BytesIO()
-    frames = [bundles.picture("A"), bundles.picture("B")]
+    frames = [bundles.image("A"), bundles.image("B")]
     frames[0].save(stream, "WEBP", save_all=True, append_images=frames[1:])
     return stream.getvalue()
 
@@ -165,7 +165,7 @@ def pieces() -> Iterator[bytes]:
 REFUSED: dict[str, tuple[int, bytes | Callable[[], Iterator[bytes]], str, str]] = {
     "text": (415, b"hello", "text/plain", "Content-Type"),
     "no type": (415, b"hello", "", "Content-Type"),
-    "text as picture": (415, b"hello", "image/jpeg", "not a JPEG"),
+    "text as image": (415, b"hello", "image/jpeg", "not a JPEG"),
     "a film": (415, b"GIF89a" + bytes(100), "image/png", "not a JPEG"),
     "PostScript": (415, b"%!PS-Adobe-3.0 EPSF-3.0\n", "image/png", "not a JPEG"),
     "animation": (422, animation(), "image/webp", "animated"),
@@ -182,12 +182,12 @@ REFUSED: dict[str, tuple[int, bytes | Callable[[], Iterator[bytes]], str, str]] 
         422, b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\nab',
         "multipart/form-data; boundary=b", "cut off",
     ),
-    "multipart of nothing": (422, b"--b--\r\n", "multipart/form-data; boundary=b", "picture"),
+    "multipart of nothing": (422, b"--b--\r\n", "multipart/form-data; boundary=b", "image"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_picture_gets_a_status_and_a_sentence(
+def test_what_is_no_image_gets_a_status_and_a_sentence(
     client: httpx.Client, running: Service, case: str
 ) -> None:
     status, content, kind, word = REFUSED[case]
@@ -203,10 +203,10 @@ def test_the_bad_one_of_many_is_named(client: httpx.Client) -> None:
     files = [("a", encoded("A")), ("b", b"no"), ("c", encoded("B"))]
     got = client.post("/v1/predict", files=files)
     assert got.status_code == 415
-    assert got.json()["error"].startswith("Picture 2 of 3")
+    assert got.json()["error"].startswith("Image 2 of 3")
     got = client.post("/v1/predict", files=[("a", encoded("A"))] * 5)
     assert got.status_code == 413
-    assert "4 pictures" in got.json()["error"]
+    assert "4 images" in got.json()["error"]
 
 
 def test_other_mistakes_get_a_sentence_too(client: httpx.Client) -> None:
@@ -279,7 +279,7 @@ def test_the_key_is_asked_for(bundle: Path, tmp_path: Path) -> None:
         assert "horse" not in locked.log.read_text()
 
 
-def test_the_log_tells_nothing_of_the_pictures(client: httpx.Client, running: Service) -> None:
+def test_the_log_tells_nothing_of_the_images(client: httpx.Client, running: Service) -> None:
     files = [("field-secret", ("name-secret.jpg", encoded("A")))]
     client.post("/v1/predict?secret=1", files=files, headers={"x-secret": "secret"})
     client.get("/secret")
@@ -304,11 +304,11 @@ def test_figures_for_prometheus_add_up(client: httpx.Client) -> None:
     for _ in range(3):
         client.post("/v1/predict", files=[("a", encoded("A"))] * 2)
     after = figures()
-    pictures = "signlang_pictures_total[('model', 'colours'), ('sure', 'yes')]"
-    computed = "signlang_batch_pictures_sum[('model', 'colours')]"
-    assert after[pictures] - before.get(pictures, 0) == 6
+    images = "signlang_images_total[('model', 'colours'), ('sure', 'yes')]"
+    computed = "signlang_batch_images_sum[('model', 'colours')]"
+    assert after[images] - before.get(images, 0) == 6
     assert after[computed] - before.get(computed, 0) == 6
-    assert after["signlang_pictures_inside[]"] == 0
+    assert after["signlang_images_inside[]"] == 0
     route = "[('method', 'POST'), ('route', '/v1/predict'), ('status', '200')]"
     assert after["signlang_requests_total" + route] >= 3
 
@@ -345,7 +345,7 @@ def test_it_listens_to_this_computer_alone(running: Service) -> None:
 
 
 def test_a_full_queue_refuses_and_loses_nothing(slow: Path, tmp_path: Path) -> None:
-    words = (f"bundle={slow}", "queue=4", "max_pictures=4", "max_batch=1", "runners=1")
+    words = (f"bundle={slow}", "queue=4", "max_images=4", "max_batch=1", "runners=1")
     with service(tmp_path, *words) as busy, busy.client() as client:
 
         def ask(number: int) -> httpx.Response:
@@ -379,7 +379,7 @@ def test_sigterm_lets_requests_finish(slow: Path, tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         with ending.client() as client:
-            wait_for(lambda: "signlang_pictures_inside 3.0" in client.get("/metrics").text)
+            wait_for(lambda: "signlang_images_inside 3.0" in client.get("/metrics").text)
         ending.process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()

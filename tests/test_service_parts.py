@@ -27,19 +27,19 @@ from signlang.server.schemas import RequestError
 
 
 class Gate:
-    """A network that waits until it is let go; its answer is the first value of each picture."""
+    """A network that waits until it is let go; its answer is the first value of each image."""
 
     def __init__(self) -> None:
         self.opened = threading.Event()
         self.sizes: list[int] = []
 
-    def __call__(self, pictures: Pixels) -> Floats32:
+    def __call__(self, images: Pixels) -> Floats32:
         self.opened.wait(10)
-        self.sizes.append(len(pictures))
-        return pictures[:, 0, 0, :1].astype(np.float32)
+        self.sizes.append(len(images))
+        return images[:, 0, 0, :1].astype(np.float32)
 
 
-def pictures(*values: int, side: int = 2) -> list[Pixels]:
+def images(*values: int, side: int = 2) -> list[Pixels]:
     return [np.full((side, side, 3), value, np.uint8) for value in values]
 
 
@@ -52,9 +52,9 @@ def test_what_waits_is_computed_together_and_answers_go_to_who_asked() -> None:
 
     async def task() -> None:
         batcher = Batcher({"a": gate}, runners=1, max_batch={"a": 4})
-        asked = [asyncio.create_task(batcher.run("a", pictures(9)))]
+        asked = [asyncio.create_task(batcher.run("a", images(9)))]
         await asyncio.sleep(0.05)  # the first one is being computed, alone
-        asked += [asyncio.create_task(batcher.run("a", pictures(n))) for n in range(6)]
+        asked += [asyncio.create_task(batcher.run("a", images(n))) for n in range(6)]
         await asyncio.sleep(0.05)
         assert batcher.waiting == 6
         gate.opened.set()
@@ -72,7 +72,7 @@ def test_free_runners_share_what_waits() -> None:
 
     async def task() -> None:
         batcher = Batcher({"a": gate}, runners=2, max_batch={"a": 16})
-        found = await batcher.run("a", pictures(*range(6)))
+        found = await batcher.run("a", images(*range(6)))
         assert found.ravel().tolist() == list(range(6))
         batcher.close()
 
@@ -88,9 +88,9 @@ def test_a_batch_has_one_network_and_one_shape() -> None:
     async def task() -> None:
         batcher = Batcher(gates, runners=1, max_batch={"a": 16, "b": 16})
         await asyncio.gather(
-            batcher.run("a", pictures(1, 2)),
-            batcher.run("b", pictures(3)),
-            batcher.run("a", pictures(4, side=5)),
+            batcher.run("a", images(1, 2)),
+            batcher.run("b", images(3)),
+            batcher.run("a", images(4, side=5)),
         )
         batcher.close()
 
@@ -103,12 +103,12 @@ def test_nobody_computes_for_who_has_gone() -> None:
 
     async def task() -> None:
         batcher = Batcher({"a": gate}, runners=1, max_batch={"a": 4})
-        first = asyncio.create_task(batcher.run("a", pictures(1)))
+        first = asyncio.create_task(batcher.run("a", images(1)))
         await asyncio.sleep(0.05)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await batcher.run("a", pictures(2, 3))
-        last = asyncio.create_task(batcher.run("a", pictures(4)))
+                await batcher.run("a", images(2, 3))
+        last = asyncio.create_task(batcher.run("a", images(4)))
         await asyncio.sleep(0)
         gate.opened.set()
         assert (await first).item() == 1
@@ -128,7 +128,7 @@ def test_a_failing_batch_fails_alone() -> None:
     async def task() -> None:
         batcher = Batcher({"a": network}, runners=1, max_batch={"a": 1})
         bad, good = await asyncio.gather(
-            batcher.run("a", pictures(200)), batcher.run("a", pictures(7)), return_exceptions=True
+            batcher.run("a", images(200)), batcher.run("a", images(7)), return_exceptions=True
         )
         assert isinstance(bad, ValueError)
         assert isinstance(good, np.ndarray)
@@ -139,20 +139,20 @@ def test_a_failing_batch_fails_alone() -> None:
 
 
 def test_the_best_batch_is_found_by_trying() -> None:
-    def by_call(batch: Pixels) -> Floats32:  # a call costs more than a picture
+    def by_call(batch: Pixels) -> Floats32:  # a call costs more than an image
         time.sleep(0.01)
         return np.zeros((len(batch), 1), np.float32)
 
-    def by_picture(batch: Pixels) -> Floats32:
+    def by_image(batch: Pixels) -> Floats32:
         time.sleep(0.01 * len(batch) ** 1.1)
         return np.zeros((len(batch), 1), np.float32)
 
     assert best_batch_size(by_call, side=2) == 32
-    assert best_batch_size(by_picture, side=2) == 1
+    assert best_batch_size(by_image, side=2) == 1
 
 
 def test_room_is_given_back() -> None:
-    admission = Admission(pictures=4, size=100)
+    admission = Admission(images=4, size=100)
     with admission.seat(50) as seat:
         seat.widen(3)
         assert admission.inside == 3

@@ -54,7 +54,7 @@ def test_a_split_by_signer_needs_signers(tmp_path: Path) -> None:
 def test_a_batch_larger_than_the_data_is_refused(tiny: Path, tmp_path: Path) -> None:
     result = run_command(tmp_path, "data=folder", f"data.root={tiny}", "batch_size=1000")
     assert result.code == 1
-    assert "batch_size=1000 is more than the 24 training pictures" in result.err
+    assert "batch_size=1000 is more than the 24 training images" in result.err
     assert not (tmp_path / "runs").exists()
 
 

@@ -29,10 +29,10 @@ def ends(comparison: Comparison) -> tuple[float, float]:
 def test_corrected_t_test_gives_the_figures_of_scikit_learns_documentation() -> None:
     # "Statistical comparison of models using grid search": the radial and the linear kernel have
     # a corrected t of 0.750 and a one-sided p of 0.227
-    pictures, labels = make_moons(noise=0.352, random_state=1, n_samples=100)
+    images, labels = make_moons(noise=0.352, random_state=1, n_samples=100)
     folds = RepeatedStratifiedKFold(n_splits=10, n_repeats=10, random_state=0)
     radial, linear = (
-        cross_val_score(SVC(kernel=kernel), pictures, labels, cv=folds, scoring="roc_auc")
+        cross_val_score(SVC(kernel=kernel), images, labels, cv=folds, scoring="roc_auc")
         for kernel in ("rbf", "linear")
     )
     ours = corrected_t_test(radial - linear, test_share=10 / 90)
@@ -84,10 +84,10 @@ def test_corrected_t_test_refuses(
         corrected_t_test(differences, share, confidence)
 
 
-def test_paired_difference_of_single_pictures_is_scipys_paired_t_test() -> None:
+def test_paired_difference_of_single_images_is_scipys_paired_t_test() -> None:
     a, b = np.random.default_rng(1).random((2, 200)) < np.array([[0.9], [0.8]])
     theirs = stats.ttest_rel(a.astype(float), b.astype(float))
-    for groups in (None, [f"picture {number}" for number in range(200)]):
+    for groups in (None, [f"image {number}" for number in range(200)]):
         ours = paired_difference(a, b, groups)
         assert ours.difference == pytest.approx(a.mean() - b.mean())
         assert ours.p == pytest.approx(theirs.pvalue)

@@ -20,7 +20,7 @@ from signlang.sweeps.launcher import worker_count
 from signlang.sweeps.sweeper import combinations
 from signlang.system import cpu_count
 
-LONG = ("trainer.max_epochs=150", "callbacks.early_stopping=null", "callbacks.pictures=null")
+LONG = ("trainer.max_epochs=150", "callbacks.early_stopping=null", "callbacks.images=null")
 
 
 def finished(place: Path) -> dict[str, float]:

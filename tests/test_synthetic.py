@@ -28,7 +28,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("size", [24, 96, 131])
-def test_picture_is_rgb_of_the_size_asked_for(size: int) -> None:
+def test_image_is_rgb_of_the_size_asked_for(size: int) -> None:
     for sign in SIGNS:
         pixels = draw_image(sign, 1, 2, size=size)
         assert pixels.shape == (size, size, 3)
@@ -36,7 +36,7 @@ def test_picture_is_rgb_of_the_size_asked_for(size: int) -> None:
         assert pixels.std() > 5  # something is there
 
 
-def test_picture_depends_on_its_arguments_alone() -> None:
+def test_image_depends_on_its_arguments_alone() -> None:
     first = draw_image("3", 4, 1)
     np.random.default_rng(0).normal(size=10)
     for sign in SIGNS:
@@ -45,24 +45,24 @@ def test_picture_depends_on_its_arguments_alone() -> None:
     assert np.array_equal(first, draw_image("3", 4, 1))
 
 
-def test_picture_is_the_same_in_another_process() -> None:
+def test_image_is_the_same_in_another_process() -> None:
     code = (
-        "from signlang.data.synthetic.generator import picture as p; import sys; "
+        "from signlang.data.synthetic.generator import image as p; import sys; "
         "sys.stdout.buffer.write(p('7', 3, 1).tobytes())"
     )
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
     assert printed == draw_image("7", 3, 1).tobytes()
 
 
-def test_every_argument_changes_the_picture() -> None:
-    pictures = [draw_image(sign, 0, 0) for sign in SIGNS]
-    pictures += [draw_image("0", 1, 0), draw_image("0", 0, 1), draw_image("0", 0, 0, seed=1)]
-    for one, other in combinations(pictures, 2):
+def test_every_argument_changes_the_image() -> None:
+    images = [draw_image(sign, 0, 0) for sign in SIGNS]
+    images += [draw_image("0", 1, 0), draw_image("0", 0, 1), draw_image("0", 0, 0, seed=1)]
+    for one, other in combinations(images, 2):
         assert np.abs(one.astype(int) - other).mean() > 2
 
 
 @pytest.mark.parametrize("arguments", [("x", 0, 0), ("0", -1, 0), ("0", 0, -1)])
-def test_picture_refuses_what_it_cannot_draw(arguments: tuple[str, int, int]) -> None:
+def test_image_refuses_what_it_cannot_draw(arguments: tuple[str, int, int]) -> None:
     with pytest.raises(ValueError, match=r"no sign|non-negative"):
         draw_image(*arguments)
 

@@ -68,7 +68,7 @@ def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
     record = json_of(run / "record.json")
     assert record["fingerprint"] == metrics["fingerprint"]
     assert record["packages"]["torch"]
-    assert record["data"]["pictures"] == 36
+    assert record["data"]["images"] == 36
 
 
 def test_predictions_are_of_the_test_fold_and_give_the_metrics(done: tuple[Path, Result]) -> None:
@@ -93,13 +93,13 @@ def test_predictions_are_of_the_test_fold_and_give_the_metrics(done: tuple[Path,
 
 
 def test_the_table_says_what_matters(done: tuple[Path, Result]) -> None:
-    for words in ("test accuracy", "macro F1", "parameters", "FLOPs", "size", "time per picture",
+    for words in ("test accuracy", "macro F1", "parameters", "FLOPs", "size", "time per image",
                   "run folder", "tensorboard --logdir"):  # fmt: skip
         assert words in done[1].out
     assert "Traceback" not in done[1].err
 
 
-def test_tensorboard_shows_curves_pictures_and_the_final_metric(done: tuple[Path, Result]) -> None:
+def test_tensorboard_shows_curves_images_and_the_final_metric(done: tuple[Path, Result]) -> None:
     (run,) = runs_in(done[0])
     events = EventAccumulator(str(run), size_guidance={"images": 0})
     events.Reload()
@@ -115,7 +115,7 @@ def test_tensorboard_shows_curves_pictures_and_the_final_metric(done: tuple[Path
     assert {"learning_rate", "test/accuracy", "final/accuracy", "cost/flops"} <= set(
         tags["scalars"]
     )
-    assert {"training pictures", "confusion matrix"} <= set(tags["images"])
+    assert {"training images", "confusion matrix"} <= set(tags["images"])
     assert any("hparams" in name for name in events.summary_metadata)
 
 
@@ -180,12 +180,12 @@ def test_figures_of_another_run_are_not_taken_for_its_own(again: Path, tiny: Pat
     assert "Traceback" not in result.err
 
 
-def test_other_pictures_are_refused_too(again: Path, tiny: Path, tmp_path: Path) -> None:
+def test_other_images_are_refused_too(again: Path, tiny: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "A" / "A0.png").unlink()
     result = run_command(again, *QUICK, f"data.root={other}", "split=signer", "augment=digits")
     assert result.code == 1
-    assert "data: 36 pictures of 3 classes there" in result.err
+    assert "data: 36 images of 3 classes there" in result.err
     assert "35 of 3 now" in result.err
 
 
@@ -214,7 +214,7 @@ def test_a_failing_job_keeps_its_traceback_in_its_own_log(tiny: Path, tmp_path: 
     assert not (failed[0] / "metrics.json").exists()
 
 
-def test_bad_pictures_can_be_left_out_but_not_in_silence(tiny: Path, tmp_path: Path) -> None:
+def test_bad_images_can_be_left_out_but_not_in_silence(tiny: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(tiny, tmp_path / "data"))
     (data / "A" / "A1.png").write_bytes(b"")
     words = [*QUICK, f"data.root={data}", "trainer.max_epochs=1"]

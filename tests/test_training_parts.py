@@ -109,13 +109,13 @@ def test_ctrl_c_is_heard_where_python_drops_it() -> None:
     assert trainer.global_step == 2
 
 
-def test_bytes_are_normalised_as_usual() -> None:
+def test_bytes_are_normalized_as_usual() -> None:
     model = classifier()
     seen: list[torch.Tensor] = []
     model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    model(pictures)
-    planes = pictures.permute(0, 3, 1, 2).float() / 255
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    model(images)
+    planes = images.permute(0, 3, 1, 2).float() / 255
     mean, std = torch.tensor([0.5] * 3), torch.tensor([0.25, 0.5, 1.0])
     expected = (planes - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     assert torch.allclose(seen[0], expected, atol=1e-6)
@@ -147,7 +147,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     )  # fmt: skip
     figures = trainer.test(model, DataLoader(batches, batch_size=None), verbose=False)[0]  # type: ignore[arg-type]
     with torch.no_grad():
-        logits = torch.cat([model(pictures) for pictures, _ in batches])
+        logits = torch.cat([model(images) for images, _ in batches])
     labels = torch.cat([labels for _, labels in batches]).numpy()
     probabilities = logits.double().softmax(1).numpy()
     predicted = probabilities.argmax(1)
@@ -164,8 +164,8 @@ def test_a_checkpoint_loads_without_trust_and_without_the_first_weights(tmp_path
     trainer.fit(model, DataLoader([0]))  # type: ignore[arg-type]
     trainer.save_checkpoint(tmp_path / "c.ckpt")
     again = Classifier.load_from_checkpoint(tmp_path / "c.ckpt", weights_only=True)
-    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    assert torch.equal(model.eval()(pictures), again.eval()(pictures))
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    assert torch.equal(model.eval()(images), again.eval()(images))
     assert again.classes == ("A", "B", "C")
 
 
@@ -190,11 +190,11 @@ def test_no_epoch_batch_or_seed_repeats_another() -> None:
     one, other = loaded(2, 0, augmentation.digits()), loaded(2, 1, augmentation.digits())
     assert not torch.equal(one, other)
     assert not torch.equal(one, loaded(2, 0, augmentation.digits(), seed=1))
-    picture = np.full((1, 24, 24, 3), 0, np.uint8)
-    picture[:, 8:16, 8:16] = 255
+    image = np.full((1, 24, 24, 3), 0, np.uint8)
+    image[:, 8:16, 8:16] = 255
     transform = Augmentation(augmentation.digits(), 24)
     seeds = [seed for seed, _ in EpochBatchSampler(np.arange(64), 1, 0, lambda: 0)]
-    assert len({transform(picture, seed).tobytes() for seed in seeds}) == 64
+    assert len({transform(image, seed).tobytes() for seed in seeds}) == 64
 
 
 def test_affine_matrices_are_those_of_albumentations() -> None:
@@ -256,9 +256,9 @@ def test_every_row_comes_once_an_epoch_and_in_order_when_judging() -> None:
     assert [len(r) for _, r in EpochBatchSampler(rows, 4)] == [4, 4, 4, 4, 4, 1]
 
 
-def test_no_training_batch_holds_one_picture_alone() -> None:
+def test_no_training_batch_holds_one_image_alone() -> None:
     sizes = [len(rows) for _, rows in EpochBatchSampler(np.arange(21), 4, 0, lambda: 0)]
-    assert sizes == [4, 4, 4, 4, 5]  # batch normalisation cannot learn from a single value
+    assert sizes == [4, 4, 4, 4, 5]  # batch normalization cannot learn from a single value
 
 
 def test_backgrounds_are_blended_with_their_weight(tmp_path: Path, tiny: Path) -> None:
@@ -274,9 +274,9 @@ def test_backgrounds_are_blended_with_their_weight(tmp_path: Path, tiny: Path) -
     assert from_folder.shape == (36, 16, 16, 3)
 
 
-def test_judged_pictures_are_resized_as_a_service_would_resize_them() -> None:
+def test_judged_images_are_resized_as_a_service_would_resize_them() -> None:
     batch = np.random.default_rng(0).integers(0, 256, (2, 50, 50, 3), dtype=np.uint8)
-    expected = [resize_image(Image.fromarray(picture), 24) for picture in batch]
+    expected = [resize_image(Image.fromarray(image), 24) for image in batch]
     assert (Augmentation([], 24)(batch, 0) == np.stack(expected)).all()
 
 

@@ -13,19 +13,19 @@ GUIDE = 0.8  # side of the page's guide square, as a part of the height
 
 
 def write_film(file: Path, scenes: Sequence[tuple[Image.Image, float]]) -> Path:
-    """Write a film that shows pictures inside the guide square, each for some seconds."""
+    """Write a film that shows images inside the guide square, each for some seconds."""
     with file.open("wb") as stream:
         stream.write(f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F{RATE}:1 Ip A1:1 C420\n".encode())
-        for picture, seconds in scenes:
-            frame = b"FRAME\n" + _planes(_scene(picture))
+        for image, seconds in scenes:
+            frame = b"FRAME\n" + _planes(_scene(image))
             stream.write(frame * round(seconds * RATE))
     return file
 
 
-def _scene(picture: Image.Image) -> Pixels:
+def _scene(image: Image.Image) -> Pixels:
     side = round(HEIGHT * GUIDE)
     scene = Image.new("RGB", (WIDTH, HEIGHT), (90, 90, 90))
-    scene.paste(picture.resize((side, side)), ((WIDTH - side) // 2, (HEIGHT - side) // 2))
+    scene.paste(image.resize((side, side)), ((WIDTH - side) // 2, (HEIGHT - side) // 2))
     return np.asarray(scene)
 
 

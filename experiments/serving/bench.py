@@ -1,6 +1,6 @@
-"""A run, its bundle and a picture come in; how much two services of it bear goes out.
+"""A run, its bundle and an image come in; how much two services of it bear goes out.
 
-    python experiments/serving/bench.py --run RUN --bundle BUNDLE --picture PICTURE
+    python experiments/serving/bench.py --run RUN --bundle BUNDLE --image IMAGE
 
 Both sides get the same requests from `hey` (Debian package `hey`), in turn, on the same machine.
 It writes `results.csv`, `memory.csv` and the part of `README.md` between the two marks.
@@ -66,7 +66,7 @@ def sides(run: Path, bundle: Path) -> list[Side]:
     ours = [sys.executable, "-m", "signlang.serve", f"bundle={bundle}", f"port={PORT}"]
     return [
         Side("Flask and torch", plain, "/predict"),
-        Side("Flask and torch, 1 thread a picture", [*plain, "--threads", "1"], "/predict"),
+        Side("Flask and torch, 1 thread an image", [*plain, "--threads", "1"], "/predict"),
         Side("signlang.serve fp32", [*ours, "precision=fp32"], "/v1/predict"),
         Side("signlang.serve int8", [*ours, "precision=int8"], "/v1/predict"),
     ]
@@ -98,11 +98,11 @@ def _is_ready() -> bool:
         return False
 
 
-def load(side: Side, picture: Path, clients: int, amount: Sequence[str]) -> Load:
+def load(side: Side, image: Path, clients: int, amount: Sequence[str]) -> Load:
     """Send requests with `hey`; `amount` is `-n NUMBER` or `-z 10s`."""
-    kind = "image/png" if picture.suffix == ".png" else "image/jpeg"
+    kind = "image/png" if image.suffix == ".png" else "image/jpeg"
     address = f"http://127.0.0.1:{PORT}{side.path}"
-    command = ["hey", *amount, "-c", str(clients), "-m", "POST", "-T", kind, "-D", str(picture)]
+    command = ["hey", *amount, "-c", str(clients), "-m", "POST", "-T", kind, "-D", str(image)]
     text = subprocess.run([*command, address], capture_output=True, text=True, check=True).stdout
     return parsed(text)
 
@@ -132,9 +132,9 @@ def measured(given: argparse.Namespace) -> list[tuple[Side, int, list[Load]]]:
     for number in range(given.rounds):
         for side in sides(given.run, given.bundle):
             with running(side):
-                load(side, given.picture, 2, ["-n", "20"])  # caches and threads come to life
+                load(side, given.image, 2, ["-n", "20"])  # caches and threads come to life
                 for clients in given.clients:
-                    one = load(side, given.picture, clients, ["-z", f"{given.seconds}s"])
+                    one = load(side, given.image, clients, ["-z", f"{given.seconds}s"])
                     _, _, all_of_it = found.setdefault((side.name, clients), (side, clients, []))
                     all_of_it.append(one)
                     speed = one.figures["requests_per_s"]
@@ -152,7 +152,7 @@ def memory(given: argparse.Namespace) -> list[tuple[int, float]]:
     found = []
     with running(side) as process:
         for step in range(STEPS):
-            load(side, given.picture, min(8, part), ["-n", str(part)])
+            load(side, given.image, min(8, part), ["-n", str(part)])
             found.append(((step + 1) * part, _resident(process)))
     return found
 
@@ -227,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure two ways of serving one network.")
     parser.add_argument("--run", type=Path, required=True, help="of the training, .../fold=K")
     parser.add_argument("--bundle", type=Path, required=True, help="of that run, quantize=true")
-    parser.add_argument("--picture", type=Path, required=True, help="JPEG or PNG to send")
+    parser.add_argument("--image", type=Path, required=True, help="JPEG or PNG to send")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)

@@ -18,7 +18,7 @@ from torchvision import models, transforms
 
 
 def application(run: Path) -> Flask:
-    """Make the service of a run: a picture as the body in, its sign and confidence out."""
+    """Make the service of a run: an image as the body in, its sign and confidence out."""
     app = Flask(__name__)
     classes = json.loads((run / "classes.json").read_text("utf-8"))
     file = run / "checkpoints" / "best.ckpt"
@@ -36,9 +36,9 @@ def application(run: Path) -> Flask:
 
     @app.post("/predict")
     def predict() -> Response:
-        picture = Image.open(io.BytesIO(request.get_data())).convert("RGB")
+        image = Image.open(io.BytesIO(request.get_data())).convert("RGB")
         with torch.no_grad():
-            probabilities = torch.softmax(network(prepare(picture)[None]), dim=1)[0]
+            probabilities = torch.softmax(network(prepare(image)[None]), dim=1)[0]
         best = int(probabilities.argmax())
         return jsonify(label=classes[best], confidence=round(float(probabilities[best]), 6))
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve a run the plain way.")
     parser.add_argument("--run", type=Path, required=True, help="of the training, .../fold=K")
     parser.add_argument("--port", type=int, default=8001)
-    parser.add_argument("--threads", type=int, help="of torch for one picture (torch's default)")
+    parser.add_argument("--threads", type=int, help="of torch for one image (torch's default)")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)

@@ -12,12 +12,12 @@ class Case:
         name: For tables and the command line.
         network: Name in `conf/model`.
         data: Name in `conf/data`, whose augmentation is meant as well.
-        size: Side of the pictures that the network sees, in pixels.
-        batch: Pictures of a step.
+        size: Side of the images that the network sees, in pixels.
+        batch: Images of a step.
         classes: Outputs of the network.
         optimizer: Name in `conf/optimizer`.
         rate: Learning rate.
-        goal: How many times the published way's pictures a second are wanted; 0 for no goal.
+        goal: How many times the published way's images a second are wanted; 0 for no goal.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""Steps of a training come in; pictures a second, once it has warmed up, go out."""
+"""Steps of a training come in; images a second, once it has warmed up, go out."""
 
 import time
 from collections.abc import Callable
 
 
 class Clock:
-    """Counts pictures from the end of the warm-up until enough time has passed.
+    """Counts images from the end of the warm-up until enough time has passed.
 
     Args:
         seconds: How long to count, at least; two steps are counted in any case.
@@ -17,14 +17,14 @@ class Clock:
         self, seconds: float, warm_up: int = 2, settled: Callable[[], object] = lambda: None
     ) -> None:
         self.seconds, self.warm_up, self.settled = seconds, warm_up, settled
-        self.steps = self.pictures = 0
+        self.steps = self.images = 0
         self.begun = self.paused = self.elapsed = 0.0
 
-    def tick(self, pictures: int) -> bool:
+    def tick(self, images: int) -> bool:
         """Tell that a step is over.
 
         Args:
-            pictures: How many there were in its batch.
+            images: How many there were in its batch.
 
         Returns:
             Whether that is enough.
@@ -35,7 +35,7 @@ class Clock:
             self.begun = time.perf_counter()
         if self.steps <= self.warm_up:
             return False
-        self.pictures += pictures
+        self.images += images
         if time.perf_counter() - self.begun < self.seconds or self.steps < self.warm_up + 2:
             return False
         self.settled()
@@ -53,5 +53,5 @@ class Clock:
 
     @property
     def speed(self) -> float:
-        """Pictures a second."""
-        return self.pictures / self.elapsed
+        """Images a second."""
+        return self.images / self.elapsed

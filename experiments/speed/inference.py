@@ -1,8 +1,8 @@
-"""Networks come in; milliseconds for one picture go out, for each way to run them.
+"""Networks come in; milliseconds for one image go out, for each way to run them.
 
     python experiments/speed/inference.py
 
-One thread, one picture at a time, from bytes to probabilities; the ways take turns. It writes
+One thread, one image at a time, from bytes to probabilities; the ways take turns. It writes
 `inference.csv` and the part of `README.md` between its marks.
 """
 
@@ -44,16 +44,16 @@ def made(case: Case) -> TrainedRun:
     return TrainedRun(Path(), {"model": case.network}, {"settings": {}}, network, None, {})
 
 
-def ways(run: TrainedRun, picture: Pixels) -> dict[str, Callable[[], Any]]:
-    """Every way to judge a picture, (1, size, size, 3)."""
+def ways(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:
+    """Every way to judge an image, (1, size, size, 3)."""
     import onnxruntime
 
     graph = network_graph(run)
-    int8, _ = quantize_model(graph, picture, lambda _: 0.0)
+    int8, _ = quantize_model(graph, image, lambda _: 0.0)
     plain = ProgramModule(run).eval()
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     compiled = torch.compile(copy.deepcopy(last))
-    bytes_, planes = torch.from_numpy(picture), picture.transpose(0, 3, 1, 2).copy()
+    bytes_, planes = torch.from_numpy(image), image.transpose(0, 3, 1, 2).copy()
     sessions = [
         onnxruntime.InferenceSession(
             model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
@@ -66,7 +66,7 @@ def ways(run: TrainedRun, picture: Pixels) -> dict[str, Callable[[], Any]]:
 
 
 def timed(found: Mapping[str, Callable[[], Any]], rounds: int, each: int) -> Times:
-    """Time all ways in turn: `each` pictures of one way, then of the next."""
+    """Time all ways in turn: `each` images of one way, then of the next."""
     times: dict[str, list[float]] = {name: [] for name in found}
     with torch.inference_mode():
         for number in range(rounds + 1):  # the first round warms up
@@ -83,7 +83,7 @@ def lines(found: Mapping[str, Times]) -> Iterator[str]:
     """Write the results in Markdown."""
     count = len(next(iter(next(iter(found.values())).values())))
     yield (
-        f"{cpu_name()}, one thread, torch {torch.__version__}; medians of {count} pictures and "
+        f"{cpu_name()}, one thread, torch {torch.__version__}; medians of {count} images and "
         "quartiles, in ms:\n"
     )
     yield f"| network | {' | '.join(WAYS)} |"
@@ -99,9 +99,9 @@ def lines(found: Mapping[str, Times]) -> Iterator[str]:
 
 def main() -> None:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser(description="Time single pictures, each way in turn.")
+    parser = argparse.ArgumentParser(description="Time single images, each way in turn.")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--each", type=int, default=20, help="pictures of a way in a round")
+    parser.add_argument("--each", type=int, default=20, help="images of a way in a round")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -110,8 +110,8 @@ def main() -> None:
     for name in NETWORKS:
         case = CASES[name]
         rng = np.random.default_rng(0)
-        picture = rng.integers(0, 256, (1, case.size, case.size, 3), dtype=np.uint8)
-        found[name] = timed(ways(made(case), picture), given.rounds, given.each)
+        image = rng.integers(0, 256, (1, case.size, case.size, 3), dtype=np.uint8)
+        found[name] = timed(ways(made(case), image), given.rounds, given.each)
         sys.stderr.write(f"{name}: done\n")
     made_lines = "\n".join(lines(found))
     print(made_lines)

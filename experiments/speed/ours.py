@@ -64,8 +64,8 @@ def ceiling(case: Case, root: Path, clock: Clock) -> None:
     precision = choose_precision(str(cfg.trainer.precision), "auto")
     model = classifier(case).to(device).train()
     optimizer = model.configure_optimizers()
-    pictures, labels = bytes_.to(device), labels.to(device)
-    normal = pictures.permute(0, 3, 1, 2).float().sub_(128).div_(64)
+    images, labels = bytes_.to(device), labels.to(device)
+    normal = images.permute(0, 3, 1, 2).float().sub_(128).div_(64)
     while True:
         with torch.autocast(device, torch.bfloat16, enabled="bf16" in precision):
             loss = F.cross_entropy(model.network(normal).float(), labels)

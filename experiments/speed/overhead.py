@@ -38,7 +38,7 @@ from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 CASE: Final = CASES["model_a_32"]
-SIDE: Final = 4  # of a picture, in pixels: the network of one layer takes next to no time
+SIDE: Final = 4  # of an image, in pixels: the network of one layer takes next to no time
 ROUNDS: Final = 5
 FOLDS: Final = 5
 
@@ -51,9 +51,9 @@ def nothing() -> Classifier:
 
 
 def batches() -> DataLoader[Batch]:
-    """The same batch of small pictures again and again."""
-    pictures = torch.zeros(CASE.batch, SIDE, SIDE, 3, dtype=torch.uint8)
-    batch = pictures, torch.zeros(CASE.batch, dtype=torch.int64)
+    """The same batch of small images again and again."""
+    images = torch.zeros(CASE.batch, SIDE, SIDE, 3, dtype=torch.uint8)
+    batch = images, torch.zeros(CASE.batch, dtype=torch.int64)
     return DataLoader([batch] * 100_000, batch_size=None)  # type: ignore[arg-type]
 
 
@@ -61,9 +61,9 @@ def bare(clock: Clock) -> None:
     """The loop that Lightning and our callbacks stand for."""
     model = nothing()
     optimizer = model.configure_optimizers()
-    for pictures, labels in batches():
+    for images, labels in batches():
         with torch.autocast("cpu", torch.bfloat16):
-            loss = F.cross_entropy(model(pictures).float(), labels)
+            loss = F.cross_entropy(model(images).float(), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -74,7 +74,7 @@ def bare(clock: Clock) -> None:
 def ours(clock: Clock) -> None:
     """The same steps by Lightning, with every callback that a training has."""
     with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
-        words = ["callbacks.pictures=null", "trainer.precision=bf16-mixed"]
+        words = ["callbacks.images=null", "trainer.precision=bf16-mixed"]
         cfg = compose("train", [*words, f"run_folder={place}", "trainer.gradient_clip_val=null"])
         parts = [*training.build_callbacks(cfg), Ticks(clock)]
         trainer: pl.Trainer = training.build_trainer(cfg, parts, training.build_loggers(cfg))

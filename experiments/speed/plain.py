@@ -1,4 +1,4 @@
-"""Networks and pictures as the studies' authors made them, without anything of signlang.
+"""Networks and images as the studies' authors made them, without anything of signlang.
 
 Not even its import: that alone would keep large buffers from going back to the kernel.
 """
@@ -65,14 +65,14 @@ def augmentation(case: Case) -> list[Any]:
 
 
 def files(root: Path) -> tuple[list[Path], np.ndarray[Any, np.dtype[np.int64]]]:
-    """All pictures below a folder of class folders, and the numbers of their classes."""
+    """All images below a folder of class folders, and the numbers of their classes."""
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
     found = [(file, n) for n, folder in enumerate(folders) for file in sorted(folder.iterdir())]
     return [file for file, _ in found], np.array([n for _, n in found])
 
 
-class Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """Decodes and transforms picture by picture, each time anew."""
+class Images(Dataset[tuple[torch.Tensor, int]]):
+    """Decodes and transforms image by image, each time anew."""
 
     def __init__(self, paths: list[Path], labels: list[int], case: Case, train: bool) -> None:
         self.paths, self.labels = paths, labels
@@ -80,12 +80,12 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
         self.transform = A.Compose([*steps, A.Resize(case.size, case.size)])
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.paths)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
         """(3, size, size) from 0 to 1, and the number of its class."""
-        picture = cv2.cvtColor(cv2.imread(str(self.paths[row])), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
-        picture = self.transform(image=picture)["image"]
-        planes = (picture.astype(np.float32) / 255.0).transpose(2, 0, 1)
+        image = cv2.cvtColor(cv2.imread(str(self.paths[row])), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
+        image = self.transform(image=image)["image"]
+        planes = (image.astype(np.float32) / 255.0).transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(planes)), int(self.labels[row])

@@ -18,7 +18,7 @@ Loader = DataLoader[tuple[torch.Tensor, int]]
 
 
 def race(case: Case, root: Path, clock: Clock) -> None:
-    """Train on all pictures until the clock has seen enough."""
+    """Train on all images until the clock has seen enough."""
     paths, labels = plain.files(root)
     training = _Training(case)
     loader = _loader(paths, labels.tolist(), case, train=True)
@@ -58,8 +58,8 @@ def fold(case: Case, root: Path, number: int, epochs: int, stopping: bool) -> fl
 
 
 def _loader(paths: list[Path], labels: list[int], case: Case, train: bool) -> Loader:
-    pictures = plain.Pictures(paths, labels, case, train)
-    return DataLoader(pictures, case.batch, shuffle=train, num_workers=WORKERS)
+    images = plain.Images(paths, labels, case, train)
+    return DataLoader(images, case.batch, shuffle=train, num_workers=WORKERS)
 
 
 class _Training:
@@ -76,10 +76,10 @@ class _Training:
         """One epoch; True if the clock has seen enough."""
         self.network.train()
         total, right, seen = 0.0, 0, 0
-        for pictures, labels in loader:
-            pictures, labels = pictures.to(self.device), labels.to(self.device)
+        for images, labels in loader:
+            images, labels = images.to(self.device), labels.to(self.device)
             self.optimizer.zero_grad()
-            logits = self.network(pictures)
+            logits = self.network(images)
             loss = self.criterion(logits, labels)
             loss.backward()
             self.optimizer.step()
@@ -91,11 +91,11 @@ class _Training:
         return False
 
     def accuracy(self, loader: Loader) -> float:
-        """Share of pictures that are told right."""
+        """Share of images that are told right."""
         self.network.eval()
         found = []
         with torch.no_grad():
-            for pictures, labels in loader:
-                logits = self.network(pictures.to(self.device)).cpu()
+            for images, labels in loader:
+                logits = self.network(images.to(self.device)).cpu()
                 found.append((logits.argmax(1) == labels).numpy())
         return float(np.concatenate(found).mean())

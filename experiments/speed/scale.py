@@ -2,7 +2,7 @@
 
     python experiments/speed/scale.py
 
-Draws pictures of 200 x 200 into a temporary folder (1.5 GB for 87,000, and 11 GB of decoded
+Draws images of 200 x 200 into a temporary folder (1.5 GB for 87,000, and 11 GB of decoded
 pixels), trains Model A on them at 64 x 64 for two epochs by the public command, and writes
 `scale.csv` and the part of `README.md` between its marks.
 """
@@ -26,38 +26,38 @@ from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 CLASSES: Final = 29
-SIDE: Final = 200  # of a picture, in pixels
+SIDE: Final = 200  # of an image, in pixels
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What training on so many pictures took.
+    """What training on so many images took.
 
     Attributes:
-        pictures: In the data set; 0.72 of them are trained on.
+        images: In the data set; 0.72 of them are trained on.
         workers: Processes that prepare batches.
         peak_mb: Largest resident size of a process, mapped files included, in 10^6 bytes.
         epoch_s: Seconds of the second epoch, with its validation.
-        pictures_per_s: Of its training alone.
+        images_per_s: Of its training alone.
     """
 
-    pictures: int
+    images: int
     workers: int
     peak_mb: float
     epoch_s: float
-    pictures_per_s: float
+    images_per_s: float
 
 
 def draw(folder: Path, count: int) -> None:
-    """Draw pictures of blurred noise in the colour of their class."""
+    """Draw images of blurred noise in the colour of their class."""
 
     def one(number: int) -> None:
         rng = np.random.default_rng(number)
         label = number % CLASSES
         colour = np.array([label * 8, 255 - label * 8, (label * 67) % 256])
         small = rng.integers(-60, 60, (SIDE // 8, SIDE // 8, 3)) + colour
-        picture = cv2.resize(np.clip(small, 0, 255).astype(np.uint8), (SIDE, SIDE))
-        cv2.imwrite(str(folder / f"c{label:02}" / f"{number}.jpg"), picture)
+        image = cv2.resize(np.clip(small, 0, 255).astype(np.uint8), (SIDE, SIDE))
+        cv2.imwrite(str(folder / f"c{label:02}" / f"{number}.jpg"), image)
 
     for label in range(CLASSES):
         (folder / f"c{label:02}").mkdir(parents=True, exist_ok=True)
@@ -66,9 +66,9 @@ def draw(folder: Path, count: int) -> None:
             pass
 
 
-def train(root: Path, place: Path, pictures: int, workers: int) -> Scale:
+def train(root: Path, place: Path, images: int, workers: int) -> Scale:
     """Train for two epochs and tell what that took."""
-    runs = place / f"runs-{pictures}-{workers}"
+    runs = place / f"runs-{images}-{workers}"
     command = [
         sys.executable, "-m", "signlang.train", "data=folder", f"data.root={root}",
         "model=simple_cnn", "image_size=64", "data.stored_size=200", "augment=digits",
@@ -83,7 +83,7 @@ def train(root: Path, place: Path, pictures: int, workers: int) -> Scale:
     last = read_csv(history)[-1]
     peak = used.ru_maxrss * 1024 / 1e6
     found = Scale(
-        pictures, workers, round(peak, 1), float(last["seconds"]), float(last["images_per_second"])
+        images, workers, round(peak, 1), float(last["seconds"]), float(last["images_per_second"])
     )
     sys.stderr.write(f"{found}\n")
     return found
@@ -92,28 +92,28 @@ def train(root: Path, place: Path, pictures: int, workers: int) -> Scale:
 def lines(found: Sequence[Scale]) -> Iterator[str]:
     """Write the results in Markdown."""
     yield f"{cpu_name()}, {cpu_count()} cores.\n"
-    yield "| pictures | workers | peak memory (MB) | seconds of an epoch | pictures a second |"
+    yield "| images | workers | peak memory (MB) | seconds of an epoch | images a second |"
     yield "|---:|---:|---:|---:|---:|"
     for one in found:
         yield (
-            f"| {one.pictures:,} | {one.workers} | {one.peak_mb:,.0f} | {one.epoch_s:.1f} "
-            f"| {one.pictures_per_s:,.0f} |"
+            f"| {one.images:,} | {one.workers} | {one.peak_mb:,.0f} | {one.epoch_s:.1f} "
+            f"| {one.images_per_s:,.0f} |"
         )
 
 
 def main() -> None:
     """Entry point of the command."""
     parser = argparse.ArgumentParser(description="Train on data sets of growing size.")
-    parser.add_argument("--pictures", type=int, nargs="+", default=[1_000, 10_000, 87_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000, 87_000])
     parser.add_argument("--workers", type=int, default=2, help="of one more run on the largest")
     given = parser.parse_args()
     found = []
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        for count in given.pictures:
+        for count in given.images:
             draw(place / str(count), count)
             found.append(train(place / str(count), place, count, 0))
-        largest = max(given.pictures)
+        largest = max(given.images)
         found.append(train(place / str(largest), place, largest, given.workers))
     print("\n".join(lines(found)))
     names = [field.name for field in fields(Scale)]

@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time one side of a race.")
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("--root", type=Path, required=True, help="class folders of pictures")
+    parser.add_argument("--root", type=Path, required=True, help="class folders of images")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--jobs", type=int, default=1, help="at once, the cores divided among them")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Real pictures come in; how fast we train on them, and others, goes out.
+"""Real images come in; how fast we train on them, and others, goes out.
 
     python experiments/speed/speed.py --digits digits/Dataset --letters asl_alphabet_train
 
@@ -31,7 +31,7 @@ HEADER: Final = (
     "network", "batch", "ours", "ceiling", "share of it", "ours, two jobs", "ceiling, two jobs",
     "share of it", "published way", "ours is", "goal", "usual way", "ours is",
 )  # fmt: skip
-Speeds = Mapping[str, Mapping[str, Sequence[float]]]  # case -> side -> pictures a second
+Speeds = Mapping[str, Mapping[str, Sequence[float]]]  # case -> side -> images a second
 Studies = Mapping[str, Sequence[float]]  # side -> seconds
 
 
@@ -48,7 +48,7 @@ def measured(given: argparse.Namespace) -> Speeds:
                 words += ["--jobs", "2"] if two else []
                 speed = float(_answer("side.py", words)["speed"])
                 found[name][side].append(speed)
-                _tell(f"round {number + 1}, {name}, {side}: {speed:.1f} pictures/s")
+                _tell(f"round {number + 1}, {name}, {side}: {speed:.1f} images/s")
     return found
 
 
@@ -95,7 +95,7 @@ def lines(found: Sequence[Mapping[str, str]]) -> Iterator[str]:
     counts = {len(figures) for sides in cases.values() for figures in sides.values()}
     rounds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     plural = "s" * (max(counts) > 1)
-    yield f"{found[0]['machine']}; medians of {rounds} round{plural}; pictures a second:\n"
+    yield f"{found[0]['machine']}; medians of {rounds} round{plural}; images a second:\n"
     yield f"| {' | '.join(HEADER)} |"
     yield f"|---|{'---:|' * (len(HEADER) - 1)}"
     for name, sides in cases.items():
@@ -141,7 +141,7 @@ def machine() -> str:
 
 def rows(speeds: Speeds, studies: Studies, epochs: int) -> list[dict[str, str]]:
     """All that was measured, as rows of the results."""
-    races = {(case, "pictures/s"): sides for case, sides in speeds.items()}
+    races = {(case, "images/s"): sides for case, sides in speeds.items()}
     name = f"five folds of model_a, {epochs} epoch{'s' * (epochs > 1)}"
     return [
         {
@@ -161,8 +161,8 @@ def write(found: Sequence[Mapping[str, str]]) -> None:
     plot(found, HERE / f"speed-{name}.png")
     made = []
     for file in sorted(HERE.glob("results-*.csv")):
-        picture = f"![speed](speed-{file.stem.removeprefix('results-')}.png)"
-        made.append("\n".join([*lines(read_csv(file)), "", picture]))
+        image = f"![speed](speed-{file.stem.removeprefix('results-')}.png)"
+        made.append("\n".join([*lines(read_csv(file)), "", image]))
     write_between(HERE / "README.md", "results", "\n\n".join(made))
 
 
@@ -212,7 +212,7 @@ def main() -> None:
     given = parser.parse_args()
     for folder, option in ((given.digits, "--digits"), (given.letters, "--letters")):
         if not folder.is_dir():
-            sys.exit(f"There are no pictures at {folder}: give {option} DIR, its class folders.")
+            sys.exit(f"There are no images at {folder}: give {option} DIR, its class folders.")
     found = rows(measured(given), studied(given), given.epochs)
     print("\n".join(lines(found)))
     if not given.show:

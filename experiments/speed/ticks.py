@@ -33,7 +33,7 @@ class Ticks(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
         batch_idx: int,
     ) -> None:  # fmt: skip
-        """Count the pictures of the batch.
+        """Count the images of the batch.
 
         Raises:
             Enough: If the clock has seen enough.

@@ -46,8 +46,8 @@ class Module(pl.LightningModule):
         return kind(self.parameters(), lr=self.case.rate)
 
     def _step(self, batch: Batch, part: str) -> torch.Tensor:
-        pictures, labels = batch
-        logits = self.network(pictures)
+        images, labels = batch
+        logits = self.network(images)
         loss: torch.Tensor = self.criterion(logits, labels)
         accuracy: Any = self.parts[f"{part}_accuracy"]
         accuracy(logits, labels)
@@ -57,7 +57,7 @@ class Module(pl.LightningModule):
 
 
 def race(case: Case, root: Path, clock: Clock) -> None:
-    """Train on all pictures until the clock has seen enough."""
+    """Train on all images until the clock has seen enough."""
     with TemporaryDirectory() as place:
         trainer = pl.Trainer(max_epochs=-1, default_root_dir=place, callbacks=[Ticks(clock)])
         with suppress(Enough):
@@ -82,8 +82,8 @@ def fold(case: Case, root: Path, number: int, epochs: int) -> float:
     return float(found[0]["test/accuracy"])
 
 
-def _loader(pictures: Any, case: Case, train: bool) -> DataLoader[Batch]:
-    return DataLoader(pictures, batch_size=case.batch, shuffle=train)
+def _loader(images: Any, case: Case, train: bool) -> DataLoader[Batch]:
+    return DataLoader(images, batch_size=case.batch, shuffle=train)
 
 
 def _transform(case: Case, train: bool = False) -> transforms.Compose:

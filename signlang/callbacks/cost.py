@@ -24,10 +24,10 @@ class Cost:
 
     Attributes:
         parameters: Trainable weights.
-        flops: Operations for one picture as fvcore counts them, with the network in training mode
+        flops: Operations for one image as fvcore counts them, with the network in training mode
             as published tables have it; a multiply-add is 1.
         size_mb: Of the saved state dict, in 10^6 bytes.
-        latency_ms: Median time for one picture, from bytes to logits, one thread, on this CPU.
+        latency_ms: Median time for one image, from bytes to logits, one thread, on this CPU.
         latency_quartiles_ms: First and third quartile of it.
     """
 
@@ -48,16 +48,16 @@ def parameters(network: nn.Module) -> int:
 
 
 def flops(network: nn.Module, image_size: int) -> int:
-    """Count the operations for one picture (fvcore; training mode; a multiply-add is 1).
+    """Count the operations for one image (fvcore; training mode; a multiply-add is 1).
 
     The network is left as it was: fvcore runs a copy, whose batch statistics change. It runs two
-    pictures, as batch normalisation of a single value is undefined, and half of that is returned.
+    images, as batch normalization of a single value is undefined, and half of that is returned.
     """
     from fvcore.nn import FlopCountAnalysis
 
     network = copy.deepcopy(network).cpu().float().train()
-    pictures = torch.zeros(2, 3, image_size, image_size)
-    analysis = FlopCountAnalysis(network, pictures)
+    images = torch.zeros(2, 3, image_size, image_size)
+    analysis = FlopCountAnalysis(network, images)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     tracer = logging.getLogger("fvcore.nn.jit_analysis")
     level = tracer.level
@@ -76,18 +76,18 @@ def size_mb(network: nn.Module) -> float:
 
 
 def latencies_ms(classifier: Classifier, image_size: int, repeats: int = REPEATS) -> list[float]:
-    """Time single pictures on the CPU with one thread, in float32, after a warm-up.
+    """Time single images on the CPU with one thread, in float32, after a warm-up.
 
     Args:
         classifier: From bytes to logits; left as it was.
-        image_size: Side of the picture, in pixels.
+        image_size: Side of the image, in pixels.
         repeats: How many are timed.
 
     Returns:
         Milliseconds of each.
     """
     network = copy.deepcopy(classifier).cpu().float().eval()
-    picture = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
+    image = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times = []
@@ -95,7 +95,7 @@ def latencies_ms(classifier: Classifier, image_size: int, repeats: int = REPEATS
         with torch.inference_mode():
             for _ in range(WARM_UP + repeats):
                 begun = time.perf_counter()
-                network(picture)
+                network(image)
                 times.append(1e3 * (time.perf_counter() - begun))
     finally:
         torch.set_num_threads(threads)

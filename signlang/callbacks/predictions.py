@@ -56,11 +56,11 @@ class PredictionCollector(pl.Callback):
 
 
 def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Floats) -> None:
-    """Write path,label,predicted,confidence,p_<class>... with one line per picture.
+    """Write path,label,predicted,confidence,p_<class>... with one line per image.
 
     Args:
         file: The CSV file.
-        index: All pictures.
+        index: All images.
         rows: (n,) which of them were judged.
         probabilities: (n, classes) how.
     """
@@ -84,19 +84,17 @@ WORST: Final = 24
 
 
 class ImageLogger(pl.Callback):
-    """Shows augmented training pictures, the confusion matrix and the worst mistakes."""
+    """Shows augmented training images, the confusion matrix and the worst mistakes."""
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Show the pictures of the very first batch as the network gets them."""
+        """Show the images of the very first batch as the network gets them."""
         if trainer.global_step == 0 and batch_idx == 0:
             images, labels = batch
             classes = trainer.datamodule.index.classes  # type: ignore[attr-defined]
             titles = [literal_text(classes[label], 14) for label in labels[:PREVIEWED].tolist()]
-            _show(
-                trainer, "training pictures", image_grid(images[:PREVIEWED].cpu().numpy(), titles)
-            )
+            _show(trainer, "training images", image_grid(images[:PREVIEWED].cpu().numpy(), titles))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show how the test fold was judged."""

@@ -82,7 +82,7 @@ class History(Checkpoint):
         self.file = Path(file)
         self.rows: list[dict[str, str]] = []
         self.begun = self.trained = 0.0
-        self.pictures = 0
+        self.images = 0
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -103,14 +103,14 @@ class History(Checkpoint):
     ) -> None:
         """Start the clock of the epoch."""
         if batch_idx == 0:
-            self.begun, self.pictures = time.perf_counter(), 0
+            self.begun, self.images = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
         batch_idx: int,
     ) -> None:  # fmt: skip
         """Stop the clock of training, which nobody reads before the last batch."""
-        self.pictures += len(batch[1])
+        self.images += len(batch[1])
         if trainer.is_last_batch and torch.cuda.is_available():
             torch.cuda.synchronize()  # once an epoch: the batches were only queued so far
         self.trained = time.perf_counter() - self.begun
@@ -146,7 +146,7 @@ class History(Checkpoint):
             "epoch": str(trainer.current_epoch),
             **metrics,
             "seconds": f"{time.perf_counter() - self.begun:.3f}",
-            "images_per_second": f"{self.pictures / self.trained:.1f}",
+            "images_per_second": f"{self.images / self.trained:.1f}",
         }
 
     def _write(self) -> None:

@@ -1,6 +1,6 @@
 """Random image transforms of the training subset, applied to whole batches.
 
-The same function as albumentations' `Affine`. That one takes 236 microseconds for a picture of
+The same function as albumentations' `Affine`. That one takes 236 microseconds for an image of
 100 x 100, three quarters of them in Python; the small networks learn from one in 700.
 
 The transformations are those of the published studies, in their order, by albumentations.
@@ -60,10 +60,10 @@ class Affine:
 
 
 def affine_matrices(angles: Floats, shifts: Floats, zooms: Floats, size: tuple[int, int]) -> Floats:
-    """Matrices that zoom, then rotate, then shift about the middle of a picture.
+    """Matrices that zoom, then rotate, then shift about the middle of an image.
 
     Args:
-        angles: (B,) in radians, counter-clockwise as one looks at the picture.
+        angles: (B,) in radians, counter-clockwise as one looks at the image.
         shifts: (B, 2) to the right and down, in pixels.
         zooms: (B, 2) of the horizontal and the vertical axis.
         size: Width and height, in pixels.
@@ -127,8 +127,8 @@ class Augmentation:
 
     Args:
         transforms: albumentations transforms, in order; before them, `Affine` for whole batches.
-        size: Side of the pictures that go out, in pixels.
-        backgrounds: (M, h, h, 3) pictures to blend in at random, or None.
+        size: Side of the images that go out, in pixels.
+        backgrounds: (M, h, h, 3) images to blend in at random, or None.
         background_weight: Their share in the blend, 0 to 1.
     """
 
@@ -147,7 +147,7 @@ class Augmentation:
         self.weight = background_weight
         self.affine = [one for one in transforms if isinstance(one, Affine)]
         self.others = [one for one in transforms if not isinstance(one, Affine)]
-        # shrinking averages, as the resizing of pictures that are judged does
+        # shrinking averages, as the resizing of images that are judged does
         resize = A.Resize(size, size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image")
         self.transform = A.Compose([*self.others, resize]) if transforms else None
 
@@ -173,8 +173,8 @@ class Augmentation:
             return image_io.resize_batch(batch, self.size)
         self.transform.set_random_seed(seed % 2**32)
         out = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)
-        for row, picture in enumerate(batch):
-            out[row] = self.transform(image=picture)["image"]
+        for row, image in enumerate(batch):
+            out[row] = self.transform(image=image)["image"]
         return out
 
     def _blend(self, batch: Pixels, seed: int) -> Pixels:
@@ -184,8 +184,8 @@ class Augmentation:
         rng = np.random.default_rng((seed, 1))
         chosen = self.backgrounds[rng.integers(len(self.backgrounds), size=len(batch))]
         blended = [
-            cv2.addWeighted(picture, 1 - self.weight, scene, self.weight, 0)
-            for picture, scene in zip(batch, chosen, strict=True)
+            cv2.addWeighted(image, 1 - self.weight, scene, self.weight, 0)
+            for image, scene in zip(batch, chosen, strict=True)
         ]
         return np.stack(blended).astype(np.uint8, copy=False)
 
@@ -193,19 +193,19 @@ class Augmentation:
 def read_backgrounds(
     folder: str | None, weight: float | None, size: int, seed: int
 ) -> Pixels | None:
-    """Read the pictures of a folder as backgrounds, or draw scenes where there is no folder.
+    """Read the images of a folder as backgrounds, or draw scenes where there is no folder.
 
     Args:
-        folder: Pictures of places without hands, of any size.
+        folder: Images of places without hands, of any size.
         weight: The share that was asked for; None means 0.12 if a folder is given, else 0.
-        size: Side of the pictures they are blended with, in pixels.
+        size: Side of the images they are blended with, in pixels.
         seed: Of the drawn scenes.
 
     Returns:
         (M, size, size, 3), or None if nothing is to be blended.
 
     Raises:
-        DataError: If the folder is missing, holds no picture, or bad ones.
+        DataError: If the folder is missing, holds no image, or bad ones.
         SettingError: If the folder is given with a weight of 0.
     """
     if weight == 0 and folder is not None:
@@ -222,7 +222,7 @@ def read_backgrounds(
         if is_image_name(file.suffix) and file.name.lower() not in JUNK and file.name[0] != "."
     ]
     if not files:
-        raise DataError(f"augment.backgrounds={folder}: no such folder, or no picture in it.")
+        raise DataError(f"augment.backgrounds={folder}: no such folder, or no image in it.")
     scenes, bad = [], []
     for file in files:
         try:

@@ -1,7 +1,7 @@
 """The LightningDataModule: batches of uint8 images from the image cache.
 
-A batch is a pair: uint8 pictures (B, size, size, 3) and int64 labels (B,). Pictures stay bytes
-until they are on the device, where the classifier normalises them.
+A batch is a pair: uint8 images (B, size, size, 3) and int64 labels (B,). Images stay bytes
+until they are on the device, where the classifier normalizes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +48,7 @@ class EpochBatchSampler:
         self.rows, self.size, self.seed, self.epoch = rows, size, seed, epoch
 
     def __len__(self) -> int:
-        """Batches of an epoch; a last one of a single picture joins the one before it."""
+        """Batches of an epoch; a last one of a single image joins the one before it."""
         count = len(self.rows)
         alone = self.epoch is not None and count % self.size == 1 and 1 < self.size < count
         return -(-count // self.size) - alone
@@ -86,12 +86,12 @@ class Prefetcher:
     """Batches of one epoch after another, the next ones made by a thread while one is learnt from.
 
     Args:
-        pictures: Make them.
+        images: Make them.
         batches: Of which rows they are.
     """
 
-    def __init__(self, pictures: AugmentedBatches, batches: EpochBatchSampler) -> None:
-        self.pictures, self.batches = pictures, batches
+    def __init__(self, images: AugmentedBatches, batches: EpochBatchSampler) -> None:
+        self.images, self.batches = images, batches
         self.pinned = torch.cuda.is_available()
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class Prefetcher:
         return map_in_order(self._made, self.batches, workers=1, ahead=PREFETCHED)
 
     def _made(self, rows: BatchRows) -> Batch:
-        images, labels = self.pictures.__getitems__(rows)
+        images, labels = self.images.__getitems__(rows)
         return (images.pin_memory(), labels.pin_memory()) if self.pinned else (images, labels)
 
 
@@ -119,7 +119,7 @@ class HandSignDataModule(pl.LightningDataModule):
     """Loaders of one fold.
 
     Args:
-        fold: Pictures and parts.
+        fold: Images and parts.
         augment: The group `augment` of the configuration; `transforms` is a function, see
             `data.augment`.
         image_size: Side of the square that the network sees, in pixels.
@@ -138,12 +138,12 @@ class HandSignDataModule(pl.LightningDataModule):
 
     @cached_property
     def array(self) -> image_cache.DecodedImages:
-        """(N, stored size, stored size, 3) the decoded pictures, mapped."""
+        """(N, stored size, stored size, 3) the decoded images, mapped."""
         stored = self.fold.data["stored_size"] or self.image_size
         return image_cache.decode_images(self.index, stored, self.fold.cache_dir)
 
     def training_statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over the training pictures, 0 to 1."""
+        """Mean and standard deviation of each channel over the training images, 0 to 1."""
         total, squares, count = np.zeros(3), np.zeros(3), 0
         for start in range(0, len(self.parts.train), 512):
             chunk = self.array[self.parts.train[start : start + 512]].reshape(-1, 3) / 255.0
@@ -183,12 +183,12 @@ class HandSignDataModule(pl.LightningDataModule):
     def _loader(
         self, batches: EpochBatchSampler, transform: augmentation.Augmentation, workers: int = 0
     ) -> Loader:
-        pictures = AugmentedBatches(self.array, self.index.labels, transform)
+        images = AugmentedBatches(self.array, self.index.labels, transform)
         spare = torch.cuda.is_available() or cpu_count() > torch.get_num_threads()
         if spare and not workers:  # without a spare core the thread would only hold up the network
-            return Prefetcher(pictures, batches)
+            return Prefetcher(images, batches)
         return DataLoader(
-            pictures,
+            images,
             batch_sampler=batches,  # type: ignore[arg-type]  # torch types it as lists of rows
             collate_fn=identity_collate,  # type: ignore[arg-type]
             num_workers=workers,

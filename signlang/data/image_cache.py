@@ -1,6 +1,6 @@
 """Memory-mapped cache of decoded images, at one size, in one uint8 array.
 
-Each picture is decoded once; all folds, runs and workers map the same file and share its pages.
+Each image is decoded once; all folds, runs and workers map the same file and share its pages.
 """
 
 import json
@@ -26,14 +26,14 @@ from signlang.errors import DataError
 from signlang.files import atomic_write
 from signlang.system import cpu_count
 
-VERSION: Final = 2  # of the pixels; raise it when `pictures` decodes or resizes differently
+VERSION: Final = 2  # of the pixels; raise it when `images` decodes or resizes differently
 ALWAYS_VERIFIED: Final = 1 << 30  # bytes; summing up a larger file at each start would cost seconds
 RESIDENT: Final = 1 << 28  # bytes of a mapped file that count as this process' memory at most
-_CHUNK: Final = 256  # pictures
+_CHUNK: Final = 256  # images
 
 
 class DecodedImages:
-    """The pixels of all pictures in a mapped file, read-only: index it as an array.
+    """The pixels of all images in a mapped file, read-only: index it as an array.
 
     What a process has read of a mapped file counts as its memory. From time to time the mapping is
     therefore told to let go; the pages stay in the system's cache, which all processes share, and
@@ -58,7 +58,7 @@ class DecodedImages:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             flat = np.frombuffer(self._map, np.uint8, offset=stream.tell())
         if kind != np.uint8 or len(shape) != 4:
-            raise ValueError(f"{file} holds no pictures.")
+            raise ValueError(f"{file} holds no images.")
         self._array: Pixels = flat.reshape(shape)
         self._read = 0
 
@@ -68,11 +68,11 @@ class DecodedImages:
         return self._array.shape
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self._array)
 
     def __getitem__(self, rows: Any) -> Pixels:
-        """Pictures by their rows: a copy for an array of rows, a view for one row or a slice."""
+        """Images by their rows: a copy for an array of rows, a view for one row or a slice."""
         found: Pixels = self._array[rows]
         self._read += found.nbytes
         if self._read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
@@ -83,13 +83,13 @@ class DecodedImages:
 
 @lru_cache(maxsize=4)  # the jobs of one sweep share one mapping
 def decode_images(index: Index, size: int, cache_dir: str) -> DecodedImages:
-    """Map the pixels of all pictures, read-only; decode them first if nobody has.
+    """Map the pixels of all images, read-only; decode them first if nobody has.
 
     Processes that ask at once wait for the first. A file in the cache is used only if its checksum
     still holds (for one above 1 GiB: unless it was not touched since it was last summed up).
 
     Args:
-        index: The pictures.
+        index: The images.
         size: Side of the square, in pixels.
         cache_dir: The cache folder.
 
@@ -97,7 +97,7 @@ def decode_images(index: Index, size: int, cache_dir: str) -> DecodedImages:
         (N, size, size, 3) RGB.
 
     Raises:
-        DataError: If a picture has changed since it was indexed, or the disk is too small.
+        DataError: If an image has changed since it was indexed, or the disk is too small.
     """
     file = files.cache_folder(cache_dir, "pixels") / f"{index.content}-{size}-v{VERSION}.npy"
     with _cached(FileLock(file.with_suffix(".lock"))):
@@ -110,7 +110,7 @@ def _cached(lock: FileLock) -> AcquireReturnProxy[Any]:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        log.info("waiting for another process that decodes the same pictures")
+        log.info("waiting for another process that decodes the same images")
         return lock.acquire()
 
 
@@ -120,7 +120,7 @@ def _build(index: Index, size: int, file: Path) -> None:
     free = shutil.disk_usage(file.parent).free
     if free < needed + (64 << 20):
         raise DataError(
-            f"Decoding {len(index)} pictures at {size}x{size} takes {needed / 1e9:.1f} GB, but "
+            f"Decoding {len(index)} images at {size}x{size} takes {needed / 1e9:.1f} GB, but "
             f"{file.parent} has {free / 1e9:.1f} GB left: free some, or choose another cache_dir."
         )
     checksum = 0
@@ -128,14 +128,14 @@ def _build(index: Index, size: int, file: Path) -> None:
         np.lib.format.write_array_header_1_0(
             stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
         )
-        for picture in track(_pictures(index, size), "decoding pictures", len(index)):
-            data = picture.tobytes()
+        for image in track(_images(index, size), "decoding images", len(index)):
+            data = image.tobytes()
             checksum = zlib.crc32(data, checksum)
             stream.write(data)
     _write_manifest(file, {"crc32": checksum, "shape": shape})
 
 
-def _pictures(index: Index, size: int) -> Iterator[Pixels]:
+def _images(index: Index, size: int) -> Iterator[Pixels]:
     """Decode by all cores, in order, no further ahead than memory is worth."""
     with ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(index), _CHUNK):

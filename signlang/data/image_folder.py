@@ -19,7 +19,7 @@ SUBSET_NAMES: Final = {"train", "training", "test", "testing", "val", "valid", "
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """One picture as its owner describes it."""
+    """One image as its owner describes it."""
 
     path: str
     label: str
@@ -27,11 +27,11 @@ class ImageEntry:
 
 
 def list_folder(root: Path) -> list[ImageEntry]:
-    """List the pictures below a folder that has one folder per class.
+    """List the images below a folder that has one folder per class.
 
-    Pictures may lie in folders of any depth below their class; links are followed; hidden files and
+    Images may lie in folders of any depth below their class; links are followed; hidden files and
     what operating systems leave behind are passed over. A file whose name does not look like a
-    picture is looked into, and passed over with a line in the log if it holds none.
+    image is looked into, and passed over with a line in the log if it holds none.
 
     Raises:
         DataError: If there is no such folder, it has no class folders, some class folder is empty,
@@ -48,7 +48,7 @@ def list_folder(root: Path) -> list[ImageEntry]:
     folders = [name for name in names if (root / name).is_dir()]
     if not folders:
         raise DataError(
-            f"{root} has no folders in it: expected one folder of pictures per sign, "
+            f"{root} has no folders in it: expected one folder of images per sign, "
             "or a CSV file with the columns path,label."
         )
     _refuse_subset_folders(root, folders)
@@ -68,13 +68,13 @@ def list_folder(root: Path) -> list[ImageEntry]:
             empty.append(name)
     if empty:
         raise DataError(
-            f"{len(empty)} of the {len(folders)} class folders of {root} hold no picture: "
+            f"{len(empty)} of the {len(folders)} class folders of {root} hold no image: "
             f"{', '.join(empty)}. Fill or remove them."
         )
     passed_over += [n for n in names if n not in folders and is_image_name(Path(n).suffix)]
     if passed_over:
         log.warning(
-            "%d files of %s are no pictures of a class and were passed over:%s",
+            "%d files of %s are no images of a class and were passed over:%s",
             len(passed_over),
             root,
             listing(passed_over, most=5),
@@ -83,10 +83,10 @@ def list_folder(root: Path) -> list[ImageEntry]:
 
 
 def list_csv(file: Path) -> list[ImageEntry]:
-    """List the pictures that a CSV file names: columns path,label and, if known, signer.
+    """List the images that a CSV file names: columns path,label and, if known, signer.
 
     Paths are relative to the file's folder, or absolute; a file that is missing is found later,
-    when every picture is opened.
+    when every image is opened.
 
     Raises:
         DataError: If a column or a value is missing, or a path is named twice.
@@ -97,7 +97,7 @@ def list_csv(file: Path) -> list[ImageEntry]:
         raise DataError(f"{file}: no path or no label in:{listing(missing)}")
     twice = [path for path, n in Counter(row["path"] for _, row in rows).items() if n > 1]
     if twice:
-        raise DataError(f"{file} names {len(twice)} pictures more than once:{listing(twice)}")
+        raise DataError(f"{file} names {len(twice)} images more than once:{listing(twice)}")
     return [
         ImageEntry(row["path"], unicodedata.normalize("NFC", row["label"]), row.get("signer") or "")
         for _, row in rows
@@ -105,19 +105,19 @@ def list_csv(file: Path) -> list[ImageEntry]:
 
 
 def read_signers(root: Path, signers: str | None, paths: list[str]) -> dict[str, str] | None:
-    """Read who is in which picture.
+    """Read who is in which image.
 
     Args:
         root: The folder of class folders.
         signers: A CSV file `path,signer`, paths relative to `root`; `auto` takes `signers.csv` from
-            `root` or the folder above it if it names a picture of `root`; None reads nothing.
-        paths: The pictures of the data set.
+            `root` or the folder above it if it names an image of `root`; None reads nothing.
+        paths: The images of the data set.
 
     Returns:
         The signer by path, or None where nothing is known.
 
     Raises:
-        DataError: If the file is missing or unreadable, or leaves pictures without a signer.
+        DataError: If the file is missing or unreadable, or leaves images without a signer.
     """
     if not signers:
         return None
@@ -143,7 +143,7 @@ def _complete(file: Path, known: dict[str, str], paths: list[str]) -> dict[str, 
     unknown = [path for path in paths if path not in known]
     if unknown:
         raise DataError(
-            f"{file} does not say who is in {len(unknown)} of {len(paths)} pictures:"
+            f"{file} does not say who is in {len(unknown)} of {len(paths)} images:"
             f"{listing(unknown)}\nAdd them, or do without signers: data.signers=null."
         )
     return known

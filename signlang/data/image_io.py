@@ -1,6 +1,6 @@
 """Reading image files as upright 8-bit RGB arrays: decoding, EXIF orientation, resizing.
 
-Training, description and service all read pictures here, so that all see the same pixels.
+Training, description and service all read images here, so that all see the same pixels.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 def map_in_order(
     make: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
-    """Call a function for each item in threads; decoders of pictures let threads run side by side.
+    """Call a function for each item in threads; decoders of images let threads run side by side.
 
     Args:
         make: What to call; what it raises comes out where its result would.
@@ -71,7 +71,7 @@ MAX_PIXELS: Final = 100_000_000  # more than any camera of hands takes; a small 
 MAX_BYTES: Final = 256 * 2**20
 STILL_FORMATS: Final = {
     "MPO"
-}  # a telephone's JPEG with a second view behind it: the first is the picture
+}  # a telephone's JPEG with a second view behind it: the first is the image
 _SIXTEEN_BIT: Final = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 _WITH_ALPHA: Final = {"RGBA", "LA", "PA", "RGBa", "La"}
 # what decoders throw at damaged files
@@ -94,12 +94,12 @@ _SUFFIXES: Final = {"JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "MPO": {".jpg", 
 
 
 class BadImageError(Exception):
-    """A file that cannot be used as a picture; the text says why, without the file's name."""
+    """A file that cannot be used as an image; the text says why, without the file's name."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of a picture file once it has been decoded.
+    """What is known of an image file once it has been decoded.
 
     Attributes:
         digest: BLAKE2 of the bytes, 32 hexadecimal digits.
@@ -122,15 +122,15 @@ def digest_of(data: bytes) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file that should be a picture.
+    """Read a file that should be an image.
 
     Raises:
-        BadPictureError: If it is missing, unreadable, empty or larger than 256 MiB.
+        BadImageError: If it is missing, unreadable, empty or larger than 256 MiB.
     """
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise BadImageError(f"{size / 2**20:,.0f} MiB, more than a picture can be")
+            raise BadImageError(f"{size / 2**20:,.0f} MiB, more than an image can be")
         data = path.read_bytes()
     except FileNotFoundError:
         broken = path.is_symlink()
@@ -143,45 +143,45 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode a still picture completely, turn it upright and convert it to 8-bit RGB.
+    """Decode a still image completely, turn it upright and convert it to 8-bit RGB.
 
     Grey is repeated, alpha is laid over white, 16 bits are scaled to 8, CMYK is converted.
 
     Raises:
-        BadPictureError: If the bytes are no picture, are cut off, hold a film or an animation, more
+        BadImageError: If the bytes are no image, are cut off, hold a film or an animation, more
             than 100 million pixels, or numbers without a known range.
     """
-    picture = _load(data)
-    return _upright(_as_rgb(picture), _orientation(picture))
+    image = _load(data)
+    return _upright(_as_rgb(image), _orientation(image))
 
 
 def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:
-    """Decode a picture as `decode` does and say what it is.
+    """Decode an image as `decode` does and say what it is.
 
     Args:
         data: The file.
         suffix: The ending of the file's name, to notice a wrong one.
 
     Raises:
-        BadPictureError: As `decode`.
+        BadImageError: As `decode`.
     """
-    picture = _load(data)
-    found, mode = str(picture.format), picture.mode
+    image = _load(data)
+    found, mode = str(image.format), image.mode
     odd = []
     expected = _SUFFIXES.get(found, {end for end, kind in _endings().items() if kind == found})
     if suffix and suffix.lower() not in expected:
         odd.append(f"a {found} named {suffix}")
-    orientation = _orientation(picture)
+    orientation = _orientation(image)
     if orientation in _TURNS:
         odd.append("turned by EXIF")
     if mode != "RGB":
         odd.append(f"mode {mode}")
-    rgb = _upright(_as_rgb(picture), orientation)
+    rgb = _upright(_as_rgb(image), orientation)
     return ImageFacts(digest_of(data), rgb.width, rgb.height, f"{found} {mode}", ", ".join(odd))
 
 
 def looks_like_image(path: Path) -> bool:
-    """Whether a file with an unusual name holds a picture, judged by its first bytes."""
+    """Whether a file with an unusual name holds an image, judged by its first bytes."""
     try:
         with Image.open(path):
             return True
@@ -189,25 +189,25 @@ def looks_like_image(path: Path) -> bool:
         return False
 
 
-def resize_image(picture: Image.Image, size: int) -> Pixels:
-    """Squeeze a picture to a square, (size, size, 3), as published studies do.
+def resize_image(image: Image.Image, size: int) -> Pixels:
+    """Squeeze an image to a square, (size, size, 3), as published studies do.
 
     The filter is PIL's bilinear one, which averages when shrinking. Its two passes, first along the
     rows and then along the columns, each rounded to whole bytes, are written out here: since
-    version 13 Pillow else changes their order for tall pictures. A service repeats them exactly,
+    version 13 Pillow else changes their order for tall images. A service repeats them exactly,
     see `deploy.resizing`.
     """
-    for sides in ((size, picture.height), (size, size)):
-        if picture.size != sides:
-            picture = picture.resize(sides, Image.Resampling.BILINEAR)
-    return np.asarray(picture, dtype=np.uint8)
+    for sides in ((size, image.height), (size, size)):
+        if image.size != sides:
+            image = image.resize(sides, Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8)
 
 
 def resize_batch(batch: Pixels, *sides: int) -> Pixels:
     """Bring a batch (B, h, w, 3) to (B, side, side, 3), through one side after another."""
     for side in sides:
         if batch.shape[1:3] != (side, side):
-            batch = np.stack([resize_image(Image.fromarray(picture), side) for picture in batch])
+            batch = np.stack([resize_image(Image.fromarray(image), side) for image in batch])
     return batch
 
 
@@ -216,7 +216,7 @@ def _endings() -> dict[str, str]:
 
 
 def is_image_name(suffix: str) -> bool:
-    """Whether files with this ending are expected to be pictures.
+    """Whether files with this ending are expected to be images.
 
     >>> is_image_name(".JPG"), is_image_name(".txt")
     (True, False)
@@ -227,58 +227,58 @@ def is_image_name(suffix: str) -> bool:
 
 def _load(data: bytes) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > MAX_PIXELS:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1 and picture.format not in STILL_FORMATS:
-            raise BadImageError(f"animated ({frames} frames), not a still picture")
-        picture.load()
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format not in STILL_FORMATS:
+            raise BadImageError(f"animated ({frames} frames), not a still image")
+        image.load()
     except UnidentifiedImageError:
-        raise BadImageError("not a picture, or of an unknown format") from None
+        raise BadImageError("not an image, or of an unknown format") from None
     except Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except _DAMAGE as why:
         raise BadImageError(f"damaged or cut off ({why})") from None
-    return picture
+    return image
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(0x0112, 1))
+        return int(image.getexif().get(0x0112, 1))
     except _DAMAGE:  # of the notes beside the pixels, not of the pixels
         return 1
 
 
-def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
     turn = _TURNS.get(orientation)
-    return picture if turn is None else picture.transpose(turn)
+    return image if turn is None else image.transpose(turn)
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode in _SIXTEEN_BIT:
-        picture = _from_sixteen_bits(picture)
-    if picture.mode == "F":
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        image = _from_sixteen_bits(image)
+    if image.mode == "F":
         raise BadImageError("floating-point pixels of unknown range")
-    if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
-        picture = Image.alpha_composite(white, layer)
-    return picture.convert("RGB")
+        image = Image.alpha_composite(white, layer)
+    return image.convert("RGB")
 
 
-def _from_sixteen_bits(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.int64)
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise BadImageError("32-bit pixels of unknown range")
     return Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
 
 
 def read_image(data: bytes, limit_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode the bytes of a picture file as training does: (H, W, 3), upright, RGB.
+    """Decode the bytes of an image file as training does: (H, W, 3), upright, RGB.
 
     Raises:
-        BadPictureError: If they are no picture, damaged, animated, or above the limit; the text
+        BadImageError: If they are no image, damaged, animated, or above the limit; the text
             says which.
     """
     if not data:

@@ -29,11 +29,11 @@ from signlang.data.image_io import BadImageError, ImageFacts
 from signlang.errors import DataError, SettingError, listing
 from signlang.files import IMAGE_COLUMNS, atomic_write, write_csv, write_json
 
-VERSION: Final = 1  # of the memory; raise it when `pictures.inspect` judges differently
+VERSION: Final = 1  # of the memory; raise it when `images.inspect` judges differently
 
 
 def inspect_files(root: Path, paths: Sequence[str], memory: Path) -> list[ImageFacts | str]:
-    """Decode every picture that is not remembered, in parallel.
+    """Decode every image that is not remembered, in parallel.
 
     Args:
         root: What the paths are relative to.
@@ -55,7 +55,7 @@ def inspect_files(root: Path, paths: Sequence[str], memory: Path) -> list[ImageF
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = pool.map(lambda item: _inspect_one(root / item[0]), missing)
             for (path, stamp), result in zip(
-                missing, track(results, "checking pictures", len(missing)), strict=True
+                missing, track(results, "checking images", len(missing)), strict=True
             ):
                 found[path] = [*(stamp or [0, 0]), result]
         with atomic_write(memory) as temporary:
@@ -107,14 +107,14 @@ class BadFile:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """All usable pictures of a data set, sorted by path.
+    """All usable images of a data set, sorted by path.
 
     Attributes:
         root: What the paths are relative to.
         classes: Names of the classes, sorted by code point; a label is a position in them.
-        paths: One per picture, POSIX.
+        paths: One per image, POSIX.
         labels: (N,) positions in `classes`.
-        signers: Who is in each picture, or None where the data set does not say.
+        signers: Who is in each image, or None where the data set does not say.
         facts: Digest, size and kind of each file.
         excluded: Files that cannot be used and were left out because the user said so.
     """
@@ -128,22 +128,22 @@ class Index:
     excluded: tuple[BadFile, ...] = ()
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Count the images."""
         return len(self.paths)
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
-        """(classes,) pictures per class."""
+        """(classes,) images per class."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
     @cached_property
     def content(self) -> str:
-        """Digest of all pictures in order, 32 hexadecimal digits: equal only for equal files."""
+        """Digest of all images in order, 32 hexadecimal digits: equal only for equal files."""
         return _digest(fact.digest for fact in self.facts)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of pictures, names, labels and signers: what a run was trained on."""
+        """Digest of images, names, labels and signers: what a run was trained on."""
         names = [self.classes[label] for label in self.labels]
         return _digest((self.content, *self.paths, *names, *(self.signers or ())))
 
@@ -152,7 +152,7 @@ class Index:
 
         Args:
             folder: Where to.
-            parts: (N,) what each picture is used for.
+            parts: (N,) what each image is used for.
         """
         signers = self.signers or ("",) * len(self)
         rows = (
@@ -172,7 +172,7 @@ class Index:
 def read_index(
     root: Path, *, cache_dir: str, signers: str | None = "auto", on_bad_image: str = "error"
 ) -> Index:
-    """Read a data set and open every picture of it once.
+    """Read a data set and open every image of it once.
 
     Args:
         root: A folder with one folder per class, or a CSV file `path,label[,signer]`.
@@ -201,7 +201,7 @@ def read_index(
     )
     if bad and on_bad_image == "error":
         raise DataError(
-            f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as pictures:"
+            f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as images:"
             f"{listing(map(str, bad), most=1000)}\n"
             "Mend or remove them, or leave them out with data.on_bad_image=exclude."
         )
@@ -214,9 +214,7 @@ def _index(
     good = sorted(good, key=lambda item: item[0].path)
     classes = tuple(sorted({entry.label for entry, _ in good}))
     if not good:
-        raise DataError(
-            f"{root} holds no usable picture: expected one folder of pictures per sign."
-        )
+        raise DataError(f"{root} holds no usable image: expected one folder of images per sign.")
     if len(classes) < 2:
         raise DataError(
             f"{root} holds one class only, {classes[0]}: a classifier needs at least two. "

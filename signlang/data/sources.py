@@ -24,7 +24,7 @@ from signlang.errors import DataError, SettingError, SignlangError
 from signlang.files import content_digest
 
 DIGITS_URL: Final = "https://github.com/ardamavi/Sign-Language-Digits-Dataset/archive/4b09433.zip"
-# An archive that is packed on demand has no lasting checksum; its 2,062 pictures have.
+# An archive that is packed on demand has no lasting checksum; its 2,062 images have.
 DIGITS_CONTENT: Final = "3e6e0579509c97a3a4c2259a51e64219"
 ASL_ALPHABET: Final = "grassknoted/asl-alphabet"
 
@@ -39,7 +39,7 @@ def synthetic(
     """
     if root is not None:
         raise SettingError(
-            "data=synthetic draws its own pictures: for a folder of yours say data=folder "
+            "data=synthetic draws its own images: for a folder of yours say data=folder "
             f"data.root={root}."
         )
     if min(signers, takes) < 1 or size < 16:
@@ -50,7 +50,7 @@ def synthetic(
     name = f"v{drawing.VERSION}-signers{signers}-takes{takes}-size{size}-seed{seed}"
     folder = files.cache_folder(cache_dir, "synthetic") / name
     if not folder.is_dir():
-        log.info("drawing %d pictures into %s", len(drawing.SIGNS) * signers * takes, folder)
+        log.info("drawing %d images into %s", len(drawing.SIGNS) * signers * takes, folder)
         drawing.write_dataset(folder, signers=signers, takes=takes, size=size, seed=seed)
     return folder
 
@@ -78,10 +78,10 @@ def folder(root: str | None, cache_dir: str) -> Path:
 
 
 def digits(root: str | None, cache_dir: str) -> Path:
-    """Find the Sign Language Digits, or download their 2,062 pictures once (25 MB).
+    """Find the Sign Language Digits, or download their 2,062 images once (25 MB).
 
     Raises:
-        DataError: If the download fails or brings other pictures.
+        DataError: If the download fails or brings other images.
     """
     if root is not None:
         path = Path(root).expanduser()
@@ -123,7 +123,7 @@ def _download_digits(target: Path) -> None:
     if found is None or content_digest(found) != DIGITS_CONTENT:
         Path(archive).unlink()
         raise DataError(
-            f"What {DIGITS_URL} brought are not the 2,062 pictures known by checksum; "
+            f"What {DIGITS_URL} brought are not the 2,062 images known by checksum; "
             f"try again. {by_hand}"
         )
     found.rename(target)
@@ -164,7 +164,7 @@ def _download_asl_alphabet(cache_dir: str) -> Path:
         ) from error
 
 
-THUMBNAIL_SIZE: Final = 180  # pixels of a picture in a report
+THUMBNAIL_SIZE: Final = 180  # pixels of an image in a report
 BACKGROUND: Final = (240, 241, 243)
 OWN_SOURCES: Final = {
     f"{__name__}.{source.__name__}": source for source in (folder, digits, asl_alphabet, synthetic)
@@ -177,7 +177,7 @@ DOWNLOADS: Final = {
 
 
 def images_root(run: Path) -> Path:
-    """Find the folder to which the paths of a run's pictures are relative.
+    """Find the folder to which the paths of a run's images are relative.
 
     Raises:
         DataError: If it is not known, or not there any more.
@@ -233,15 +233,15 @@ def _version(path: Path) -> tuple[int, str]:
 
 
 def read_thumbnails(root: Path, paths: Sequence[str]) -> list[Image.Image | None]:
-    """Read pictures into squares, their own proportions kept; None for each that is not there."""
+    """Read images into squares, their own proportions kept; None for each that is not there."""
     return [_thumbnail(root / path) for path in paths]
 
 
 def _thumbnail(file: Path) -> Image.Image | None:
     try:
-        picture = decode(read_bytes(file))
+        image = decode(read_bytes(file))
     except (BadImageError, OSError, ValueError):
         return None
     return ImageOps.pad(
-        picture, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, color=BACKGROUND
+        image, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, color=BACKGROUND
     )

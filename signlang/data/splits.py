@@ -1,7 +1,7 @@
 """Cross-validation splits: train, validation and test subsets of every fold.
 
 A fold is a test set. Folds depend on the sorted paths, the labels, the groups and the seed, and on
-nothing else, so that any two networks can be compared picture by picture.
+nothing else, so that any two networks can be compared image by image.
 
 Nothing here needs torch, so that a command can refuse or skip a run before torch is imported.
 """
@@ -46,16 +46,16 @@ class Subsets:
 
 
 def group_ids(index: Index, split: str, blocks: int = 10) -> Ints | None:
-    """Number the groups of pictures that must not be torn apart.
+    """Number the groups of images that must not be torn apart.
 
     Args:
-        index: The pictures.
+        index: The images.
         split: `stratified` (no groups), `signer`, or `blocks`: the film of each class, ordered by
             the last number in the file name, is cut into runs of neighbouring frames.
         blocks: Into how many runs.
 
     Returns:
-        (N,) group numbers, or None where every picture stands alone.
+        (N,) group numbers, or None where every image stands alone.
 
     Raises:
         DataError: If the signers or the frame numbers are unknown.
@@ -71,7 +71,7 @@ def group_ids(index: Index, split: str, blocks: int = 10) -> Ints | None:
 def assign_folds(
     labels: Ints, groups: Ints | None, folds: int, seed: int, classes: tuple[str, ...]
 ) -> Ints:
-    """Deal pictures into folds of nearly equal size and nearly equal shares of every class.
+    """Deal images into folds of nearly equal size and nearly equal shares of every class.
 
     Args:
         labels: (N,) labels.
@@ -81,10 +81,10 @@ def assign_folds(
         classes: Names for error messages.
 
     Returns:
-        (N,) the fold in which each picture is tested.
+        (N,) the fold in which each image is tested.
 
     Raises:
-        DataError: If some fold would lack a class, or some class has fewer pictures than folds.
+        DataError: If some fold would lack a class, or some class has fewer images than folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -92,8 +92,8 @@ def assign_folds(
     scarce = [f"{classes[c]} ({counts[c]})" for c in np.flatnonzero(counts < folds)]
     if scarce:
         raise DataError(
-            f"{folds} folds need {folds} pictures of every class, but there are fewer of "
-            f"{', '.join(scarce)}. Use folds={max(2, int(counts.min()))} or add pictures."
+            f"{folds} folds need {folds} images of every class, but there are fewer of "
+            f"{', '.join(scarce)}. Use folds={max(2, int(counts.min()))} or add images."
         )
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     if groups is not None and len(np.unique(groups)) < folds:
@@ -111,12 +111,12 @@ def assign_folds(
         absent = np.setdiff1d(np.arange(len(classes)), labels[numbers == number])
         if len(absent):
             raise DataError(
-                f"With {folds} folds by groups, fold {number} has no picture of "
+                f"With {folds} folds by groups, fold {number} has no image of "
                 f"{', '.join(classes[c] for c in absent)}: its groups cannot be spread so widely. "
                 f"Use fewer folds (folds={folds - 1}), another seed, or another split."
                 if folds > 2 else
-                f"Fold {number} has no picture of {', '.join(classes[c] for c in absent)}, even "
-                "with 2 folds: use split=stratified, or add pictures of these by other people."
+                f"Fold {number} has no image of {', '.join(classes[c] for c in absent)}, even "
+                "with 2 folds: use split=stratified, or add images of these by other people."
             )  # fmt: skip
     return numbers
 
@@ -131,10 +131,10 @@ def split_subsets(
     validation: float | str = 0.1,
     blocks: int = 10,
 ) -> Subsets:
-    """Divide the pictures for one fold.
+    """Divide the images for one fold.
 
     Args:
-        index: The pictures.
+        index: The images.
         split: See `group_ids`.
         folds: Number of folds.
         fold: Which of them is the test set, from 0.
@@ -188,14 +188,14 @@ def _no_groups(index: Index, blocks: int) -> None:
 def _signers(index: Index, blocks: int) -> Ints:
     if index.signers is None:
         raise DataError(
-            f"split=signer: it is not known who is in the pictures of {index.root}. Give a CSV "
+            f"split=signer: it is not known who is in the images of {index.root}. Give a CSV "
             "file path,signer as data.signers=FILE (or signers.csv beside the class folders), or "
             "use split=stratified."
         )
     unknown = sum(not signer for signer in index.signers)
     if unknown:
         raise DataError(
-            f"split=signer: the signer of {unknown} of {len(index)} pictures of {index.root} is "
+            f"split=signer: the signer of {unknown} of {len(index)} images of {index.root} is "
             "unknown. Name them all, or use split=stratified."
         )
     return np.unique(np.array(index.signers), return_inverse=True)[1].astype(np.int64)
@@ -233,7 +233,7 @@ class Fold:
         split: The group `split`.
         folds: Number of folds.
         fold: Which of them is the test set.
-        batch_size: Pictures of a training step, which the training part must reach.
+        batch_size: Images of a training step, which the training part must reach.
         cache_dir: Folder for what can be made again.
     """
 
@@ -252,7 +252,7 @@ class Fold:
 
     @cached_property
     def index(self) -> Index:
-        """All pictures; reads and checks them."""
+        """All images; reads and checks them."""
         root = self.data["source"](self.data["root"], self.cache_dir)
         return read_index(
             Path(root),
@@ -263,7 +263,7 @@ class Fold:
 
     @cached_property
     def parts(self) -> Subsets:
-        """Which pictures are for what."""
+        """Which images are for what."""
         parts = split_subsets(
             self.index,
             split=self.split["name"],
@@ -276,6 +276,6 @@ class Fold:
         if self.batch_size > len(parts.train):
             raise DataError(
                 f"batch_size={self.batch_size} is more than the {len(parts.train)} training "
-                f"pictures of a fold: use at most batch_size={len(parts.train)}."
+                f"images of a fold: use at most batch_size={len(parts.train)}."
             )
         return parts

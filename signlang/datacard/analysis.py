@@ -30,17 +30,17 @@ class Analysis:
 
     Attributes:
         name: Of the data set.
-        index: Its pictures, those that cannot be used left out.
+        index: Its images, those that cannot be used left out.
         split: Name of the split, with the number of folds.
-        folds: (N,) in which fold each picture is tested, or None.
+        folds: (N,) in which fold each image is tested, or None.
         unsplit: Why there are no folds.
-        pixels: (N, 32, 32, 3) all pictures, small.
+        pixels: (N, 32, 32, 3) all images, small.
         duplicates: See there.
-        near: Correlation from which two pictures are near duplicates.
+        near: Correlation from which two images are near duplicates.
         detail: The most that they may differ in any place.
-        judgement: What networks said of the pictures, or None.
-        suspects: Pictures whose label is probably wrong.
-        samples: Pictures of a sample sheet.
+        judgement: What networks said of the images, or None.
+        suspects: Images whose label is probably wrong.
+        samples: Images of a sample sheet.
     """
 
     name: str
@@ -58,27 +58,27 @@ class Analysis:
 
     @cached_property
     def odd(self) -> dict[int, str]:
-        """What is unusual about usable pictures, by row."""
+        """What is unusual about usable images, by row."""
         return statistics.oddities(self.index.facts)
 
     @property
     def leak(self) -> float:
-        """Share of the pictures with a duplicate, exact or near, in another fold."""
+        """Share of the images with a duplicate, exact or near, in another fold."""
         return float(self.duplicates.other_fold.found.mean())
 
     @property
     def agreement(self) -> float:
-        """Share of the judged pictures that networks gave their label."""
+        """Share of the judged images that networks gave their label."""
         assert self.judgement is not None
         given = self.index.labels[self.judgement.rows]
         return float((self.judgement.probabilities.argmax(1) == given).mean())
 
     def label(self, row: int) -> str:
-        """The class of a picture, by name."""
+        """The class of an image, by name."""
         return self.index.classes[int(self.index.labels[row])]
 
     def signer(self, row: int) -> str:
-        """Who is in a picture, nothing where that is not known."""
+        """Who is in an image, nothing where that is not known."""
         return self.index.signers[row] if self.index.signers else ""
 
 
@@ -86,7 +86,7 @@ def analyse(cfg: DictConfig) -> Analysis:
     """Read the data set and look for what is wrong with it.
 
     Raises:
-        DataError: If there are no pictures, or the predictions do not belong to them.
+        DataError: If there are no images, or the predictions do not belong to them.
     """
     predictions = _predictions(cfg.predictions)  # before minutes of reading
     index = _index(cfg)
@@ -151,7 +151,7 @@ def show_summary(found: Analysis, out: Path) -> None:
     """Tell the user what was found and where the card is."""
     index, pairs = found.index, found.duplicates
     rows = {
-        "pictures": f"{len(index):,} of {len(index.classes)} classes",
+        "images": f"{len(index):,} of {len(index.classes)} classes",
         "signers": f"{len(set(index.signers) - {''}):,}" if index.signers else "unknown",
         "unusable files": f"{len(index.excluded):,}",
         "odd files": f"{len(found.odd):,}",
@@ -159,10 +159,10 @@ def show_summary(found: Analysis, out: Path) -> None:
         "near duplicates": _of(pairs.near),
     }
     if found.folds is not None:
-        rows["in another fold too"] = f"{found.leak:.1%} of the pictures ({found.split})"
+        rows["in another fold too"] = f"{found.leak:.1%} of the images ({found.split})"
     if found.judgement is not None:
         rows["probably wrong labels"] = (
-            f"{len(found.suspects):,} of {len(found.judgement.rows):,} judged pictures"
+            f"{len(found.suspects):,} of {len(found.judgement.rows):,} judged images"
         )
     show_table(f"data card of {found.name}", {**rows, "card": str(out / "card.html")})
 
@@ -218,14 +218,14 @@ def _duplicate_rows(found: Analysis) -> Iterator[tuple[object, ...]]:
             )  # fmt: skip
 
 
-UNEVEN: Final = 1.5  # times as many pictures in the largest class as in the smallest
+UNEVEN: Final = 1.5  # times as many images in the largest class as in the smallest
 
 
 def many(count: int, noun: str) -> str:
     """Count things in words.
 
-    >>> many(1, "picture"), many(2062, "picture")
-    ('1 picture', '2,062 pictures')
+    >>> many(1, "image"), many(2062, "image")
+    ('1 image', '2,062 images')
     """
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
@@ -240,14 +240,14 @@ def _wrong_labels(found: Analysis) -> Iterator[str]:
     for name, kind in (("equal", pairs.exact), ("nearly equal", pairs.near)):
         if kind.across_classes:
             yield (
-                f"{many(kind.across_classes, 'pair')} of {name} pictures "
+                f"{many(kind.across_classes, 'pair')} of {name} images "
                 f"{'has' if kind.across_classes == 1 else 'have'} different labels: "
                 "at least one of the two is wrong, or the signs cannot be told apart."
             )
     if found.suspects:
         yield (
             f"{many(len(found.suspects), 'label')} {'is' if len(found.suspects) == 1 else 'are'} "
-            "probably wrong, as networks judge that were not trained on these pictures and agree "
+            "probably wrong, as networks judge that were not trained on these images and agree "
             f"with {found.agreement:.1%} of all labels: look at them."
         )
 
@@ -257,7 +257,7 @@ def _leaks(found: Analysis) -> Iterator[str]:
         yield f"The folds of {found.split} cannot be made. {found.unsplit}"
     elif found.leak:
         yield (
-            f"{found.leak:.1%} of the test pictures of a fold have a duplicate or near duplicate "
+            f"{found.leak:.1%} of the test images of a fold have a duplicate or near duplicate "
             f"in its training part ({found.split}): the network has seen them before it is tested, "
             "and looks better than it is."
         )
@@ -267,9 +267,9 @@ def _people(found: Analysis) -> Iterator[str]:
     index = found.index
     names = set(index.signers or ()) - {""}
     if index.signers is None:
-        yield "Who is in the pictures is not known: results say nothing about other people's hands."
+        yield "Who is in the images is not known: results say nothing about other people's hands."
     elif len(names) == 1:
-        yield "One signer made all pictures: results say nothing about other people's hands."
+        yield "One signer made all images: results say nothing about other people's hands."
     elif found.folds is not None and (shared := _shared(found)):
         yield (
             f"{shared:,} of {many(len(names), 'signer')} are in more than one fold "
@@ -279,7 +279,7 @@ def _people(found: Analysis) -> Iterator[str]:
 
 
 def _shared(found: Analysis) -> int:
-    """Signers with pictures in more than one fold."""
+    """Signers with images in more than one fold."""
     assert found.folds is not None
     folds_of: dict[str, set[int]] = {}
     for signer, fold in zip(found.index.signers or (), found.folds.tolist(), strict=True):
@@ -290,17 +290,17 @@ def _shared(found: Analysis) -> int:
 def _rest(found: Analysis) -> Iterator[str]:
     index = found.index
     if index.excluded:
-        yield f"{many(len(index.excluded), 'file')} cannot be used as pictures and were left out."
+        yield f"{many(len(index.excluded), 'file')} cannot be used as images and were left out."
     ratio = statistics.imbalance(index.counts)
     if ratio >= UNEVEN:
         few, most = index.counts.argmin(), index.counts.argmax()
         yield (
-            f"Classes are uneven: {many(int(index.counts[most]), 'picture')} of "
+            f"Classes are uneven: {many(int(index.counts[most]), 'image')} of "
             f"{index.classes[most]}, {index.counts[few]:,} of {index.classes[few]}."
         )
     judged = found.judgement
     if judged is not None and len(judged.rows) < len(index):
         yield (
-            f"The predictions judge {len(judged.rows):,} of {len(index):,} pictures only: the "
+            f"The predictions judge {len(judged.rows):,} of {len(index):,} images only: the "
             "labels of the others were not looked at."
         )

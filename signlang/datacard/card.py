@@ -19,32 +19,32 @@ from signlang.datacard.analysis import Analysis, findings, many
 from signlang.reporting.page import Blocks, ImageBlock, Notes, Page, Rows, Section, Table, Text
 from signlang.reporting.plots import BLUE, INK, literal_text, new_axes
 
-SIDE: Final = 112  # pixels of one small picture
+SIDE: Final = 112  # pixels of one small image
 GAP: Final = 4
 BACKGROUND: Final = (240, 241, 243)
 
 
 def counts_chart(names: Sequence[str], counts: Ints) -> Figure:
-    """Draw one bar per class, (classes,) pictures long."""
+    """Draw one bar per class, (classes,) images long."""
     figure, panel = new_axes(height=1.0 + 0.24 * len(names))
     bars = panel.barh(range(len(names)), counts, color=BLUE, height=0.72)
     panel.set_yticks(range(len(names)), [literal_text(name) for name in names])
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.bar_label(bars, padding=3, color=INK, fontsize=10)
-    panel.set_xlabel("pictures")
+    panel.set_xlabel("images")
     panel.set_xlim(0, float(counts.max()) * 1.1)
     panel.grid(axis="y", visible=False)
     return figure
 
 
 def signers_chart(per_signer: Ints) -> Figure:
-    """Draw how many signers have how many pictures, from (S,) pictures per signer."""
+    """Draw how many signers have how many images, from (S,) images per signer."""
     figure, panel = new_axes(height=3.2)
     low, high = int(per_signer.min()), int(per_signer.max())
     width = max(1, -(-(high - low + 1) // 30))
     edges = np.arange(low, high + width + 1, width) - 0.5
     panel.hist(per_signer, bins=edges.tolist(), color=BLUE, rwidth=0.9)
-    panel.set_xlabel("pictures of one signer")
+    panel.set_xlabel("images of one signer")
     panel.set_ylabel("signers")
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
@@ -52,7 +52,7 @@ def signers_chart(per_signer: Ints) -> Figure:
 
 
 def sizes_chart(common: Sequence[tuple[tuple[int, int], int]]) -> Figure:
-    """Draw one bubble per size; its area grows with the number of pictures."""
+    """Draw one bubble per size; its area grows with the number of images."""
     figure, panel = new_axes(height=4.6)
     size = np.array([size for size, _ in common], dtype=float)
     count = np.array([n for _, n in common], dtype=float)
@@ -73,7 +73,7 @@ def sizes_chart(common: Sequence[tuple[tuple[int, int], int]]) -> Figure:
 
 
 def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image.Image:
-    """Lay pictures out in rows, each shrunk to fit a square, its own proportions kept."""
+    """Lay images out in rows, each shrunk to fit a square, its own proportions kept."""
     lines = -(-len(rows) // columns)
     step = SIDE + GAP
     width = min(len(rows), columns) * step - GAP
@@ -85,13 +85,13 @@ def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image
 
 
 def thumbnail(index: Index, row: int) -> Image.Image:
-    """One picture in a square of `SIDE` pixels."""
-    picture = image_io.decode(image_io.read_bytes(index.root / index.paths[row]))
-    return ImageOps.pad(picture, (SIDE, SIDE), Image.Resampling.BICUBIC, color=BACKGROUND)
+    """One image in a square of `SIDE` pixels."""
+    image = image_io.decode(image_io.read_bytes(index.root / index.paths[row]))
+    return ImageOps.pad(image, (SIDE, SIDE), Image.Resampling.BICUBIC, color=BACKGROUND)
 
 
 def mean_image(pixels: npt.NDArray[np.uint8], rows: Ints) -> Image.Image:
-    """Average pictures of (N, h, w, 3) pixel by pixel: it shows where hands are held."""
+    """Average images of (N, h, w, 3) pixel by pixel: it shows where hands are held."""
     total = np.zeros(pixels.shape[1:], dtype=np.float64)
     for start in range(0, len(rows), 1024):
         total += pixels[rows[start : start + 1024]].sum(0, dtype=np.float64)
@@ -101,7 +101,7 @@ def mean_image(pixels: npt.NDArray[np.uint8], rows: Ints) -> Image.Image:
 
 LISTED_FILES: Final = 20  # rows of a table of files; the CSV files have all
 GROUPS: Final = 12
-STRIP: Final = 5  # pictures of a group
+STRIP: Final = 5  # images of a group
 SUSPECTS: Final = 30
 
 
@@ -111,7 +111,7 @@ def files_section(found: Analysis) -> Section:
     blocks: Blocks = [
         Text(
             f"{many(len(bad), 'file') + ' cannot' if bad else 'Every file can'} be used. "
-            f"{many(len(odd), 'usable picture') if odd else 'No usable picture'} "
+            f"{many(len(odd), 'usable image') if odd else 'No usable image'} "
             f"{'is' if len(odd) < 2 else 'are'} odd: stored in an unusual way, or far from the "
             "usual size." + (" All are in files.csv." if bad or odd else "")
         )
@@ -139,8 +139,8 @@ def duplicates_section(found: Analysis) -> Section:
     blocks: Blocks = [
         Text(
             "Exact duplicates are equal files. Near duplicates are different files whose grey "
-            f"pictures, 32 x 32 pixels, correlate by {found.near:g} or more and differ by at most "
-            f"{found.detail:g} standard deviations in every 4 x 4 of them: the same picture "
+            f"images, 32 x 32 pixels, correlate by {found.near:g} or more and differ by at most "
+            f"{found.detail:g} standard deviations in every 4 x 4 of them: the same image "
             "encoded again, scaled or a little brighter, or the next frame of a film; not one that "
             "was mirrored, or cut by more than about one hundredth."
         ),
@@ -152,7 +152,7 @@ def duplicates_section(found: Analysis) -> Section:
         joined = int((pairs.group >= 0).sum())
         blocks.append(
             Text(
-                f"{joined:,} pictures ({joined / len(found.index):.1%}) are in "
+                f"{joined:,} images ({joined / len(found.index):.1%}) are in "
                 f"{many(pairs.groups, 'group')}, joined directly or through others. Shown "
                 f"{'is' if min(pairs.groups, GROUPS) == 1 else 'are'} "
                 f"{min(pairs.groups, GROUPS)}, groups across classes and across folds first; all "
@@ -175,26 +175,26 @@ def _groups(found: Analysis) -> Iterator[ImageBlock]:
         more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
         yield ImageBlock(
             f"duplicates-{number:03d}",
-            f"Duplicates, group {number}: {len(shown)} pictures side by side",
+            f"Duplicates, group {number}: {len(shown)} images side by side",
             thumbnail_grid(found.index, shown, columns=STRIP),
-            f"Group {number}: {len(rows):,} pictures; {where}: {names}{more}",
+            f"Group {number}: {len(rows):,} images; {where}: {names}{more}",
         )
 
 
 def labels_section(found: Analysis) -> Section | None:
-    """Show the pictures whose label is probably wrong, if there were predictions."""
+    """Show the images whose label is probably wrong, if there were predictions."""
     judged = found.judgement
     if judged is None:
         return None
     text = (
-        f"Networks judged {len(judged.rows):,} of {len(found.index):,} pictures that they were not "
+        f"Networks judged {len(judged.rows):,} of {len(found.index):,} images that they were not "
         f"trained on ({many(judged.files, 'file')} of predictions) and gave {found.agreement:.1%} "
         "of them their label. Confident learning (Northcutt et al., 2021, as cleanlab implements "
         f"it) holds {many(len(found.suspects), 'label')} for wrong. A person has to look: a rare "
         "way to show a sign, or a weak network, looks the same. All are in suspicious.csv."
     )
     if judged.relabelled:
-        text += f" {many(judged.relabelled, 'picture')} got another label since the networks ran."
+        text += f" {many(judged.relabelled, 'image')} got another label since the networks ran."
     rows: Rows = [
         [
             found.index.paths[s.row],
@@ -210,7 +210,7 @@ def labels_section(found: Analysis) -> Section | None:
         ]
         for number, s in enumerate(found.suspects[:SUSPECTS])
     ]
-    header = ["file", "picture", "label", "perhaps", "p(label)", "p(perhaps)"]
+    header = ["file", "image", "label", "perhaps", "p(label)", "p(perhaps)"]
     caption = f"Suspicious labels, the surest first{first_of(len(rows), len(found.suspects))}"
     table = [Table(caption, header, rows)] if rows else []
     return Section("Suspicious labels", [Text(text), *table])
@@ -235,7 +235,7 @@ def data_card(found: Analysis) -> Page:
     index = found.index
     signers = f"{len(set(index.signers) - {''}):,}" if index.signers else "unknown"
     tiles = {
-        "pictures": f"{len(index):,}",
+        "images": f"{len(index):,}",
         "classes": f"{len(index.classes):,}",
         "signers": signers,
         "unusable files": f"{len(index.excluded):,}",
@@ -257,7 +257,7 @@ def data_card(found: Analysis) -> Page:
     return Page(
         name="card",
         title=f"Data card: {found.name}",
-        lead=f"Written by signlang {__version__} for {found.split}. The pictures, names, labels "
+        lead=f"Written by signlang {__version__} for {found.split}. The images, names, labels "
         f"and signers have the fingerprint {index.fingerprint}.",
         tiles=tiles,
         notes=[Notes("What to know before using it", findings(found), is_warning=True)],
@@ -275,32 +275,32 @@ def _classes(found: Analysis) -> Section:
         mean = mean_image(found.pixels, members)
         people = [len({index.signers[m] for m in members} - {""})] if index.signers else []
         share = f"{len(members) / len(index):.1%}"
-        picture = ImageBlock(f"mean-{label:03d}", f"Mean picture of {name}", mean)
-        rows.append([name, len(members), share, *people, picture])
-    header = ["class", "pictures", "share", *(["signers"] if index.signers else []), "mean picture"]
+        image = ImageBlock(f"mean-{label:03d}", f"Mean image of {name}", mean)
+        rows.append([name, len(members), share, *people, image])
+    header = ["class", "images", "share", *(["signers"] if index.signers else []), "mean image"]
     chart = ImageBlock(
         "counts",
-        f"Bar chart of the pictures of each class, from {index.counts.min():,} to "
+        f"Bar chart of the images of each class, from {index.counts.min():,} to "
         f"{index.counts.max():,}",
         counts_chart(index.classes, index.counts),
     )
     size = (
-        f"The largest class has {ratio:.2f} times as many pictures as the smallest."
+        f"The largest class has {ratio:.2f} times as many images as the smallest."
         if ratio > 1
-        else "All classes have equally many pictures."
+        else "All classes have equally many images."
     )
     text = (
-        f"{size} A mean picture is sharp where hands are held alike, and shows a background that "
+        f"{size} A mean image is sharp where hands are held alike, and shows a background that "
         "is always the same."
     )
-    return Section("Classes", [Text(text), chart, Table("Pictures of each class", header, rows)])
+    return Section("Classes", [Text(text), chart, Table("Images of each class", header, rows)])
 
 
 def _signers(found: Analysis) -> Section:
     index = found.index
     if index.signers is None:
         text = (
-            "Who is in the pictures is not known. Give a CSV file path,signer as "
+            "Who is in the images is not known. Give a CSV file path,signer as "
             "data.signers=FILE, or place it as signers.csv beside the class folders."
         )
         return Section("Signers", [Text(text)])
@@ -308,14 +308,14 @@ def _signers(found: Analysis) -> Section:
     each = covered.counts.sum(1)
     lacking = covered.incomplete
     text = (
-        f"{many(len(covered.names), 'signer')}, {each.min():,} to {each.max():,} pictures of each "
+        f"{many(len(covered.names), 'signer')}, {each.min():,} to {each.max():,} images of each "
         f"(median {np.median(each):g}); {len(covered.names) - len(lacking):,} of them show every "
         "class."
     )
     if covered.unknown:
-        text += f" The signer of {many(covered.unknown, 'picture')} is unknown."
+        text += f" The signer of {many(covered.unknown, 'image')} is unknown."
     chart = ImageBlock(
-        "signers", "Histogram of the number of pictures of a signer", signers_chart(each)
+        "signers", "Histogram of the number of images of a signer", signers_chart(each)
     )
     blocks: Blocks = [Text(text), chart]
     if len(lacking):
@@ -328,7 +328,7 @@ def _signers(found: Analysis) -> Section:
             for row in lacking[:LISTED]
         ]
         caption = f"Signers who lack classes{first_of(len(rows), len(lacking))}"
-        blocks.append(Table(caption, ["signer", "pictures", "lacks"], rows))
+        blocks.append(Table(caption, ["signer", "images", "lacks"], rows))
     return Section("Signers", blocks)
 
 
@@ -343,28 +343,28 @@ def _sizes(found: Analysis) -> Section:
         f"{len(sizes.common):,} sizes, from {_times(sizes.smallest)} to {_times(sizes.largest)} "
         f"pixels; width to height {low:.2f} to {high:.2f}, median {middle:.2f}."
         if len(sizes.common) > 1
-        else f"All pictures have {_times(sizes.smallest)} pixels."
+        else f"All images have {_times(sizes.smallest)} pixels."
     )
     blocks: Blocks = [Text(text)]
     if len(sizes.common) > FEW:
-        alt = "Scatter chart of width and height; a larger bubble stands for more pictures"
+        alt = "Scatter chart of width and height; a larger bubble stands for more images"
         blocks.append(ImageBlock("sizes", alt, sizes_chart(sizes.common)))
     caption = f"Sizes in pixels{first_of(len(common), len(sizes.common))}"
-    blocks.append(Table(caption, ["width x height", "pictures", "share"], common))
-    blocks.append(Table("File formats and pixel modes", ["kind", "pictures", "share"], stored))
+    blocks.append(Table(caption, ["width x height", "images", "share"], common))
+    blocks.append(Table("File formats and pixel modes", ["kind", "images", "share"], stored))
     return Section("Sizes and formats", blocks)
 
 
 def _samples(found: Analysis) -> Section:
     index = found.index
-    pictures = []
+    images = []
     for label, name in enumerate(index.classes):
         rows = statistics.samples(index.labels, label, index.signers, found.samples)
-        alt = f"{len(rows)} sample pictures of {name}"
+        alt = f"{len(rows)} sample images of {name}"
         sheet = thumbnail_grid(index, rows)
-        pictures.append(ImageBlock(f"samples-{label:03d}", alt, sheet, f"Class {name}"))
-    text = "Some pictures of each class" + (", of different signers." if index.signers else ".")
-    return Section("Samples", [Text(text), *pictures])
+        images.append(ImageBlock(f"samples-{label:03d}", alt, sheet, f"Class {name}"))
+    text = "Some images of each class" + (", of different signers." if index.signers else ".")
+    return Section("Samples", [Text(text), *images])
 
 
 def _times(size: Sequence[int]) -> str:

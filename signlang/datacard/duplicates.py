@@ -1,6 +1,6 @@
 """Search for exact and near-duplicate images.
 
-A near duplicate is nearly the same picture (encoded again, scaled, a little brighter, the next
+A near duplicate is nearly the same image (encoded again, scaled, a little brighter, the next
 frame of a film), not the same sign shown again, and not another hand in front of the same wall.
 """
 
@@ -17,7 +17,7 @@ from signlang.console import track
 
 @dataclass(frozen=True)
 class Pairs:
-    """How many pairs of pictures are duplicates; across folds None where there are no folds."""
+    """How many pairs of images are duplicates; across folds None where there are no folds."""
 
     total: int
     across_classes: int
@@ -25,7 +25,7 @@ class Pairs:
 
 
 class Partners:
-    """The most similar duplicate of every picture among those that a condition admits.
+    """The most similar duplicate of every image among those that a condition admits.
 
     Attributes:
         row: (N,) the partner, -1 where there is none.
@@ -55,9 +55,9 @@ class Duplicates:
 
     Attributes:
         exact: Pairs of equal files.
-        near: Pairs of different files with nearly the same picture.
+        near: Pairs of different files with nearly the same image.
         group: (N,) number of the connected group, from 0 in order of the rows; -1 for single ones.
-        nearest: The most similar other picture.
+        nearest: The most similar other image.
         other_class: The most similar one with another label.
         other_fold: The most similar one in another fold; none where there are no folds.
     """
@@ -95,21 +95,21 @@ class Duplicates:
         return np.array([*pair, *(row for row in rows.tolist() if row not in pair)])
 
 
-BLOCK: Final = 256  # pictures compared with all others at once: 90 MB for 87,000 of them
+BLOCK: Final = 256  # images compared with all others at once: 90 MB for 87,000 of them
 PAIRS: Final = 512  # compared in detail at once: 2 MB, which caches hold
-PATCH: Final = 4  # pixels; a finger is about as wide in a picture of 32
+PATCH: Final = 4  # pixels; a finger is about as wide in an image of 32
 FLAT: Final = 1.0  # grey levels; what varies less shows nothing but noise and resembles nothing
 GREY: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 def vectors(pixels: npt.NDArray[np.uint8]) -> Floats32:
-    """Turn pictures into grey vectors of mean 0 and length 1, so that a product is a correlation.
+    """Turn images into grey vectors of mean 0 and length 1, so that a product is a correlation.
 
     Args:
         pixels: (N, h, w, 3) RGB; sides are multiples of `PATCH`.
 
     Returns:
-        (N, h * w), patch after patch of `PATCH` x `PATCH` pixels; zeros for pictures without any
+        (N, h * w), patch after patch of `PATCH` x `PATCH` pixels; zeros for images without any
         contrast.
     """
     count, height, width, _ = pixels.shape
@@ -133,22 +133,22 @@ def find_duplicates(
     near: float = 0.98,
     detail: float = 0.25,
 ) -> Duplicates:
-    """Compare every picture with every other one, in blocks: memory grows with N, not its square.
+    """Compare every image with every other one, in blocks: memory grows with N, not its square.
 
     Args:
         vectors: (N, D) of length 1 or 0, see `vectors`.
         digests: (N,) of the files.
         labels: (N,) labels.
-        folds: (N,) in which fold each picture is tested, or None.
-        near: Correlation from which two pictures are near duplicates, if they also agree in detail.
+        folds: (N,) in which fold each image is tested, or None.
+        near: Correlation from which two images are near duplicates, if they also agree in detail.
         detail: The most that their difference may be in any 4 x 4 pixels, in standard deviations of
-            the picture. In front of one background, correlation alone takes all hands for equal.
+            the image. In front of one background, correlation alone takes all hands for equal.
     """
     count = len(vectors)
     files = np.unique(np.array(digests), return_inverse=True)[1].astype(np.int64)
     search = _Search(files, labels, folds)
     search.exact_ones()
-    for start in track(range(0, count, BLOCK), "comparing pictures", -(-count // BLOCK)):
+    for start in track(range(0, count, BLOCK), "comparing images", -(-count // BLOCK)):
         block = vectors[start : start + BLOCK] @ vectors[start:].T
         left, right = np.nonzero(block >= near - 1e-6)
         upper = left < right
@@ -163,7 +163,7 @@ def find_duplicates(
 def similar_pairs(
     vectors: Floats32, left: Ints, right: Ints, detail: float
 ) -> npt.NDArray[np.bool_]:
-    """Whether pairs of pictures agree everywhere, not only on the whole.
+    """Whether pairs of images agree everywhere, not only on the whole.
 
     Args:
         vectors: (N, D) of length 1, see `vectors`.

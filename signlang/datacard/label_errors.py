@@ -24,13 +24,13 @@ FILTER: Final = "low_self_confidence"
 
 @dataclass(frozen=True, eq=False)
 class OutOfFoldPredictions:
-    """What networks say of pictures that they were not trained on.
+    """What networks say of images that they were not trained on.
 
     Attributes:
         rows: (n,) rows of the index that were judged, sorted.
-        probabilities: (n, classes), the mean over all files that judge a picture.
+        probabilities: (n, classes), the mean over all files that judge an image.
         files: How many files were read.
-        relabelled: How many pictures have another label now than when they were judged.
+        relabelled: How many images have another label now than when they were judged.
     """
 
     rows: Ints
@@ -41,7 +41,7 @@ class OutOfFoldPredictions:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A picture whose label is probably wrong.
+    """An image whose label is probably wrong.
 
     Attributes:
         row: Its row in the index.
@@ -75,10 +75,10 @@ def prediction_files(given: str | Iterable[str]) -> list[Path]:
 
 
 def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredictions:
-    """Read predictions (path,label,predicted,confidence,p_<class>...) and average them by picture.
+    """Read predictions (path,label,predicted,confidence,p_<class>...) and average them by image.
 
     Raises:
-        DataError: If a file is unreadable, or speaks of other pictures or classes than the index.
+        DataError: If a file is unreadable, or speaks of other images or classes than the index.
     """
     row_of = {path: row for row, path in enumerate(index.paths)}
     total = np.zeros((len(index), len(index.classes)))
@@ -89,7 +89,7 @@ def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredic
         unknown = [path for path in paths if path not in row_of]
         if unknown:
             raise DataError(
-                f"{file} judges {len(unknown)} pictures that are not in {index.root} (or cannot be "
+                f"{file} judges {len(unknown)} images that are not in {index.root} (or cannot be "
                 f"used): give the data set that its run was trained on.{listing(unknown, most=5)}"
             )
         rows = np.array([row_of[path] for path in paths], dtype=np.int64)
@@ -105,14 +105,14 @@ def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredic
 
 
 def suspicious_labels(labels: Ints, judgement: OutOfFoldPredictions) -> list[Suspect]:
-    """Find the pictures whose label is probably wrong, the surest first.
+    """Find the images whose label is probably wrong, the surest first.
 
-    Confident learning estimates how many labels of each class are wrong; that many pictures with
+    Confident learning estimates how many labels of each class are wrong; that many images with
     the lowest probability of the given label are suspects, ranked by its margin to the best other.
 
     Args:
         labels: (N,) labels of the whole index.
-        judgement: Of some or all of its pictures.
+        judgement: Of some or all of its images.
     """
     from cleanlab.filter import find_label_issues
 
@@ -154,7 +154,7 @@ def _table(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[str], 
     sums = table.sum(1)
     if not len(rows) or not np.isfinite(sums).all() or (table < 0).any() or (sums <= 0).any():
         raise DataError(
-            f"{file} cannot be read as predictions: it must have a line per picture with "
+            f"{file} cannot be read as predictions: it must have a line per image with "
             "probabilities, numbers from 0 to 1."
         )
     return [row["path"] for row in rows], [row["label"] for row in rows], table

@@ -12,7 +12,7 @@ from signlang.data.image_io import ImageFacts
 
 Size = tuple[int, int]
 FAR: Final = 2.0  # times as large or as small as usual, by the side of a square of equal area
-RARE: Final = 0.1  # share of the pictures; sizes that are more frequent than this are not odd
+RARE: Final = 0.1  # share of the images; sizes that are more frequent than this are not odd
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class Coverage:
 
     Attributes:
         names: (S,) signers, sorted.
-        counts: (S, classes) pictures.
-        unknown: Pictures whose signer is not known.
+        counts: (S, classes) images.
+        unknown: Images whose signer is not known.
     """
 
     names: tuple[str, ...]
@@ -40,12 +40,12 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sides of the pictures in pixels.
+    """Sides of the images in pixels.
 
     Attributes:
-        common: Sizes (width, height) and how many pictures have them, the most common first.
-        smallest: The picture with the least area.
-        largest: The picture with the greatest area.
+        common: Sizes (width, height) and how many images have them, the most common first.
+        smallest: The image with the least area.
+        largest: The image with the greatest area.
         aspects: Least, median and greatest ratio of width to height.
     """
 
@@ -65,7 +65,7 @@ def imbalance(counts: Ints) -> float:
 
 
 def coverage(signers: Sequence[str], labels: Ints, classes: int) -> Coverage:
-    """Count the pictures of every signer and class; a signer without a name is unknown.
+    """Count the images of every signer and class; a signer without a name is unknown.
 
     >>> found = coverage(["ann", "bob", "ann", ""], np.array([0, 1, 1, 0]), classes=2)
     >>> found.names, found.counts.tolist(), found.unknown, found.incomplete.tolist()
@@ -79,7 +79,7 @@ def coverage(signers: Sequence[str], labels: Ints, classes: int) -> Coverage:
 
 
 def sizes(facts: Sequence[ImageFacts]) -> Sizes:
-    """Summarise the sizes of pictures as they are shown.
+    """Summarise the sizes of images as they are shown.
 
     >>> wide, square = ImageFacts("", 4, 2, "", ""), ImageFacts("", 3, 3, "", "")
     >>> found = sizes([wide, wide, square])
@@ -104,10 +104,10 @@ def kinds(facts: Sequence[ImageFacts]) -> list[tuple[str, int]]:
 
 
 def oddities(facts: Sequence[ImageFacts]) -> dict[int, str]:
-    """Say what is unusual about usable pictures: how they are stored, or a size far from the usual.
+    """Say what is unusual about usable images: how they are stored, or a size far from the usual.
 
     A size is far if the side of a square of equal area is more than `FAR` times as long or as short
-    as the median one, and fewer than `RARE` of the pictures are so.
+    as the median one, and fewer than `RARE` of the images are so.
 
     Returns:
         A phrase by row.
@@ -135,13 +135,13 @@ def oddities(facts: Sequence[ImageFacts]) -> dict[int, str]:
 
 
 def samples(labels: Ints, label: int, signers: Sequence[str] | None, most: int) -> list[int]:
-    """Choose pictures of a class, evenly spread over the sorted paths, of different signers first.
+    """Choose images of a class, evenly spread over the sorted paths, of different signers first.
 
     >>> samples(np.array([0, 0, 0, 1, 0]), 0, ["ann", "ann", "bob", "ann", "cid"], 3)
     [0, 2, 4]
     """
     rows = np.flatnonzero(labels == label)
-    first: dict[object, int] = {}  # the first picture of every signer, or every picture
+    first: dict[object, int] = {}  # the first image of every signer, or every image
     for row in rows.tolist():
         first.setdefault(signers[row] if signers else row, row)
     chosen = _spread(list(first.values()), most)

@@ -113,7 +113,7 @@ def manifest_fields(run: TrainedRun, name: str) -> dict[str, Any]:
             "mean": [round(value, 6) for value in mean.tolist()],
             "std": [round(value, 6) for value in std.tolist()],
             "colours": "RGB",
-            "where": "in the graph: its input is pictures of any size, uint8 (N, H, W, 3)",
+            "where": "in the graph: its input is images of any size, uint8 (N, H, W, 3)",
         },
         "temperature": made.temperature,
         "reject_threshold": made.reject_threshold,

@@ -42,14 +42,14 @@ def data(run: TrainedRun) -> Section:
     rows: Rows = [
         ["data set", str(data["name"])],
         ["licence of the data", LICENCES.get(str(data["name"]), "not stated")],
-        ["pictures", f"{data['pictures']:,} of {data['classes']} classes: {counts}"],
+        ["images", f"{data['images']:,} of {data['classes']} classes: {counts}"],
         ["people in them", f"{run.signers:,}" if run.signers else "not known"],
         ["left out", f"{data['excluded']:,}"],
         ["fold", f"{run.metrics['fold']} of {run.metrics['folds']}, split {run.metrics['split']}"],
         ["protocol", str(run.metrics["protocol"])],
         ["augmentation", str(settings.get("augment.name", "none"))],
         ["first weights", _first_weights(settings)],
-        ["fingerprint of the pictures", str(data["fingerprint"])],
+        ["fingerprint of the images", str(data["fingerprint"])],
     ]
     return Section("Data", [Table("What it was trained and tested on", ["", ""], rows)])
 
@@ -69,9 +69,9 @@ def cost(run: TrainedRun, found: ExportMeasurements) -> Section:
     ]
     text = (
         f"{cost['parameters']:,} parameters; {cost['flops'] / 1e6:,.1f} million FLOPs for a "
-        "picture, as fvcore counts them (a multiply-add is 1)."
+        "image, as fvcore counts them (a multiply-add is 1)."
     )
-    caption = "Files, and the median time for one picture of its size on one thread of the exporter"
+    caption = "Files, and the median time for one image of its size on one thread of the exporter"
     return Section("Cost", [Text(text), Table(caption, ["model", "MB", "ms"], rows)])
 
 
@@ -83,7 +83,7 @@ def interface(run: TrainedRun, info: Mapping[str, Any]) -> Section:
         "Input and output",
         [
             Text(
-                "Input pictures: uint8 (N, H, W, 3), RGB, upright, of any size; transparent parts "
+                "Input images: uint8 (N, H, W, 3), RGB, upright, of any size; transparent parts "
                 f"on white. The graph squeezes them to {sides}, subtracts {made['mean']} and "
                 f"divides by {made['std']} (of values 0 to 1). Output probabilities: float32 "
                 f"(N, {len(run.classes)}), in the order of classes.json."
@@ -114,14 +114,14 @@ def origin(run: TrainedRun) -> Section:
 
 FIGURES: Final = re.compile(r"confusion\.png")
 USE: Final = (
-    "It names the static hand sign that a picture of one hand shows, among the classes below, in "
+    "It names the static hand sign that an image of one hand shows, among the classes below, in "
     "teaching aids, demonstrations and research. It always names one of them, whatever it is "
     "shown: use the threshold, and let people correct it."
 )
 NOT_FOR: Final = (
     "It does not interpret sign language: that has movement, both hands, faces and a grammar, and "
-    "this network sees one picture of one hand. It is not made for decisions about people, nor for "
-    "telling who is in a picture."
+    "this network sees one image of one hand. It is not made for decisions about people, nor for "
+    "telling who is in an image."
 )
 
 
@@ -132,9 +132,9 @@ def card(run: TrainedRun, found: ExportMeasurements, info: Mapping[str, Any]) ->
     tiles = {
         "accuracy on its test fold": f"{test['accuracy']:.4f}",
         "classes": f"{len(run.classes)}",
-        "pictures": f"{run.record['data']['pictures']:,}",
+        "images": f"{run.record['data']['images']:,}",
         "size": f"{found.size_mb['fp32']:.1f} MB",
-        "time per picture": f"{found.latency_ms['fp32']:.1f} ms",
+        "time per image": f"{found.latency_ms['fp32']:.1f} ms",
     }
     sections = [
         Section("Intended use", [Text(USE), Text(NOT_FOR)]),
@@ -163,7 +163,7 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
     if split == "stratified":
         said.append(
             "Its test fold was dealt at random: the same people, and often nearly the same "
-            "pictures, were in training. Strangers' hands are read worse, as a rule."
+            "images, were in training. Strangers' hands are read worse, as a rule."
         )
     apart = [one for one in others if one.split == "signer"]
     if apart:
@@ -179,10 +179,10 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
             "amount."
         )
     said += [
-        f"All its pictures are of the data set {run.metrics['data']}, of {_people(run)}. Other "
+        f"All its images are of the data set {run.metrics['data']}, of {_people(run)}. Other "
         "cameras, light, backgrounds, skin colours, jewellery and ages are untested.",
-        "Pictures are squeezed to a square. Cut them to the hand, with about as much around it as "
-        "in the training pictures.",
+        "Images are squeezed to a square. Cut them to the hand, with about as much around it as "
+        "in the training images.",
         "Signs that need movement are beyond it.",
     ]
     return said
@@ -205,10 +205,8 @@ def _accuracy(
     for one in others:
         folds = f"mean of {one.finished} folds" + f" of {one.folds}" * (one.finished < one.folds)
         text = f"made in the same way, {SPLITS.get(one.split, one.split)}, {folds}"
-        rows.append(
-            _row(text, one.pictures, f"{one.mean:.4f} ± {one.spread:.4f}", one.low, one.high)
-        )
-    header = ["tested on", "pictures", "accuracy", "95 % interval (Wilson)"]
+        rows.append(_row(text, one.images, f"{one.mean:.4f} ± {one.spread:.4f}", one.low, one.high))
+    header = ["tested on", "images", "accuracy", "95 % interval (Wilson)"]
     blocks: list[Text | ImageBlock | Table] = [
         Table("Accuracy; of several folds, ± two standard deviations", header, rows)
     ]
@@ -225,8 +223,8 @@ def _accuracy(
     return Section("Accuracy", blocks)
 
 
-def _row(text: str, pictures: int, accuracy: str, low: float, high: float) -> Sequence[Cell]:
-    return [text, pictures, Number(accuracy), Number(f"{low:.4f} to {high:.4f}")]
+def _row(text: str, images: int, accuracy: str, low: float, high: float) -> Sequence[Cell]:
+    return [text, images, Number(accuracy), Number(f"{low:.4f} to {high:.4f}")]
 
 
 def _confusion(run: TrainedRun, found: ExportMeasurements) -> list[Text | ImageBlock | Table]:
@@ -243,7 +241,7 @@ def _confusion(run: TrainedRun, found: ExportMeasurements) -> list[Text | ImageB
         None,
     )
     wrong = int((~judged.correct).sum())
-    alt = f"Confusion matrix: {wrong} of {len(rows)} pictures of the test fold judged wrongly."
+    alt = f"Confusion matrix: {wrong} of {len(rows)} images of the test fold judged wrongly."
     caption = "What was taken for what, on the test fold"
     blocks: list[Text | ImageBlock | Table] = [
         ImageBlock("confusion", alt, plots.confusion_figure(judged), caption)
@@ -254,14 +252,14 @@ def _confusion(run: TrainedRun, found: ExportMeasurements) -> list[Text | ImageB
             _row(one.name, one.count, f"{one.correct / one.count:.4f}", one.low, one.high)
             for one in weak
         ]
-        header = ["class", "pictures", "recognised", "95 % interval (Wilson)"]
+        header = ["class", "images", "recognised", "95 % interval (Wilson)"]
         blocks.append(Table("Classes with mistakes, the worst first", header, table))
     return blocks
 
 
 def _confidence(run: TrainedRun) -> Section:
     made, error = run.calibration, run.calibration_error
-    if not made.pictures:
+    if not made.images:
         return Section(
             "Confidence",
             [
@@ -271,8 +269,7 @@ def _confidence(run: TrainedRun) -> Section:
             ],
         )
     text = (
-        f"Logits are divided by {made.temperature:.4g}, fitted on {made.pictures} validation "
-        "pictures."
+        f"Logits are divided by {made.temperature:.4g}, fitted on {made.images} validation images."
     )
     if error:
         text += (
@@ -281,7 +278,7 @@ def _confidence(run: TrainedRun) -> Section:
         )
     below = (
         f"A guess of a probability below {made.reject_threshold:.4g} is better called unknown: "
-        f"of the others, {made.wanted_precision:.0%} should be right, on pictures like these."
+        f"of the others, {made.wanted_precision:.0%} should be right, on images like these."
         if made.reject_threshold is not None
         else f"No threshold makes {made.wanted_precision:.0%} of the guesses right."
     )

@@ -22,7 +22,7 @@ CHATTER: Final = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "
 
 
 class InferenceModule(nn.Module):
-    """What a service does with squares of bytes: normalise, judge, temper, softmax."""
+    """What a service does with squares of bytes: normalize, judge, temper, softmax."""
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -45,15 +45,15 @@ class InferenceModule(nn.Module):
 
 
 class ProgramModule(nn.Module):
-    """The same for pictures as training hands them out: uint8 (N, size, size, 3)."""
+    """The same for images as training hands them out: uint8 (N, size, size, 3)."""
 
     def __init__(self, run: TrainedRun) -> None:
         super().__init__()
         self.service = InferenceModule(run)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 (N, size, size, 3) to probabilities (N, classes)."""
-        found: torch.Tensor = self.service(pictures.permute(0, 3, 1, 2))
+        found: torch.Tensor = self.service(images.permute(0, 3, 1, 2))
         return found
 
 
@@ -83,7 +83,7 @@ def network_graph(run: TrainedRun) -> onnx.ModelProto:
 
 
 def whole_graph(network: onnx.ModelProto, sides: tuple[int, ...]) -> onnx.ModelProto:
-    """Put the squeezing in front: from `pictures`, uint8 (N, H, W, 3), to `probabilities`."""
+    """Put the squeezing in front: from `images`, uint8 (N, H, W, 3), to `probabilities`."""
     (opset,) = [found.version for found in network.opset_import if not found.domain]
     before = resize_graph(sides, opset, network.ir_version)
     (end,), (start,) = before.graph.output, network.graph.input

@@ -96,11 +96,11 @@ BOTH: Final = """
   h_sums = MatMulInteger (h_weights, narrow)
   {h_rounded}
 """
-# A picture that has the size already is left alone: the most frequent case costs nothing.
+# An image that has the size already is left alone: the most frequent case costs nothing.
 FIRST: Final = """
-first (uint8[N, H, W, 3] pictures) => (uint8[N, 3, {side}, {side}] squares)
+first (uint8[N, H, W, 3] images) => (uint8[N, 3, {side}, {side}] squares)
 {{
-  planes = Transpose <perm = [0, 3, 1, 2]> (pictures)
+  planes = Transpose <perm = [0, 3, 1, 2]> (images)
   sides = Shape <start = 2, end = 4> (planes)
   wanted = Constant <value = int64[2] {{{side}, {side}}}> ()
   equal = Equal (sides, wanted)
@@ -142,11 +142,11 @@ TAP: Final = """
 
 
 def resize_graph(sides: Sequence[int], opset: int, ir_version: int) -> onnx.ModelProto:
-    """Make the graph from `pictures` (N, H, W, 3) to `squares` (N, 3, side, side), all uint8.
+    """Make the graph from `images` (N, H, W, 3) to `squares` (N, 3, side, side), all uint8.
 
     Args:
-        sides: One or more, no two neighbours equal; pictures are brought to each in turn, as
-            `data.pictures.resized` does.
+        sides: One or more, no two neighbours equal; images are brought to each in turn, as
+            `data.images.resized` does.
         opset: Version of ONNX's operators, 18 or newer.
         ir_version: Of the file format.
     """

@@ -1,6 +1,6 @@
 """Parity check between a run and its bundle, on test images and synthetic files.
 
-The run sees pictures as in training: decoded, squeezed by PIL, judged by torch. The bundle sees
+The run sees images as in training: decoded, squeezed by PIL, judged by torch. The bundle sees
 them as in service: its graph gets them in their own size.
 """
 
@@ -27,7 +27,7 @@ ROTATED: Final = 0x0112  # EXIF 2.32: the orientation
 
 
 def synthetic_files(side: int, seed: int = 0) -> dict[str, bytes]:
-    """Draw pictures of noise and of gradients, as JPEG and PNG.
+    """Draw images of noise and of gradients, as JPEG and PNG.
 
     Args:
         side: That of the network's square, which some of them have.
@@ -72,16 +72,16 @@ def synthetic_files(side: int, seed: int = 0) -> dict[str, bytes]:
     return {name: draw() for name, draw in made.items()}
 
 
-def _png(picture: Image.Image, **options: int) -> bytes:
+def _png(image: Image.Image, **options: int) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG", **options)
+    image.save(stream, "PNG", **options)
     return stream.getvalue()
 
 
-def _jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
+def _jpeg(image: Image.Image, orientation: int = 1) -> bytes:
     stream, exif = io.BytesIO(), Image.Exif()
     exif[ROTATED] = orientation
-    picture.save(stream, "JPEG", quality=92, exif=exif)
+    image.save(stream, "JPEG", quality=92, exif=exif)
     return stream.getvalue()
 
 
@@ -89,7 +89,7 @@ TOLERANCE: Final = 1e-4  # of a probability
 CHANGED_LABELS: Final = (
     0.01  # share of other predictions than the run recorded, which rounding explains
 )
-Images = tuple[str, bytes]  # name and file of a picture
+Images = tuple[str, bytes]  # name and file of an image
 
 
 @dataclass(frozen=True)
@@ -97,29 +97,29 @@ class Parity:
     """How well run and bundle agree.
 
     Attributes:
-        pictures: Of the test fold.
+        images: Of the test fold.
         drawn: Others.
         largest_difference: Of a probability.
     """
 
-    pictures: int
+    images: int
     drawn: int
     largest_difference: float
 
 
 def verify_parity(run: TrainedRun, bundle: Bundle, found: RunImages | None, most: int) -> Parity:
-    """Show pictures to run and bundle.
+    """Show images to run and bundle.
 
     Args:
         run: The run.
         bundle: What was made of it.
-        found: The run's pictures, if they are to be used.
+        found: The run's images, if they are to be used.
         most: How many of its test fold.
 
     Raises:
-        BundleError: If another class is the most probable one for any picture, or a probability
+        BundleError: If another class is the most probable one for any image, or a probability
             differs by more than 1e-4.
-        DataError: If pictures are not there any more.
+        DataError: If images are not there any more.
     """
     network = OnnxModel(bundle)
     rows: Rows = trained_run.evenly_spaced(run.part("test"), most) if found else []
@@ -130,8 +130,8 @@ def verify_parity(run: TrainedRun, bundle: Bundle, found: RunImages | None, most
         shown.append(track(files, "comparing run and bundle", len(rows)))
     program = _program(bundle)
     largest = 0.0
-    for pictures in shown:
-        for batch in batched(pictures, trained_run.BATCH):
+    for images in shown:
+        for batch in batched(images, trained_run.BATCH):
             largest = max(largest, _compared(run, network, program, batch))
     return Parity(len(rows), len(others), largest)
 
@@ -150,7 +150,7 @@ def _compared(run: TrainedRun, network: OnnxModel, program: Any, shown: list[Ima
 
 
 def resized_image(run: TrainedRun, data: bytes) -> Pixels:
-    """Decode a picture and bring it to the network's square, as in training."""
+    """Decode an image and bring it to the network's square, as in training."""
     first = resize_image(decode(data), run.sides[0])
     last: Pixels = resize_batch(first[None], *run.sides[1:])[0]
     return last
@@ -172,11 +172,11 @@ def largest_difference(
     Args:
         expected: (n, classes) by the run.
         answered: (n, classes) by what was made of it.
-        names: Of the pictures.
+        names: Of the images.
         who: Answered.
 
     Raises:
-        BundleError: Names the picture that differs most.
+        BundleError: Names the image that differs most.
 
     >>> run, bundle = np.array([[0.9, 0.1]]), np.array([[0.90004, 0.09996]])
     >>> largest_difference(run, bundle, ["a"], "b") < TOLERANCE
@@ -191,14 +191,14 @@ def largest_difference(
     if other.any() or apart[worst] > TOLERANCE:
         raise BundleError(
             f"The run and {who} made of it disagree: of {list(names)[worst]}, a probability "
-            f"differs by {apart[worst]:.2g} ({int(other.sum())} of {len(apart)} pictures get "
+            f"differs by {apart[worst]:.2g} ({int(other.sum())} of {len(apart)} images get "
             "another class). No bundle was written."
         )
     return float(apart.max())
 
 
 def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> None:
-    """Refuse pictures that are not those that the run was tested on.
+    """Refuse images that are not those that the run was tested on.
 
     Args:
         run: The run.
@@ -214,7 +214,7 @@ def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> No
     other = sum(then[path] != said for (path, _), said in zip(rows, now, strict=True))
     if other > max(CHANGED_LABELS * len(rows), 1):
         raise DataError(
-            f"{other} of the {len(rows)} test pictures are taken for something else than when the "
+            f"{other} of the {len(rows)} test images are taken for something else than when the "
             f"run was made (predictions.csv): they have changed. {trained_run.IMAGES_MOVED}"
         )
 

@@ -25,8 +25,8 @@ from signlang.system import cpu_count
 from signlang.validation import GENERATED
 
 INT8: Final = "model.int8.onnx"
-SELECTION_IMAGES: Final = 500  # pictures that choose among ways to quantise
-TIMED: Final = 50  # runs of one picture each
+SELECTION_IMAGES: Final = 500  # images that choose among ways to quantize
+TIMED: Final = 50  # runs of one image each
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,15 +34,15 @@ class ExportMeasurements:
     """What the models of a bundle do on the test fold.
 
     Attributes:
-        pictures: Of the test fold; 0 where they were not at hand.
+        images: Of the test fold; 0 where they were not at hand.
         correct: How many of them each precision recognises.
         probabilities: (n, classes) of fp32, or None.
-        latency_ms: Median time of each precision for one picture of the network's size.
+        latency_ms: Median time of each precision for one image of the network's size.
         size_mb: Of each file, in millions of bytes.
         quantized: Which layers compute with 8 bits; empty without int8.
     """
 
-    pictures: int
+    images: int
     correct: Mapping[str, int]
     probabilities: Floats32 | None
     latency_ms: Mapping[str, float]
@@ -51,17 +51,17 @@ class ExportMeasurements:
 
     def accuracy(self, precision: str) -> float:
         """Share of the test fold that is recognised."""
-        return self.correct[precision] / self.pictures
+        return self.correct[precision] / self.images
 
     @property
     def int8_loss(self) -> float | None:
         """By how much the accuracy of int8 is below that of fp32."""
-        known = self.pictures and "int8" in self.correct
-        return (self.correct["fp32"] - self.correct["int8"]) / self.pictures if known else None
+        known = self.images and "int8" in self.correct
+        return (self.correct["fp32"] - self.correct["int8"]) / self.images if known else None
 
 
 def run_images(cfg: DictConfig, run: TrainedRun) -> RunImages | None:
-    """Find the run's pictures; None if they are not to be used.
+    """Find the run's images; None if they are not to be used.
 
     Raises:
         DataError: If they are gone.
@@ -70,7 +70,7 @@ def run_images(cfg: DictConfig, run: TrainedRun) -> RunImages | None:
     if cfg.verify == GENERATED:
         return None
     run.predictions()  # to be known before anything is made
-    return trained_run.find_images(run, cfg.pictures)
+    return trained_run.find_images(run, cfg.images)
 
 
 def write_models(
@@ -93,8 +93,8 @@ def write_models(
 def quantize(
     cfg: DictConfig, run: TrainedRun, found: RunImages, network: onnx.ModelProto, folder: Path
 ) -> str:
-    """Write the quantised graph beside the other; say which layers it concerns."""
-    training = trained_run.evenly_spaced(run.part("train"), cfg.calibration_pictures)
+    """Write the quantized graph beside the other; say which layers it concerns."""
+    training = trained_run.evenly_spaced(run.part("train"), cfg.calibration_images)
     choosing = trained_run.evenly_spaced(
         run.part("validation") or run.part("train"), SELECTION_IMAGES
     )
@@ -120,7 +120,7 @@ def measure(
 
     Raises:
         BundleError: If int8 loses more accuracy on the test fold than is allowed.
-        DataError: If the pictures are not those that the run was tested on.
+        DataError: If the images are not those that the run was tested on.
     """
     bundle = load_bundle(folder)
     networks = {precision: OnnxModel(bundle, precision) for precision in bundle.models}
@@ -143,7 +143,7 @@ def measure(
             f"int8 recognises {result.accuracy('int8'):.4f} of the test fold instead of "
             f"{result.accuracy('fp32'):.4f}: it loses {result.int8_loss:.4f}, more than "
             f"int8_loss={cfg.int8_loss}. No bundle was written. Leave quantize=true out, give more "
-            "calibration_pictures, or allow a greater loss."
+            "calibration_images, or allow a greater loss."
         )
     return result
 
@@ -153,10 +153,10 @@ def describe_models(
 ) -> dict[str, Any]:
     """What `bundle.json` says of the measurements."""
     accuracy: dict[str, Any] = {"run": run.metrics["test"]["accuracy"]}
-    if found.pictures:
+    if found.images:
         accuracy |= {name: round(found.accuracy(name), 6) for name in found.correct}
-        low, high = wilson_interval(found.correct["fp32"], found.pictures)
-        accuracy |= {"pictures": found.pictures, "interval": [round(low, 6), round(high, 6)]}
+        low, high = wilson_interval(found.correct["fp32"], found.images)
+        accuracy |= {"images": found.images, "interval": [round(low, 6), round(high, 6)]}
     if found.int8_loss is not None:
         accuracy |= {"int8_loss": round(found.int8_loss, 6), "int8_layers": found.quantized}
     return {
@@ -164,7 +164,7 @@ def describe_models(
         "latency_ms": dict(found.latency_ms),
         "size_mb": dict(found.size_mb),
         "verified": {
-            "pictures": agreement.pictures,
+            "images": agreement.images,
             "drawn": agreement.drawn,
             "largest_difference": float(f"{agreement.largest_difference:.3g}"),
         },
@@ -174,30 +174,30 @@ def describe_models(
 def report(out: Path, run: TrainedRun, found: ExportMeasurements, agreement: Parity) -> None:
     """Tell the user what was written and how good it is."""
     rows = {
-        "run and bundle agree on": f"{agreement.pictures} pictures of the test fold, "
+        "run and bundle agree on": f"{agreement.images} images of the test fold, "
         f"{agreement.drawn} drawn ones; probabilities differ by at most "
         f"{agreement.largest_difference:.1e}",
         "accuracy of the run": f"{run.metrics['test']['accuracy']:.4f}",
     }
     for name in found.latency_ms:
-        share = f"accuracy {found.accuracy(name):.4f}, " if found.pictures else ""
+        share = f"accuracy {found.accuracy(name):.4f}, " if found.images else ""
         rows[name] = f"{share}{found.size_mb[name]:.1f} MB, {found.latency_ms[name]:.2f} ms"
     if found.quantized:
         rows["int8"] += f" ({found.quantized})"
     show_table(
         f"bundle of {run.metrics['model']} on {run.metrics['data']}",
-        {**rows, "bundle": str(out), "use it": f"python -m signlang.predict bundle={out} PICTURES"},
+        {**rows, "bundle": str(out), "use it": f"python -m signlang.predict bundle={out} IMAGES"},
     )
 
 
 def _network_squares(run: TrainedRun, found: RunImages, rows: trained_run.Rows) -> Iterator[Pixels]:
-    """Yield pictures of the network's size, (n, size, size, 3)."""
-    for squares in found.squares(rows, "reading pictures for int8"):
+    """Yield images of the network's size, (n, size, size, 3)."""
+    for squares in found.squares(rows, "reading images for int8"):
         yield resize_batch(squares, *run.sides[1:])
 
 
 def _judge(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
-    """Judge (n, size, size, 3) pictures by a graph without squeezing."""
+    """Judge (n, size, size, 3) images by a graph without squeezing."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
@@ -212,11 +212,11 @@ def _judge(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
 
 
 def _latency(network: OnnxModel, size: int) -> float:
-    picture = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    network(picture)
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    network(image)
     times = []
     for _ in range(TIMED):
         begun = time.perf_counter()
-        network(picture)
+        network(image)
         times.append(time.perf_counter() - begun)
     return round(1000 * float(np.median(times)), 3)

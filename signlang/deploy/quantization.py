@@ -15,7 +15,7 @@ from signlang.arrays import Pixels
 from signlang.console import log
 
 LAYERS: Final = ("Conv", "Gemm", "MatMul")
-# what stands between layers and can stay in 8 bits; normalisation and softmax are left in float
+# what stands between layers and can stay in 8 bits; normalization and softmax are left in float
 OPERATIONS: Final = (
     *LAYERS, "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip",
 )  # fmt: skip
@@ -23,11 +23,11 @@ OPERATIONS: Final = (
 
 @dataclass(frozen=True)
 class QuantizationRecipe:
-    """One way to quantise.
+    """One way to quantize.
 
     Attributes:
         text: For people.
-        averaged: Ranges are averaged over pictures, so that one extreme does not coarsen all.
+        averaged: Ranges are averaged over images, so that one extreme does not coarsen all.
         keep_ends: The first and the last layer stay in float.
         keep_depthwise: Convolutions of single channels stay in float.
     """
@@ -41,7 +41,7 @@ class QuantizationRecipe:
 # from the fastest to the most careful; depthwise convolutions have few, widely different weights
 RECIPES: Final = (
     QuantizationRecipe("all layers"),
-    QuantizationRecipe("all layers, ranges averaged over pictures", averaged=True),
+    QuantizationRecipe("all layers, ranges averaged over images", averaged=True),
     QuantizationRecipe("all layers but the first and the last", keep_ends=True),
     QuantizationRecipe("all layers but the first, the last and depthwise ones", keep_ends=True,
         keep_depthwise=True),
@@ -51,14 +51,14 @@ RECIPES: Final = (
 def quantize_model(
     network: onnx.ModelProto, squares: Pixels, loss: Callable[[onnx.ModelProto], float]
 ) -> tuple[onnx.ModelProto, str]:
-    """Quantise statically, weights by channel (Jacob et al. 2018, arXiv 1712.05877).
+    """Quantize statically, weights by channel (Jacob et al. 2018, arXiv 1712.05877).
 
     The first of `RECIPES` that loses nothing is taken, otherwise the one that loses least.
 
     Args:
         network: From `squares`, uint8 (N, 3, size, size), to `probabilities`.
-        squares: (n, size, size, 3) training pictures, which show the ranges of the numbers.
-        loss: What a quantised network loses on pictures that choose, negative if it gains.
+        squares: (n, size, size, 3) training images, which show the ranges of the numbers.
+        loss: What a quantized network loses on images that choose, negative if it gains.
 
     Returns:
         The network, with the same inputs and outputs, and the way that was taken.
@@ -71,7 +71,7 @@ def quantize_model(
                 continue
             made = _quantized(prepared, squares, way, Path(place))
             lost = loss(made)
-            log.info("int8, %s: accuracy on the pictures that choose falls by %.4f",
+            log.info("int8, %s: accuracy on the images that choose falls by %.4f",
                      way.text, lost)  # fmt: skip
             tried.append((lost, made, way.text))
             if lost <= 0:
@@ -81,7 +81,7 @@ def quantize_model(
 
 
 def _prepared(network: onnx.ModelProto, place: Path) -> onnx.ModelProto:
-    """Fold batch normalisation into convolutions, and infer shapes."""
+    """Fold batch normalization into convolutions, and infer shapes."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     given, made = place / "given.onnx", place / "prepared.onnx"
@@ -127,20 +127,20 @@ def _is_depthwise(node: onnx.NodeProto) -> bool:
 
 
 class _CalibrationReader:
-    """What onnxruntime asks for pictures, one by one; it goes by the method's name."""
+    """What onnxruntime asks for images, one by one; it goes by the method's name."""
 
     def __init__(self, squares: Pixels) -> None:
         self._left = iter(squares)
 
     def get_next(self) -> dict[str, Pixels] | None:
-        """The input of one picture, None after the last."""
+        """The input of one image, None after the last."""
         square = next(self._left, None)
         return None if square is None else {"squares": square[None].transpose(0, 3, 1, 2)}
 
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Keep the quantiser's advice, which it prints and logs, off the screen."""
+    """Keep the quantizer's advice, which it prints and logs, off the screen."""
     root = logging.getLogger()
     root.addFilter(_is_ours)
     try:

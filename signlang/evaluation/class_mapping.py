@@ -1,6 +1,6 @@
 """Mapping between the classes of a data set and those of a network.
 
-Pictures of a class that the network does not know stay: they are judged, counted and reported.
+Images of a class that the network does not know stay: they are judged, counted and reported.
 """
 
 import csv
@@ -24,7 +24,7 @@ FIX: Final = "Say which is meant with mapping=FILE, a CSV data,network."
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """One class of the pictures.
+    """One class of the images.
 
     Attributes:
         data: Its name there.
@@ -40,15 +40,15 @@ class ClassMapping:
 def map_classes(
     data: Sequence[str], network: Sequence[str], mapping: Mapping[str, str | None] | None = None
 ) -> tuple[ClassMapping, ...]:
-    """Find each class of the pictures among those of a network.
+    """Find each class of the images among those of a network.
 
     What a mapping says of a class holds. Otherwise it is the network's class of the same name, or
     of the same name but for case.
 
     Args:
-        data: Names of the classes of the pictures.
+        data: Names of the classes of the images.
         network: Names of the classes of the network.
-        mapping: From names of the pictures to names of the network, or to None for a class that
+        mapping: From names of the images to names of the network, or to None for a class that
             the network does not know. Several may be one class of the network.
 
     Raises:
@@ -66,12 +66,12 @@ def map_classes(
     for name, owners in taken.items():
         if len(owners) > 1:
             raise DataError(
-                f"The classes {' and '.join(owners)} of the pictures could both be {name} of the "
+                f"The classes {' and '.join(owners)} of the images could both be {name} of the "
                 f"network. {FIX}"
             )
     if not any(one.network is not None for one in matches):
         raise DataError(
-            f"The pictures and the network share no class.\nClasses of the pictures:"
+            f"The images and the network share no class.\nClasses of the images:"
             f"{listing(sorted(data), most=50)}\nClasses of the network:{listing(network, most=50)}"
             f"\n{FIX}"
         )
@@ -86,7 +86,7 @@ def _class_names(name: str, network: Sequence[str], said: Mapping[str, str | Non
     alike = [other for other in network if other.lower() == name.lower()]
     if len(alike) > 1:
         raise DataError(
-            f"The class {name} of the pictures could be {' or '.join(alike)} of the network. {FIX}"
+            f"The class {name} of the images could be {' or '.join(alike)} of the network. {FIX}"
         )
     return ClassMapping(name, alike[0], CASE) if alike else ClassMapping(name, None, UNKNOWN)
 

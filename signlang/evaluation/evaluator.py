@@ -23,22 +23,22 @@ from signlang.metrics.classification import classification_metrics
 from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import instantiate_component
 
-LIKE: Final = 0.01  # losses of the same pictures on other machines differ by much less
+LIKE: Final = 0.01  # losses of the same images on other machines differ by much less
 
 
 def training_overlap(candidate: BatchPredictor, index: Index) -> TrainingOverlap:
-    """Find pictures that a run was made of, by the digests of their files.
+    """Find images that a run was made of, by the digests of their files.
 
     Args:
         candidate: Of a bundle, or of somebody else's weights, nothing is known.
-        index: The pictures.
+        index: The images.
     """
     none = np.zeros(len(index), dtype=np.bool_)
     if candidate.kind != "run":
         return TrainingOverlap(
             none, none, f"its {candidate.kind} do{'es' * (candidate.kind == 'bundle')} not say"
         )
-    used = [(row["path"], row["part"]) for row in RunFolder(candidate.path).pictures()
+    used = [(row["path"], row["part"]) for row in RunFolder(candidate.path).images()
             if row["part"].startswith(("train", "validation"))]  # fmt: skip
     if candidate.facts["trained_on"].get("fingerprint") == index.fingerprint:
         digests = dict(zip(index.paths, (fact.digest for fact in index.facts), strict=True))
@@ -47,7 +47,7 @@ def training_overlap(candidate: BatchPredictor, index: Index) -> TrainingOverlap
             root = images_root(candidate.path)
         except DataError as error:
             return TrainingOverlap(
-                none, none, f"the pictures of the run are not there to compare: {error}"
+                none, none, f"the images of the run are not there to compare: {error}"
             )
         digests = _digests(root, [path for path, _ in used], _sizes(index))
     parts: dict[str, set[str]] = {}
@@ -64,9 +64,9 @@ def _sizes(index: Index) -> set[int]:
 
 
 def _digests(root: Path, paths: Sequence[str], sizes: set[int]) -> dict[str, str]:
-    """Sum up those files that are as large as some picture of the evaluation."""
+    """Sum up those files that are as large as some image of the evaluation."""
     found = {}
-    for path in track(paths, "comparing with the training pictures", len(paths)):
+    for path in track(paths, "comparing with the training images", len(paths)):
         file = root / path
         try:
             if file.stat().st_size in sizes:
@@ -77,7 +77,7 @@ def _digests(root: Path, paths: Sequence[str], sizes: set[int]) -> dict[str, str
 
 
 def recalibrate(candidate: BatchPredictor, wanted_precision: float, *, write: bool) -> Calibration:
-    """Fit the calibration of a run on its own validation pictures.
+    """Fit the calibration of a run on its own validation images.
 
     Args:
         candidate: A run.
@@ -85,7 +85,7 @@ def recalibrate(candidate: BatchPredictor, wanted_precision: float, *, write: bo
         write: Put `calibration.json` into the run folder; the test fold is then judged as well.
 
     Raises:
-        DataError: If the pictures are not there, or not those that the run was made with.
+        DataError: If the images are not there, or not those that the run was made with.
         RunError: If the network says nothing that is a number.
     """
     run, root = candidate.path, images_root(candidate.path)
@@ -99,13 +99,13 @@ def recalibrate(candidate: BatchPredictor, wanted_precision: float, *, write: bo
 
 
 def _subset_probabilities(candidate: BatchPredictor, root: Path, part: str) -> LabeledProbabilities:
-    """Show the pictures of one part to the network."""
+    """Show the images of one part to the network."""
     rows = RunFolder(candidate.path).part(part, candidate.classes)
     if not rows:
-        raise DataError(f"{candidate.path / 'data.csv'} names no {part} pictures.")
+        raise DataError(f"{candidate.path / 'data.csv'} names no {part} images.")
     starts = range(0, len(rows), BATCH)
     said: list[Floats] = []
-    for start in track(starts, f"judging the {part} pictures of the run", len(starts)):
+    for start in track(starts, f"judging the {part} images of the run", len(starts)):
         batch = [_read(root / path, candidate.sides[0]) for path, _ in rows[start : start + BATCH]]
         said.append(candidate.judge(candidate.prepared(np.stack(batch))))
     probabilities = np.concatenate(said)
@@ -122,19 +122,19 @@ def _read(file: Path, side: int) -> Pixels:
 
 
 def _check_same(run: Path, root: Path, judged: LabeledProbabilities) -> None:
-    """Refuse pictures that give another loss than when the run was made."""
+    """Refuse images that give another loss than when the run was made."""
     metrics = RunFolder(run).metrics() or {}
     then = float(metrics["validation"]["loss"])
     now = classification_metrics(*judged)["loss"]
     if abs(now - then) > LIKE * max(then, 0.1):
         raise DataError(
-            f"The validation pictures in {root} give a loss of {now:.4f}, but {then:.4f} when the "
+            f"The validation images in {root} give a loss of {now:.4f}, but {then:.4f} when the "
             f"run was made: they have changed."
         )
 
 
 def evaluate_network(cfg: DictConfig) -> Evaluation:
-    """Read network and pictures, match their classes, and judge.
+    """Read network and images, match their classes, and judge.
 
     Raises:
         SignlangError: If one of them cannot be used, or they share no class.
@@ -155,7 +155,7 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
         candidate, fitted, _name(cfg), index, rows, matches, probabilities, before, seconds
     )
     if not found.known.any():
-        raise DataError("None of the pictures that are left is of a class that the network knows.")
+        raise DataError("None of the images that are left is of a class that the network knows.")
     return found
 
 
@@ -186,11 +186,11 @@ def _name(cfg: DictConfig) -> str:
 def _warn_of_unknown_classes(mapping: Mapping[str, str | None], index: Index) -> None:
     strange = [name for name in mapping if name not in index.classes]
     if strange:
-        log.warning("mapping names what is no class of the pictures: %s", ", ".join(strange))
+        log.warning("mapping names what is no class of the images: %s", ", ".join(strange))
 
 
 def _rows(cfg: DictConfig, index: Index, before: TrainingOverlap) -> Ints:
-    """Which pictures are asked for."""
+    """Which images are asked for."""
     wanted = np.ones(len(index), dtype=np.bool_)
     if cfg.fold is not None:
         groups = splits.group_ids(index, cfg.split.name, cfg.split.get("blocks", 1))
@@ -201,7 +201,7 @@ def _rows(cfg: DictConfig, index: Index, before: TrainingOverlap) -> Ints:
             raise DataError(f"unseen=true cannot be: {before.unknown}")
         wanted &= ~before.either
     if not wanted.any():
-        raise DataError("No picture is left: all were used to make the run.")
+        raise DataError("No image is left: all were used to make the run.")
     return np.flatnonzero(wanted).astype(np.int64)
 
 
@@ -226,7 +226,7 @@ def _calibration(cfg: DictConfig, candidate: BatchPredictor) -> Calibration:
 def _predict(
     candidate: BatchPredictor, index: Index, rows: Ints, cache_dir: str
 ) -> tuple[Floats, float]:
-    """(n, classes) probabilities of the pictures, and the seconds that they took."""
+    """(n, classes) probabilities of the images, and the seconds that they took."""
     array = image_cache.decode_images(index, candidate.sides[0], cache_dir)
     starts = range(0, len(rows), BATCH)
     begun = time.perf_counter()

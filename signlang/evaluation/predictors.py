@@ -15,7 +15,7 @@ from signlang.evaluation.class_mapping import read_classes
 from signlang.metrics.calibration import Calibration, apply_temperature
 from signlang.validation import NORMALIZATIONS, check_image_size
 
-BATCH: Final = 64  # pictures
+BATCH: Final = 64  # images
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class BatchPredictor:
         name: For people and for the name of a folder.
         path: Where it came from.
         classes: Names, in the order of its outputs.
-        sides: To which squares, one after another, pictures are brought, in pixels.
+        sides: To which squares, one after another, images are brought, in pixels.
         judge: Maps (n, side, side, 3) to (n, classes) probabilities, uncalibrated.
         calibration: What came with it, if anything.
         facts: What else is known of it, for the record.
@@ -42,9 +42,9 @@ class BatchPredictor:
     calibration: Calibration | None
     facts: Mapping[str, Any]
 
-    def prepared(self, pictures: Pixels) -> Pixels:
-        """Bring (n, h, w, 3) pictures to the last side, through any that are still to come."""
-        return resize_batch(pictures, *self.sides)
+    def prepared(self, images: Pixels) -> Pixels:
+        """Bring (n, h, w, 3) images to the last side, through any that are still to come."""
+        return resize_batch(images, *self.sides)
 
 
 def run_predictor(path: Path) -> BatchPredictor:
@@ -85,8 +85,8 @@ def bundle_predictor(path: Path) -> BatchPredictor:
     bundle = load_bundle(path)
     network = OnnxModel(bundle)
 
-    def judge(pictures: Pixels) -> Floats:
-        return apply_temperature(network(pictures), 1 / bundle.temperature)
+    def judge(images: Pixels) -> Floats:
+        return apply_temperature(network(images), 1 / bundle.temperature)
 
     here = path.resolve()
     return BatchPredictor(
@@ -106,14 +106,14 @@ def bundle_predictor(path: Path) -> BatchPredictor:
 
 
 def network_outputs(model: Any, swap_axes: bool = False) -> Callable[[Pixels], Floats]:
-    """Show pictures to a classifier in float32, on a GPU if there is one."""
+    """Show images to a classifier in float32, on a GPU if there is one."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ready = model.eval().to(device)
 
-    def judge(pictures: Pixels) -> Floats:
-        given = torch.from_numpy(pictures)
+    def judge(images: Pixels) -> Floats:
+        given = torch.from_numpy(images)
         if swap_axes:  # height and width exchanged
             given = given.transpose(1, 2)
         with torch.inference_mode():
@@ -136,7 +136,7 @@ def weights_predictor(cfg: DictConfig) -> BatchPredictor:
     options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     size = int(cfg.size or options["image_size"])
     check_image_size(options["name"], size)
-    mean, std = _normalisation(cfg)
+    mean, std = _normalization(cfg)
     kept: dict[str, Any] = {k: options[k] for k in ("name", "architecture") if k in options}
     model = Classifier({**kept, "image_size": size}, classes, mean, std, {"name": "adam"})
     from signlang.models.weights import load_full_state
@@ -158,13 +158,13 @@ def weights_predictor(cfg: DictConfig) -> BatchPredictor:
     )  # fmt: skip
 
 
-def _normalisation(cfg: DictConfig) -> tuple[list[float], list[float]]:
+def _normalization(cfg: DictConfig) -> tuple[list[float], list[float]]:
     """Mean and deviation: those given, else those that the network is known for."""
-    known = NORMALIZATIONS.get(cfg.model.normalisation)
+    known = NORMALIZATIONS.get(cfg.model.normalization)
     if known is None and (cfg.mean is None or cfg.std is None):
         raise SettingError(
-            f"model.normalisation={cfg.model.normalisation} is not known without the training "
-            "pictures: give mean=[R,G,B] and std=[R,G,B], of pixels from 0 to 1."
+            f"model.normalization={cfg.model.normalization} is not known without the training "
+            "images: give mean=[R,G,B] and std=[R,G,B], of pixels from 0 to 1."
         )
     mean, std = known or ([], [])
     return (

@@ -31,22 +31,22 @@ from signlang.reporting.plots import BLUE, COLOURS, INK, new_axes
 
 
 def confusion_view(found: Evaluation) -> Predictions:
-    """All pictures, over those classes alone that a picture has or was taken for."""
+    """All images, over those classes alone that an image has or was taken for."""
     return _view(found, np.ones(len(found.rows), dtype=np.bool_))
 
 
 def mistakes(found: Evaluation) -> Predictions:
-    """The pictures of shared classes."""
+    """The images of shared classes."""
     return _view(found, found.known)
 
 
 def unknown_classes_view(found: Evaluation) -> Predictions:
-    """The pictures of classes that the network does not know."""
+    """The images of classes that the network does not know."""
     return _view(found, ~found.known)
 
 
 def _view(found: Evaluation, chosen: Flags) -> Predictions:
-    """Some pictures, with calibrated probabilities.
+    """Some images, with calibrated probabilities.
 
     Classes that the network does not know stand behind its own, with a probability of 0.
     """
@@ -74,7 +74,7 @@ def _view(found: Evaluation, chosen: Flags) -> Predictions:
 
 
 def rejection_chart(curve: RiskCoverage, threshold: float | None) -> Figure:
-    """Draw the share of mistakes among the accepted pictures against how many are accepted."""
+    """Draw the share of mistakes among the accepted images against how many are accepted."""
     figure, panel = new_axes(3.6)
     panel.step(100 * curve.coverage, 100 * curve.risk, color=BLUE, where="post")
     if threshold is not None:
@@ -87,7 +87,7 @@ def rejection_chart(curve: RiskCoverage, threshold: float | None) -> Figure:
             panel.legend(frameon=False, labelcolor=INK)
     panel.set_xlim(0, 100)
     panel.set_ylim(bottom=0)
-    panel.set_xlabel("accepted, % of the pictures")
+    panel.set_xlabel("accepted, % of the images")
     panel.set_ylabel("wrong, % of the accepted")
     return figure
 
@@ -101,7 +101,7 @@ def evaluation_page(found: Evaluation) -> Page:
     """Put the report together."""
     known = found.known
     tiles = {
-        "pictures": f"{len(found.rows):,}",
+        "images": f"{len(found.rows):,}",
         "accuracy": f"{found.figures['accuracy']:.4f}",
         "over the shared classes": f"{found.figures_among['accuracy']:.4f}",
         "macro F1": f"{found.figures['macro_f1']:.4f}",
@@ -117,7 +117,7 @@ def evaluation_page(found: Evaluation) -> Page:
         name="report",
         title=f"{found.candidate.name} on {found.name}",
         lead=f"Written by signlang {__version__}. The network is {found.candidate.path}; the "
-        f"pictures, names, labels and signers have the fingerprint {found.index.fingerprint}.",
+        f"images, names, labels and signers have the fingerprint {found.index.fingerprint}.",
         tiles=tiles,
         notes=[
             Notes("What to beware of", results.warnings(found), is_warning=True),
@@ -133,10 +133,10 @@ def evaluation_page(found: Evaluation) -> Page:
 def _figures(found: Evaluation) -> Section:
     text = (
         "The first accuracy lets the network answer with any of its classes, as it would in use; "
-        "the second only with those that the pictures show, which tells hands that it reads badly "
+        "the second only with those that the images show, which tells hands that it reads badly "
         "from signs that it confuses with absent ones. Intervals are Wilson's, 95 %, and take "
-        "pictures for independent; those of one person are not. The calibration error is before "
-        "and after the temperature that was fitted on the network's own validation pictures."
+        "images for independent; those of one person are not. The calibration error is before "
+        "and after the temperature that was fitted on the network's own validation images."
     )
     rows: Rows = [[name, value] for name, value in writer.headlines(found).items()]
     return Section("Figures", [Text(text), Table("Figures", ["what", "how much"], rows)])
@@ -145,17 +145,17 @@ def _figures(found: Evaluation) -> Section:
 def _confusion(found: Evaluation) -> Section:
     view = confusion_view(found)
     wrong = int((~found.correct).sum())
-    alt = f"Confusion matrix: {wrong:,} of {len(found.rows):,} pictures are not recognised."
+    alt = f"Confusion matrix: {wrong:,} of {len(found.rows):,} images are not recognised."
     blocks: Blocks = [ImageBlock("confusion", alt, plots.confusion_figure(view))]
     rows: Rows = [
         [pair.label, pair.predicted, pair.count, f"{pair.share:.1%}"]
         for pair in classification.confusions(view)
     ]
-    header = ["is", "taken for", "pictures", "share of the class"]
+    header = ["is", "taken for", "images", "share of the class"]
     if rows:
         blocks.append(Table("Most confused pairs", header, rows))
     else:
-        blocks.append(Text("Every picture is recognised."))
+        blocks.append(Text("Every image is recognised."))
     return Section("Confusion", blocks)
 
 
@@ -181,14 +181,14 @@ def _signers(found: Evaluation) -> Section | None:
     )
     worst = list(signers.items())[:SIGNERS]
     rows: Rows = [[name, *map(Number, writer.share_cells(share))] for name, share in worst]
-    header = ["signer", "pictures", "recognised", "95 % interval"]
+    header = ["signer", "images", "recognised", "95 % interval"]
     caption = writer.coverage_text("signers", len(rows), len(signers))
     return Section("Signers", [Text(text), Table(caption, header, rows)])
 
 
 def _mistakes(found: Evaluation) -> Section:
     text = (
-        "Pictures of shared classes that were judged wrongly with the highest confidence, after "
+        "Images of shared classes that were judged wrongly with the highest confidence, after "
         "the temperature. Some may be labelled wrongly: look at them."
     )
     view = mistakes(found)
@@ -210,14 +210,14 @@ def _mistakes(found: Evaluation) -> Section:
 def _sheet(found: Evaluation, view: Predictions, rows: list[int], name: str) -> ImageBlock:
     images = sources.read_thumbnails(found.index.root, [view.paths[row] for row in rows])
     sheet = plots.mistakes_figure(view, rows, images)
-    return ImageBlock(name, f"{counted(len(rows), 'picture')} that were judged wrongly", sheet)
+    return ImageBlock(name, f"{counted(len(rows), 'image')} that were judged wrongly", sheet)
 
 
 def _confidence(found: Evaluation) -> Section:
     known, made = found.known, found.calibration
     correct = found.correct[known]
     blocks: Blocks = [Text(
-        "Accuracy of the pictures of shared classes that were judged with about the same "
+        "Accuracy of the images of shared classes that were judged with about the same "
         "confidence, by the network itself and after the temperature."
     )]  # fmt: skip
     for number, (title, shares) in enumerate(
@@ -234,7 +234,7 @@ def _confidence(found: Evaluation) -> Section:
         blocks.append(ImageBlock(name, alt, plots.reliability_figure(diagram), title))
     curve = risk_coverage(found.calibrated[known].max(1), correct)
     chart = rejection_chart(curve, made.reject_threshold)
-    alt = f"Mistakes among the accepted pictures against their share: {_last(curve)}."
+    alt = f"Mistakes among the accepted images against their share: {_last(curve)}."
     blocks.append(ImageBlock("rejection", alt, chart, "What rejecting unsure guesses would do"))
     return Section("How far confidence can be trusted", blocks)
 
@@ -248,19 +248,19 @@ def _unknown(found: Evaluation) -> Section | None:
         return None
     rows: Rows = [
         [
-            one.match.data, one.pictures, f"{one.mistaken_for} ({one.times:,})",
-            Number(percent(Proportion(one.rejected, one.pictures).value)),
+            one.match.data, one.images, f"{one.mistaken_for} ({one.times:,})",
+            Number(percent(Proportion(one.rejected, one.images).value)),
         ]
         for one in by_class(found)
         if one.match.network is None
     ]  # fmt: skip
     text = (
-        "Of these pictures every answer is wrong; the best that can happen is that they are "
+        "Of these images every answer is wrong; the best that can happen is that they are "
         "rejected. Shown are those of whose answer the network was surest."
     )
     view = unknown_classes_view(found)
     sheet = _sheet(found, view, classification.most_confident_mistakes(view).tolist(), "strangers")
-    header = ["class", "pictures", "mostly taken for", "rejected"]
+    header = ["class", "images", "mostly taken for", "rejected"]
     table = Table("Classes that the network does not know", header, rows)
     return Section("Unknown classes", [Text(text), table, sheet])
 
@@ -268,5 +268,5 @@ def _unknown(found: Evaluation) -> Section | None:
 def _matches(found: Evaluation) -> Section:
     rows: Rows = [[m.data, m.network or "-", m.how] for m in found.matches]
     caption = f"What the classes of {found.name} are for the network"
-    header = ["class of the pictures", "class of the network", "matched by"]
+    header = ["class of the images", "class of the network", "matched by"]
     return Section("Names", [Table(caption, header, rows)])

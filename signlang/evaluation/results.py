@@ -16,12 +16,12 @@ from signlang.metrics.calibration import Calibration, accepted, apply_temperatur
 from signlang.metrics.classification import Proportion
 from signlang.reporting.formatting import counted, named, percent
 
-ABSENT: Final = -1  # label of a picture whose class the network does not know
+ABSENT: Final = -1  # label of an image whose class the network does not know
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingOverlap:
-    """Which pictures are no news to a network, byte for byte.
+    """Which images are no news to a network, byte for byte.
 
     Attributes:
         trained: (N,) those that it was trained on.
@@ -41,17 +41,17 @@ class TrainingOverlap:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a network said of pictures.
+    """What a network said of images.
 
     Attributes:
         candidate: The network.
         calibration: Its temperature and threshold.
         name: Of the data.
-        index: All pictures of the data.
+        index: All images of the data.
         rows: (n,) those that were judged.
         matches: What each class of the data is for the network.
         probabilities: (n, classes of the network), uncalibrated.
-        seen: Which pictures are no news to the network.
+        seen: Which images are no news to the network.
         seconds: That the network took.
     """
 
@@ -90,7 +90,7 @@ class Evaluation:
 
     @cached_property
     def correct(self) -> Flags:
-        """(n,) whether the picture was recognised; never, where its class is not known."""
+        """(n,) whether the image was recognised; never, where its class is not known."""
         return np.asarray(self.predicted == self.labels, dtype=np.bool_)
 
     @cached_property
@@ -100,7 +100,7 @@ class Evaluation:
 
     @cached_property
     def shared(self) -> list[int]:
-        """Positions of the classes of the network that some judged picture has."""
+        """Positions of the classes of the network that some judged image has."""
         return [int(place) for place in np.unique(self.labels[self.known])]
 
     @cached_property
@@ -111,14 +111,14 @@ class Evaluation:
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """Of pictures of shared classes, over all classes of the network, uncalibrated."""
+        """Of images of shared classes, over all classes of the network, uncalibrated."""
         return classification.classification_metrics(
             self.probabilities[self.known], self.labels[self.known]
         )
 
     @cached_property
     def figures_among(self) -> dict[str, float]:
-        """Of the same pictures over the shared classes alone, uncalibrated."""
+        """Of the same images over the shared classes alone, uncalibrated."""
         labels = np.searchsorted(self.shared, self.labels[self.known])
         return classification.classification_metrics(
             classification.among(self.probabilities[self.known], self.shared), labels
@@ -126,7 +126,7 @@ class Evaluation:
 
     @property
     def coverage(self) -> Proportion:
-        """How many pictures of shared classes are accepted."""
+        """How many images of shared classes are accepted."""
         return Proportion.of(self.accepted[self.known])
 
     @property
@@ -136,12 +136,12 @@ class Evaluation:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """(n,) class of each picture, as the data names it."""
+        """(n,) class of each image, as the data names it."""
         return tuple(self.index.classes[label] for label in self.index.labels[self.rows])
 
     @cached_property
     def signers(self) -> tuple[str, ...] | None:
-        """(n,) who is in each picture, or None."""
+        """(n,) who is in each image, or None."""
         signers = self.index.signers
         return None if signers is None else tuple(signers[row] for row in self.rows)
 
@@ -156,20 +156,20 @@ NOTHING: Final = Proportion(0, 0)
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How the pictures of one class were judged.
+    """How the images of one class were judged.
 
     Attributes:
         match: The class.
-        pictures: Of it.
+        images: Of it.
         right: Those recognised; of none at all, where the network does not know the class.
         among: Those that would be, if the network had the shared classes only; likewise.
         mistaken_for: What those not recognised were mostly taken for.
         times: How many of them.
-        rejected: Pictures below the threshold.
+        rejected: Images below the threshold.
     """
 
     match: ClassMapping
-    pictures: int
+    images: int
     right: Proportion
     among: Proportion
     mistaken_for: str
@@ -178,7 +178,7 @@ class ClassScore:
 
 
 def by_class(found: Evaluation) -> list[ClassScore]:
-    """Every class of the judged pictures, the worst first, unknown ones last."""
+    """Every class of the judged images, the worst first, unknown ones last."""
     return sorted(
         _classes(found),
         key=lambda one: (one.match.network is None, one.right.value, one.match.data),
@@ -206,7 +206,7 @@ def _classes(found: Evaluation) -> Iterator[ClassScore]:
 
 
 def by_signer(found: Evaluation) -> dict[str, Proportion]:
-    """How many pictures of shared classes of each signer are recognised, the worst first."""
+    """How many images of shared classes of each signer are recognised, the worst first."""
     if found.signers is None:
         return {}
     named = found.known & np.array([bool(name) for name in found.signers])
@@ -228,7 +228,7 @@ def notes(found: Evaluation) -> list[str]:
     told = []
     if found.seen.unknown:
         told.append(
-            "It is not known whether the network was trained on some of these pictures: "
+            "It is not known whether the network was trained on some of these images: "
             f"{found.seen.unknown.rstrip('.')}."
         )
     missing = [
@@ -236,7 +236,7 @@ def notes(found: Evaluation) -> list[str]:
     ]
     if missing:
         told.append(
-            f"No picture shows {counted(len(missing), 'class')} of the "
+            f"No image shows {counted(len(missing), 'class')} of the "
             f"{len(found.candidate.classes)} that the network knows: {named(missing)}."
         )
     if found.index.excluded:
@@ -254,12 +254,12 @@ def _seen(found: Evaluation) -> Iterator[str]:
     if trained:
         were = "was" if trained == 1 else "were"
         yield (
-            f"{trained:,} of these {counted(total, 'picture')} {were} trained on: the figures "
+            f"{trained:,} of these {counted(total, 'image')} {were} trained on: the figures "
             "flatter. unseen=true leaves them out."
         )
     if chosen:
         yield (
-            f"{chosen:,} of these {counted(total, 'picture')} belong to the validation part, which "
+            f"{chosen:,} of these {counted(total, 'image')} belong to the validation part, which "
             "chose the checkpoint and the temperature."
         )
 
@@ -276,29 +276,29 @@ def _unknown(found: Evaluation) -> Iterator[str]:
     else:
         fate = f"{percent(rejected.value)} of them would be rejected"
     yield (
-        f"{counted(count, 'picture')} of {counted(len(names), 'class')} that the network does "
+        f"{counted(count, 'image')} of {counted(len(names), 'class')} that the network does "
         f"not know ({named(names)}) are in none of the accuracies. {fate}."
     )
 
 
 def _calibration(found: Evaluation) -> Iterator[str]:
     made = found.calibration
-    if found.candidate.calibration is None and not made.pictures:
+    if found.candidate.calibration is None and not made.images:
         yield "The network is not calibrated: its confidence is its own, and nothing is rejected."
     elif made.reject_threshold is None:
         yield (
-            f"No threshold of rejection: on {_fitted_on(made.pictures)} none was seen to make "
+            f"No threshold of rejection: on {_fitted_on(made.images)} none was seen to make "
             f"{percent(made.wanted_precision)} of the accepted guesses right."
         )
     elif found.precision.total and found.precision.interval[1] < made.wanted_precision:
         yield (
             f"The threshold was set to make {percent(made.wanted_precision)} of the accepted "
-            f"guesses right; here it is {percent(found.precision.value)}: these pictures are "
+            f"guesses right; here it is {percent(found.precision.value)}: these images are "
             "unlike those that the network knows, and its confidence cannot be believed."
         )
     if found.candidate.facts.get("protocol") == "validation=fold":
         yield "The run's test fold also chose its checkpoint and temperature (validation=fold)."
 
 
-def _fitted_on(pictures: int) -> str:
-    return counted(pictures, "validation picture") if pictures else "its validation pictures"
+def _fitted_on(images: int) -> str:
+    return counted(images, "validation image") if images else "its validation images"

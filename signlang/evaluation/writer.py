@@ -22,7 +22,7 @@ from signlang.runs import identity
 CLASSES: Final = 12  # on the terminal
 SIGNERS: Final = 5  # there
 HEADER: Final = (
-    "class", "pictures", "recognised", "95 % interval", "over the\nshared", "mostly mistaken for",
+    "class", "images", "recognised", "95 % interval", "over the\nshared", "mostly mistaken for",
     "rejected",
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ def show_evaluation(found: Evaluation, out: Path) -> None:
         lines = [[printable(name), *share_cells(share)] for name, share in signers.items()][
             :SIGNERS
         ]
-        header = ("signer", "pictures", "recognised", "95 % interval")
+        header = ("signer", "images", "recognised", "95 % interval")
         show_columns(coverage_text("signers", len(lines), len(signers)), header, lines, flexible=0)
 
 
@@ -59,7 +59,7 @@ def headlines(found: Evaluation) -> dict[str, str]:
     shared = counted(len(found.shared), "shared class")
     among = Proportion.of(found.correct_among[known])
     rows = {
-        "pictures": f"{len(found.rows):,}, of which {int(known.sum()):,} are of {shared}",
+        "images": f"{len(found.rows):,}, of which {int(known.sum()):,} are of {shared}",
         f"accuracy, over all {len(found.candidate.classes)} classes of the network": with_interval(
             Proportion.of(found.correct[known])
         ),
@@ -74,13 +74,13 @@ def headlines(found: Evaluation) -> dict[str, str]:
     }
     if made.reject_threshold is not None:
         rows[f"accepted, at least {percent(made.reject_threshold)} sure"] = (
-            f"{percent(found.coverage.value)} of the pictures of shared classes; "
+            f"{percent(found.coverage.value)} of the images of shared classes; "
             f"of these {with_interval(found.precision)} are right"
         )
     if not known.all():
         taken = Proportion.of(~found.accepted[~known])
         rows["of classes that it does not know"] = (
-            f"{counted(taken.total, 'picture')}, {taken.count:,} rejected"
+            f"{counted(taken.total, 'image')}, {taken.count:,} rejected"
         )
     return rows
 
@@ -91,7 +91,7 @@ def cells_of(one: ClassScore) -> list[str]:
     other = f"{one.mistaken_for} ({one.times:,})" if one.times else "-"
     return [
         one.match.data,
-        f"{one.pictures:,}",
+        f"{one.images:,}",
         *(share_cells(one.right)[1:] if known else ("not known", "-")),
         f"{one.among.value:.4f}" if known else "-",
         other,
@@ -100,7 +100,7 @@ def cells_of(one: ClassScore) -> list[str]:
 
 
 def share_cells(share: Proportion) -> list[str]:
-    """Pictures, share and interval.
+    """Images, share and interval.
 
     >>> share_cells(Proportion(1, 2))
     ['2', '0.5000', '0.0945 to 0.9055']
@@ -135,7 +135,7 @@ def coverage_text(what: str, shown: int, total: int) -> str:
 LONGEST: Final = 60  # characters of the data's name in that of a folder
 OUTPUTS: Final = ("predictions.csv", "per_class.csv", "per_signer.csv", "files.csv", "metrics.json")
 PER_CLASS: Final = (
-    "class", "network_class", "matched", "pictures", "recognised", "accuracy", "low", "high",
+    "class", "network_class", "matched", "images", "recognised", "accuracy", "low", "high",
     "accuracy_among_shared", "mistaken_for", "times", "rejected",
 )  # fmt: skip
 
@@ -172,7 +172,7 @@ def write_evaluation(found: Evaluation, cfg: DictConfig, out: Path) -> None:
     signers = by_signer(found)
     if signers:
         rows = [(name, share.total, *_recognised(share)) for name, share in signers.items()]
-        header = ["signer", "pictures", "recognised", "accuracy", "low", "high"]
+        header = ["signer", "images", "recognised", "accuracy", "low", "high"]
         write_csv(out / "per_signer.csv", header, rows)
     if found.index.excluded:
         bad = ((file.path, file.reason) for file in found.index.excluded)
@@ -196,7 +196,7 @@ def metrics_json(found: Evaluation) -> dict[str, Any]:
             "classes": len(candidate.classes),
             **candidate.facts,
         },
-        "pictures": {
+        "images": {
             "judged": len(found.rows),
             "of_shared_classes": int(known.sum()),
             "of_unknown_classes": int((~known).sum()),
@@ -257,7 +257,7 @@ def _classes(found: Evaluation) -> Iterator[tuple[object, ...]]:
     for one in by_class(found):
         known = one.match.network is not None
         yield (
-            one.match.data, one.match.network or "", one.match.how, one.pictures,
+            one.match.data, one.match.network or "", one.match.how, one.images,
             *(_recognised(one.right) if known else ("",) * 4),
             f"{one.among.value:.6f}" if known else "",
             one.mistaken_for, one.times, one.rejected,

@@ -1,6 +1,6 @@
 """The bundle: manifest schema, reading and verification of a folder or ZIP file.
 
-Everything in a bundle is JSON, ONNX, text or a picture: nothing of it is ever executed. Only numpy,
+Everything in a bundle is JSON, ONNX, text or an image: nothing of it is ever executed. Only numpy,
 PIL and onnxruntime are needed here.
 """
 
@@ -164,10 +164,10 @@ class Bundle:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Squares that pictures are brought to one after another, as in training, in pixels.
+        """Squares that images are brought to one after another, as in training, in pixels.
 
-        The graph does that. Who wants to send smaller pictures may squeeze them to the first side
-        with `data.pictures.resized`, which changes nothing.
+        The graph does that. Who wants to send smaller images may squeeze them to the first side
+        with `data.images.resized`, which changes nothing.
         """
         found = self.info.get("preprocessing", {}).get("sides", [self.image_size])
         return tuple(int(side) for side in found)

@@ -41,21 +41,19 @@ class OnnxModel:
         self.classes = bundle.classes
         self._session = _session(bundle, bundle.models[precision], device, threads)
 
-    def __call__(self, pictures: Pixels) -> Floats32:
-        """Map (N, H, W, 3) RGB pictures of any one size to (N, classes) probabilities.
+    def __call__(self, images: Pixels) -> Floats32:
+        """Map (N, H, W, 3) RGB images of any one size to (N, classes) probabilities.
 
         Raises:
             ValueError: If they are not uint8 of that shape.
         """
-        if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8:
-            raise ValueError(
-                f"pictures are uint8 (N, H, W, 3), not {pictures.dtype} {pictures.shape}"
-            )
-        if not len(pictures):
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise ValueError(f"images are uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
+        if not len(images):
             return np.empty((0, len(self.classes)), dtype=np.float32)
-        if not pictures.size:
-            raise ValueError(f"pictures of shape {pictures.shape} have no pixels")
-        (found,) = self._session.run(["probabilities"], {"pictures": pictures})
+        if not images.size:
+            raise ValueError(f"images of shape {images.shape} have no pixels")
+        (found,) = self._session.run(["probabilities"], {"images": images})
         return np.asarray(found, dtype=np.float32)
 
 
@@ -107,7 +105,7 @@ def _session(bundle: Bundle, file: str, device: str, threads: int) -> Any:
             f"{file} of {bundle.path} cannot be used by onnxruntime {onnxruntime.__version__}: "
             f"{first}"
         ) from None
-    if given != [("pictures", "tensor(uint8)", 4)] or made != [
+    if given != [("images", "tensor(uint8)", 4)] or made != [
         ("probabilities", "tensor(float)", len(bundle.classes))
     ]:
         raise BundleError(f"{file} of {bundle.path} is another kind of network: {given} to {made}.")

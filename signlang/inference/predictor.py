@@ -36,7 +36,7 @@ PATTERN: Final = set("*?[")
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A picture that is to be recognised.
+    """An image that is to be recognised.
 
     Attributes:
         name: Its path as it was given or found; `-` for standard input.
@@ -48,21 +48,21 @@ class ImageSource:
 
 
 def find_sources(paths: Sequence[str], stdin: BinaryIO) -> list[ImageSource]:
-    """Find all pictures, in the order given; those of a folder are sorted by name.
+    """Find all images, in the order given; those of a folder are sorted by name.
 
     A file is taken whatever it is called, and one that is missing too: it becomes a row with its
-    error. Of a folder, files that are not named like pictures, and hidden ones, are passed over.
+    error. Of a folder, files that are not named like images, and hidden ones, are passed over.
 
     Args:
         paths: Files, folders, patterns with `*`, `?`, `[...]` and `**`, or `-`.
-        stdin: Holds one path a line, or a picture.
+        stdin: Holds one path a line, or an image.
 
     Raises:
         SettingError: If there is none.
     """
     found = [source for path in paths for source in _sources(path, stdin)]
     if not found:
-        raise SettingError(f"There is no picture in {', '.join(paths)}.")
+        raise SettingError(f"There is no image in {', '.join(paths)}.")
     return found
 
 
@@ -96,16 +96,16 @@ def _in_folder(folder: str) -> Iterator[ImageSource]:
             else:
                 passed_over += not name.startswith(".")
     if passed_over:
-        log.info("%s: %d files are not named like pictures and are passed over", folder,
+        log.info("%s: %d files are not named like images and are passed over", folder,
                  passed_over)  # fmt: skip
 
 
 def _from_stdin(data: bytes) -> list[ImageSource]:
-    """Take a picture, or else lines of paths."""
+    """Take an image, or else lines of paths."""
     try:
         with Image.open(io.BytesIO(data)):
             return [ImageSource(STDIN, data)]
-    except Exception:  # decoders raise anything at what is no picture
+    except Exception:  # decoders raise anything at what is no image
         if b"\0" in data:
             return [ImageSource(STDIN, data)]  # neither is it text: decoding will say what is wrong
     lines = os.fsdecode(data).splitlines()
@@ -117,14 +117,14 @@ UNKNOWN: Final = "unknown"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of one picture.
+    """What is said of one image.
 
     Attributes:
         path: Its name.
         ranked: The most probable classes with their probabilities, the most probable first; empty
-            for a picture that cannot be used.
+            for an image that cannot be used.
         accepted: Whether the first of them reaches the threshold.
-        error: Why the picture cannot be used, or nothing.
+        error: Why the image cannot be used, or nothing.
     """
 
     path: str
@@ -139,7 +139,7 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The guess, or `unknown` if it is too improbable; empty for a bad picture."""
+        """The guess, or `unknown` if it is too improbable; empty for a bad image."""
         return self.guess if self.accepted or not self.ranked else UNKNOWN
 
 
@@ -152,7 +152,7 @@ class Predictor:
         network: Its network.
         threshold: Guesses of a lower probability are called unknown; 0 accepts all.
         top: Classes of an answer.
-        batch_size: Pictures that are judged together.
+        batch_size: Images that are judged together.
         workers: Threads that decode.
     """
 
@@ -164,9 +164,9 @@ class Predictor:
     workers: int
 
     def answers(self, sources: Iterable[ImageSource]) -> Iterator[Prediction]:
-        """Answer for each picture, in order; a bad one is answered with its error.
+        """Answer for each image, in order; a bad one is answered with its error.
 
-        Threads decode pictures, and squeeze them as the graph would, while others are judged.
+        Threads decode images, and squeeze them as the graph would, while others are judged.
         """
         read = map_in_order(self._read, sources, self.workers, ahead=2 * self.batch_size)
         for batch in batched(read, self.batch_size):
@@ -175,8 +175,8 @@ class Predictor:
     def _read(self, source: ImageSource) -> tuple[ImageSource, Pixels | str]:
         try:
             data = read_bytes(Path(source.name)) if source.data is None else source.data
-            picture = Image.fromarray(read_image(data))
-            return source, resize_image(picture, self.bundle.sides[0])
+            image = Image.fromarray(read_image(data))
+            return source, resize_image(image, self.bundle.sides[0])
         except BadImageError as error:
             return source, str(error)
         except ValueError as error:  # a name with a null byte

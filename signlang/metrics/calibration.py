@@ -3,7 +3,7 @@
 Pure functions on arrays; which confidences they are given is a matter of `calibration`.
 
 "90 % sure" should be right nine times of ten. Temperature and threshold (see `rejection`) are
-fitted on validation pictures; test pictures only measure them. Nothing here needs torch.
+fitted on validation images; test images only measure them. Nothing here needs torch.
 """
 
 import json
@@ -22,7 +22,7 @@ from signlang.errors import RunError
 from signlang.files import write_json
 from signlang.metrics.classification import SMALLEST_PROBABILITY, reliability_diagram
 
-ROUNDING: Final = 1e-9  # of pictures: 100 * (1 - 0.99) is one of them
+ROUNDING: Final = 1e-9  # of images: 100 * (1 - 0.99) is one of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class RiskCoverage:
     """Selective prediction, from the strictest threshold to the laxest.
 
     Attributes:
-        threshold: (k,) falling confidences; pictures with at least it are accepted.
+        threshold: (k,) falling confidences; images with at least it are accepted.
         accepted: (k,) how many these are.
         coverage: (k,) their share of all.
         risk: (k,) share of them that is wrong.
@@ -45,14 +45,14 @@ class RiskCoverage:
 def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
     """What is wrong among the accepted, for each threshold (Geifman and El-Yaniv 2017, section 2).
 
-    Pictures of equal confidence are accepted together.
+    Images of equal confidence are accepted together.
 
     Args:
-        confidence: (n,) highest probability of each picture.
+        confidence: (n,) highest probability of each image.
         correct: (n,) truth values.
 
     Raises:
-        ValueError: With no pictures, different lengths, or a confidence that is not finite.
+        ValueError: With no images, different lengths, or a confidence that is not finite.
 
     >>> found = risk_coverage([0.9, 0.8, 0.8, 0.6], [True, True, False, True])
     >>> found.threshold.tolist(), found.coverage.tolist(), found.risk.round(2).tolist()
@@ -60,7 +60,7 @@ def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCove
     """
     given, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
     if given.ndim != 1 or given.shape != right.shape or not len(given):
-        raise ValueError(f"Thresholds need pictures, not {given.shape} and {right.shape}.")
+        raise ValueError(f"Thresholds need images, not {given.shape} and {right.shape}.")
     if not np.isfinite(given).all():
         raise ValueError("A confidence is not a finite number.")
     order = np.argsort(-given, kind="stable")
@@ -74,16 +74,16 @@ def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCove
 def reject_threshold(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, wanted_precision: float
 ) -> float | None:
-    """The lowest threshold whose accepted pictures are right as often as wanted.
+    """The lowest threshold whose accepted images are right as often as wanted.
 
-    Fewer than 1 / (1 - wanted_precision) pictures, 100 for 0.99, cannot tell that share from 1, so
+    Fewer than 1 / (1 - wanted_precision) images, 100 for 0.99, cannot tell that share from 1, so
     as many must be accepted. A bound instead of the estimate is not asked for: Wilson's (95 %)
-    takes 381 pictures without a mistake for 0.99, more than the validation part of a small data set
+    takes 381 images without a mistake for 0.99, more than the validation part of a small data set
     has, and no threshold at all serves worse than one that is estimated. So it promises nothing:
-    other pictures have to show how precise it is.
+    other images have to show how precise it is.
 
     Args:
-        confidence: (n,) highest probability of each picture.
+        confidence: (n,) highest probability of each image.
         correct: (n,) truth values.
         wanted_precision: Between 0 and 1.
 
@@ -105,7 +105,7 @@ def reject_threshold(
 
 
 def accepted(confidence: Floats, threshold: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) which pictures are accepted; all, where there is no threshold."""
+    """(n,) which images are accepted; all, where there is no threshold."""
     low = -math.inf if threshold is None else threshold
     return np.asarray(confidence >= low, dtype=np.bool_)
 
@@ -122,24 +122,24 @@ class Calibration:
 
     Attributes:
         temperature: Logits are divided by it; 1 changes nothing.
-        wanted_precision: Share of the accepted pictures that should be right.
-        reject_threshold: Lowest confidence, after the temperature, of an accepted picture; None
+        wanted_precision: Share of the accepted images that should be right.
+        reject_threshold: Lowest confidence, after the temperature, of an accepted image; None
             where no threshold reaches the wanted precision.
-        pictures: Validation pictures that it was fitted on; 0 where it was not fitted here.
+        images: Validation images that it was fitted on; 0 where it was not fitted here.
     """
 
     temperature: float = 1.0
     wanted_precision: float = 0.99
     reject_threshold: float | None = None
-    pictures: int = 0
+    images: int = 0
 
 
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, 4.2).
 
     The likelihood has one optimum, for it is convex in 1 / T; it is looked for between 0.01 and
-    100. Without a mistake among the pictures it has none: every lower T is better. So T is not
-    lowered below 1 further than n pictures warrant, to a mean confidence of (n + 1) / (n + 2), what
+    100. Without a mistake among the images it has none: every lower T is better. So T is not
+    lowered below 1 further than n images warrant, to a mean confidence of (n + 1) / (n + 2), what
     Laplace's rule of succession expects after n right answers in a row.
 
     Args:
@@ -147,7 +147,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
         labels: (n,) positions of the true classes.
 
     Raises:
-        ValueError: With no pictures, different lengths, or logits that are not finite.
+        ValueError: With no images, different lengths, or logits that are not finite.
 
     >>> round(fit_temperature([[2.0, 0.0]] * 4, [0, 0, 0, 1]), 3)  # 2 / T = log 3
     1.82
@@ -220,7 +220,7 @@ def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Float
 def fit_calibration(
     probabilities: Floats, labels: npt.NDArray[np.int64], wanted_precision: float
 ) -> Calibration:
-    """Fit temperature and threshold on validation pictures.
+    """Fit temperature and threshold on validation images.
 
     Args:
         probabilities: (n, classes) of the validation part, by the network itself.
@@ -250,7 +250,7 @@ def summary(made: Calibration, judged: Mapping[str, LabeledProbabilities]) -> di
         "temperature": made.temperature,
         "wanted_precision": made.wanted_precision,
         "reject_threshold": made.reject_threshold,
-        "pictures": made.pictures,
+        "images": made.images,
         **{
             name: {part: found[name] for part, found in measured.items()}
             for name in ("calibration_error", "coverage", "precision")
@@ -307,7 +307,7 @@ def read_calibration(run: Path) -> Calibration | None:
             float(found["temperature"]),
             float(found["wanted_precision"]),
             None if threshold is None else float(threshold),
-            int(found["pictures"]),
+            int(found["images"]),
         )
     except FileNotFoundError:
         return None
@@ -321,7 +321,7 @@ def read_calibration(run: Path) -> Calibration | None:
 def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
     rows, true = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     if rows.ndim != 2 or true.shape != rows.shape[:1] or not len(rows):
-        raise ValueError(f"A temperature needs pictures, not {rows.shape} and {true.shape}.")
+        raise ValueError(f"A temperature needs images, not {rows.shape} and {true.shape}.")
     if not np.isfinite(rows).all():
         raise ValueError("A logit is not a finite number.")
     return rows, true

@@ -20,7 +20,7 @@ class Reliability:
 
     Attributes:
         edges: (bins + 1,) edges of the bins, from 0 to 1.
-        count: (bins,) pictures in each bin.
+        count: (bins,) images in each bin.
         confidence: (bins,) their mean confidence, nan in an empty bin.
         accuracy: (bins,) share of them that is right, nan in an empty bin.
         error: Expected calibration error, from 0 to 1.
@@ -42,12 +42,12 @@ def reliability_diagram(
     error is the sum over bins of count / n * |accuracy - confidence|.
 
     Args:
-        confidence: (n,) highest probability of each picture, from 0 to 1.
+        confidence: (n,) highest probability of each image, from 0 to 1.
         correct: (n,) truth values, whether that class was the right one.
         bins: Number of bins.
 
     Raises:
-        ValueError: With no pictures, different lengths, or a confidence outside 0 to 1.
+        ValueError: With no images, different lengths, or a confidence outside 0 to 1.
 
     >>> result = reliability_diagram([0.9, 0.8, 0.3], [True, False, True], bins=2)
     >>> result.count.tolist(), result.accuracy.tolist(), round(result.error, 4)
@@ -55,7 +55,7 @@ def reliability_diagram(
     """
     given, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
     if given.ndim != 1 or given.shape != right.shape or not len(given):
-        raise ValueError(f"Reliability needs pictures, not {given.shape} and {right.shape}.")
+        raise ValueError(f"Reliability needs images, not {given.shape} and {right.shape}.")
     if not ((given >= 0) & (given <= 1 + 1e-6)).all():  # a softmax in 32 bits may round above 1
         raise ValueError("A confidence lies outside 0 to 1; give probabilities, not logits.")
     if bins < 1:
@@ -73,7 +73,7 @@ def reliability_diagram(
 
 @dataclass(frozen=True)
 class Proportion:
-    """How many of some pictures have a property, e.g. were recognised.
+    """How many of some images have a property, e.g. were recognised.
 
     Attributes:
         count: Those that have it.
@@ -85,17 +85,17 @@ class Proportion:
 
     @classmethod
     def of(cls, flags: Flags) -> "Proportion":
-        """Count the pictures that are marked."""
+        """Count the images that are marked."""
         return cls(int(flags.sum()), len(flags))
 
     @property
     def value(self) -> float:
-        """The share, nan of no pictures."""
+        """The share, nan of no images."""
         return self.count / self.total if self.total else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95 % interval (Wilson 1927), which takes pictures for independent."""
+        """Its 95 % interval (Wilson 1927), which takes images for independent."""
         return wilson_interval(self.count, self.total)
 
 
@@ -122,9 +122,9 @@ def classification_metrics(probabilities: Floats, labels: Ints) -> dict[str, flo
 
 
 def macro_f1(labels: Ints, predicted: Ints) -> float:
-    """Mean F1 of the classes that have pictures.
+    """Mean F1 of the classes that have images.
 
-    A class without pictures has no recall; it counts through the pictures that are taken for it.
+    A class without images has no recall; it counts through the images that are taken for it.
     """
     scores = []
     for one in np.unique(labels):
@@ -145,7 +145,7 @@ def among(probabilities: Floats, chosen: Sequence[int]) -> Floats:
 
 
 def groups(names: Iterable[str], correct: Flags) -> dict[str, Proportion]:
-    """How many pictures of each group were recognised, the worst first, then the largest.
+    """How many images of each group were recognised, the worst first, then the largest.
 
     >>> groups(["a", "b", "b"], np.array([True, False, True]))
     {'b': Proportion(count=1, total=2), 'a': Proportion(count=1, total=1)}
@@ -158,7 +158,7 @@ def groups(names: Iterable[str], correct: Flags) -> dict[str, Proportion]:
 
 
 def most_frequent(positions: Ints, names: Sequence[str]) -> tuple[str, int]:
-    """What pictures were mostly taken for, and how many; nothing of no pictures.
+    """What images were mostly taken for, and how many; nothing of no images.
 
     >>> most_frequent(np.array([1, 1, 0]), ["A", "B"])
     ('B', 2)
@@ -181,7 +181,7 @@ def as_json(share: Proportion) -> dict[str, Any]:
 
 
 def confusion_counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
-    """(classes, classes) pictures of the class of a row taken for that of a column.
+    """(classes, classes) images of the class of a row taken for that of a column.
 
     >>> confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
@@ -192,15 +192,15 @@ def confusion_counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What networks said of pictures that they had not seen.
+    """What networks said of images that they had not seen.
 
     Attributes:
         classes: Names.
-        paths: One per picture, relative to the data set.
+        paths: One per image, relative to the data set.
         labels: (n,) positions in `classes`.
         probabilities: (n, classes).
-        folds: (n,) fold in which each picture was tested.
-        signers: Who is in each picture, or None where that is not known.
+        folds: (n,) fold in which each image was tested.
+        signers: Who is in each image, or None where that is not known.
     """
 
     classes: tuple[str, ...]
@@ -224,7 +224,7 @@ class Predictions:
 
     @cached_property
     def correct(self) -> npt.NDArray[np.bool_]:
-        """(n,) whether the picture was recognised."""
+        """(n,) whether the image was recognised."""
         right: npt.NDArray[np.bool_] = self.predicted == self.labels
         return right
 
@@ -251,7 +251,7 @@ class Confusion:
         label: The true class.
         predicted: What it was taken for.
         count: How often.
-        share: Of the pictures of the true class.
+        share: Of the images of the true class.
     """
 
     label: str
@@ -266,8 +266,8 @@ class Recall:
 
     Attributes:
         name: Of the class.
-        correct: Pictures recognised.
-        count: Pictures of it.
+        correct: Images recognised.
+        count: Images of it.
         low: Of the 95 % interval (Wilson 1927) of the share recognised.
         high: Likewise.
     """
@@ -280,7 +280,7 @@ class Recall:
 
 
 def confusion_matrix(judged: Predictions) -> Ints:
-    """(classes, classes) pictures of the class of a row taken for that of a column."""
+    """(classes, classes) images of the class of a row taken for that of a column."""
     return confusion_counts(judged.labels, judged.predicted, len(judged.classes))
 
 
@@ -315,14 +315,14 @@ def recalls(judged: Predictions) -> list[Recall]:
 
 
 def most_confident_mistakes(judged: Predictions, most: int = 18) -> Ints:
-    """Rows of the pictures that were judged wrongly with the highest confidence, that first."""
+    """Rows of the images that were judged wrongly with the highest confidence, that first."""
     wrong = np.flatnonzero(~judged.correct)
     order = np.argsort(-judged.confidence[wrong], kind="stable")
     return wrong[order][:most].astype(np.int64)
 
 
 def per_class_accuracy(labels: Ints, predicted: Ints, classes: tuple[str, ...]) -> dict[str, float]:
-    """Share of the pictures of each class that was recognised; classes without pictures left out.
+    """Share of the images of each class that was recognised; classes without images left out.
 
     >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), ("A", "B"))
     {'A': 0.5, 'B': 1.0}

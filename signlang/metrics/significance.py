@@ -38,13 +38,13 @@ def corrected_t_test(
 ) -> Comparison:
     """The corrected resampled t-test (Nadeau and Bengio 2003, Machine Learning 52, section 5).
 
-    Folds share training pictures, so a plain t-test finds differences that are not there. The
+    Folds share training images, so a plain t-test finds differences that are not there. The
     variance of the mean is (1/k + n_test/n_train) times that of the differences, with k - 1 degrees
     of freedom. Differences that are all equal have no variance: p is 1 if they are 0, otherwise 0.
 
     Args:
         differences: (k,) one difference a - b for each fold.
-        test_share: Test pictures divided by training pictures, 1 / (k - 1) in a cross-validation.
+        test_share: Test images divided by training images, 1 / (k - 1) in a cross-validation.
         confidence: Of the interval, between 0 and 1.
 
     Raises:
@@ -91,17 +91,17 @@ def paired_difference(
     groups: npt.ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Difference of two accuracies on the same pictures, with a cluster-robust error.
+    """Difference of two accuracies on the same images, with a cluster-robust error.
 
-    Pictures of one group (a signer, a recording) rise and fall together. With G groups, n pictures
+    Images of one group (a signer, a recording) rise and fall together. With G groups, n images
     and the deviations e = d - mean(d), the standard error is sqrt(G / (G - 1) * sum over groups of
     (sum of e)^2) / n, with G - 1 degrees of freedom (Liang and Zeger 1986, Biometrika 73; what
-    Stata and statsmodels give for a constant). Groups of one picture make it the paired t-test.
+    Stata and statsmodels give for a constant). Groups of one image make it the paired t-test.
 
     Args:
-        a: (n,) truth values, whether each picture was recognised under the first condition.
+        a: (n,) truth values, whether each image was recognised under the first condition.
         b: (n,) the same under the second.
-        groups: (n,) label of the group of each picture; None makes each picture its own.
+        groups: (n,) label of the group of each image; None makes each image its own.
         confidence: Of the interval, between 0 and 1.
 
     Raises:
@@ -113,13 +113,13 @@ def paired_difference(
     """
     first, second = np.asarray(a, dtype=np.bool_), np.asarray(b, dtype=np.bool_)
     if first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(f"The pictures of a and b differ: {first.shape} and {second.shape}.")
+        raise ValueError(f"The images of a and b differ: {first.shape} and {second.shape}.")
     labels = np.arange(len(first)) if groups is None else np.asarray(groups)
     if labels.shape != first.shape:
-        raise ValueError(f"groups has {labels.shape} labels for {first.shape} pictures.")
+        raise ValueError(f"groups has {labels.shape} labels for {first.shape} images.")
     names, group = np.unique(labels, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"An interval needs two or more groups of pictures, not {len(names)}.")
+        raise ValueError(f"An interval needs two or more groups of images, not {len(names)}.")
     differences = first.astype(np.float64) - second
     mean = float(differences.mean())
     sums = np.bincount(group, weights=differences - mean)
@@ -131,8 +131,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p value of McNemar's test (1947, Psychometrika 12): a fair coin, n tosses.
 
     Args:
-        only_a: Pictures that only a recognises.
-        only_b: Pictures that only b recognises.
+        only_a: Images that only a recognises.
+        only_b: Images that only b recognises.
 
     Raises:
         ValueError: If a count is negative.
@@ -151,12 +151,12 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share, without continuity correction.
 
-    Wilson 1927, JASA 22; method 3 of Newcombe 1998, Statistics in Medicine 17. Of no pictures at
+    Wilson 1927, JASA 22; method 3 of Newcombe 1998, Statistics in Medicine 17. Of no images at
     all nothing is known: 0 to 1.
 
     Args:
-        correct: Pictures recognised.
-        count: Pictures shown.
+        correct: Images recognised.
+        count: Images shown.
         confidence: Of the interval, between 0 and 1.
 
     Raises:

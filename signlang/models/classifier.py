@@ -30,7 +30,7 @@ CALIBRATION_BINS: Final = 15  # Guo et al. 2017, On Calibration of Modern Neural
 
 
 class Classifier(pl.LightningModule):
-    """A network with its normalisation, loss, metrics and optimizer.
+    """A network with its normalization, loss, metrics and optimizer.
 
     Args:
         network: Options of `networks.build` that shape it: name, image_size, architecture.
@@ -75,12 +75,12 @@ class Classifier(pl.LightningModule):
             }
         )
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Map uint8 pictures (B, size, size, 3) to logits (B, classes)."""
-        count, height, width, colours = pictures.shape
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 images (B, size, size, 3) to logits (B, classes)."""
+        count, height, width, colours = images.shape
         # whole rows: to broadcast three numbers along each pixel takes four times as long
         mean, scale = (v.flatten().repeat(height * width) for v in (self.mean, self.scale))
-        normal = pictures.reshape(count, -1).to(self.mean.dtype).sub_(mean).mul_(scale)
+        normal = images.reshape(count, -1).to(self.mean.dtype).sub_(mean).mul_(scale)
         # a view: the bytes are in channels-last order already
         planes = normal.view(count, height, width, colours).permute(0, 3, 1, 2)
         logits: torch.Tensor = self.network(planes)
@@ -141,8 +141,8 @@ class Classifier(pl.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _step(self, batch: Batch, stage: str) -> tuple[torch.Tensor, torch.Tensor]:
-        pictures, labels = batch
-        logits = self(pictures).float()
+        images, labels = batch
+        logits = self(images).float()
         smoothing = self.label_smoothing if stage == "train" else 0.0
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         seen = loss.detach(), len(labels), logits.detach(), labels

@@ -2,7 +2,7 @@
 
 Figures: one core of an Intel Xeon with AMX, torch 2.15.0, bfloat16, channels last.
 
-Networks see normalised pictures; the classifier around them normalises.
+Networks see normalized images; the classifier around them normalizes.
 """
 
 from collections.abc import Callable, Mapping
@@ -91,16 +91,16 @@ class DenseHead(nn.Module):
         )
         self.classifier = nn.Linear(256, classes)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (B, 3, size, size) to (B, classes) logits."""
-        logits: torch.Tensor = self.classifier(self.dense(self.backbone(pictures)))
+        logits: torch.Tensor = self.classifier(self.dense(self.backbone(images)))
         return logits
 
 
 def simple_cnn(classes: int, image_size: int, pretrained: bool) -> nn.Module:
     """Model A of the digits study: three convolutions, 457,226 parameters at 100 x 100.
 
-    Each convolution is followed by ELU, max-pooling of 3 and batch normalisation. ELU is monotonic,
+    Each convolution is followed by ELU, max-pooling of 3 and batch normalization. ELU is monotonic,
     so it stands behind the pooling here: the same function, with a ninth of the work.
 
     Raises:
@@ -229,13 +229,13 @@ def build_network(
     Args:
         name: One of `NETWORKS`.
         classes: Number of logits.
-        image_size: Side of the pictures, in pixels.
+        image_size: Side of the images, in pixels.
         pretrained: Download ImageNet weights.
         weights: A file of weights instead, see `weights.load`.
         options: `architecture` for `timm`.
 
     Raises:
-        SettingError: If there is no such network, or the pictures are too small for it.
+        SettingError: If there is no such network, or the images are too small for it.
         WeightsError: If weights cannot be had or do not fit.
 
     >>> sum(p.numel() for p in build_network("simple_cnn", 10, 100).parameters())

@@ -51,8 +51,8 @@ NAMED: Final = 12  # classes in a sentence
 def counted(count: int, noun: str) -> str:
     """Write a number with its noun.
 
-    >>> counted(1, "class"), counted(1200, "picture")
-    ('1 class', '1,200 pictures')
+    >>> counted(1, "class"), counted(1200, "image")
+    ('1 class', '1,200 images')
     """
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
 

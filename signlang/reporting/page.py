@@ -1,6 +1,6 @@
 """Report pages: sections of text, tables and images rendered as one HTML or Markdown file.
 
-All show the same sections of the same blocks. The HTML file holds its pictures and needs no other
+All show the same sections of the same blocks. The HTML file holds its images and needs no other
 file and no network.
 """
 
@@ -56,7 +56,7 @@ class ImageBlock:
     alt: str
     image: Figure | Image.Image
     caption: str = ""
-    kind: str = "picture"
+    kind: str = "image"
 
     @property
     def file(self) -> str:
@@ -74,7 +74,7 @@ Cell = str | int | ImageBlock
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts, numbers and pictures; the first cell of a row is its heading."""
+    """Rows of texts, numbers and images; the first cell of a row is its heading."""
 
     caption: str
     header: Sequence[str]
@@ -143,19 +143,19 @@ class Page:
             raise SettingError(
                 f"{folder} cannot be made ({error.strerror}): set out=DIR."
             ) from None
-        pictures = {picture.name: _png(picture) for picture in self.pictures()}
-        for name, data in pictures.items():
+        images = {image.name: _png(image) for image in self.images()}
+        for name, data in images.items():
             _write(folder / FIGURES / f"{name}.png", data)
-        embedded = {p.name: _embedded(p, pictures[p.name]) for p in self.pictures()}
+        embedded = {p.name: _embedded(p, images[p.name]) for p in self.images()}
         for ending in self.endings:
             template = _environment().get_template(f"page.{ending}.j2")
             text = template.render(page=self, embedded=embedded)
             _write(folder / f"{self.name}.{ending}", text.encode("utf-8", errors="replace"))
         for file in (folder / FIGURES).iterdir():
-            if self.ours.fullmatch(file.name) and file.stem not in pictures:
+            if self.ours.fullmatch(file.name) and file.stem not in images:
                 file.unlink()
 
-    def pictures(self) -> list[ImageBlock]:
+    def images(self) -> list[ImageBlock]:
         """All of them, those in tables too."""
         found: list[ImageBlock] = []
         for section in self.sections:
@@ -187,7 +187,7 @@ def _environment() -> Environment:
     )
     environment.filters["md"] = markdown
     environment.filters["shown"] = _shown
-    environment.tests["picture"] = lambda cell: isinstance(cell, ImageBlock)
+    environment.tests["image"] = lambda cell: isinstance(cell, ImageBlock)
     environment.tests["number"] = _is_number
     return environment
 
@@ -203,25 +203,25 @@ def _shown(cell: Any) -> Any:
     return Markup("/<wbr>").join(str(cell).split("/"))
 
 
-def _png(picture: ImageBlock) -> bytes:
-    if isinstance(picture.image, Figure):
-        return png_bytes(picture.image)
+def _png(image: ImageBlock) -> bytes:
+    if isinstance(image.image, Figure):
+        return png_bytes(image.image)
     stream = io.BytesIO()
-    picture.image.save(stream, "PNG", optimize=True)
+    image.image.save(stream, "PNG", optimize=True)
     return stream.getvalue()
 
 
-def _embedded(picture: ImageBlock, png: bytes) -> dict[str, Any]:
+def _embedded(image: ImageBlock, png: bytes) -> dict[str, Any]:
     """A data URI, photographs as JPEG, and the size that keeps the page from jumping."""
     with Image.open(io.BytesIO(png)) as opened:
         width, height = opened.size
     kind = "png"
-    if isinstance(picture.image, Image.Image):
+    if isinstance(image.image, Image.Image):
         stream = io.BytesIO()
-        picture.image.save(stream, "JPEG", quality=QUALITY)
+        image.image.save(stream, "JPEG", quality=QUALITY)
         kind, png = "jpeg", stream.getvalue()
     uri = f"data:image/{kind};base64,{base64.b64encode(png).decode()}"
-    wide = picture.is_chart and width > WIDE
+    wide = image.is_chart and width > WIDE
     return {"uri": uri, "width": width, "height": height, "wide": wide}
 
 

@@ -75,9 +75,9 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 WRITTEN: Final = 60  # classes; of more, a matrix shows colours only
-COLUMNS: Final = 6  # of a sheet of pictures, and what follows in inches
-CELL: Final = (1.55, 2.15)  # width and height of a picture with its title
-PICTURE: Final = 1.45  # its longer side
+COLUMNS: Final = 6  # of a sheet of images, and what follows in inches
+CELL: Final = (1.55, 2.15)  # width and height of an image with its title
+IMAGE: Final = 1.45  # its longer side
 MARGIN: Final = 0.05
 
 
@@ -119,10 +119,10 @@ def matrix_figure(counted: Ints, classes: Sequence[str]) -> Figure:
 
 
 def image_grid(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str]) -> Figure:
-    """Draw pictures in rows, each below its title.
+    """Draw images in rows, each below its title.
 
     All share one panel, whose coordinates are inches from its upper left corner: with a panel for
-    each picture, drawing takes twice as long.
+    each image, drawing takes twice as long.
 
     Args:
         images: (M,) of (h, w, 3) bytes; None for one that cannot be read any more.
@@ -135,14 +135,14 @@ def image_grid(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str])
     panel.set_axis_off()
     for position, (image, title) in enumerate(zip(images, titles, strict=True)):
         left = CELL[0] * (position % COLUMNS) + MARGIN
-        top = CELL[1] * (position // COLUMNS + 1) - MARGIN - PICTURE
+        top = CELL[1] * (position // COLUMNS + 1) - MARGIN - IMAGE
         panel.text(left, top - MARGIN, title, fontsize=9, color=INK, va="bottom")
         if image is None:
-            panel.text(left + PICTURE / 2, top + PICTURE / 2, "cannot be read", ha="center",
+            panel.text(left + IMAGE / 2, top + IMAGE / 2, "cannot be read", ha="center",
                        va="center", color=INK, fontsize=9)  # fmt: skip
         else:
             height, width, _ = image.shape
-            scale = PICTURE / max(height, width)
+            scale = IMAGE / max(height, width)
             extent = (left, left + width * scale, top + height * scale, top)
             panel.imshow(image, extent=extent, aspect="auto")
     panel.set(xlim=(0, size[0]), ylim=(size[1], 0))
@@ -150,7 +150,7 @@ def image_grid(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str])
 
 
 ORANGE: Final = COLOURS[1]
-FEW: Final = 10  # pictures of a bin whose accuracy says little
+FEW: Final = 10  # images of a bin whose accuracy says little
 
 
 def confusion_figure(judged: Predictions) -> Figure:
@@ -166,17 +166,17 @@ def reliability_figure(found: Reliability) -> Figure:
     for panel in (upper, lower):
         style_axes(panel)
     look = {"edgecolor": "white", "linewidth": 1.0}
-    for pictures, shade, label in (
+    for images, shade, label in (
         (found.count >= FEW, "#7da7d4", "accuracy"),
         (
             (found.count > 0) & (found.count < FEW),
             "#b5cbe3",
-            f"accuracy (fewer than {FEW} pictures)",
+            f"accuracy (fewer than {FEW} images)",
         ),
     ):
-        if pictures.any():
+        if images.any():
             upper.bar(
-                middle[pictures], found.accuracy[pictures], width[pictures], color=shade,
+                middle[images], found.accuracy[images], width[images], color=shade,
                 label=label, **look,
             )  # fmt: skip
     upper.plot([0, 1], [0, 1], color=INK, linestyle="--", label="accuracy = confidence")
@@ -193,7 +193,7 @@ def reliability_figure(found: Reliability) -> Figure:
     lower.set_ylim(bottom=0.8)
     lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     lower.yaxis.set_minor_formatter(NullFormatter())
-    lower.set_ylabel("pictures")
+    lower.set_ylabel("images")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=10)
     lower.set_xlabel("confidence")
     return figure
@@ -202,7 +202,7 @@ def reliability_figure(found: Reliability) -> Figure:
 def mistakes_figure(
     judged: Predictions, rows: Sequence[int], images: Sequence[Image.Image | None]
 ) -> Figure:
-    """Draw wrongly judged pictures, each with what it is, what it was taken for, how surely.
+    """Draw wrongly judged images, each with what it is, what it was taken for, how surely.
 
     Args:
         judged: With the rows.

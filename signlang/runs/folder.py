@@ -67,8 +67,8 @@ class RunFolder:
             )
         return record
 
-    def pictures(self) -> list[dict[str, str]]:
-        """Read `data.csv`: path, label, signer and part of every picture.
+    def images(self) -> list[dict[str, str]]:
+        """Read `data.csv`: path, label, signer and part of every image.
 
         Raises:
             RunError: If it is missing or damaged.
@@ -79,27 +79,27 @@ class RunFolder:
             raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}")
         return rows
 
-    def pictures_of(self, part: str) -> list[dict[str, str]]:
-        """Read the rows of `train`, `validation` or `test`; a picture may be in both of the latter.
+    def images_of(self, part: str) -> list[dict[str, str]]:
+        """Read the rows of `train`, `validation` or `test`; an image may be in both of the latter.
 
         Raises:
             RunError: If `data.csv` is missing or damaged.
         """
-        return [row for row in self.pictures() if part in row["part"].split("+")]
+        return [row for row in self.images() if part in row["part"].split("+")]
 
     def part(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
-        """Paths and labels of the pictures of a part.
+        """Paths and labels of the images of a part.
 
         Args:
             name: `train`, `validation` or `test`.
             classes: Names, in the order of the labels.
 
         Raises:
-            DataError: If a picture is of another class.
+            DataError: If an image is of another class.
         """
         number = {name: position for position, name in enumerate(classes)}
         try:
-            return [(row["path"], number[row["label"]]) for row in self.pictures_of(name)]
+            return [(row["path"], number[row["label"]]) for row in self.images_of(name)]
         except KeyError as error:
             raise DataError(
                 f"{self.path / 'data.csv'} does not fit the network: no {error}."
@@ -171,8 +171,8 @@ class RunFolder:
         before, now = old.get("data", {}), new["data"]
         if before.get("fingerprint") != now["fingerprint"]:
             changed.append(
-                f"data: {before.get('pictures')} pictures of {before.get('classes')} classes there "
-                f"({str(before.get('fingerprint'))[:8]}), {now['pictures']} of "
+                f"data: {before.get('images')} images of {before.get('classes')} classes there "
+                f"({str(before.get('fingerprint'))[:8]}), {now['images']} of "
                 f"{now['classes']} now ({now['fingerprint'][:8]})"
             )
         raise RunError(

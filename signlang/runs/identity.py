@@ -24,10 +24,10 @@ ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
     "launcher", "sweep", "wanted_precision", "datamodule", "data.root", "data.signers",
     "data.source", "model.weights",
-    "callbacks.pictures", "callbacks.progress", "callbacks.history", "callbacks.cost",
+    "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",
     "callbacks.last", "callbacks.checkpoint.save_weights_only",
 )  # fmt: skip
-# what the name of a run leaves out: the same, but for what may change the pictures or the weights
+# what the name of a run leaves out: the same, but for what may change the images or the weights
 UNNAMED: Final = {"fold", *ELSEWHERE} - {"data.source", "model.weights"}
 PACKAGES: Final = (
     "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
@@ -241,8 +241,8 @@ def _command(
 def _unquoted(word: str) -> str:
     """Write a path without quotes where it needs none.
 
-    >>> _unquoted("data.root='/pictures/mine'"), _unquoted("data.root='/a, b'")
-    ('data.root=/pictures/mine', "data.root='/a, b'")
+    >>> _unquoted("data.root='/images/mine'"), _unquoted("data.root='/a, b'")
+    ('data.root=/images/mine', "data.root='/a, b'")
     """
     key, _, value = word.partition("=")
     inner = value.strip("'\"")

@@ -21,16 +21,16 @@ from signlang.runs.folder import RunFolder
 
 
 def read_fold(cfg: DictConfig) -> Fold:
-    """Read and check all pictures, and deal them into parts."""
-    pictures: Fold = instantiate_component(cfg.datamodule.pictures)
+    """Read and check all images, and deal them into parts."""
+    images: Fold = instantiate_component(cfg.datamodule.images)
     log.info(
-        "%s: %d pictures of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
-        cfg.data.name, len(pictures.index), len(pictures.index.classes),
-        f" by {len(set(pictures.index.signers))} signers" if pictures.index.signers else "",
+        "%s: %d images of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
+        cfg.data.name, len(images.index), len(images.index.classes),
+        f" by {len(set(images.index.signers))} signers" if images.index.signers else "",
         cfg.fold, cfg.folds, cfg.split.name,
-        len(pictures.parts.train), len(pictures.parts.validation), len(pictures.parts.test),
+        len(images.parts.train), len(images.parts.validation), len(images.parts.test),
     )  # fmt: skip
-    return pictures
+    return images
 
 
 def run_folder(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
@@ -47,7 +47,7 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         if metrics is None:
             return None
         validation.check_train_config(cfg)
-        data = instantiate_component(cfg.datamodule.pictures).index.fingerprint
+        data = instantiate_component(cfg.datamodule.images).index.fingerprint
     except SignlangError:  # the run itself will tell, in its own log
         return None
     wanted = identity.fingerprint(identity.settings_of(cfg), data)
@@ -55,7 +55,7 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
 
 
 @contextmanager
-def started_run(cfg: DictConfig, pictures: Fold) -> Iterator[RunFolder]:
+def started_run(cfg: DictConfig, images: Fold) -> Iterator[RunFolder]:
     """Hold the run folder of a configuration, with the log going into it.
 
     Raises:
@@ -66,11 +66,11 @@ def started_run(cfg: DictConfig, pictures: Fold) -> Iterator[RunFolder]:
     overrides = list(HydraConfig.get().overrides.task)
     folder, chosen = run_folder(cfg, overrides), identity.settings_of(cfg)
     cfg.run_folder = str(folder.path)
-    index, parts = pictures.index, pictures.parts
+    index, parts = images.index, images.parts
     facts = {
         "name": cfg.data.name,
         "fingerprint": index.fingerprint,
-        "pictures": len(index),
+        "images": len(index),
         "classes": len(index.classes),
         "excluded": len(index.excluded),
         "train": len(parts.train),
@@ -111,9 +111,9 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             "parameters": f"{cost['parameters']:,}",
             "FLOPs (fvcore, multiply-add = 1)": f"{cost['flops'] / 1e6:,.2f} M",
             "size": f"{cost['size_mb']:.1f} MB",
-            "time per picture (1 thread)": f"{cost['latency_ms']:.2f} ms",
+            "time per image (1 thread)": f"{cost['latency_ms']:.2f} ms",
             "training": f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
-            f"{metrics['images_per_second']:.0f} pictures/s",
+            f"{metrics['images_per_second']:.0f} images/s",
             "run folder": str(folder.path),
             "dashboards": f"tensorboard --logdir {folder.path.parents[1]}",
         },

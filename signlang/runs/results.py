@@ -22,7 +22,7 @@ ROUNDING: Final = 1e-3  # of a sum of probabilities with six decimals each, of u
 
 
 def read_predictions(run: Path, fold: int) -> Predictions:
-    """Read `predictions.csv` of a run, and who is in the pictures from its `data.csv`.
+    """Read `predictions.csv` of a run, and who is in the images from its `data.csv`.
 
     Args:
         run: Its folder.
@@ -75,10 +75,10 @@ def _classes(run: Path) -> tuple[str, ...]:
 
 def _signers(run: Path, paths: Sequence[str]) -> tuple[str, ...] | None:
     """Check that exactly the test fold was judged, and say who is in it."""
-    tested = {row["path"]: row["signer"] for row in RunFolder(run).pictures_of("test")}
+    tested = {row["path"]: row["signer"] for row in RunFolder(run).images_of("test")}
     if set(paths) != tested.keys() or len(paths) != len(tested):
         raise RunError(
-            f"{run / 'predictions.csv'} holds {len(paths)} pictures, but the test fold in data.csv "
+            f"{run / 'predictions.csv'} holds {len(paths)} images, but the test fold in data.csv "
             f"has {len(tested)}: it was cut off or is of another run. {TRAIN_AGAIN}"
         )
     signers = tuple(tested[path] for path in paths)
@@ -88,7 +88,7 @@ def _signers(run: Path, paths: Sequence[str]) -> tuple[str, ...] | None:
 SHARE_TOLERANCE: Final = 1e-5  # a macro F1 of 1 is summed up in float32
 WORDS: Final = ("model", "data", "split", "protocol", "fold", "folds", "seed", "fingerprint")
 RECORD: Final = {"settings": dict, "data": dict, "overrides": list, "signlang": str}
-DATA: Final = ("fingerprint", "pictures", "classes", "test")
+DATA: Final = ("fingerprint", "images", "classes", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """What the network said of the pictures of its test fold.
+        """What the network said of the images of its test fold.
 
         Raises:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
@@ -133,7 +133,7 @@ class Run:
         right, told = int(found.correct.sum()), self.figure("accuracy")
         if abs(right - told * len(found.paths)) > ROUNDED:
             raise RunError(
-                f"{self.path / 'predictions.csv'} has {right} of {len(found.paths)} pictures "
+                f"{self.path / 'predictions.csv'} has {right} of {len(found.paths)} images "
                 f"right, but metrics.json beside it an accuracy of {told:.4f}: they are of "
                 f"different runs, or were changed. {TRAIN_AGAIN}"
             )
@@ -230,5 +230,5 @@ METRICS: Final[Mapping[str, tuple[str, ...]]] = {
     "seconds": ("seconds",),
     "images_per_second": ("images_per_second",),
 }
-ROUNDED: Final = 1.5  # pictures whose two best classes may be equal in six decimals
+ROUNDED: Final = 1.5  # images whose two best classes may be equal in six decimals
 PROPORTIONS: Final = ("accuracy", "macro_f1", "calibration_error", "validation_accuracy")

@@ -67,7 +67,7 @@ class TrainedRun:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Squares to which pictures were brought one after another, in pixels."""
+        """Squares to which images were brought one after another, in pixels."""
         stored = self.record["settings"].get("data.stored_size")
         both = (int(stored or self.image_size), self.image_size)
         return both[:1] if both[0] == both[1] else both
@@ -82,12 +82,12 @@ class TrainedRun:
 
     @property
     def signers(self) -> int:
-        """People in all pictures of the run, or 0 where that is not known."""
-        names = {row["signer"] for row in RunFolder(self.path).pictures()}
+        """People in all images of the run, or 0 where that is not known."""
+        names = {row["signer"] for row in RunFolder(self.path).images()}
         return 0 if "" in names else len(names)
 
     def part(self, name: str) -> list[tuple[str, int]]:
-        """Paths and labels of the pictures of a part: `train`, `validation` or `test`.
+        """Paths and labels of the images of a part: `train`, `validation` or `test`.
 
         Raises:
             DataError: If `data.csv` names classes that the network does not know.
@@ -133,14 +133,14 @@ def _calibration_error(path: Path) -> dict[str, float]:
 Rows = Sequence[tuple[str, int]]  # paths and labels
 BATCH: Final = 64
 IMAGES_MOVED: Final = (
-    "Say where they are now with pictures=DIR, or have run and bundle compared on drawn pictures "
+    "Say where they are now with images=DIR, or have run and bundle compared on drawn images "
     "only, with verify=generated."
 )
 
 
 @dataclass(frozen=True)
 class RunImages:
-    """The pictures of a run, where they lie.
+    """The images of a run, where they lie.
 
     Attributes:
         root: To which their paths are relative.
@@ -151,7 +151,7 @@ class RunImages:
     side: int
 
     def read(self, path: str) -> bytes:
-        """Read the file of a picture.
+        """Read the file of an image.
 
         Raises:
             DataError: If it is not there, or unreadable.
@@ -162,7 +162,7 @@ class RunImages:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
     def square(self, path: str) -> Pixels:
-        """Decode a picture as training does: (side, side, 3).
+        """Decode an image as training does: (side, side, 3).
 
         Raises:
             DataError: If it is not there, or damaged.
@@ -174,7 +174,7 @@ class RunImages:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
     def squares(self, rows: Rows, doing: str) -> Iterator[Pixels]:
-        """Decode pictures in batches of at most 64: (n, side, side, 3)."""
+        """Decode images in batches of at most 64: (n, side, side, 3)."""
         paths = [path for path, _ in rows]
         squares = map_in_order(self.square, paths, cpu_count(), 2 * BATCH)
         for batch in batched(track(squares, doing, len(rows)), BATCH):
@@ -190,7 +190,7 @@ class RunImages:
 
 
 def find_images(run: TrainedRun, moved_to: str | None) -> RunImages:
-    """Find the pictures of a run.
+    """Find the images of a run.
 
     Args:
         run: The run.
@@ -204,9 +204,7 @@ def find_images(run: TrainedRun, moved_to: str | None) -> RunImages:
     try:
         return RunImages(images_root(run.path), run.sides[0])
     except DataError as error:
-        raise DataError(
-            f"The pictures of {run.path} are not found: {error} {IMAGES_MOVED}"
-        ) from None
+        raise DataError(f"The images of {run.path} are not found: {error} {IMAGES_MOVED}") from None
 
 
 def label_array(rows: Rows) -> Ints:

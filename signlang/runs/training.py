@@ -69,11 +69,11 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
     """Make the network with its first weights."""
     options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     start = {key: options.pop(key) for key in ("pretrained", "weights")}
-    normalisation = options.pop("normalisation")
+    normalization = options.pop("normalization")
     mean, std = (
         module.training_statistics()
-        if normalisation == "training"
-        else NORMALIZATIONS[normalisation]
+        if normalization == "training"
+        else NORMALIZATIONS[normalization]
     )
     return Classifier(
         network={**options, "image_size": cfg.image_size},

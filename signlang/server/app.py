@@ -77,9 +77,9 @@ REFUSED: Final[dict[int | str, dict[str, Any]]] = {
         401: "Without the key of the service",
         404: "No network of this name",
         408: "The body took too long to arrive",
-        413: "Too many bytes, pictures or pixels",
-        415: "Not a JPEG, PNG, WebP or BMP picture",
-        422: "A damaged picture, or none",
+        413: "Too many bytes, images or pixels",
+        415: "Not a JPEG, PNG, WebP or BMP image",
+        422: "A damaged image, or none",
         429: "Too much to do: wait as Retry-After says",
         503: "No answer in time",
     }.items()
@@ -96,7 +96,7 @@ BODY: Final = {
             "schema": {
                 "type": "object",
                 "properties": {
-                    "pictures": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    "images": {"type": "array", "items": {"type": "string", "format": "binary"}}
                 },
             }
         },
@@ -113,7 +113,7 @@ def protected(options: ServeConfig) -> list[Any]:
 
 
 def prediction_routes(engine: Engine, options: ServeConfig) -> APIRouter:
-    """Where pictures are recognised."""
+    """Where images are recognised."""
     router = APIRouter(prefix="/v1", tags=["signs"], dependencies=protected(options))
 
     @router.post(
@@ -129,7 +129,7 @@ def prediction_routes(engine: Engine, options: ServeConfig) -> APIRouter:
             int | None, Query(ge=1, description="How many signs to name; left out: all")
         ] = None,
     ) -> Response:
-        """Recognise the signs in one or many pictures."""
+        """Recognise the signs in one or many images."""
         notes = request.scope["state"]["notes"]
         found = await engine.answer(request.headers, request.stream(), model, top, notes)
         return JSONResponse(found)
@@ -152,7 +152,7 @@ def model_routes(shelf: ModelRegistry, options: ServeConfig) -> APIRouter:
 
     @router.get("/{name}/network.onnx", response_class=Response, dependencies=protected(options))
     async def network(name: str, request: Request) -> Response:
-        """Load a network into the browser: uint8 pictures in, probabilities out."""
+        """Load a network into the browser: uint8 images in, probabilities out."""
         return onnx[shelf.chosen(name)].answer(request)
 
     @router.get("/{name}/card", response_class=Response)
@@ -187,15 +187,15 @@ def _listed(shelf: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
             }
             for name, served in shelf.items()
         ],
-        "max_pictures": options.max_pictures,
+        "max_images": options.max_images,
         "max_body_bytes": int(options.max_body_mb * MIB),
         "max_pixels": options.max_pixels,
         "browser_runtime": (FOLDER / RUNTIME).is_file(),
     }
 
 
-ABOUT: Final = """Recognises static hand signs in pictures. Send one picture as the body, or several
-as `multipart/form-data`; pictures are neither stored nor logged."""
+ABOUT: Final = """Recognises static hand signs in images. Send one image as the body, or several
+as `multipart/form-data`; images are neither stored nor logged."""
 
 
 def create_app(shelf: ModelRegistry, options: ServeConfig) -> Any:
@@ -247,7 +247,7 @@ def _watching(engine: Engine, options: ServeConfig) -> APIRouter:
 
     @router.get("/readyz", responses={503: {"model": schemas.ErrorResponse}})
     async def readyz() -> dict[str, str]:
-        """Whether there is room for another picture; the networks are loaded before the start."""
+        """Whether there is room for another image; the networks are loaded before the start."""
         if engine.admission.is_full:
             raise RequestError(503, "The queue is full.", {"Retry-After": "1"})
         return {"status": "ready"}

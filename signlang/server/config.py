@@ -35,7 +35,7 @@ class ServeConfig:
     wait_ms: float = 0.0
     queue: int = 128
     queue_mb: float = 256
-    max_pictures: int = 64
+    max_images: int = 64
     max_body_mb: float = 16
     max_pixels: int = 25_000_000
     body_s: float = 10.0
@@ -103,7 +103,7 @@ RULES: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "wait_ms": (lambda value: value == 0 or _above_zero(value), "0 or more milliseconds"),
     "queue": _whole(1),
     "queue_mb": _ABOVE,
-    "max_pictures": _whole(1),
+    "max_images": _whole(1),
     "max_body_mb": _ABOVE,
     "max_pixels": _whole(1, 100_000_000),
     "body_s": _ABOVE,
@@ -137,9 +137,9 @@ def checked_config(settings: Mapping[str, Any]) -> ServeConfig:
             shown = "this value" if key == "api_key" else f"{given[key]!r}"
             raise SettingError(f"{key} cannot be {shown}: it is {wanted}.")
     options = ServeConfig(**given)
-    if options.max_pictures > options.queue:
+    if options.max_images > options.queue:
         raise SettingError(
-            f"max_pictures={options.max_pictures} of one request do not fit into "
+            f"max_images={options.max_images} of one request do not fit into "
             f"queue={options.queue}: make the queue at least as long."
         )
     if options.max_body_mb > options.queue_mb:

@@ -1,9 +1,9 @@
 """Inference engine: admission control, dynamic batching and predictions.
 
-What is inside is bounded twice, in pictures and in bytes, before anything is read: a burst costs
+What is inside is bounded twice, in images and in bytes, before anything is read: a burst costs
 waiting time, never memory.
 
-A batch is what waits at the moment at which a runner is free: under no load a picture is computed
+A batch is what waits at the moment at which a runner is free: under no load an image is computed
 at once, under load batches grow by themselves. Everything but the networks runs in one event loop,
 so there are no locks.
 
@@ -35,31 +35,31 @@ class Admission:
     """The room of one process.
 
     Args:
-        pictures: That may be inside, whether read, waiting or computed.
+        images: That may be inside, whether read, waiting or computed.
         size: Bytes of bodies that may be inside.
 
     Attributes:
-        inside: Pictures at present.
+        inside: Images at present.
     """
 
-    def __init__(self, pictures: int, size: int) -> None:
+    def __init__(self, images: int, size: int) -> None:
         self.inside = 0
-        self._pictures, self._size = pictures, size
+        self._images, self._size = images, size
         self._bytes = 0
 
     @property
     def is_full(self) -> bool:
         """Whether the next request is refused."""
-        return self.inside >= self._pictures
+        return self.inside >= self._images
 
     @contextmanager
     def seat(self, size: int) -> Iterator["Slot"]:
-        """Take room for one picture and a body of at most `size` bytes while the block runs.
+        """Take room for one image and a body of at most `size` bytes while the block runs.
 
         Raises:
             Refusal: 429 if there is none.
         """
-        if self.inside + 1 > self._pictures or self._bytes + size > self._size:
+        if self.inside + 1 > self._images or self._bytes + size > self._size:
             raise too_busy()
         seat = Slot(self)
         self.inside += 1
@@ -67,36 +67,36 @@ class Admission:
         try:
             yield seat
         finally:
-            self.inside -= seat.pictures
+            self.inside -= seat.images
             self._bytes -= size
 
-    def widen(self, seat: "Slot", pictures: int) -> None:
-        """Take room for all pictures of a request, once it is known how many they are.
+    def widen(self, seat: "Slot", images: int) -> None:
+        """Take room for all images of a request, once it is known how many they are.
 
         Raises:
             Refusal: 429 if there is none.
         """
-        more = max(pictures, 1) - seat.pictures
-        if self.inside + more > self._pictures:
+        more = max(images, 1) - seat.images
+        if self.inside + more > self._images:
             raise too_busy()
         self.inside += more
-        seat.pictures += more
+        seat.images += more
 
 
 class Slot:
     """The room of one request.
 
     Attributes:
-        pictures: That it has room for.
+        images: That it has room for.
     """
 
     def __init__(self, admission: Admission) -> None:
-        self.pictures = 1
+        self.images = 1
         self._admission = admission
 
-    def widen(self, pictures: int) -> None:
+    def widen(self, images: int) -> None:
         """See `Admission.widen`."""
-        self._admission.widen(self, pictures)
+        self._admission.widen(self, images)
 
 
 Seen = Callable[[str, int, float], None]
@@ -104,20 +104,20 @@ Seen = Callable[[str, int, float], None]
 
 @dataclass(eq=False)
 class _Job:
-    picture: Pixels
+    image: Pixels
     answer: "asyncio.Future[Floats32]"
     since: float = field(default_factory=time.perf_counter)
 
 
 class Batcher:
-    """Collects pictures per network; close it at the end.
+    """Collects images per network; close it at the end.
 
     Args:
         networks: By name; each maps (N, H, W, 3) to (N, classes), from any thread.
         runners: Batches that are computed at the same time.
-        max_batch: Pictures of one batch, for each network.
-        wait_s: How long a picture may wait for others, although a runner is free.
-        seen: Told of each batch: network, pictures, seconds.
+        max_batch: Images of one batch, for each network.
+        wait_s: How long an image may wait for others, although a runner is free.
+        seen: Told of each batch: network, images, seconds.
     """
 
     def __init__(
@@ -137,16 +137,16 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Pictures that no runner has begun."""
+        """Images that no runner has begun."""
         return sum(map(len, self._waiting.values()))
 
-    async def run(self, name: str, pictures: Sequence[Pixels]) -> Floats32:
-        """Compute the probabilities (N, classes) of N pictures of one shape (H, W, 3).
+    async def run(self, name: str, images: Sequence[Pixels]) -> Floats32:
+        """Compute the probabilities (N, classes) of N images of one shape (H, W, 3).
 
-        Cancelling takes pictures that wait out of the queue.
+        Cancelling takes images that wait out of the queue.
         """
         loop = asyncio.get_running_loop()
-        jobs = [_Job(picture, loop.create_future()) for picture in pictures]
+        jobs = [_Job(image, loop.create_future()) for image in images]
         self._waiting[name].extend(jobs)
         self._plan(loop, self._wait_s)
         try:
@@ -160,7 +160,7 @@ class Batcher:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _plan(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
-        if not self._is_planned:  # once for all pictures that arrive in the meantime
+        if not self._is_planned:  # once for all images that arrive in the meantime
             self._is_planned = True
             loop.call_later(delay, self._dispatch, loop)
 
@@ -174,7 +174,7 @@ class Batcher:
             if not jobs:
                 continue
             self._free -= 1
-            stacked = np.stack([job.picture for job in jobs])
+            stacked = np.stack([job.image for job in jobs])
             computed = loop.run_in_executor(self._pool, self._timed, name, stacked)
             computed.add_done_callback(partial(self._hand_out, loop, jobs))
 
@@ -191,16 +191,16 @@ class Batcher:
             job = queue.popleft()
             if job.answer.done():  # nobody waits for it any more
                 continue
-            if jobs and job.picture.shape != jobs[0].picture.shape:
+            if jobs and job.image.shape != jobs[0].image.shape:
                 queue.appendleft(job)
                 break
             jobs.append(job)
         return jobs
 
-    def _timed(self, name: str, pictures: Pixels) -> Floats32:
+    def _timed(self, name: str, images: Pixels) -> Floats32:
         start = time.perf_counter()
-        found = self._networks[name](pictures)
-        self._seen(name, len(pictures), time.perf_counter() - start)
+        found = self._networks[name](images)
+        self._seen(name, len(images), time.perf_counter() - start)
         return found
 
     def _hand_out(
@@ -266,7 +266,7 @@ class Engine:
             headers: Of the request, in lower case.
             pieces: Of its body.
             model: Name of the network, or nothing for the default.
-            top: How many signs to name for each picture; nothing for all.
+            top: How many signs to name for each image; nothing for all.
             notes: Takes what the log may tell of the request.
 
         Raises:
@@ -282,10 +282,10 @@ class Engine:
                 telemetry.INSIDE.set(self.admission.inside)
                 async with asyncio.timeout(self.options.timeout_s):
                     body = await uploads.read_body(pieces, self.max_body, self.options.body_s)
-                    pictures = await self._decoded(body, kind, seat, self.shelf[name])
-                    notes |= {"model": name, "pictures": len(pictures), "bytes": len(body)}
+                    images = await self._decoded(body, kind, seat, self.shelf[name])
+                    notes |= {"model": name, "images": len(images), "bytes": len(body)}
                     read = time.perf_counter()
-                    found = await self._batcher.run(name, pictures)
+                    found = await self._batcher.run(name, images)
         except TimeoutError:
             raise RequestError(
                 503, f"There was no answer within {self.options.timeout_s:g} seconds.",
@@ -313,7 +313,7 @@ class Engine:
     async def _decoded(
         self, body: bytes, kind: str, seat: Slot, served: LoadedModel
     ) -> list[Pixels]:
-        files = uploads.uploaded_files(body, kind, self.options.max_pictures)
+        files = uploads.uploaded_files(body, kind, self.options.max_images)
         seat.widen(len(files))
         loop, side, most = asyncio.get_running_loop(), served.bundle.sides[0], len(files)
         tasks = [

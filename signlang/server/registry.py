@@ -1,6 +1,6 @@
 """Registry of the loaded models, with the batch size that suits each.
 
-On a processor larger batches fall out of the caches: SqueezeNet computes single pictures a fifth
+On a processor larger batches fall out of the caches: SqueezeNet computes single images a fifth
 faster than sixteen at once. Small networks and graphics cards want large batches. So it is tried.
 """
 
@@ -21,9 +21,9 @@ from signlang.server.schemas import RequestError
 
 SIZES: Final = (1, 2, 4, 8, 16, 32)
 REPEATS: Final = 3  # of which the fastest counts: others may have been disturbed
-LONGEST: Final = 0.2  # seconds of a batch; a picture that arrives meanwhile waits for it
+LONGEST: Final = 0.2  # seconds of a batch; an image that arrives meanwhile waits for it
 PATIENCE: Final = 8  # larger batches are not tried if such a multiple brings nothing
-WORTH: Final = 0.95  # a larger batch is to save a twentieth of the time of a picture
+WORTH: Final = 0.95  # a larger batch is to save a twentieth of the time of an image
 
 
 Compute = Callable[[Pixels], Floats32]
@@ -33,9 +33,9 @@ def best_batch_size(compute: Compute, side: int) -> int:
     """Try batches of rising size on black squares of some side; takes about a second."""
     chosen, fastest = 1, float("inf")
     for size in SIZES:
-        pictures = np.zeros((size, side, side, 3), dtype=np.uint8)
-        compute(pictures)  # the first one of a size takes memory
-        seconds = min(_timed(compute, pictures) for _ in range(REPEATS))
+        images = np.zeros((size, side, side, 3), dtype=np.uint8)
+        compute(images)  # the first one of a size takes memory
+        seconds = min(_timed(compute, images) for _ in range(REPEATS))
         if seconds > LONGEST or size >= PATIENCE * chosen:
             break
         if seconds / size < fastest * WORTH:
@@ -43,9 +43,9 @@ def best_batch_size(compute: Compute, side: int) -> int:
     return chosen
 
 
-def _timed(compute: Compute, pictures: Pixels) -> float:
+def _timed(compute: Compute, images: Pixels) -> float:
     start = time.perf_counter()
-    compute(pictures)
+    compute(images)
     return time.perf_counter() - start
 
 
@@ -59,12 +59,12 @@ class LoadedModel:
 
     Attributes:
         bundle: Where it comes from.
-        network: Maps pictures to probabilities.
+        network: Maps images to probabilities.
         threshold: Below this probability an answer is not sure.
         browser: Precision of the model that a browser may run itself.
         onnx: That model.
         card: HTML, or nothing.
-        max_batch: Pictures that it computes at once.
+        max_batch: Images that it computes at once.
     """
 
     bundle: Bundle
@@ -133,7 +133,7 @@ def registered_name(paths: Sequence[Path], default: str | None) -> tuple[dict[st
 
 
 def load_models(options: ServeConfig) -> ModelRegistry:
-    """Load all networks and let each compute a picture, so that the first request is not slow.
+    """Load all networks and let each compute an image, so that the first request is not slow.
 
     Raises:
         SignlangError: If one cannot be used.

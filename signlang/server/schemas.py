@@ -32,12 +32,12 @@ def too_busy(seconds: int = 1) -> RequestError:
     (429, {'Retry-After': '1'})
     """
     return RequestError(
-        429, "Too many pictures are waiting: send this one again.", {"Retry-After": str(seconds)}
+        429, "Too many images are waiting: send this one again.", {"Retry-After": str(seconds)}
     )
 
 
 class Prediction(BaseModel):
-    """The answer about one picture."""
+    """The answer about one image."""
 
     label: str = Field(description="The most probable sign")
     confidence: float = Field(description="Its probability, calibrated as the bundle says")
@@ -59,7 +59,7 @@ class PredictResponse(BaseModel):
     model: str
     precision: str
     device: str
-    predictions: list[Prediction] = Field(description="In the order of the pictures")
+    predictions: list[Prediction] = Field(description="In the order of the images")
     milliseconds: Timings
 
 
@@ -89,9 +89,9 @@ class ModelList(BaseModel):
     """All networks."""
 
     models: list[ModelInfo]
-    max_pictures: int = Field(description="Of one request")
+    max_images: int = Field(description="Of one request")
     max_body_bytes: int
-    max_pixels: int = Field(description="Of one picture")
+    max_pixels: int = Field(description="Of one image")
     browser_runtime: bool = Field(
         description="Whether what a browser needs to run networks was brought along"
     )

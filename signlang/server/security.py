@@ -10,13 +10,13 @@ from fastapi import Request
 from signlang.server.schemas import RequestError
 
 # scripts and styles only from here, webassembly allowed (it runs the network in the browser),
-# pictures also from memory: the page shows what was dropped on it
+# images also from memory: the page shows what was dropped on it
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
     "worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# a model card is one file of text, styles and pictures; scripts in it, if any, do not run
+# a model card is one file of text, styles and images; scripts in it, if any, do not run
 CARD_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; sandbox"

@@ -3,7 +3,7 @@
 Where `PROMETHEUS_MULTIPROC_DIR` is set, prometheus_client keeps the figures of each process in that
 folder, those of ended processes too. It looks at the variable when it is imported.
 
-A line holds the route, the status and the times: no picture, no name of a file, no address, no
+A line holds the route, the status and the times: no image, no name of a file, no address, no
 header and no text of the request.
 """
 
@@ -33,16 +33,16 @@ LATENCY: Final = Histogram(
     "signlang_request_seconds", "From the head of a request to its answer", ["route"],
     buckets=SECONDS,
 )  # fmt: skip
-IMAGES: Final = Counter("signlang_pictures", "Pictures answered", ["model", "sure"])
+IMAGES: Final = Counter("signlang_images", "Images answered", ["model", "sure"])
 BATCHES: Final = Histogram(
-    "signlang_batch_pictures", "Pictures that a network computed at once", ["model"],
+    "signlang_batch_images", "Images that a network computed at once", ["model"],
     buckets=(1, 2, 4, 8, 16, 32, 64),
 )  # fmt: skip
 COMPUTING: Final = Histogram(
     "signlang_batch_seconds", "Computing of a batch", ["model"], buckets=SECONDS
 )
 INSIDE: Final = Gauge(
-    "signlang_pictures_inside", "Pictures read, waiting or computed", multiprocess_mode="livesum"
+    "signlang_images_inside", "Images read, waiting or computed", multiprocess_mode="livesum"
 )
 STARTS: Final = Counter("signlang_worker_starts", "Processes started, those again included")
 
@@ -56,9 +56,9 @@ def metrics_page() -> bytes:
     return generate_latest(registry)
 
 
-def record_batch(model: str, pictures: int, seconds: float) -> None:
+def record_batch(model: str, images: int, seconds: float) -> None:
     """Count a batch."""
-    BATCHES.labels(model).observe(pictures)
+    BATCHES.labels(model).observe(images)
     COMPUTING.labels(model).observe(seconds)
 
 

@@ -2,8 +2,8 @@
 
 Starlette's own parser puts large files on the disk; nothing of a request may come there.
 
-The kind and the size of a picture are judged by its first bytes, before anything is decoded: only
-four decoders are ever reached, and a small file that holds a huge picture is refused.
+The kind and the size of an image are judged by its first bytes, before anything is decoded: only
+four decoders are ever reached, and a small file that holds a huge image is refused.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from signlang.data.image_io import BadImageError, read_image, resize_image
 from signlang.server.schemas import RequestError
 
 ACCEPTED_TYPES: Final = (
-    "Send a picture as image/jpeg, image/png, image/webp or image/bmp, or multipart."
+    "Send an image as image/jpeg, image/png, image/webp or image/bmp, or multipart."
 )
 RAW: Final = {
     "image/jpeg", "image/jpg", "image/png", "image/webp", "image/bmp", "application/octet-stream",
@@ -39,14 +39,14 @@ def content_kind(content_type: str) -> str:
     """The media type of a body that may be read.
 
     Raises:
-        Refusal: 415 if it is not one for pictures.
+        Refusal: 415 if it is not one for images.
 
     >>> content_kind("image/PNG; q=1")
     'image/png'
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in RAW and kind != MULTIPART:
-        raise RequestError(415, f"This is not a picture by its Content-Type. {ACCEPTED_TYPES}")
+        raise RequestError(415, f"This is not an image by its Content-Type. {ACCEPTED_TYPES}")
     return kind
 
 
@@ -84,7 +84,7 @@ async def read_body(pieces: AsyncIterator[bytes], most: int, seconds: float) -> 
 
 
 def uploaded_files(body: bytes, content_type: str, most: int) -> list[bytes]:
-    """Take the files out of a body: one if it is a picture, any number if it is multipart.
+    """Take the files out of a body: one if it is an image, any number if it is multipart.
 
     Names of fields and files are not looked at; fields without a file name count as files as well.
 
@@ -101,7 +101,7 @@ def uploaded_files(body: bytes, content_type: str, most: int) -> list[bytes]:
     def begin() -> None:
         if len(parts) == most:
             raise RequestError(
-                413, f"More than {most} pictures in one request: send several requests."
+                413, f"More than {most} images in one request: send several requests."
             )
         parts.append(bytearray())
 
@@ -119,13 +119,13 @@ def uploaded_files(body: bytes, content_type: str, most: int) -> list[bytes]:
     if not ended:
         raise RequestError(422, "The multipart body is cut off.")
     if not parts:
-        raise RequestError(422, "The request holds no picture.")
+        raise RequestError(422, "The request holds no image.")
     return [bytes(part) for part in parts]
 
 
 def _too_large(most: int) -> RequestError:
     return RequestError(
-        413, f"The request has more than {most:,} bytes: send fewer or smaller pictures.",
+        413, f"The request has more than {most:,} bytes: send fewer or smaller images.",
         {"Connection": "close"},
     )  # fmt: skip
 
@@ -136,19 +136,19 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")  # what these register; JPEG may
 
 
 def decode_upload(data: bytes, size: int, most: int, number: int, count: int) -> Pixels:
-    """Decode a picture as training does, and squeeze it to a square: (size, size, 3).
+    """Decode an image as training does, and squeeze it to a square: (size, size, 3).
 
     Args:
         data: The file.
         size: Side of the square, in pixels.
-        most: Pixels that the picture may have.
+        most: Pixels that the image may have.
         number: Which one of its request it is, from 1.
         count: How many there are.
 
     Raises:
         Refusal: 413 for too many pixels, 415 for another kind of file, 422 for a damaged one.
     """
-    which = "The picture" if count == 1 else f"Picture {number} of {count}"
+    which = "The image" if count == 1 else f"Image {number} of {count}"
     if not data:
         raise RequestError(422, f"{which} is empty.")
     width, height = _header(data, which)

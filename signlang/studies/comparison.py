@@ -76,7 +76,7 @@ def _size(level: str) -> tuple[float, str]:
 
 
 PROTOCOL: Final = (
-    "A fold is a set of test pictures. “test fold untouched” means that training, early stopping "
+    "A fold is a set of test images. “test fold untouched” means that training, early stopping "
     "and the choice of the checkpoint looked only at a validation part cut out of the other "
     "folds. “validation=fold” is the optimistic protocol of many published tables, in which "
     "the test fold also picks the checkpoint: "
@@ -84,7 +84,7 @@ PROTOCOL: Final = (
     "tables only."
 )
 CHANCE: Final = (
-    "Folds share training pictures, so the spread over folds understates how much results vary; "
+    "Folds share training images, so the spread over folds understates how much results vary; "
     "the corrected test allows for that. A p value says how often chance alone would bring such a "
     "difference, not how large or how useful it is; 0.05 is the limit used here. No significant "
     "difference does not mean equally good: the interval beside it says what is still possible. "
@@ -92,25 +92,25 @@ CHANCE: Final = (
     "adjusted p is above the limit."
 )
 COLUMN_MEANINGS: Final = {
-    "accuracy ± 2 sd": "share of the pictures of a test fold that is recognised: mean over the "
+    "accuracy ± 2 sd": "share of the images of a test fold that is recognised: mean over the "
     "finished folds, and two standard deviations (n - 1) of the folds",
-    "95 % interval": "of the accuracy on all tested pictures together, by Wilson's score (Wilson "
-    "1927, JASA 22). It takes the pictures for independent: where they show few people, it is too "
+    "95 % interval": "of the accuracy on all tested images together, by Wilson's score (Wilson "
+    "1927, JASA 22). It takes the images for independent: where they show few people, it is too "
     "narrow",
     "p": "against the best setting with the same folds: corrected resampled t-test on the folds "
     "(Nadeau and Bengio 2003, Machine Learning 52), adjusted for the number of comparisons (Holm "
     "1979, Scandinavian Journal of Statistics 6)",
-    "p (McNemar)": "likewise, from the pictures that only one of the two recognises (McNemar 1947, "
+    "p (McNemar)": "likewise, from the images that only one of the two recognises (McNemar 1947, "
     "Psychometrika 12), adjusted by Holm",
     "macro F1": "F1 of each class, averaged with equal weights; mean over folds",
     "calibration error": "how far confidence is from accuracy, over 15 bins of equal width (Guo et "
     "al. 2017, arXiv 1706.04599); mean over folds. 0 is best",
     "parameters": "trainable numbers of the network",
-    "FLOPs": "of one picture, as fvcore counts them: a multiply-add is 1",
+    "FLOPs": "of one image, as fvcore counts them: a multiply-add is 1",
     "MB": "of the weights as stored; 1 MB is a million bytes",
-    "ms": "median time for one picture on the device named above; only times of one device compare",
-    "images/s": "pictures trained on in a second, mean over folds",
-    "epochs": "passes over the training pictures, mean over folds",
+    "ms": "median time for one image on the device named above; only times of one device compare",
+    "images/s": "images trained on in a second, mean over folds",
+    "epochs": "passes over the training images, mean over folds",
     "time per fold": "of training, mean over folds",
     "accuracy of each fold": "the finished folds, from the first to the last",
 }
@@ -119,8 +119,8 @@ METRIC_MEANINGS: Final = {
     "Pareto front); bars are two standard deviations over folds, cut off at 1",
     "learning curves": "thin lines are folds, bold ones their mean over the folds that still run: "
     "it may jump where a fold stops early",
-    "confusion": "rows are what pictures show, columns what they were taken for; numbers are "
-    "pictures of all test folds",
+    "confusion": "rows are what images show, columns what they were taken for; numbers are "
+    "images of all test folds",
     "reliability": "of a well calibrated network the dots lie on the dashed line; dots above it "
     "mean too little confidence, dots below it too much",
     "effect of each factor": "mean accuracy of all settings with that level, one standard "

@@ -82,7 +82,7 @@ def write_leaderboard(standings: Ranking, out: Path, sort: str = RANK) -> None:
 
 
 def write_predictions(study: Study, out: Path) -> None:
-    """Write `predictions.csv`: what each setting said of each picture while it was in the test.
+    """Write `predictions.csv`: what each setting said of each image while it was in the test.
 
     Rows are copied from the runs one at a time: setting, fold, path, label, predicted, confidence,
     p_<class>..., empty for classes that a setting does not know.
@@ -178,26 +178,26 @@ def cell(value: object) -> str:
 Rows = Sequence[tuple[Row, Line]]
 HEADER: Final = (
     "", "network and settings", "accuracy of each fold: mean ± 2 sd", "p", "p (McNemar)",
-    "macro F1", "calibration error", "size MB", "parameters", "FLOPs (M)", "ms per picture",
+    "macro F1", "calibration error", "size MB", "parameters", "FLOPs (M)", "ms per image",
     "images/s", "time",
 )  # fmt: skip
 NOTES: Final = (
-    "accuracy: share of the pictures of a test fold that is recognised; sd with n - 1. Pictures of "
+    "accuracy: share of the images of a test fold that is recognised; sd with n - 1. Images of "
     "a test fold had no part in training, unless the protocol is validation=fold.",
     "p: against the best of the section, corrected resampled t-test over folds (Nadeau and Bengio "
-    "2003). McNemar: from the pictures that only one of the two recognises. Both are adjusted for "
+    "2003). McNemar: from the images that only one of the two recognises. Both are adjusted for "
     "the number of settings (Holm 1979); the intervals of the verdicts are not.",
     "calibration error: how far confidence is from accuracy, 15 bins (Guo et al. 2017); 0 is best.",
-    "FLOPs: of one picture in training mode, as fvcore counts them, a multiply-add as 1. "
+    "FLOPs: of one image in training mode, as fvcore counts them, a multiply-add as 1. "
     "parameters: the trainable ones.",
-    "ms per picture: median on one thread of the machine that trained. images/s: in training. "
+    "ms per image: median on one thread of the machine that trained. images/s: in training. "
     "time: training of all finished folds together.",
     "leaderboard.csv has more columns and more digits; predictions.csv has what each setting said "
-    "of each picture.",
+    "of each image.",
 )
 TERMINAL: Final = (
     "", "network and settings", "accuracy\n± 2 sd", "p", "macro\nF1", "calibr.\nerror", "ms per\n"
-    "picture", "para-\nmeters", "FLOPs", "size\nMB", "images\nper s", "time",
+    "image", "para-\nmeters", "FLOPs", "size\nMB", "images\nper s", "time",
 )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def write_markdown(standings: Ranking, out: Path, sort: str = RANK) -> None:
 
 
 def show_leaderboard(standings: Ranking, sort: str = RANK) -> None:
-    """Show a table for each way to deal pictures, and what the tests say; nothing if quiet."""
+    """Show a table for each way to deal images, and what the tests say; nothing if quiet."""
     for name, lines in _sections(standings, sort):
         cells = [_terminal(row, line) for row, line in lines]
         console.show_columns(f"{standings.study.name}: {name}", TERMINAL, cells, flexible=1)
@@ -253,7 +253,7 @@ def _compared(row: Row) -> str:
     data, shared = run.record["data"], run.settings
     blocks = f", {shared['split.blocks']} blocks" if "split.blocks" in shared else ""
     return (
-        f"{data['name']}: {data['pictures']:,} pictures of {data['classes']} classes (fingerprint "
+        f"{data['name']}: {data['images']:,} images of {data['classes']} classes (fingerprint "
         f"{data['fingerprint'][:8]}), {row.setting.folds} folds, split={row.setting.split}{blocks} "
         f"with seed {shared.get('split.seed')}, split.validation={shared.get('split.validation')}: "
         f"{row.setting.protocol}."

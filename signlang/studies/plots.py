@@ -122,7 +122,7 @@ def _is_number(level: str) -> bool:
 COSTS: Final = {
     "parameters": "parameters",
     "flops": "FLOPs (a multiply-add is 1)",
-    "latency_ms": "ms per picture",
+    "latency_ms": "ms per image",
 }
 NAMED: Final = 9  # more points than this get numbers, explained beside the panels
 KEY_LINES: Final = 15  # of one column of explanations
@@ -150,9 +150,9 @@ class Point:
 
 
 def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point]:
-    """The best setting of each network, for each way to deal pictures to folds; the best first.
+    """The best setting of each network, for each way to deal images to folds; the best first.
 
-    Settings of one network that cost differently, e.g. by the size of their pictures, stay apart.
+    Settings of one network that cost differently, e.g. by the size of their images, stay apart.
 
     Args:
         settings: The best first.

@@ -30,8 +30,8 @@ class Row:
     Attributes:
         setting: With its runs.
         label: Its short name.
-        best: The best setting whose folds hold the same pictures; may be this one.
-        interval: Wilson interval (95 %) of the accuracy on all pictures of the finished folds.
+        best: The best setting whose folds hold the same images; may be this one.
+        interval: Wilson interval (95 %) of the accuracy on all images of the finished folds.
         p: Of the corrected resampled t-test against `best`, Holm-corrected; None for the best
             itself, and where the folds of the two are not the same.
         p_mcnemar: Of McNemar's test on the pooled predictions, Holm-corrected; None likewise.
@@ -58,7 +58,7 @@ class Pair:
         apart: Its folds keep signers, or neighbouring frames, apart.
         label: What both share.
         difference: Accuracy of `random` less that of `apart`.
-        low: Of its 95 % interval, pictures of one signer taken as one observation.
+        low: Of its 95 % interval, images of one signer taken as one observation.
         high: Likewise.
     """
 
@@ -95,7 +95,7 @@ def rank_settings(study: Study) -> Ranking:
     first; they are tested and corrected for their number among themselves.
 
     Raises:
-        RunError: If predictions cannot be read, or settings that should share pictures do not.
+        RunError: If predictions cannot be read, or settings that should share images do not.
     """
     groups = defaultdict(list)
     first: dict[str, Run] = {}  # of each data set
@@ -110,10 +110,10 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
     ranked = sorted(group, key=lambda s: (not s.is_complete, -s.mean("accuracy"), s.name))
     best = ranked[0]
     for setting in ranked[1:]:
-        _check_pictures(best, setting)
+        _check_images(best, setting)
     tests = [None if s is best else _over_folds(best, s) for s in ranked]
     p_values = _corrected([None if test is None else test.p for test in tests])
-    p_pictures = _corrected([None if s is best else _over_pictures(best, s) for s in ranked])
+    p_images = _corrected([None if s is best else _over_images(best, s) for s in ranked])
     names = [study.label(setting) for setting in ranked]
     return [
         Row(
@@ -122,12 +122,12 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
             best=best,
             interval=wilson_interval(int(right.sum()), len(right)),
             p=p,
-            p_mcnemar=p_picture,
+            p_mcnemar=p_image,
             comparison=test,
             best_label=names[0],
         )
-        for setting, name, right, test, p, p_picture in zip(
-            ranked, names, [s.predictions.correct for s in ranked], tests, p_values, p_pictures,
+        for setting, name, right, test, p, p_image in zip(
+            ranked, names, [s.predictions.correct for s in ranked], tests, p_values, p_images,
             strict=True,
         )
     ]  # fmt: skip
@@ -142,8 +142,8 @@ def _over_folds(best: Setting, other: Setting) -> Comparison | None:
     return corrected_t_test(differences, best.test_share) if len(differences) > 1 else None
 
 
-def _over_pictures(best: Setting, other: Setting) -> float | None:
-    """P value of McNemar's test on the pictures that both were tested on; None without any."""
+def _over_images(best: Setting, other: Setting) -> float | None:
+    """P value of McNemar's test on the images that both were tested on; None without any."""
     a, b, _ = _in_both(best.predictions, other.predictions)
     return mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) if len(a) else None
 
@@ -159,7 +159,7 @@ def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def _in_both(one: Predictions, other: Predictions) -> tuple[Flags, Flags, list[str] | None]:
-    """(n,) whether each recognised the pictures that both saw, and who is in those."""
+    """(n,) whether each recognised the images that both saw, and who is in those."""
     place = {path: position for position, path in enumerate(other.paths)}
     here = [position for position, path in enumerate(one.paths) if path in place]
     there = [place[one.paths[position]] for position in here]
@@ -168,13 +168,13 @@ def _in_both(one: Predictions, other: Predictions) -> tuple[Flags, Flags, list[s
 
 
 def settings_without_split(run: Run) -> tuple[str, str]:
-    """What a run shares with those that differ from it in nothing but how pictures were dealt."""
+    """What a run shares with those that differ from it in nothing but how images were dealt."""
     shared = {key: value for key, value in run.settings.items() if key not in SPLIT_KEYS}
     return json.dumps(shared, sort_keys=True), str(run.record["data"]["fingerprint"])
 
 
 def _pairs(study: Study) -> list[Pair]:
-    """Settings that differ in nothing but how pictures were dealt, random against apart."""
+    """Settings that differ in nothing but how images were dealt, random against apart."""
     alike: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
         alike[settings_without_split(setting.runs[0])].append(setting)
@@ -191,7 +191,7 @@ def _pairs(study: Study) -> list[Pair]:
 def _pair(study: Study, random: Setting, apart: Setting) -> Pair | None:
     a, b, signers = _in_both(random.predictions, apart.predictions)
     if signers is not None and len(set(signers)) < 2:
-        signers = None  # of one person, each picture stands for itself
+        signers = None  # of one person, each image stands for itself
     if len(a) < 2:
         return None
     result = paired_difference(a, b, groups=signers)
@@ -200,7 +200,7 @@ def _pair(study: Study, random: Setting, apart: Setting) -> Pair | None:
 
 
 def _check_folds(setting: Setting, first: dict[str, Run]) -> None:
-    """Refuse folds that know other classes than the first run of their data, or share pictures.
+    """Refuse folds that know other classes than the first run of their data, or share images.
 
     Raises:
         RunError: With the two files.
@@ -214,14 +214,14 @@ def _check_folds(setting: Setting, first: dict[str, Run]) -> None:
         if twice:
             raise RunError(
                 f"{run.path / 'predictions.csv'} and {seen[twice[0]].path / 'predictions.csv'} "
-                f"hold the same picture, {twice[0]}: a picture is tested in one fold. Train both "
+                f"hold the same image, {twice[0]}: an image is tested in one fold. Train both "
                 "again with overwrite=true."
             )
         seen |= dict.fromkeys(run.predictions.paths, run)
 
 
-def _check_pictures(one: Setting, other: Setting) -> None:
-    """Refuse settings that should have been tested on the same pictures but were not.
+def _check_images(one: Setting, other: Setting) -> None:
+    """Refuse settings that should have been tested on the same images but were not.
 
     Raises:
         RunError: With the two files.
@@ -231,7 +231,7 @@ def _check_pictures(one: Setting, other: Setting) -> None:
         same = theirs.get(run.fold)
         if same is not None and _labels(run) != _labels(same):
             odd = sorted({path for path, _ in _labels(run) ^ _labels(same)})
-            raise RunError(_unlike(run, same, "predictions.csv", "pictures") + listing(odd, 3))
+            raise RunError(_unlike(run, same, "predictions.csv", "images") + listing(odd, 3))
 
 
 def _labels(run: Run) -> set[tuple[str, int]]:
@@ -258,12 +258,12 @@ class CrossValidation:
     """A setting on all of its folds.
 
     Attributes:
-        split: How pictures were dealt to folds.
+        split: How images were dealt to folds.
         mean: Of the accuracy over the finished folds.
         spread: Two standard deviations over them.
         finished: Folds.
         folds: That there are.
-        pictures: Tested, on all finished folds.
+        images: Tested, on all finished folds.
         low: Of the 95 % interval (Wilson) of the accuracy on all of them.
         high: Likewise.
     """
@@ -273,7 +273,7 @@ class CrossValidation:
     spread: float
     finished: int
     folds: int
-    pictures: int
+    images: int
     low: float
     high: float
 

@@ -26,7 +26,7 @@ COLUMNS: Final = (
 
 
 def fold_assignments(settings: Iterable[Setting]) -> dict[tuple[Any, ...], str]:
-    """Name each way in which pictures were dealt to folds, in the order given."""
+    """Name each way in which images were dealt to folds, in the order given."""
     names: dict[tuple[Any, ...], str] = {}
     for setting in settings:
         if setting.dealing not in names:
@@ -44,12 +44,12 @@ def compared(study: Study) -> Section:
         members = [setting for setting in study.settings if setting.dealing == dealing]
         data = members[0].runs[0].record["data"]
         rows.append([
-            name, str(data.get("name", "")), int(data["pictures"]), int(data["classes"]),
+            name, str(data.get("name", "")), int(data["images"]), int(data["classes"]),
             int(data["test"]), len(members), sum(len(s.runs) for s in members),
             Number(", ".join(sorted({str(s.runs[0].metrics["seed"]) for s in members}))),
         ])  # fmt: skip
     header = [
-        "dealing", "data", "pictures", "classes", "in a test fold", "settings", "finished runs",
+        "dealing", "data", "images", "classes", "in a test fold", "settings", "finished runs",
         "seed",
     ]  # fmt: skip
     blocks: Blocks = [Table("Data, folds and protocols", header, rows)]
@@ -90,13 +90,13 @@ def _answers(values: Iterable[object]) -> str:
 def leaderboard(standings: Ranking) -> Section:
     """The leaderboard, in the order of the standings."""
     text = (
-        "The most accurate first, complete settings before others. Accuracy is that of pictures "
+        "The most accurate first, complete settings before others. Accuracy is that of images "
         "which the network was not trained on, mean and two standard deviations over the folds."
     )
     names = fold_assignments(row.setting for row in standings.rows)
     if len(names) > 1:
         text += (
-            " Settings whose pictures were dealt alike stand together: p compares a setting with "
+            " Settings whose images were dealt alike stand together: p compares a setting with "
             "the best of its own dealing, for different folds do not compare."
         )
     if any(row.setting.missing for row in standings.rows):
@@ -150,8 +150,8 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
     header = ["setting", "split", "accuracy", "split", "accuracy", "difference", "95 % interval"]
     text = (
         "The same settings with folds dealt at random, and with folds that keep people (or "
-        "neighbouring frames) apart. A random fold holds pictures that resemble training pictures; "
-        "the difference is what it flatters. In the interval the pictures of one signer count as "
+        "neighbouring frames) apart. A random fold holds images that resemble training images; "
+        "the difference is what it flatters. In the interval the images of one signer count as "
         "one observation (Liang and Zeger 1986)."
     )
     return Section("Splits side by side", [Text(text), Table("Splits side by side", header, rows)])
@@ -188,14 +188,14 @@ def cost(standings: Ranking) -> Section | None:
     if len(every) > len(found):
         text += f" Shown are the {len(found)} most accurate of {len(every)} networks."
     if len(names) > 1:
-        text += " Colours tell apart how pictures were dealt to folds: compare within one colour."
+        text += " Colours tell apart how images were dealt to folds: compare within one colour."
     devices = {str(run.record.get("device")) for setting in settings for run in setting.runs}
     if len(devices) > 1:
         text += f" Times were taken on {len(devices)} different devices and do not compare."
     best = found[0]
     alt = (
         f"Accuracy of {len(found)} networks against parameters, FLOPs and milliseconds per "
-        f"picture. The most accurate is {best.label} with {best.accuracy:.4f}."
+        f"image. The most accurate is {best.label} with {best.accuracy:.4f}."
     )
     groups = names if len({point.group for point in found}) > 1 else names[:1]
     chart = ImageBlock("cost", alt, study_plots.cost_chart(found, groups))
@@ -255,7 +255,7 @@ def confusion(standings: Ranking) -> Section:
         judged = setting.predictions
         alt = (
             f"Confusion matrix of {label}: {len(judged.classes)} classes, "
-            f"{int((~judged.correct).sum()):,} of {len(judged.labels):,} pictures judged wrongly."
+            f"{int((~judged.correct).sum()):,} of {len(judged.labels):,} images judged wrongly."
         )
         chart = plots.confusion_figure(judged)
         blocks.append(ImageBlock(named("confusion", number), alt, chart, label))
@@ -263,11 +263,11 @@ def confusion(standings: Ranking) -> Section:
         rows: Rows = [
             [pair.label, pair.predicted, pair.count, f"{pair.share:.1%}"] for pair in pairs
         ]
-        header = ["is", "taken for", "pictures", "share of the class"]
+        header = ["is", "taken for", "images", "share of the class"]
         if rows:
             blocks.append(Table(f"Most confused pairs of {label}", header, rows))
         else:
-            blocks.append(Text(f"{label} recognises every picture."))
+            blocks.append(Text(f"{label} recognises every image."))
         blocks.append(_recalls(setting, label))
     return Section("Confusion", blocks)
 
@@ -282,14 +282,14 @@ def _recalls(setting: Setting, label: str) -> Table:
         for recall in every[:LISTED]
     ]  # fmt: skip
     part = f", the {LISTED} worst of {len(every)}" if len(every) > LISTED else ", the worst first"
-    header = ["class", "recognised", "95 % interval (Wilson)", "pictures recognised", "of"]
+    header = ["class", "recognised", "95 % interval (Wilson)", "images recognised", "of"]
     return Table(f"Accuracy of each class of {label}{part}", header, rows)
 
 
 def mistakes(standings: Ranking) -> Section:
-    """The wrongly judged pictures of which the network was surest."""
+    """The wrongly judged images of which the network was surest."""
     blocks: Blocks = [Text(
-        "Pictures that were judged wrongly with the highest confidence, each by the network that "
+        "Images that were judged wrongly with the highest confidence, each by the network that "
         "was not trained on it. Some may be labelled wrongly: look at them."
     )]  # fmt: skip
     for number, (setting, label) in enumerate(_labelled(standings), start=1):
@@ -315,16 +315,16 @@ def mistakes(standings: Ranking) -> Section:
 
 
 def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> ImageBlock | Text:
-    """The pictures, or a sentence why they cannot be shown."""
+    """The images, or a sentence why they cannot be shown."""
     judged = setting.predictions
     try:
         root = sources.images_root(setting.runs[0].path)
     except DataError as error:
-        return Text(f"The pictures of {label} cannot be shown. {error}")
+        return Text(f"The images of {label} cannot be shown. {error}")
     images = sources.read_thumbnails(root, [judged.paths[row] for row in rows])
     gone = sum(image is None for image in images)
     if gone == len(images):
-        return Text(f"The pictures of {label} cannot be shown: they are not in {root} any more.")
+        return Text(f"The images of {label} cannot be shown: they are not in {root} any more.")
     alt = f"The {len(rows)} worst mistakes of {label}; the table below names them"
     return ImageBlock(name, alt, plots.mistakes_figure(judged, rows, images), label)
 
@@ -332,7 +332,7 @@ def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> Imag
 def reliability(standings: Ranking) -> Section:
     """How far confidence can be trusted."""
     blocks: Blocks = [Text(
-        "Accuracy of the pictures that were judged with about the same confidence, all test folds "
+        "Accuracy of the images that were judged with about the same confidence, all test folds "
         "together. The error of all folds together is not quite the mean of those of the folds."
     )]  # fmt: skip
     for number, (setting, label) in enumerate(_labelled(standings), start=1):

@@ -54,7 +54,7 @@ class Setting:
 
     @property
     def split(self) -> str:
-        """How pictures were dealt to folds."""
+        """How images were dealt to folds."""
         return str(self.runs[0].metrics["split"])
 
     @property
@@ -69,16 +69,16 @@ class Setting:
 
     @cached_property
     def dealing(self) -> tuple[Any, ...]:
-        """What two settings must share for their folds to hold the same pictures."""
+        """What two settings must share for their folds to hold the same images."""
         record = self.runs[0].record
         split = sorted((k, str(v)) for k, v in record["settings"].items() if k.startswith("split."))
         return (record["data"]["fingerprint"], self.folds, tuple(split))
 
     @property
     def test_share(self) -> float:
-        """Pictures of a test fold for each picture outside of it."""
+        """Images of a test fold for each image outside of it."""
         data = self.runs[0].record["data"]
-        return float(data["test"]) / (float(data["pictures"]) - float(data["test"]))
+        return float(data["test"]) / (float(data["images"]) - float(data["test"]))
 
     def values(self, name: str) -> Floats:
         """(finished folds,) one of `FIGURES`."""
@@ -274,8 +274,8 @@ def _belong_together(one: Run, other: Run) -> None:
     before, now = one.record["data"], other.record["data"]
     if before["fingerprint"] != now["fingerprint"]:
         changed.append(
-            f"data: {before['pictures']} pictures of {before['classes']} classes there "
-            f"({before['fingerprint'][:8]}), {now['pictures']} of {now['classes']} now "
+            f"data: {before['images']} images of {before['classes']} classes there "
+            f"({before['fingerprint'][:8]}), {now['images']} of {now['classes']} now "
             f"({now['fingerprint'][:8]})"
         )
     changed += [

@@ -62,7 +62,7 @@ def sentences(ranking: Ranking) -> list[str]:
         told += [prefix + sentence for sentence in _section(list(members))]
     if len(names) > 1:
         told.append(
-            "Settings whose pictures were dealt to folds in different ways, or that were made by "
+            "Settings whose images were dealt to folds in different ways, or that were made by "
             "different protocols, are not ranked against each other."
         )
     told += [_hidden(pair) for pair in ranking.pairs]
@@ -78,7 +78,7 @@ def _section(rows: Sequence[Row]) -> Iterator[str]:
     of_how_many = f"Best of {len(rows)} settings: " if len(rows) > 1 else ""
     yield (
         f"{of_how_many}{rows[0].label} with accuracy {accuracy} ({_count(len(best.runs), 'fold')}"
-        f"{spread}; 95 % interval of all {len(best.predictions.labels):,} pictures: {low:.4f} to "
+        f"{spread}; 95 % interval of all {len(best.predictions.labels):,} images: {low:.4f} to "
         f"{high:.4f})."
     )
     complete = [row.setting for row in rows if row.setting.is_complete]
@@ -95,7 +95,7 @@ def _section(rows: Sequence[Row]) -> Iterator[str]:
     if untested:
         yield (
             f"{_count(untested, 'setting')} shared fewer than two finished folds with the best: "
-            "there is no test over folds, only McNemar's on the pictures."
+            "there is no test over folds, only McNemar's on the images."
         )
 
 
@@ -135,7 +135,7 @@ def _cautions(study: Study) -> Iterator[str]:
     settings = study.settings
     if all(s.split == "stratified" for s in settings) and any(map(_has_signers, settings)):
         yield (
-            "Folds were dealt at random although it is known who is in the pictures: the same "
+            "Folds were dealt at random although it is known who is in the images: the same "
             "settings with split=signer would tell how well strangers are read."
         )
     optimistic = [s for s in settings if s.protocol == "validation=fold"]

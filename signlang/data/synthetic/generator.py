@@ -120,7 +120,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Pixels:
 
 
 def photograph(rng: np.random.Generator, canvas: Floats32) -> Pixels:
-    """What light, lens, sensor and codec make of a picture (size, size, 3) in 0..1: bytes."""
+    """What light, lens, sensor and codec make of an image (size, size, 3) in 0..1: bytes."""
     size = canvas.shape[0]
     if rng.random() < 0.3:  # a partial shadow with a straight, soft edge
         angle, offset, soft = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.2), rng.uniform(0.01, 0.15)
@@ -142,7 +142,7 @@ def photograph(rng: np.random.Generator, canvas: Floats32) -> Pixels:
     return pixels
 
 
-VERSION = 1  # of the drawings; raise it when the same arguments give other pictures
+VERSION = 1  # of the drawings; raise it when the same arguments give other images
 SIGNS: tuple[str, ...] = tuple(hand.POSES)
 SIGNER, TAKE, LIGHT, ROOM = range(4)  # the kinds of random streams
 PALM_TONE = np.array([0.86, 0.64, 0.54])  # palms are alike; they differ less than backs do
@@ -189,7 +189,7 @@ def _view(rng: np.random.Generator, home: np.random.Generator) -> hand.View:
     )
 
 
-@lru_cache(maxsize=128)  # pictures of one signer are drawn one after the other
+@lru_cache(maxsize=128)  # images of one signer are drawn one after the other
 def _room(seed: int, signer: int, size: int) -> Pixels:
     return draw_scene(np.random.default_rng((seed, ROOM, signer)), size)
 
@@ -203,17 +203,17 @@ def _background(rng: np.random.Generator, seed: int, signer: int, size: int) -> 
 
 
 def draw_image(sign: str, signer: int, take: int, *, size: int = 96, seed: int = 0) -> Pixels:
-    """Draw one picture of one signer's hand; a pure function of its arguments.
+    """Draw one image of one signer's hand; a pure function of its arguments.
 
     Args:
         sign: One of `SIGNS`.
         signer: Number of the person, from 0; the same person keeps hand, place and light.
-        take: Number of the picture of this sign and signer, from 0.
-        size: Edge of the picture in pixels.
+        take: Number of the image of this sign and signer, from 0.
+        size: Edge of the image in pixels.
         seed: Another seed gives other people.
 
     Returns:
-        The picture, (size, size, 3) RGB.
+        The image, (size, size, 3) RGB.
 
     Raises:
         ValueError: If the sign is unknown, or a number is negative.
@@ -259,7 +259,7 @@ def _write_all(folder: Path, signers: int, takes: int, size: int, seed: int, wor
         ]
         codes = [task.wait() for task in tasks]
         if any(codes):
-            raise RuntimeError("a process that draws pictures failed; its message stands above")
+            raise RuntimeError("a process that draws images failed; its message stands above")
     rows = [
         (_path(sign, signer, take), f"s{signer:03d}")
         for sign, signer, take in product(SIGNS, range(signers), range(takes))
@@ -286,10 +286,10 @@ def write_dataset(
     Args:
         folder: Where to; what is missing of the path above it is made.
         signers: Number of people.
-        takes: Pictures of each sign by each person.
-        size: Edge of a picture in pixels.
+        takes: Images of each sign by each person.
+        size: Edge of an image in pixels.
         seed: Another seed gives other people.
-        workers: Number of processes; by default one per core, but one for few pictures.
+        workers: Number of processes; by default one per core, but one for few images.
 
     Raises:
         FileExistsError: If the folder holds something else, without a `signers.csv`.

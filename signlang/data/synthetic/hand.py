@@ -4,7 +4,7 @@ Bones are tapered capsules. Lengths are in units of the palm (wrist to middle kn
 thumb side of a right hand whose palm faces the viewer, +y runs along the fingers, +z out of the
 palm; angles are in degrees.
 
-Each bone is solved in closed form into one depth picture, from which normals, contact shade and
+Each bone is solved in closed form into one depth image, from which normals, contact shade and
 cast shadow follow, so that folded fingers, the thumb across the palm and the back of the hand come
 for free.
 """
@@ -55,7 +55,7 @@ POSES = {
 
 @dataclass(frozen=True)
 class Build:
-    """What stays the same in all pictures of one signer's hand."""
+    """What stays the same in all images of one signer's hand."""
 
     tone: tuple[float, float, float]  # albedo of the back of the hand, RGB in 0..1
     palm_tone: tuple[float, float, float]
@@ -169,7 +169,7 @@ SHOWN_FROM_BACK = frozenset("12345")  # the signs that some signers show with th
 
 
 def draw_capsule(depth: Floats32, start: Floats, end: Floats, radii: tuple[float, float]) -> None:
-    """Raise a depth picture, in place, to the front of a tapered capsule; everything in pixels."""
+    """Raise a depth image, in place, to the front of a tapered capsule; everything in pixels."""
     (ax, ay, az), (dx, dy, dz) = start, end - start
     pad = max(radii)
     left, right = max(0, int(min(ax, end[0]) - pad)), int(max(ax, end[0]) + pad) + 2
@@ -196,7 +196,7 @@ def draw_capsule(depth: Floats32, start: Floats, end: Floats, radii: tuple[float
 
 @dataclass(frozen=True)
 class View:
-    """How one picture looks at the hand: lengths are shares of the picture's edge."""
+    """How one image looks at the hand: lengths are shares of the image's edge."""
 
     centre: tuple[float, float]
     scale: float  # the palm's length
@@ -220,12 +220,12 @@ def _projection(sign: str, build: Build, view: View, edge: int) -> tuple[Floats,
     about_z = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
     flip = np.diag([-1.0 if build.mirrored else 1.0, -1.0, 1.0])
     matrix = view.scale * edge * (about_z @ flip @ about_x @ about_y)
-    middle = matrix @ np.array([0.0, 0.85, 0.0])  # the point that lies on the picture's centre
+    middle = matrix @ np.array([0.0, 0.85, 0.0])  # the point that lies on the image's centre
     return matrix, np.array([*view.centre, 0.0]) * edge - middle
 
 
 def _shade(depth: Floats32, view: View, unit: float) -> Floats32:
-    """Brightness (height, width) of a depth picture: light, contact shade and cast shadow."""
+    """Brightness (height, width) of a depth image: light, contact shade and cast shadow."""
     smooth = cv2.GaussianBlur(depth, (0, 0), 0.012 * unit + 0.5)
     nx = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=-0.125)
     ny = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=-0.125)

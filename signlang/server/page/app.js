@@ -1,4 +1,4 @@
-// The page: a camera or dropped pictures come in, signs and a line of text go out.
+// The page: a camera or dropped images come in, signs and a line of text go out.
 
 import { Browser } from "./browser.js";
 import { Camera, excuse, GUIDE } from "./camera.js";
@@ -9,7 +9,7 @@ import { Line, Speller, written } from "./speller.js";
 
 const QUALITY = 0.92; // of the JPEG that is sent
 const PAUSE = 40; // milliseconds from frame to frame at the least: 25 a second are enough
-const LARGEST = 1024; // pixels of a side of a dropped picture that the browser itself looks at
+const LARGEST = 1024; // pixels of a side of a dropped image that the browser itself looks at
 
 const camera = new Camera(at("video"));
 const speller = new Speller();
@@ -67,7 +67,7 @@ async function where() {
   state.isBrowser = document.querySelector("input[name=where]:checked").value === "browser";
   speller.forget();
   if (!state.isBrowser) {
-    at("where").textContent = `Each picture is sent to the service at ${location.host}, and not kept there.`;
+    at("where").textContent = `Each image is sent to the service at ${location.host}, and not kept there.`;
     return;
   }
   at("where").textContent = "Loading the network …";
@@ -83,7 +83,7 @@ async function where() {
   }
 }
 
-// -- one picture
+// -- one image
 
 const blobOf = (canvas) => new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
 
@@ -101,7 +101,7 @@ async function toggle() {
   try {
     await camera.start(at("camera").value, () => {
       stop();
-      show.notice("The camera is gone. Start it again, or choose pictures below.");
+      show.notice("The camera is gone. Start it again, or choose images below.");
     });
     show.notice();
     frameIt();
@@ -230,9 +230,9 @@ function speak() {
   speechSynthesis.speak(words);
 }
 
-// -- pictures
+// -- images
 
-async function pictures(files) {
+async function images(files) {
   for (const file of files) {
     const url = URL.createObjectURL(file);
     try {
@@ -247,21 +247,21 @@ async function pictures(files) {
 }
 
 async function drawn(file) {
-  let picture;
+  let image;
   try {
-    picture = await createImageBitmap(file);
+    image = await createImageBitmap(file);
   } catch {
-    throw new Trouble("This browser cannot read the picture.");
+    throw new Trouble("This browser cannot read the image.");
   }
-  const scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
+  const scale = Math.min(1, LARGEST / Math.max(image.width, image.height));
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(picture.width * scale));
-  canvas.height = Math.max(1, Math.round(picture.height * scale));
+  canvas.width = Math.max(1, Math.round(image.width * scale));
+  canvas.height = Math.max(1, Math.round(image.height * scale));
   const pen = canvas.getContext("2d");
   pen.fillStyle = "white"; // below what is transparent, as in training
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.imageSmoothingQuality = "high";
-  pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
   return canvas;
 }
 
@@ -298,7 +298,7 @@ on("clear", "click", () => {
 on("copy", "click", copy);
 on("speak", "click", speak);
 on("files", "change", async () => {
-  await pictures([...at("files").files]);
+  await images([...at("files").files]);
   at("files").value = "";
 });
 on("key-form", "submit", (event) => {
@@ -316,7 +316,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   document.body.classList.remove("dragging");
-  if (state.network) pictures([...event.dataTransfer.files]);
+  if (state.network) images([...event.dataTransfer.files]);
 });
 
 refresh();

@@ -1,6 +1,6 @@
 // A camera comes in; the square that the guide shows goes out as pixels.
 
-export const GUIDE = 0.8; // side of the guide, as a part of the shorter side of the picture
+export const GUIDE = 0.8; // side of the guide, as a part of the shorter side of the image
 const MOST = 320; // pixels of a side; networks see fewer
 
 export class Camera {
@@ -66,11 +66,11 @@ export class Camera {
 /** Why a camera did not start, for people. */
 export function excuse(error) {
   const sentences = {
-    NotAllowedError: "The camera was refused. Allow it beside the address of this page, or choose pictures below.",
-    NotFoundError: "There is no camera. Choose pictures below instead.",
+    NotAllowedError: "The camera was refused. Allow it beside the address of this page, or choose images below.",
+    NotFoundError: "There is no camera. Choose images below instead.",
     NotReadableError: "Another program uses the camera. Close that one, then start again.",
     OverconstrainedError: "This camera is gone. Choose another one.",
-    SecurityError: "Browsers give the camera only to pages from https or localhost. Choose pictures below instead.",
+    SecurityError: "Browsers give the camera only to pages from https or localhost. Choose images below instead.",
   };
-  return sentences[error.name] ?? `The camera did not start (${error.name}). Choose pictures below instead.`;
+  return sentences[error.name] ?? `The camera did not start (${error.name}). Choose images below instead.`;
 }

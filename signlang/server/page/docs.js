@@ -37,7 +37,7 @@ function route(path, method, { summary, description, parameters = [], requestBod
   const section = element("section", "", head, element("p", description ?? summary));
   section.setAttribute("aria-labelledby", head.id);
   if (security) section.append(element("p", "Needs the key of the service, if it has one: X-API-Key, or a bearer token."));
-  if (requestBody) section.append(table("Body", Object.keys(requestBody.content).map((kind) => [kind, kind.startsWith("multipart") ? "one or many pictures" : "one picture"])));
+  if (requestBody) section.append(table("Body", Object.keys(requestBody.content).map((kind) => [kind, kind.startsWith("multipart") ? "one or many images" : "one image"])));
   if (parameters.length) section.append(table("Parameters", parameters.map((one) => [one.name, `in the ${one.in}`, words(one.schema), one.description ?? ""])));
   section.append(table("Answers", Object.entries(responses).map(([code, one]) => [code, one.description, words(Object.values(one.content ?? {})[0]?.schema)])));
   return section;
@@ -56,7 +56,7 @@ const SHOWN = new Set(["Answer", "Prediction", "Times", "Models", "Model", "InBr
 
 at("example").textContent = [
   `curl -H "Content-Type: image/jpeg" --data-binary @hand.jpg ${location.origin}/v1/predict`,
-  `curl -F picture=@one.jpg -F picture=@two.jpg "${location.origin}/v1/predict?top=3"`,
+  `curl -F image=@one.jpg -F image=@two.jpg "${location.origin}/v1/predict?top=3"`,
 ].join("\n");
 try {
   const described = await (await fetch("/openapi.json")).json();

@@ -25,8 +25,8 @@ async function answer({ file, pixels, width, height }) {
     session = await ort.InferenceSession.create(file, { executionProviders: ["wasm"] });
     return {};
   }
-  const pictures = new ort.Tensor("uint8", rgb(pixels), [1, height, width, 3]);
-  const { probabilities } = await session.run({ pictures });
+  const images = new ort.Tensor("uint8", rgb(pixels), [1, height, width, 3]);
+  const { probabilities } = await session.run({ images });
   return { probabilities: Array.from(probabilities.data) };
 }
 

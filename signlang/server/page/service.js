@@ -1,4 +1,4 @@
-// Pictures come in; what the service says about them goes out.
+// Images come in; what the service says about them goes out.
 
 /** What went wrong, in a sentence; `wait` is in seconds where trying again makes sense. */
 export class Trouble extends Error {
@@ -41,7 +41,7 @@ export async function load(network) {
   return (await ask(network.browser.url, { patience: 120000 })).arrayBuffer();
 }
 
-/** Ask about one picture; gives [sign, probability] pairs, the most probable first. */
+/** Ask about one image; gives [sign, probability] pairs, the most probable first. */
 export async function recognise(network, blob) {
   const path = `/v1/predict?model=${encodeURIComponent(network.name)}`;
   const answer = await ask(path, { method: "POST", body: blob, headers: { "Content-Type": blob.type || "application/octet-stream" } });

@@ -71,7 +71,7 @@ export function held(part) {
   at("dial").style.setProperty("--held", part.toFixed(3));
 }
 
-/** Add an answer about a picture: pairs and a threshold, or an error's sentence. */
+/** Add an answer about an image: pairs and a threshold, or an error's sentence. */
 export function result(url, name, pairs, threshold, error = "") {
   const item = document.createElement("li");
   const image = document.createElement("img");
