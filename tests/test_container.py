@@ -31,11 +31,11 @@ def test_the_service_imports_nothing_else(tmp_path: Path) -> None:
     code = f"""
 import json, sys
 import signlang.serve, signlang.server.processes, signlang.hydra_app, hydra, uvicorn
-from signlang.server.app import create
-from signlang.server.config import checked
-from signlang.server.registry import loaded
-options = checked({{"bundle": {str(bundle)!r}}})
-create(loaded(options), options)
+from signlang.server.app import create_app
+from signlang.server.config import checked_config
+from signlang.server.registry import load_models
+options = checked_config({{"bundle": {str(bundle)!r}}})
+create_app(load_models(options), options)
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

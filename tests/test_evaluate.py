@@ -552,7 +552,7 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
         ("metrics.json", r"metrics\.json, written by .* has no usable model, data, .*: train this"),
     ):
         whole = (again / name).read_text("utf-8")
-        (again / name).write_text("{}", "utf-8")
+        (again / name).write_text('{"format": 2}', "utf-8")
         with pytest.raises(RunError, match=sentence):
             evaluated(place, f"run={again}", f"data.root={tiny}")
         (again / name).write_text(whole, "utf-8")

@@ -32,7 +32,7 @@ def test_the_configuration_and_the_templates_travel_inside(installed: Path) -> N
     files = {path.relative_to(installed).as_posix() for path in installed.rglob("*")}
     assert "signlang/conf/train.yaml" in files
     assert "signlang/conf/model/squeezenet.yaml" in files
-    assert "signlang/pages/page.html.j2" in files
+    assert "signlang/reporting/page.html.j2" in files
     assert "signlang/py.typed" in files
     assert {"signlang/server/page/index.html", "signlang/server/page/app.js"} <= files
     assert not any("node_modules" in name for name in files)

@@ -15,7 +15,7 @@ import pytest
 from signlang.data.synthetic.generator import SIGNS, draw_image, draw_scene, write_dataset
 
 WRITE = "import sys, pathlib, signlang.data.synthetic.generator as s; " + (
-    "s.write(pathlib.Path(sys.argv[1]), signers=2, takes=2, size=32)"
+    "s.write_dataset(pathlib.Path(sys.argv[1]), signers=2, takes=2, size=32)"
 )
 
 
@@ -47,7 +47,7 @@ def test_image_depends_on_its_arguments_alone() -> None:
 
 def test_image_is_the_same_in_another_process() -> None:
     code = (
-        "from signlang.data.synthetic.generator import image as p; import sys; "
+        "from signlang.data.synthetic.generator import draw_image as p; import sys; "
         "sys.stdout.buffer.write(p('7', 3, 1).tobytes())"
     )
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
