@@ -1,4 +1,4 @@
-"""Steps of a training come in; images a second, once it has warmed up, go out."""
+"""Throughput of training steps in images a second, after a warm-up."""
 
 import time
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class Clock:
         self.settled()
         self.paused = time.perf_counter()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Count again."""
         self.begun += time.perf_counter() - self.paused
 

@@ -1,4 +1,4 @@
-"""Networks come in; milliseconds for one image go out, for each way to run them.
+"""Latency of one image in milliseconds, for each way to run each network.
 
     python experiments/speed/inference.py
 
@@ -37,7 +37,7 @@ Pixels = npt.NDArray[np.uint8]
 Times = Mapping[str, Sequence[float]]  # way -> milliseconds
 
 
-def made(case: Case) -> TrainedRun:
+def trained_run(case: Case) -> TrainedRun:
     """A network as a finished run would hand it out; what it has learnt changes no time."""
     torch.manual_seed(0)
     network = classifier(case).eval()
@@ -45,7 +45,7 @@ def made(case: Case) -> TrainedRun:
 
 
 def ways(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:
-    """Every way to judge an image, (1, size, size, 3)."""
+    """Every way to run an image, (1, size, size, 3)."""
     import onnxruntime
 
     graph = network_graph(run)
@@ -65,30 +65,30 @@ def ways(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:
     return dict(zip(WAYS, [*torches, *others], strict=True))
 
 
-def timed(found: Mapping[str, Callable[[], Any]], rounds: int, each: int) -> Times:
+def timed(functions: Mapping[str, Callable[[], Any]], rounds: int, each: int) -> Times:
     """Time all ways in turn: `each` images of one way, then of the next."""
-    times: dict[str, list[float]] = {name: [] for name in found}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     with torch.inference_mode():
         for number in range(rounds + 1):  # the first round warms up
-            for name, judge in found.items():
+            for name, predict in functions.items():
                 for _ in range(each):
                     begun = time.perf_counter()
-                    judge()
+                    predict()
                     if number:
                         times[name].append(1e3 * (time.perf_counter() - begun))
     return times
 
 
-def lines(found: Mapping[str, Times]) -> Iterator[str]:
+def lines(latencies: Mapping[str, Times]) -> Iterator[str]:
     """Write the results in Markdown."""
-    count = len(next(iter(next(iter(found.values())).values())))
+    count = len(next(iter(next(iter(latencies.values())).values())))
     yield (
         f"{cpu_name()}, one thread, torch {torch.__version__}; medians of {count} images and "
         "quartiles, in ms:\n"
     )
     yield f"| network | {' | '.join(WAYS)} |"
     yield f"|---|{'---:|' * len(WAYS)}"
-    for name, times in found.items():
+    for name, times in latencies.items():
         case = CASES[name]
         cells = []
         for way in WAYS:
@@ -106,22 +106,22 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
-    found: dict[str, Times] = {}
+    latencies: dict[str, Times] = {}
     for name in NETWORKS:
         case = CASES[name]
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (1, case.size, case.size, 3), dtype=np.uint8)
-        found[name] = timed(ways(made(case), image), given.rounds, given.each)
+        latencies[name] = timed(ways(trained_run(case), image), given.rounds, given.each)
         sys.stderr.write(f"{name}: done\n")
-    made_lines = "\n".join(lines(found))
-    print(made_lines)
+    table = "\n".join(lines(latencies))
+    print(table)
     rows = [
         (cpu_name(), cpu_count(), name, way, *(f"{q:.3f}" for q in statistics.quantiles(of, n=4)))
-        for name, times in found.items() for way, of in times.items()
+        for name, times in latencies.items() for way, of in times.items()
     ]  # fmt: skip
     header = ("machine", "cores", "network", "way", "first quartile", "median", "third quartile")
     write_csv(HERE / "inference.csv", header, rows)
-    write_between(HERE / "README.md", "inference", made_lines)
+    write_between(HERE / "README.md", "inference", table)
 
 
 if __name__ == "__main__":

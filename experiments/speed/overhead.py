@@ -124,9 +124,10 @@ def sweep(root: Path) -> tuple[float, float]:
 
 def _run(command: list[str]) -> float:
     begun = time.perf_counter()
-    found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent)])}
+    paths = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                   env=found)  # fmt: skip
+                   env=environment)  # fmt: skip
     return time.perf_counter() - begun
 
 
@@ -155,9 +156,9 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    found = "\n".join(lines(step_ms(), *sweep(given.digits.resolve())))
-    print(found)
-    write_between(HERE / "README.md", "overhead", found)
+    table = "\n".join(lines(step_ms(), *sweep(given.digits.resolve())))
+    print(table)
+    write_between(HERE / "README.md", "overhead", table)
 
 
 if __name__ == "__main__":

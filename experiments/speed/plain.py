@@ -1,4 +1,4 @@
-"""Networks and images as the studies' authors made them, without anything of signlang.
+"""Networks and images as in the published studies, without anything of signlang.
 
 Not even its import: that alone would keep large buffers from going back to the kernel.
 """
@@ -25,8 +25,8 @@ def network(case: Case) -> nn.Module:
         backbone = timm.create_model("mobilenetv2_100", num_classes=0, global_pool="max")
         return nn.Sequential(backbone, *_dense(1280, case.classes))
     if case.network == "squeezenet":
-        made: nn.Module = squeezenet1_0(num_classes=case.classes)
-        return made
+        network: nn.Module = squeezenet1_0(num_classes=case.classes)
+        return network
     names = {"resnet18": "resnet18", "mobilenetv2": "mobilenetv2_100"}
     return timm.create_model(names[case.network], num_classes=case.classes)
 
@@ -67,12 +67,12 @@ def augmentation(case: Case) -> list[Any]:
 def files(root: Path) -> tuple[list[Path], np.ndarray[Any, np.dtype[np.int64]]]:
     """All images below a folder of class folders, and the numbers of their classes."""
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
-    found = [(file, n) for n, folder in enumerate(folders) for file in sorted(folder.iterdir())]
-    return [file for file, _ in found], np.array([n for _, n in found])
+    entries = [(file, n) for n, folder in enumerate(folders) for file in sorted(folder.iterdir())]
+    return [file for file, _ in entries], np.array([n for _, n in entries])
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
-    """Decodes and transforms image by image, each time anew."""
+    """Decodes and transforms image by image, again in each epoch."""
 
     def __init__(self, paths: list[Path], labels: list[int], case: Case, train: bool) -> None:
         self.paths, self.labels = paths, labels

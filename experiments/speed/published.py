@@ -34,8 +34,8 @@ def fold(case: Case, root: Path, number: int, epochs: int, stopping: bool) -> fl
     """
     torch.manual_seed(0)
     paths, labels = plain.files(root)
-    dealt = list(StratifiedKFold(5, shuffle=True, random_state=0).split(labels, labels))
-    rest, test = dealt[number]
+    folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(labels, labels))
+    rest, test = folds[number]
     train, validation = train_test_split(rest, test_size=0.1, stratify=labels[rest], random_state=0)
     training = _Training(case)
 
@@ -91,11 +91,11 @@ class _Training:
         return False
 
     def accuracy(self, loader: Loader) -> float:
-        """Share of images that are told right."""
+        """Share of images that are predicted correctly."""
         self.network.eval()
-        found = []
+        correct = []
         with torch.no_grad():
             for images, labels in loader:
                 logits = self.network(images.to(self.device)).cpu()
-                found.append((logits.argmax(1) == labels).numpy())
-        return float(np.concatenate(found).mean())
+                correct.append((logits.argmax(1) == labels).numpy())
+        return float(np.concatenate(correct).mean())

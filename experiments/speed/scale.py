@@ -1,4 +1,4 @@
-"""Data sets of growing size come in; memory and seconds of an epoch go out.
+"""Memory and seconds of an epoch over data sets of growing size.
 
     python experiments/speed/scale.py
 
@@ -67,7 +67,7 @@ def draw(folder: Path, count: int) -> None:
 
 
 def train(root: Path, place: Path, images: int, workers: int) -> Scale:
-    """Train for two epochs and tell what that took."""
+    """Train for two epochs and measure time and memory."""
     runs = place / f"runs-{images}-{workers}"
     command = [
         sys.executable, "-m", "signlang.train", "data=folder", f"data.root={root}",
@@ -82,19 +82,19 @@ def train(root: Path, place: Path, images: int, workers: int) -> Scale:
     (history,) = runs.glob("*/*/fold=0/history.csv")
     last = read_csv(history)[-1]
     peak = used.ru_maxrss * 1024 / 1e6
-    found = Scale(
+    measurement = Scale(
         images, workers, round(peak, 1), float(last["seconds"]), float(last["images_per_second"])
     )
-    sys.stderr.write(f"{found}\n")
-    return found
+    sys.stderr.write(f"{measurement}\n")
+    return measurement
 
 
-def lines(found: Sequence[Scale]) -> Iterator[str]:
+def lines(measurements: Sequence[Scale]) -> Iterator[str]:
     """Write the results in Markdown."""
     yield f"{cpu_name()}, {cpu_count()} cores.\n"
     yield "| images | workers | peak memory (MB) | seconds of an epoch | images a second |"
     yield "|---:|---:|---:|---:|---:|"
-    for one in found:
+    for one in measurements:
         yield (
             f"| {one.images:,} | {one.workers} | {one.peak_mb:,.0f} | {one.epoch_s:.1f} "
             f"| {one.images_per_s:,.0f} |"
@@ -107,18 +107,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000, 87_000])
     parser.add_argument("--workers", type=int, default=2, help="of one more run on the largest")
     given = parser.parse_args()
-    found = []
+    measurements = []
     with TemporaryDirectory() as folder:
         place = Path(folder)
         for count in given.images:
             draw(place / str(count), count)
-            found.append(train(place / str(count), place, count, 0))
+            measurements.append(train(place / str(count), place, count, 0))
         largest = max(given.images)
-        found.append(train(place / str(largest), place, largest, given.workers))
-    print("\n".join(lines(found)))
+        measurements.append(train(place / str(largest), place, largest, given.workers))
+    print("\n".join(lines(measurements)))
     names = [field.name for field in fields(Scale)]
-    write_csv(HERE / "scale.csv", names, [astuple(one) for one in found])
-    write_between(HERE / "README.md", "scale", "\n".join(lines(found)))
+    write_csv(HERE / "scale.csv", names, [astuple(one) for one in measurements])
+    write_between(HERE / "README.md", "scale", "\n".join(lines(measurements)))
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def side_by_side(given: argparse.Namespace) -> dict[str, float]:
         subprocess.Popen(command, env=alike, stdout=subprocess.PIPE, text=True)
         for _ in range(given.jobs)
     ]
-    said = [job.communicate()[0].strip().splitlines()[-1] for job in jobs]
-    return {"speed": sum(json.loads(line)["speed"] for line in said)}
+    outputs = [job.communicate()[0].strip().splitlines()[-1] for job in jobs]
+    return {"speed": sum(json.loads(line)["speed"] for line in outputs)}
 
 
 def alone(given: argparse.Namespace) -> dict[str, float]:

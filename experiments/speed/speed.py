@@ -37,7 +37,7 @@ Studies = Mapping[str, Sequence[float]]  # side -> seconds
 
 def measured(given: argparse.Namespace) -> Speeds:
     """Race every case, round after round."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    speeds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number in range(given.rounds):
         for name in given.cases:
             root = given.digits if CASES[name].data == "digits" else given.letters
@@ -47,21 +47,21 @@ def measured(given: argparse.Namespace) -> Speeds:
                 words = [kind, name, "--root", str(root), "--seconds", str(given.seconds)]
                 words += ["--jobs", "2"] if two else []
                 speed = float(_answer("side.py", words)["speed"])
-                found[name][side].append(speed)
+                speeds[name][side].append(speed)
                 _tell(f"round {number + 1}, {name}, {side}: {speed:.1f} images/s")
-    return found
+    return speeds
 
 
 def studied(given: argparse.Namespace) -> Studies:
     """Time five folds of Model A, round after round."""
-    found: dict[str, list[float]] = defaultdict(list)
+    durations: dict[str, list[float]] = defaultdict(list)
     for number in range(given.rounds if given.epochs else 0):
         for side in STUDY_SIDES:
             words = [side, "--root", str(given.digits), "--epochs", str(given.epochs)]
             seconds = float(_answer("study.py", words)["seconds"])
-            found[side].append(seconds)
+            durations[side].append(seconds)
             _tell(f"round {number + 1}, five folds, {side}: {seconds:.1f} s")
-    return found
+    return durations
 
 
 def _answer(program: str, words: Sequence[str]) -> dict[str, Any]:
@@ -81,21 +81,21 @@ def _tell(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def by_case(found: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[float]]]:
+def by_case(results: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[float]]]:
     """Figures of all rounds, by case and side."""
     cases: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in found:
-        cases[row["case"]][row["side"]].append(float(row["figure"]))
+    for row in results:
+        cases[row["case"]][row["side"]].append(float(row["value"]))
     return cases
 
 
-def lines(found: Sequence[Mapping[str, str]]) -> Iterator[str]:
+def lines(results: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Write the rows of one machine's results in Markdown."""
-    cases = by_case(found)
-    counts = {len(figures) for sides in cases.values() for figures in sides.values()}
+    cases = by_case(results)
+    counts = {len(values) for sides in cases.values() for values in sides.values()}
     rounds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     plural = "s" * (max(counts) > 1)
-    yield f"{found[0]['machine']}; medians of {rounds} round{plural}; images a second:\n"
+    yield f"{results[0]['machine']}; medians of {rounds} round{plural}; images a second:\n"
     yield f"| {' | '.join(HEADER)} |"
     yield f"|---|{'---:|' * (len(HEADER) - 1)}"
     for name, sides in cases.items():
@@ -146,31 +146,31 @@ def rows(speeds: Speeds, studies: Studies, epochs: int) -> list[dict[str, str]]:
     return [
         {
             "machine": machine(), "case": case, "side": side, "round": str(number),
-            "figure": f"{figure:.2f}", "unit": unit,
+            "value": f"{value:.2f}", "unit": unit,
         }
         for (case, unit), sides in {**races, (name, "s"): studies}.items()
-        for side, figures in sides.items()
-        for number, figure in enumerate(figures, 1)
+        for side, values in sides.items()
+        for number, value in enumerate(values, 1)
     ]  # fmt: skip
 
 
-def write(found: Sequence[Mapping[str, str]]) -> None:
+def write(results: Sequence[Mapping[str, str]]) -> None:
     """Write this machine's results and plot, and all machines' tables into the README."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", machine().partition(", torch")[0]).strip("-").lower()
-    write_csv(HERE / f"results-{name}.csv", list(found[0]), [list(r.values()) for r in found])
-    plot(found, HERE / f"speed-{name}.png")
-    made = []
+    write_csv(HERE / f"results-{name}.csv", list(results[0]), [list(r.values()) for r in results])
+    plot(results, HERE / f"speed-{name}.png")
+    tables = []
     for file in sorted(HERE.glob("results-*.csv")):
         image = f"![speed](speed-{file.stem.removeprefix('results-')}.png)"
-        made.append("\n".join([*lines(read_csv(file)), "", image]))
-    write_between(HERE / "README.md", "results", "\n\n".join(made))
+        tables.append("\n".join([*lines(read_csv(file)), "", image]))
+    write_between(HERE / "README.md", "results", "\n\n".join(tables))
 
 
-def plot(found: Sequence[Mapping[str, str]], file: Path) -> None:
+def plot(results: Sequence[Mapping[str, str]], file: Path) -> None:
     """Draw every side as a share of its ceiling."""
     from matplotlib.figure import Figure
 
-    speeds = {CASES[name]: sides for name, sides in by_case(found).items() if name in CASES}
+    speeds = {CASES[name]: sides for name, sides in by_case(results).items() if name in CASES}
     figure = Figure(figsize=(8, 0.6 + 0.7 * len(speeds)), layout="constrained")
     panel = figure.subplots()
     shown = [("ours", "#0072b2"), ("usual", "#e69f00"), ("published", "#999999")]
@@ -213,10 +213,10 @@ def main() -> None:
     for folder, option in ((given.digits, "--digits"), (given.letters, "--letters")):
         if not folder.is_dir():
             sys.exit(f"There are no images at {folder}: give {option} DIR, its class folders.")
-    found = rows(measured(given), studied(given), given.epochs)
-    print("\n".join(lines(found)))
+    results = rows(measured(given), studied(given), given.epochs)
+    print("\n".join(lines(results)))
     if not given.show:
-        write(found)
+        write(results)
 
 
 if __name__ == "__main__":

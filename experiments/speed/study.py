@@ -29,8 +29,8 @@ def ours(root: Path, epochs: int, stopping: bool, launcher: str) -> list[float]:
         if not stopping:
             command += ["callbacks.early_stopping=null"]
         subprocess.run(command, check=True, stdout=sys.stderr)
-        found = sorted(Path(place).glob("*/*/fold=*/metrics.json"))
-        return [float(json.loads(file.read_text())["test"]["accuracy"]) for file in found]
+        files = sorted(Path(place).glob("*/*/fold=*/metrics.json"))
+        return [float(json.loads(file.read_text())["test"]["accuracy"]) for file in files]
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ class Ticks(pl.Callback):
         self.clock.pause()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let it go on."""
-        self.clock.go_on()
+        """Resume the clock."""
+        self.clock.resume()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,

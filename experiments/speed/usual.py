@@ -70,16 +70,16 @@ def fold(case: Case, root: Path, number: int, epochs: int) -> float:
     """Train on one of five folds and return the accuracy on it."""
     pl.seed_everything(0)
     train, test = ImageFolder(root, _transform(case, True)), ImageFolder(root, _transform(case))
-    dealt = list(
+    folds = list(
         StratifiedKFold(5, shuffle=True, random_state=0).split(train.targets, train.targets)
     )
-    rows, rest = dealt[number]
+    rows, rest = folds[number]
     with TemporaryDirectory() as place:
         trainer = pl.Trainer(max_epochs=epochs, default_root_dir=place)
         module = Module(case)
         trainer.fit(module, _loader(Subset(train, rows.tolist()), case, True))
-        found = trainer.test(module, _loader(Subset(test, rest.tolist()), case, False))
-    return float(found[0]["test/accuracy"])
+        results = trainer.test(module, _loader(Subset(test, rest.tolist()), case, False))
+    return float(results[0]["test/accuracy"])
 
 
 def _loader(images: Any, case: Case, train: bool) -> DataLoader[Batch]:
