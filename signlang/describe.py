@@ -1,17 +1,21 @@
 """Describe a data set as a data card: `python -m signlang.describe data=digits split=signer`."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from signlang.hydra_app import run
 
 
-def describe(cfg: DictConfig) -> None:
-    """Look at every image once and write what somebody must know who wants to learn from them."""
+def describe(cfg: DictConfig) -> Path:
+    """Look at every image once and write what somebody must know who wants to learn from them.
+
+    Returns:
+        The folder of the data card.
+    """
     from signlang import validation
 
     validation.check_describe_config(cfg)  # in milliseconds: before images are read
-    from pathlib import Path
-
     from signlang.datacard import analysis, card
 
     out = Path(cfg.out).expanduser()
@@ -19,6 +23,7 @@ def describe(cfg: DictConfig) -> None:
     analysis.write_tables(found, out)
     card.data_card(found).write(out)
     analysis.show_summary(found, out)
+    return out
 
 
 def main() -> None:

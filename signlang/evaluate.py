@@ -1,15 +1,17 @@
 """Evaluate a network: `python -m signlang.evaluate run=RUN data=folder data.root=IMAGES`."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from signlang.hydra_app import run
 
 
-def evaluate(cfg: DictConfig) -> float:
+def evaluate(cfg: DictConfig) -> Path:
     """Show labelled images to a trained network, and write how well it reads them.
 
     Returns:
-        Accuracy on the images of classes that it knows, over all of its classes.
+        The folder of the evaluation.
     """
     from signlang import validation
 
@@ -21,7 +23,7 @@ def evaluate(cfg: DictConfig) -> float:
     writer.write_evaluation(found, cfg, out)
     report.evaluation_page(found).write(out)
     writer.show_evaluation(found, out)
-    return found.figures["accuracy"]
+    return out
 
 
 def main() -> None:

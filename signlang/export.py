@@ -1,17 +1,21 @@
 """Export a finished run as a bundle: `python -m signlang.export run=runs/digits/.../fold=0`."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from signlang.hydra_app import run
 
 
-def export(cfg: DictConfig) -> None:
-    """Write what recognises signs without torch, after it was found to say the same as the run."""
+def export(cfg: DictConfig) -> Path:
+    """Write what recognises signs without torch, after it was found to say the same as the run.
+
+    Returns:
+        The bundle, a folder or a ZIP file.
+    """
     from signlang import validation
 
     validation.check_export_config(cfg)  # in milliseconds: before torch is imported
-    from pathlib import Path
-
     from signlang.deploy import bundle_writer, model_card, parity, pipeline
     from signlang.inference import bundle
     from signlang.runs import trained_run
@@ -33,6 +37,7 @@ def export(cfg: DictConfig) -> None:
         bundle_writer.write_manifest(folder, info)
         bundle.load_bundle(folder)  # as a service will
     pipeline.report(out, trained, measured, agreement)
+    return out
 
 
 def main() -> None:
