@@ -8,8 +8,14 @@ beside torch's, and albumentations from asking the network for a newer release o
 import ctypes
 import os
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from signlang import api
+    from signlang.api import load_bundle, load_run, load_study
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "api", "load_bundle", "load_run", "load_study"]
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -29,6 +35,16 @@ def _keep_large_buffers() -> None:
         return
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python API when it is used; `import signlang` alone takes a few milliseconds."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    api = import_module("signlang.api")
+    return api if name == "api" else getattr(api, name)
 
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -43,7 +43,7 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     ) as why:
         if traces:
             raise
-        shown = (None if isinstance(why, SweepError) else jobs.summary()) or _for_people(
+        shown = (None if isinstance(why, SweepError) else jobs.summary()) or readable(
             why, config_name
         )
         sys.stderr.write(f"{shown}\n")
@@ -112,7 +112,7 @@ def quoted(word: str) -> str:
     return f"{key}='{escaped}'" if there else word
 
 
-def _for_people(error: BaseException, config_name: str) -> BaseException:
+def readable(error: BaseException, config_name: str) -> BaseException:
     """Shorten what Hydra says to one sentence, with the mend."""
     from hydra.errors import MissingConfigException
 

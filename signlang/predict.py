@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 from signlang import console
 from signlang.errors import SettingError, SignlangError, suggestion
 from signlang.files import atomic_write
-from signlang.inference import bundle, onnx_model, predictor
+from signlang.inference import predictor
 from signlang.inference.predictor import Prediction, Predictor
 from signlang.system import cpu_count
 
@@ -161,39 +161,41 @@ FORMATS = {
 
 
 def predict(wanted: PredictConfig) -> int:
-    """Answer for each image.
+    """Predict each image.
 
     Returns:
         The exit code: 0, or 1 if an image could not be used.
     """
-    loaded = bundle.load_bundle(wanted.bundle)
-    network = onnx_model.OnnxModel(loaded, wanted.precision, wanted.device, wanted.workers)
-    top = min(wanted.top, len(loaded.classes))
-    threshold = wanted.threshold
-    if threshold is None:
-        threshold = loaded.reject_threshold or 0.0
-    recogniser = Predictor(loaded, network, threshold, top, wanted.batch_size, wanted.workers)
-    found = predictor.find_sources(wanted.paths, sys.stdin.buffer)
+    network = Predictor.from_bundle(
+        wanted.bundle,
+        precision=wanted.precision,
+        device=wanted.device,
+        threshold=wanted.threshold,
+        top=wanted.top,
+        batch_size=wanted.batch_size,
+        workers=wanted.workers,
+    )
+    sources = predictor.find_sources(wanted.paths, sys.stdin.buffer)
     tally = _Tally()
     with _opened(wanted.out) as stream:
-        said = console.track(recogniser.answers(found), "recognising", len(found))
-        FORMATS[wanted.format](tally.counted(said), stream, top)
+        predictions = console.track(network.stream(sources), "recognising", len(sources))
+        FORMATS[wanted.format](tally.counted(predictions), stream, network.top)
     console.log.info(tally.text())
     return 1 if tally.bad else 0
 
 
 class _Tally:
-    """Counts answers as they pass by."""
+    """Counts predictions as they pass by."""
 
     def __init__(self) -> None:
         self.all, self.bad, self.unknown, self.begun = 0, 0, 0, time.perf_counter()
 
     def counted(self, passing: Iterator[Prediction]) -> Iterator[Prediction]:
-        for answer in passing:
+        for prediction in passing:
             self.all += 1
-            self.bad += bool(answer.error)
-            self.unknown += not answer.accepted and not answer.error
-            yield answer
+            self.bad += bool(prediction.error)
+            self.unknown += prediction.unknown
+            yield prediction
 
     def text(self) -> str:
         seconds = time.perf_counter() - self.begun

@@ -5,6 +5,7 @@ Training, description and service all read images here, so that all see the same
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 from collections import deque
@@ -13,9 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from signlang.arrays import Pixels
@@ -296,3 +298,64 @@ def _check_pixels(data: bytes, limit: int) -> None:
         return
     if width * height > limit:
         raise BadImageError(f"{width} x {height} pixels, more than the limit of {limit:,}")
+
+
+FORMS: Final = (
+    "a path, the bytes of an image file, a PIL image, a uint8 array or tensor with channels last "
+    "((H, W, 3) or (N, H, W, 3), 0 to 255), or a float one with channels first ((3, H, W) or "
+    "(N, 3, H, W), 0 to 1)"
+)
+
+
+def as_images(images: Any) -> list[Pixels]:
+    """Bring images in the forms that users have into uint8 RGB arrays.
+
+    Args:
+        images: One image or a sequence of them: paths, bytes of files, PIL images, uint8 arrays
+            (H, W, 3), or float arrays (3, H, W) between 0 and 1. Arrays with a first axis more are
+            batches. Torch tensors count as arrays.
+
+    Returns:
+        One (H, W, 3) for each image.
+
+    Raises:
+        ValueError: If an array has another shape, type or range; says which is expected.
+        BadImageError: If a file cannot be read or decoded.
+
+    >>> [image.shape for image in as_images(np.zeros((2, 3, 8, 6), dtype=np.float32))]
+    [(8, 6, 3), (8, 6, 3)]
+    """
+    if isinstance(images, str | os.PathLike | bytes | Image.Image):
+        return [_as_pixels(images)]
+    if hasattr(images, "shape") or hasattr(images, "detach"):
+        array = _as_array(images)
+        return [_as_pixels(image) for image in (array if array.ndim == 4 else array[None])]
+    if not isinstance(images, Iterable):
+        raise ValueError(f"{type(images).__name__} is no image: give {FORMS}.")
+    return [pixels for image in images for pixels in as_images(image)]
+
+
+def _as_pixels(image: Any) -> Pixels:
+    if isinstance(image, str | os.PathLike):
+        return read_image(read_bytes(Path(image)))
+    if isinstance(image, bytes):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(_upright(_as_rgb(image), _orientation(image)), dtype=np.uint8)
+    array = _as_array(image)
+    if array.ndim == 3 and array.size:
+        if array.dtype == np.uint8 and array.shape[2] == 3:
+            return array
+        if array.dtype.kind == "f" and array.shape[0] == 3:
+            if not (array.min() >= 0 and array.max() <= 1):  # nan fails as well
+                raise ValueError(
+                    f"float images lie between 0 and 1, without normalization; these between "
+                    f"{array.min():g} and {array.max():g}."
+                )
+            return (array.transpose(1, 2, 0) * 255).round().astype(np.uint8)
+    raise ValueError(f"{array.dtype} of shape {array.shape} is no image: give {FORMS}.")
+
+
+def _as_array(image: Any) -> npt.NDArray[Any]:
+    """A numpy array; of a torch tensor without importing torch."""
+    return np.asarray(image.detach().cpu().numpy() if hasattr(image, "detach") else image)

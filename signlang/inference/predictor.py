@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from signlang.arrays import Pixels
+from signlang.arrays import Floats32, Pixels
 from signlang.console import log
 from signlang.data.image_io import (
     BadImageError,
+    as_images,
     batched,
     is_image_name,
     map_in_order,
@@ -27,7 +27,7 @@ from signlang.data.image_io import (
     resize_image,
 )
 from signlang.errors import SettingError
-from signlang.inference.bundle import Bundle
+from signlang.inference.bundle import Bundle, load_bundle
 from signlang.inference.onnx_model import OnnxModel
 
 STDIN: Final = "-"
@@ -117,127 +117,198 @@ UNKNOWN: Final = "unknown"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of one image.
+    """The prediction for one image.
 
     Attributes:
-        path: Its name.
-        ranked: The most probable classes with their probabilities, the most probable first; empty
+        path: Its name; empty for an image that was no file.
+        top_k: The most probable classes with their probabilities, the most probable first; empty
             for an image that cannot be used.
-        accepted: Whether the first of them reaches the threshold.
+        unknown: Whether the probability of the first of them is below the reject threshold.
         error: Why the image cannot be used, or nothing.
     """
 
     path: str
-    ranked: tuple[tuple[str, float], ...] = ()
-    accepted: bool = False
+    top_k: tuple[tuple[str, float], ...] = ()
+    unknown: bool = False
     error: str = ""
 
     @property
     def guess(self) -> str:
-        """The most probable class."""
-        return self.ranked[0][0] if self.ranked else ""
+        """The most probable class, however improbable; empty for a bad image."""
+        return self.top_k[0][0] if self.top_k else ""
 
     @property
     def label(self) -> str:
-        """The guess, or `unknown` if it is too improbable; empty for a bad image."""
-        return self.guess if self.accepted or not self.ranked else UNKNOWN
+        """The most probable class, or `unknown`; empty for a bad image."""
+        return UNKNOWN if self.unknown else self.guess
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the most probable class; nan for a bad image."""
+        return self.top_k[0][1] if self.top_k else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A bundle with how it is to be used.
+    """A bundle with its model and the settings of its predictions.
 
     Attributes:
-        bundle: It.
-        network: Its network.
-        threshold: Guesses of a lower probability are called unknown; 0 accepts all.
-        top: Classes of an answer.
-        batch_size: Images that are judged together.
+        bundle: The bundle.
+        model: Its model.
+        threshold: Predictions of a lower probability are unknown; 0 accepts all.
+        top: Classes of a prediction.
+        batch_size: Images of one call of the model.
         workers: Threads that decode.
     """
 
     bundle: Bundle
-    network: OnnxModel
+    model: OnnxModel
     threshold: float
-    top: int
-    batch_size: int
-    workers: int
+    top: int = 3
+    batch_size: int = 64
+    workers: int = 1
 
-    def answers(self, sources: Iterable[ImageSource]) -> Iterator[Prediction]:
-        """Answer for each image, in order; a bad one is answered with its error.
+    @classmethod
+    def from_bundle(
+        cls,
+        path: Path,
+        *,
+        precision: str = "fp32",
+        device: str = "cpu",
+        threshold: float | None = None,
+        top: int = 3,
+        batch_size: int = 64,
+        workers: int = 1,
+    ) -> "Predictor":
+        """Load a bundle.
 
-        Threads decode images, and squeeze them as the graph would, while others are judged.
+        Args:
+            path: A folder or ZIP file that `signlang.export` wrote.
+            precision: `fp32`, or `int8` where the bundle holds such a model.
+            device: `cpu` or `cuda`.
+            threshold: Of rejection; None takes the bundle's own, 0 if it has none.
+            top: Classes of a prediction, at most all.
+            batch_size: Images of one call of the model.
+            workers: Threads that decode and compute.
+
+        Raises:
+            BundleError: If it is missing, damaged, or has no such model.
+            SettingError: If onnxruntime is not installed, or the device is not there.
         """
-        read = map_in_order(self._read, sources, self.workers, ahead=2 * self.batch_size)
-        for batch in batched(read, self.batch_size):
-            yield from self._judged(batch)
+        bundle = load_bundle(path)
+        model = OnnxModel(bundle, precision, device, workers)
+        if threshold is None:
+            threshold = bundle.reject_threshold or 0.0
+        return cls(bundle, model, threshold, min(top, len(bundle.classes)), batch_size, workers)
 
-    def _read(self, source: ImageSource) -> tuple[ImageSource, Pixels | str]:
+    def predict(self, images: Any) -> list[Prediction]:
+        """Predict the signs in images.
+
+        Args:
+            images: One image or many; see `data.image_io.as_images` for the forms: paths, PIL
+                images, uint8 arrays (N, H, W, 3), float arrays or tensors (N, 3, H, W).
+
+        Returns:
+            One prediction per image, in order.
+
+        Raises:
+            ValueError: If an array has another shape, type or range; says which is expected.
+            BadImageError: If a file cannot be read or decoded.
+        """
+        size = self.bundle.sides[0]
+        pixels = [resize_image(Image.fromarray(image), size) for image in as_images(images)]
+        names = _names(images, len(pixels))
+        return [
+            prediction
+            for batch in batched(zip(names, pixels, strict=True), self.batch_size)
+            for prediction in self._predict_batch(batch)
+        ]
+
+    def stream(self, sources: Iterable[ImageSource]) -> Iterator[Prediction]:
+        """Predict image files as they are read, in order; a bad one has its error as prediction.
+
+        Threads decode and resize images while the model computes others.
+        """
+        images = map_in_order(self._read, sources, self.workers, ahead=2 * self.batch_size)
+        for batch in batched(images, self.batch_size):
+            yield from self._predict_batch(batch)
+
+    def _read(self, source: ImageSource) -> tuple[str, Pixels | str]:
         try:
             data = read_bytes(Path(source.name)) if source.data is None else source.data
             image = Image.fromarray(read_image(data))
-            return source, resize_image(image, self.bundle.sides[0])
+            return source.name, resize_image(image, self.bundle.sides[0])
         except BadImageError as error:
-            return source, str(error)
+            return source.name, str(error)
         except ValueError as error:  # a name with a null byte
-            return source, f"no such file ({error})"
+            return source.name, f"no such file ({error})"
 
-    def _judged(self, batch: Sequence[tuple[ImageSource, Pixels | str]]) -> Iterator[Prediction]:
-        good = [pixels for _, pixels in batch if not isinstance(pixels, str)]
-        said = iter(self.network(np.stack(good)) if good else ())
-        for source, pixels in batch:
+    def _predict_batch(self, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator[Prediction]:
+        """Predict images of one size; where an error stands instead of pixels, pass it on."""
+        usable = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+        probabilities = iter(self.model(np.stack(usable)) if usable else ())
+        for name, pixels in batch:
             if isinstance(pixels, str):
-                yield Prediction(source.name, error=pixels)
+                yield Prediction(name, error=pixels)
             else:
-                yield self._ranked(source.name, next(said))
+                yield self._prediction(name, next(probabilities))
 
-    def _ranked(self, name: str, probabilities: npt.NDArray[np.float32]) -> Prediction:
+    def _prediction(self, name: str, probabilities: Floats32) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[: self.top]
-        ranked = tuple((self.bundle.classes[k], float(probabilities[k])) for k in order)
-        return Prediction(name, ranked, ranked[0][1] >= self.threshold)
+        top_k = tuple((self.bundle.classes[k], float(probabilities[k])) for k in order)
+        return Prediction(name, top_k, unknown=top_k[0][1] < self.threshold)
 
 
-def write_csv(answers: Iterable[Prediction], stream: TextIO, top: int) -> None:
+def _names(images: Any, count: int) -> list[str]:
+    """Paths of images that were given as paths, else nothing."""
+    if isinstance(images, str | os.PathLike):
+        return [str(images)]
+    if isinstance(images, Sequence) and len(images) == count:
+        return [str(one) if isinstance(one, str | os.PathLike) else "" for one in images]
+    return [""] * count
+
+
+def write_csv(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
     """Write path,label,guess,confidence,guess_2,confidence_2,...,error as they come."""
     writer = csv.writer(stream, lineterminator="\n")
     more = [f"{word}_{place}" for place in range(2, top + 1) for word in ("guess", "confidence")]
     writer.writerow(["path", "label", "guess", "confidence", *more, "error"])
-    for answer in answers:
-        pairs = [[name, f"{share:.6f}"] for name, share in answer.ranked]
+    for prediction in predictions:
+        pairs = [[name, f"{share:.6f}"] for name, share in prediction.top_k]
         cells = list(chain(*pairs)) or [""] * 2 * top
-        writer.writerow([answer.path, answer.label, *cells, answer.error])
+        writer.writerow([prediction.path, prediction.label, *cells, prediction.error])
 
 
-def write_jsonl(answers: Iterable[Prediction], stream: TextIO, top: int) -> None:
+def write_jsonl(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
     """Write one JSON object a line, as they come."""
-    for answer in answers:
-        ranked = [{"class": name, "probability": round(p, 6)} for name, p in answer.ranked]
+    for prediction in predictions:
+        ranked = [{"class": name, "probability": round(p, 6)} for name, p in prediction.top_k]
         row = {
-            "path": answer.path,
-            "label": answer.label or None,
-            "guess": answer.guess or None,
+            "path": prediction.path,
+            "label": prediction.label or None,
+            "guess": prediction.guess or None,
             "confidence": ranked[0]["probability"] if ranked else None,
             "top": ranked,
-            "error": answer.error or None,
+            "error": prediction.error or None,
         }
         stream.write(json.dumps(row) + "\n")
 
 
-def write_table(answers: Iterable[Prediction], stream: TextIO, top: int) -> None:
-    """Write aligned columns for people, once all answers are there."""
+def write_table(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
+    """Write aligned columns for people, once all predictions are there."""
     rows = [["path", "label", "confidence", *(f"{place}." for place in range(2, top + 1))]]
-    for answer in answers:
-        others = [f"{name} {share:.4f}" for name, share in answer.ranked[1:]]
-        label = answer.label if answer.accepted else f"{UNKNOWN} ({answer.guess}?)"
+    for prediction in predictions:
+        others = [f"{name} {share:.4f}" for name, share in prediction.top_k[1:]]
+        label = f"{UNKNOWN} ({prediction.guess}?)" if prediction.unknown else prediction.label
         rows.append(
-            [answer.path, "-", answer.error]
-            if answer.error
-            else [answer.path, label, f"{answer.ranked[0][1]:.4f}", *others]
+            [prediction.path, "-", prediction.error]
+            if prediction.error
+            else [prediction.path, label, f"{prediction.top_k[0][1]:.4f}", *others]
         )
     # sentences of errors, in the third place, run over what follows
-    fitted = [row for row in rows if row[1] != "-"]
-    wide = [max(map(len, column)) for column in zip(*fitted, strict=True)]
-    wide[0] = max(len(row[0]) for row in rows)
+    usable = [row for row in rows if row[1] != "-"]
+    widths = [max(map(len, column)) for column in zip(*usable, strict=True)]
+    widths[0] = max(len(row[0]) for row in rows)
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, wide, strict=False)]
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         stream.write("  ".join(cells).rstrip() + "\n")

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
@@ -18,6 +19,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
+from signlang.data.image_io import as_images, resize_image
 from signlang.models import networks
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -85,6 +87,37 @@ class Classifier(pl.LightningModule):
         planes = normal.view(count, height, width, colours).permute(0, 3, 1, 2)
         logits: torch.Tensor = self.network(planes)
         return logits
+
+    @torch.no_grad()
+    def predict_images(self, images: Any, sizes: Sequence[int] = ()) -> torch.Tensor:
+        """Probabilities of the classes for images in the form that a user has.
+
+        Args:
+            images: One image or many: paths, PIL images, uint8 arrays or tensors (N, H, W, 3), or
+                float ones (N, 3, H, W) between 0 and 1; of any size, not normalized.
+            sizes: Sizes that images are resized to one after another, in pixels; the last one is
+                the network's. Only runs with `data.stored_size` have more than one.
+
+        Returns:
+            (N, classes), on the processor, uncalibrated.
+
+        Raises:
+            ValueError: If an array has another shape, type or range; says which is expected.
+            BadImageError: If a file cannot be read or decoded.
+        """
+        size = int(self.hparams["network"]["image_size"])
+        batch = []
+        for pixels in as_images(images):
+            for side in (*sizes, size):
+                pixels = resize_image(Image.fromarray(pixels), side)
+            batch.append(torch.tensor(pixels))
+        if not batch:
+            return torch.empty(0, len(self.classes))
+        was_training = self.training
+        self.eval()
+        logits: torch.Tensor = self(torch.stack(batch).to(self.device)).float()
+        self.train(was_training)
+        return logits.softmax(1).cpu()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch."""

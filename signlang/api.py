@@ -1,0 +1,320 @@
+"""Python API: the verbs as functions, and what they wrote read back; for notebooks and scripts.
+
+`train`, `compare`, `evaluate`, `describe` and `export` take the words of their command line and
+return what they wrote. `load_run`, `load_study` and `load_bundle` read it back at any time.
+An error for people is a `SignlangError`, with the text that the command line prints.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signlang.errors import RunError, SettingError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from signlang.inference.predictor import Predictor
+    from signlang.models.classifier import Classifier
+
+PathLike = str | os.PathLike[str]
+Table = dict[str, list[Any]]  # columns of equal length, as `pandas.DataFrame` takes them
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A finished run, read back.
+
+    Attributes:
+        path: Its folder.
+        metrics: Content of `metrics.json`.
+        record: Content of `record.json`: versions, device, settings, fingerprints.
+    """
+
+    path: Path
+    metrics: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @cached_property
+    def predictions(self) -> Table:
+        """Columns of `predictions.csv`, one row per image of the test fold.
+
+        `path`, `label`, `predicted`, `confidence`, `correct`, `signer` (None where it is not
+        known), and `p_<class>` for each class: `pandas.DataFrame(run.predictions)`.
+
+        Raises:
+            RunError: If the file is missing or damaged.
+        """
+        from signlang.runs.results import read_predictions
+
+        table = read_predictions(self.path, int(self.metrics["fold"]))
+        names = table.classes
+        columns: Table = {
+            "path": list(table.paths),
+            "label": [names[label] for label in table.labels],
+            "predicted": [names[label] for label in table.predicted],
+            "confidence": table.confidence.tolist(),
+            "correct": table.correct.tolist(),
+            "signer": list(table.signers or [None] * len(table.paths)),
+        }
+        probabilities = table.probabilities.T.tolist()
+        return columns | {f"p_{name}": p for name, p in zip(names, probabilities, strict=True)}
+
+    @cached_property
+    def history(self) -> Table:
+        """Columns of `history.csv`, one row per epoch; empty without the file."""
+        from signlang.runs.results import read_history
+
+        return {name: values.tolist() for name, values in read_history(self.path).items()}
+
+    @cached_property
+    def network(self) -> Classifier:
+        """The best checkpoint on the processor, in evaluation mode; imports torch.
+
+        `run.network.predict_images(...)` gives the probabilities of images.
+
+        Raises:
+            RunError: If the checkpoint is missing or damaged.
+        """
+        from signlang.runs.trained_run import load_trained_run
+
+        return load_trained_run(self.path).classifier
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedStudy:
+    """All runs of a study, compared.
+
+    Attributes:
+        path: Its folder.
+        leaderboard: Columns of `leaderboard.csv`, one row per setting, the most accurate first.
+        verdicts: What the tests between the settings say, in sentences.
+        incomplete: For each setting that lacks folds, which, why, and the command that trains them.
+        runs: The finished runs.
+    """
+
+    path: Path
+    leaderboard: Table
+    verdicts: list[str]
+    incomplete: list[str]
+    runs: list[LoadedRun]
+
+
+def load_run(path: PathLike) -> LoadedRun:
+    """Read a finished run.
+
+    Args:
+        path: Its folder, `runs/<study>/<what was chosen>/fold=<k>`.
+
+    Raises:
+        RunError: If there is no finished run, or one of its files is damaged.
+    """
+    from signlang.runs.results import read_run
+
+    folder = Path(path).expanduser()
+    run = read_run(folder)
+    if run is None:
+        raise RunError(f"{folder} is not the folder of a finished run, .../fold=K.")
+    return LoadedRun(run.path, run.metrics, run.record)
+
+
+def load_study(path: PathLike) -> LoadedStudy:
+    """Read all runs of a study and compare them; nothing is written.
+
+    Settings that lack folds are in the leaderboard with the folds they have, and `incomplete`
+    names them.
+
+    Args:
+        path: Its folder, `runs/<study>`.
+
+    Raises:
+        RunError: If there is no run, or runs cannot be compared.
+    """
+    from signlang.studies import leaderboard, ranking, verdicts
+    from signlang.studies.study import read_study
+
+    study = read_study(Path(path).expanduser())
+    ranked = ranking.rank_settings(study)
+    rows = [row for _, row in leaderboard.ranked(ranked)]
+    return LoadedStudy(
+        study.path,
+        {key: [row[key] for row in rows] for key in leaderboard.columns(study)},
+        verdicts.sentences(ranked),
+        list(study.incomplete),
+        [
+            LoadedRun(run.path, run.metrics, run.record)
+            for setting in study.settings
+            for run in setting.runs
+        ],
+    )
+
+
+def load_bundle(path: PathLike, precision: str = "fp32", device: str = "cpu") -> Predictor:
+    """Load a bundle for predictions; needs onnxruntime, not torch.
+
+    Args:
+        path: A folder or ZIP file that `export` wrote.
+        precision: `fp32`, or `int8` where the bundle holds such a model.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        BundleError: If it is missing, damaged, or has no such model.
+    """
+    from signlang.inference.predictor import Predictor
+
+    return Predictor.from_bundle(Path(path).expanduser(), precision=precision, device=device)
+
+
+def train(overrides: Sequence[str] = ()) -> LoadedRun:
+    """Train one network on one fold, as `python -m signlang.train` does; a finished run is read.
+
+    >>> from tempfile import mkdtemp
+    >>> place = mkdtemp()
+    >>> run = train(["model=simple_cnn", "data.source.signers=4", "data.source.takes=2",
+    ...              "data.source.size=32", "folds=2", "batch_size=8", "trainer.max_epochs=1",
+    ...              "verbose=false", f"runs_dir={place}/runs", f"cache_dir={place}/cache"])
+    >>> run.metrics["status"], run.metrics["epochs"], len(run.predictions["path"])
+    ('finished', 1, 40)
+
+    Args:
+        overrides: `["model=squeezenet", "fold=0"]`, as on the command line.
+
+    Raises:
+        SignlangError: As the command prints it.
+    """
+    from signlang.runs import lifecycle
+    from signlang.train import train as task
+
+    with composed("train", overrides) as cfg:
+        words = list(cfg.hydra.overrides.task)
+        task(without_hydra(cfg))
+        return load_run(lifecycle.run_folder(cfg, words).path)
+
+
+def evaluate(overrides: Sequence[str]) -> Path:
+    """Evaluate a network on labelled images, as `python -m signlang.evaluate` does.
+
+    Args:
+        overrides: `["run=RUN", "data.root=IMAGES"]`, as on the command line.
+
+    Returns:
+        The folder with `metrics.json`, `predictions.csv` and `report.html`.
+
+    Raises:
+        SignlangError: As the command prints it.
+    """
+    from signlang.evaluate import evaluate as task
+
+    return run_verb("evaluate", task, overrides)
+
+
+def describe(overrides: Sequence[str] = ()) -> Path:
+    """Write the data card of a data set, as `python -m signlang.describe` does.
+
+    Args:
+        overrides: `["data=folder", "data.root=IMAGES"]`, as on the command line.
+
+    Returns:
+        The folder of the card.
+
+    Raises:
+        SignlangError: As the command prints it.
+    """
+    from signlang.describe import describe as task
+
+    return run_verb("describe", task, overrides)
+
+
+def export(overrides: Sequence[str]) -> Path:
+    """Export a finished run as a bundle, as `python -m signlang.export` does.
+
+    Args:
+        overrides: `["run=RUN", "quantize=true"]`, as on the command line.
+
+    Returns:
+        The bundle, for `load_bundle`.
+
+    Raises:
+        SignlangError: As the command prints it.
+    """
+    from signlang.export import export as task
+
+    return run_verb("export", task, overrides)
+
+
+def compare(study: PathLike, *, allow_incomplete: bool = False, out: PathLike | None = None,
+            sort: str = "rank") -> LoadedStudy:  # fmt: skip
+    """Compare the runs of a study and write its tables and report, as `signlang.compare` does.
+
+    Args:
+        study: Its folder, `runs/<study>`.
+        allow_incomplete: Compare what there is although folds are missing.
+        out: Where to write; None: into the folder of the study.
+        sort: A column of `leaderboard.csv`.
+
+    Raises:
+        SignlangError: As the command prints it.
+    """
+    from signlang.studies.comparison import compare_study
+
+    folder = Path(study).expanduser()
+    target = None if out is None else Path(out).expanduser()
+    compare_study(folder, target, allow_incomplete=allow_incomplete, sort=sort)
+    return load_study(folder)
+
+
+def run_verb(name: str, task: Callable[[Any], Path], overrides: Sequence[str]) -> Path:
+    """Compose the configuration of a verb and run it."""
+    with composed(name, overrides) as cfg:
+        return task(without_hydra(cfg))
+
+
+@contextmanager
+def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """Compose a configuration as Hydra's command line does, and leave Hydra as it was.
+
+    Raises:
+        SettingError: If a word of the overrides cannot be used.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from signlang import console, hydra_app
+
+    if isinstance(overrides, str):
+        raise SettingError(f"{overrides}: overrides are a list of words, [{overrides!r}].")
+    words = [hydra_app.quoted(word) for word in overrides]
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    config, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
+    try:
+        try:
+            with initialize_config_dir(str(hydra_app.CONF), version_base="1.3"):
+                cfg = compose(verb, overrides=words, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise hydra_app.readable(error, verb) from None
+        HydraConfig.instance().set_config(cfg)
+        console.start(cfg.verbose is not False)
+        yield cfg
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = outer, config
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """The configuration as Hydra hands it to a task, without the `hydra` node."""
+    from copy import deepcopy
+
+    from omegaconf import open_dict, read_write
+
+    task = deepcopy(cfg)
+    with read_write(task), open_dict(task):
+        del task["hydra"]
+    return task
