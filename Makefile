@@ -68,6 +68,10 @@ check: setup ## Lint, formatting and types, as continuous integration does
 bench: setup ## Race training against other ways to write it (real images, about 10 minutes)
 	$(BIN)/python experiments/speed/speed.py
 
+.PHONY: mutate
+mutate: setup ## Put 300 small errors into a copy of the code, one at a time: do tests notice? (2 hours)
+	$(BIN)/python experiments/mutation/mutate.py --count 300 --seed 0 --workers 2
+
 .PHONY: format
 format: setup ## Put the code into the house format
 	$(BIN)/ruff check --fix .
