@@ -243,3 +243,21 @@ def test_backgrounds_are_blended_in_and_known_by_content(tiny: Path, tmp_path: P
     assert "augment.backgrounds: " in result.err
     result = run_command(tmp_path, *words, "augment.background_weight=0", "study=none")
     assert "augment.backgrounds has no effect" in result.err
+
+
+def test_the_best_checkpoint_is_tested_not_the_last(tiny: Path, tmp_path: Path) -> None:
+    first = ["callbacks.checkpoint.monitor=epoch", "callbacks.checkpoint.mode=min",
+             "callbacks.early_stopping=null"]  # fmt: skip
+    result = run_command(tmp_path, *QUICK, f"data.root={tiny}", *first)
+    assert result.code == 0, result.err
+    (run,) = runs_in(tmp_path)
+    assert torch.load(run / "checkpoints" / "best.ckpt")["epoch"] == 0
+    assert torch.load(run / "checkpoints" / "last.ckpt")["epoch"] == 2
+    losses = [float(row["validation/loss"]) for row in rows_of(run / "history.csv")]
+    found = json_of(run / "metrics.json")["validation"]["loss"]
+    assert found == pytest.approx(losses[0], rel=0.02)  # of bfloat16 in training, float32 here
+    assert losses[2] != pytest.approx(losses[0], rel=0.05)
+    (row, *_) = rows_of(run / "predictions.csv")
+    best = Classifier.load_from_checkpoint(run / "checkpoints" / "best.ckpt", weights_only=True)
+    said = best.predict_images([tiny / row["path"]])[0]
+    assert [float(row[f"p_{name}"]) for name in "ABß"] == pytest.approx(said.tolist(), abs=1e-4)

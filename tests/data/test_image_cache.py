@@ -12,6 +12,7 @@ from PIL import Image
 
 from signlang.data import image_cache
 from signlang.data.index import Index, read_index
+from signlang.errors import DataError
 
 
 def index_of(root: Path, cache_dir: Path) -> Index:
@@ -88,6 +89,22 @@ def test_a_sound_cache_is_not_built_again(tiny: Path, tmp_path: Path) -> None:
     image_cache.decode_images(index_of(tiny, tmp_path), 16, str(tmp_path))
     assert cached_file(tmp_path).stat().st_ino == before.st_ino
     assert json.loads(cached_file(tmp_path).with_suffix(".json").read_text())["shape"][0] == 36
+
+
+def test_an_image_that_changed_since_it_was_indexed_is_refused(tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(
+                tmp_path / "images" / name / f"{number}.png"
+            )
+    index = index_of(tmp_path / "images", tmp_path)
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / "images" / "B" / "0.png")
+    with pytest.raises(DataError, match=r"B/0\.png: changed"):
+        image_cache.decode_images(index, 16, str(tmp_path))
+    assert not list((tmp_path / "pixels").glob("*.npy"))  # and no cache of it is left
+    index = index_of(tmp_path / "images", tmp_path)
+    assert image_cache.decode_images(index, 16, str(tmp_path))[2].max() == 9
 
 
 def sum_of_pixels(root: Path, cache_dir: Path) -> int:

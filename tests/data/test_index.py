@@ -47,6 +47,21 @@ def test_the_fingerprint_is_of_content_not_of_place_or_time(folder: Path, cache_
     assert index_of(Path(moved), cache_dir).fingerprint != before.fingerprint
 
 
+def test_the_fingerprint_is_of_the_signers_and_labels_too(folder: Path, cache_dir: Path) -> None:
+    before = index_of(folder, cache_dir)
+    table = (folder / "signers.csv").read_text("utf-8")
+    (folder / "signers.csv").write_text(table.replace("A/A0.png,s0", "A/A0.png,s1"), "utf-8")
+    other = index_of(folder, cache_dir)
+    (folder / "signers.csv").unlink()
+    nobody = index_of(folder, cache_dir)
+    (folder / "A").rename(folder / "C")
+    renamed = index_of(folder, cache_dir)
+    assert before.content == other.content == nobody.content
+    assert nobody.signers is None
+    found = [index.fingerprint for index in (before, other, nobody, renamed)]
+    assert len(set(found)) == 4
+
+
 def test_hidden_files_junk_links_and_nested_folders(folder: Path, cache_dir: Path) -> None:
     (folder / "A" / "Thumbs.db").write_bytes(b"junk")
     (folder / "A" / ".DS_Store").write_bytes(b"junk")

@@ -209,6 +209,25 @@ def test_a_threshold_survives_the_rounding_of_a_softmax_in_32_bits() -> None:
     )
 
 
+def test_the_threshold_is_one_of_confidences_after_the_temperature() -> None:
+    logits, labels = drawn(4.0, n=400)  # far too sure: the temperature lowers all confidences
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    fitted = fit_calibration(shares, labels, 0.8)
+    now = apply_temperature(shares, fitted.temperature)
+    expected = reject_threshold(now.max(1), now.argmax(1) == labels, 0.8)
+    before = reject_threshold(shares.max(1), shares.argmax(1) == labels, 0.8)
+    assert expected is not None
+    assert before is not None
+    assert fitted.reject_threshold == pytest.approx(expected, abs=2e-6)
+    assert abs(before - expected) > 0.01
+
+
+def test_an_image_at_the_threshold_is_accepted() -> None:
+    confidence = np.array([0.4, 0.5, 0.6])
+    assert accepted(confidence, 0.5).tolist() == [False, True, True]
+    assert accepted(confidence, None).all()
+
+
 def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
     shares = {
         part: torch.from_numpy(drawn(4.0, n=400, seed=seed)[0]).softmax(1).numpy()

@@ -88,6 +88,39 @@ def test_pooling_before_elu_is_the_same_function_with_the_same_gradients() -> No
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*gradients, strict=True))
 
 
+def test_model_a_begins_with_the_weights_of_keras() -> None:
+    torch.manual_seed(0)
+    network = build_network("simple_cnn", 10, 100)
+    layers = [one for one in network.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 6
+    for layer in layers:
+        weight = layer.weight.detach()
+        fan_in, fan_out = (weight.shape[i] * weight[0, 0].numel() for i in (1, 0))
+        largest = (6 / (fan_in + fan_out)) ** 0.5  # Glorot and Bengio 2010, equation 16
+        assert 0.95 * largest < weight.abs().max() <= largest
+        assert weight.std().item() == pytest.approx(largest / 3**0.5, rel=0.1)
+        assert layer.bias is not None
+        assert not layer.bias.any()
+
+
+def test_model_b_takes_the_maximum_over_all_places() -> None:
+    torch.manual_seed(0)
+    network = build_network("mobilenetv2_dense", 10, 64).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = network.backbone.forward_features(images)  # type: ignore[operator,union-attr]
+        pooled = network.backbone(images)  # type: ignore[operator]
+    assert features.shape == (2, 1280, 2, 2)
+    torch.testing.assert_close(pooled, features.amax((2, 3)))
+    assert not torch.allclose(pooled, features.mean((2, 3)))
+
+
+def test_no_class_of_squeezenet_begins_below_zero() -> None:
+    torch.manual_seed(0)
+    network = build_network("squeezenet", 10, 64)
+    assert torch.equal(network.classifier[1].bias, torch.ones(10))  # type: ignore[index,union-attr]
+
+
 def saved(network: nn.Module, file: Path, **changes: torch.Tensor | None) -> str:
     state = {key: value.clone() for key, value in network.state_dict().items()}
     for key, value in changes.items():

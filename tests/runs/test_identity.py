@@ -8,7 +8,13 @@ from omegaconf import OmegaConf
 
 from signlang.errors import RunError
 from signlang.runs.folder import RunFolder
-from signlang.runs.identity import component_name, settings_of
+from signlang.runs.identity import (
+    component_name,
+    differences,
+    fingerprint,
+    name_of,
+    settings_of,
+)
 
 
 def test_a_moved_module_leaves_the_settings_as_they_are() -> None:
@@ -20,6 +26,38 @@ def test_a_moved_module_leaves_the_settings_as_they_are() -> None:
     assert settings("callbacks.one_cycle") == settings("elsewhere.schedule")
     assert settings("callbacks.one_cycle")["callbacks.one_cycle"] == "signlang OneCycle"
     assert settings("callbacks.one_cycle")["callbacks.one_cycle.warm_up"] == 0.3
+
+
+def chosen(**more: object) -> dict[str, object]:
+    cfg = {"model": {"name": "squeezenet", "weights": None}, "augment": {"backgrounds": None}}
+    return settings_of(OmegaConf.create({**cfg, "label_smoothing": 0.0, "seed": 0, **more}))
+
+
+def test_label_smoothing_and_seed_are_part_of_a_run() -> None:
+    plain = fingerprint(chosen(), "data")
+    assert fingerprint(chosen(), "data") == plain
+    assert fingerprint(chosen(label_smoothing=0.1), "data") != plain
+    assert fingerprint(chosen(seed=1), "data") != plain
+    assert fingerprint(chosen(), "other data") != plain
+    assert differences(chosen(), chosen(label_smoothing=0.1)) == [
+        "label_smoothing: 0.0 there, 0.1 now"
+    ]
+    assert "label_smoothing=0.1" in name_of("squeezenet", "s", ["label_smoothing=0.1"])
+
+
+def test_weights_are_part_of_a_run_by_their_content(tmp_path: Path) -> None:
+    for name, content in (("one", b"1"), ("same", b"1"), ("other", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w.pt").write_bytes(content)
+
+    def weights(folder: str) -> str:
+        model = {"name": "squeezenet", "weights": str(tmp_path / folder / "w.pt")}
+        return fingerprint(chosen(model=model), "data")
+
+    assert weights("one") == weights("same") != weights("other")
+    assert weights("one") != fingerprint(chosen(), "data")
+    named = [name_of("m", "s", [f"model.weights=w/{file}"]) for file in ("one.pt", "other.pt")]
+    assert named == ["m,model.weights=one.pt", "m,model.weights=other.pt"]
 
 
 def test_own_code_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
