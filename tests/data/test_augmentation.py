@@ -46,7 +46,8 @@ def angles(transforms: list[Any]) -> np.ndarray[Any, Any]:
     dx = xs - (weights * xs).sum(1, keepdims=True) / total
     dy = ys - (weights * ys).sum(1, keepdims=True) / total
     both, wide, high = ((weights * v).sum(1) for v in (dx * dy, dx * dx, dy * dy))
-    return np.rad2deg(0.5 * np.arctan2(2 * both, wide - high))
+    degrees: np.ndarray[Any, Any] = np.rad2deg(0.5 * np.arctan2(2 * both, wide - high))
+    return degrees
 
 
 @pytest.mark.parametrize(("transforms", "largest"), [(digits(), 20), (asl_alphabet()[:1], 10)])

@@ -112,8 +112,8 @@ def test_statistics_are_of_training_images_alone(tmp_path: Path) -> None:
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
     module = module_of(tmp_path / "images", tmp_path)
     images = [image for batch, _ in module.train_dataloader() for image in batch.numpy()]
-    pixels = np.stack(images).reshape(-1, 3) / 255
+    shares = np.stack(images).reshape(-1, 3) / 255
     mean, deviation = module.training_statistics()
-    np.testing.assert_allclose(mean, pixels.mean(0), atol=1e-9)
-    np.testing.assert_allclose(deviation, pixels.std(0), atol=1e-9)
+    np.testing.assert_allclose(mean, shares.mean(0), atol=1e-9)
+    np.testing.assert_allclose(deviation, shares.std(0), atol=1e-9)
     assert len(images) < 24 * 2 / 3
