@@ -1,5 +1,6 @@
 """Folds: complete, disjoint, balanced, grouped, and the same wherever the files lie."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from signlang.data.image_io import ImageFacts
 from signlang.data.index import Index
 from signlang.data.splits import assign_folds, group_ids, split_subsets
+from signlang.datacard.statistics import coverage
 from signlang.errors import DataError
 
 
@@ -103,6 +105,15 @@ def test_what_cannot_be_folded_is_refused_with_the_mend() -> None:
     nameless = Index(INDEX.root, INDEX.classes, names, INDEX.labels, None, INDEX.facts)
     with pytest.raises(DataError, match="frame number"):
         split_subsets(nameless, split="blocks")
+
+
+def test_unknown_signers_are_not_taken_for_one_person() -> None:
+    index = index_of({"A": 40, "B": 40}, signers=8)
+    some = replace(index, signers=tuple("" if s == "s3" else s for s in index.signers or ()))
+    with pytest.raises(DataError, match="signer of 10 of 80 images of /data is unknown"):
+        group_ids(some, "signer")
+    assert coverage(some.signers or (), some.labels, 2).unknown == 10
+    assert "" not in coverage(some.signers or (), some.labels, 2).names
 
 
 def test_a_fold_without_some_class_is_refused() -> None:
