@@ -35,11 +35,13 @@ class LoadedRun:
         path: Its folder.
         metrics: Content of `metrics.json`.
         record: Content of `record.json`: versions, device, settings, fingerprints.
+        trust: Whether `network` follows code of unknown origin that the run names.
     """
 
     path: Path
     metrics: Mapping[str, Any]
     record: Mapping[str, Any]
+    trust: bool = False
 
     @cached_property
     def predictions(self) -> Table:
@@ -80,11 +82,11 @@ class LoadedRun:
         `run.network.predict_images(...)` gives the probabilities of images.
 
         Raises:
-            RunError: If the checkpoint is missing or damaged.
+            RunError: If the checkpoint is missing or damaged, or names unknown code.
         """
         from signlang.runs.trained_run import load_trained_run
 
-        return load_trained_run(self.path).classifier
+        return load_trained_run(self.path, trust=self.trust).classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +108,12 @@ class LoadedStudy:
     runs: list[LoadedRun]
 
 
-def load_run(path: PathLike) -> LoadedRun:
+def load_run(path: PathLike, *, trust: bool = False) -> LoadedRun:
     """Read a finished run.
 
     Args:
         path: Its folder, `runs/<study>/<what was chosen>/fold=<k>`.
+        trust: Let `network` follow whatever code the run names, e.g. a network of your own.
 
     Raises:
         RunError: If there is no finished run, or one of its files is damaged.
@@ -121,7 +124,7 @@ def load_run(path: PathLike) -> LoadedRun:
     run = read_run(folder)
     if run is None:
         raise RunError(f"{folder} is not the folder of a finished run, .../fold=K.")
-    return LoadedRun(run.path, run.metrics, run.record)
+    return LoadedRun(run.path, run.metrics, run.record, trust)
 
 
 def load_study(path: PathLike) -> LoadedStudy:
@@ -194,7 +197,7 @@ def train(overrides: Sequence[str] = ()) -> LoadedRun:
     with composed("train", overrides) as cfg:
         words = list(cfg.hydra.overrides.task)
         task(without_hydra(cfg))
-        return load_run(lifecycle.run_folder(cfg, words).path)
+        return load_run(lifecycle.run_folder(cfg, words).path, trust=True)
 
 
 def evaluate(overrides: Sequence[str]) -> Path:

@@ -20,7 +20,7 @@ def export(cfg: DictConfig) -> Path:
     from signlang.inference import bundle
     from signlang.runs import trained_run
 
-    trained = trained_run.load_trained_run(Path(str(cfg.run)).expanduser())
+    trained = trained_run.load_trained_run(Path(str(cfg.run)).expanduser(), trust=cfg.trust)
     out, found = bundle_writer.bundle_target(cfg, trained), pipeline.run_images(cfg, trained)
     with bundle_writer.assemble_bundle(out) as folder:
         info = bundle_writer.manifest_fields(trained, bundle_writer.bundle_name(cfg, trained))

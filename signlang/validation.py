@@ -27,7 +27,6 @@ NORMALIZATIONS: Final[Mapping[str, tuple[list[float], list[float]]]] = {
     "half": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
     "unit": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
 }
-OPTIMIZERS: Final = ("adam", "adamw", "sgd")
 
 
 def check_image_size(name: str, image_size: int) -> None:
@@ -82,8 +81,6 @@ RULES: Final[Mapping[str, Rule]] = {
     "verbose": _flag(),
     "label_smoothing": _number(lambda x: 0 <= x < 1, "a number from 0 to below 1"),
     "wanted_precision": _number(lambda x: 0 < x < 1, "a number between 0 and 1"),
-    "optimizer.name": _word(OPTIMIZERS),
-    "optimizer.lr": _number(lambda x: x > 0, "a number above 0"),
     "trainer.max_epochs": _whole(1),
     "model.pretrained": _flag(),
     "model.normalization": _word((*NORMALIZATIONS, "training")),
@@ -92,6 +89,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "split.seed": _whole(0),
 }
 OPTIONAL: Final[Mapping[str, Rule]] = {
+    "optimizer.lr": _number(lambda x: x > 0, "a number above 0"),
     "optimizer.weight_decay": _number(lambda x: x >= 0, "a number of at least 0"),
     "split.blocks": _whole(2),
     "augment.background_weight": _number(lambda x: 0 <= x < 1, "a number from 0 to below 1"),
@@ -150,11 +148,17 @@ def _check_validation(share: Any) -> None:
 
 
 def _check_network(cfg: DictConfig) -> None:
-    name, size = cfg.model.name, cfg.image_size
-    if name not in MINIMUM_SIZES:
-        raise SettingError(f"model.name={name}: {suggestion(name, MINIMUM_SIZES)}")
-    check_image_size(name, size)
-    if name == "timm" and not isinstance(setting(cfg, "model.architecture"), str):
+    for key in ("model", "model.network", "loss", "optimizer"):
+        target = setting(cfg, f"{key}._target_")
+        if not isinstance(target, str) or "." not in target:
+            raise SettingError(
+                f"{key}._target_={target}: it must be the dotted path of a class or function, "
+                "e.g. my_networks.TinyNet."
+            )
+    module, _, name = str(cfg.model.network._target_).rpartition(".")
+    if module == "signlang.models.networks" and name in MINIMUM_SIZES:
+        check_image_size(name, cfg.image_size)
+    if cfg.model.name == "timm" and not isinstance(setting(cfg, "model.architecture"), str):
         raise SettingError("model=timm needs model.architecture=NAME, e.g. efficientnet_b0.")
 
 
@@ -237,13 +241,14 @@ def _three(least: float) -> Rule:
 
 
 EVALUATE_OPTIONAL: Final[Mapping[str, Rule]] = {
+    "optimizer.lr": _number(lambda x: x > 0, "a number above 0"),
     "fold": RULES["fold"],
     "split.blocks": OPTIONAL["split.blocks"],
     "size": RULES["image_size"],
     "mean": _three(0),
     "std": _three(1e-6),
     "wanted_precision": RULES["wanted_precision"],
-    **dict.fromkeys(("swap_axes", "unseen", "calibrate"), RULES["overwrite"]),
+    **dict.fromkeys(("swap_axes", "unseen", "calibrate", "trust"), RULES["overwrite"]),
 }
 
 
@@ -321,7 +326,7 @@ def check_export_config(cfg: DictConfig) -> None:
         raise SettingError(f"run={cfg.run}: there is no such folder.")
     if cfg.images is not None and not Path(str(cfg.images)).expanduser().exists():
         raise SettingError(f"images={cfg.images}: there is no such folder.")
-    for key in ("zip", "overwrite", "quantize"):
+    for key in ("zip", "overwrite", "quantize", "trust"):
         if not isinstance(cfg[key], bool):
             raise SettingError(f"{key}={cfg[key]}: it must be true or false.")
     if cfg.name is not None and not _is_name(str(cfg.name)):

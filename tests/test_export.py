@@ -48,11 +48,14 @@ def wished(run: Path, *words: str) -> Any:
     return compose("export", overrides=[quoted(word) for word in (f"run={run}", *words)])
 
 
+ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3}
+
+
 def classifier(name: str, size: int, **options: Any) -> Classifier:
     torch.manual_seed(0)
-    network = {"name": name, "image_size": size, **options}
-    optimizer = {"name": "adam", "lr": 1e-3}
-    return Classifier(network, ["A", "B", "C"], [0.4, 0.5, 0.6], [0.2, 0.3, 0.2], optimizer).eval()
+    network = {"_target_": f"signlang.models.networks.{name}", **options}
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.2]
+    return Classifier(network, ["A", "B", "C"], size, mean, std, ADAM).eval()
 
 
 def untrained(model: Classifier, stored: int | None = None) -> TrainedRun:

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
 import torch
 from cases import Case
@@ -15,6 +16,8 @@ from signlang.hydra_app import CONF
 from signlang.models.classifier import Classifier
 from signlang.runs import lifecycle, training
 from signlang.runs.training import choose_precision
+
+OPTIMIZERS: Final = {"adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
 
 
 def words(case: Case, root: Path) -> list[str]:
@@ -30,10 +33,11 @@ def words(case: Case, root: Path) -> list[str]:
 def classifier(case: Case) -> Classifier:
     """The network of a case, with random weights."""
     return Classifier(
-        network={"name": case.network, "image_size": case.size},
+        network={"_target_": f"signlang.models.networks.{case.network}"},
+        image_size=case.size,
         classes=[str(number) for number in range(case.classes)],
         mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-        optimizer={"name": case.optimizer, "lr": case.rate},
+        optimizer={"_target_": OPTIMIZERS[case.optimizer], "lr": case.rate},
     )  # fmt: skip
 
 

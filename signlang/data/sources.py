@@ -7,7 +7,7 @@ Nothing is downloaded, and of what the folder says only the program's own source
 """
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,12 +47,15 @@ def synthetic(
             f"data.source: signers={signers} and takes={takes} must be at least 1, "
             f"size={size} at least 16 pixels."
         )
-    name = f"v{drawing.VERSION}-signers{signers}-takes{takes}-size{size}-seed{seed}"
-    folder = files.cache_folder(cache_dir, "synthetic") / name
+    folder = files.cache_folder(cache_dir, "synthetic") / _drawn_name(signers, takes, size, seed)
     if not folder.is_dir():
         log.info("drawing %d images into %s", len(drawing.SIGNS) * signers * takes, folder)
         drawing.write_dataset(folder, signers=signers, takes=takes, size=size, seed=seed)
     return folder
+
+
+def _drawn_name(signers: int, takes: int, size: int, seed: int) -> str:
+    return f"v{drawing.VERSION}-signers{signers}-takes{takes}-size{size}-seed{seed}"
 
 
 def folder(root: str | None, cache_dir: str) -> Path:
@@ -166,18 +169,29 @@ def _download_asl_alphabet(cache_dir: str) -> Path:
 
 THUMBNAIL_SIZE: Final = 180  # pixels of an image in a report
 BACKGROUND: Final = (240, 241, 243)
-OWN_SOURCES: Final = {
-    f"{__name__}.{source.__name__}": source for source in (folder, digits, asl_alphabet, synthetic)
+# how each of our sources finds the images below a folder that the user gave
+FINDERS: Final = {
+    f"{__name__}.{source.__name__}": source for source in (folder, digits, asl_alphabet)
 }
 # where a source keeps what it downloads, below the cache folder
 DOWNLOADS: Final = {
     f"{__name__}.digits": "downloads/sign-language-digits",
     f"{__name__}.asl_alphabet": ("downloads/kaggle/datasets/grassknoted/asl-alphabet/versions/*"),
 }
+MOST_DRAWN: Final = 100_000  # images that a run folder may ask to have drawn again
+LARGEST_DRAWN: Final = 1024  # their size in pixels, likewise
 
 
-def images_root(run: Path) -> Path:
+def images_root(run: Path, cache_dir: str | None = None) -> Path:
     """Find the folder to which the paths of a run's images are relative.
+
+    A run folder may come from elsewhere: no code that it names is called, nothing is downloaded,
+    and nothing is written to a folder that it names.
+
+    Args:
+        run: Its folder.
+        cache_dir: The caller's own cache, in which images of the built-in data set may be drawn
+            again; None: they must be there.
 
     Raises:
         DataError: If it is not known, or not there any more.
@@ -185,7 +199,7 @@ def images_root(run: Path) -> Path:
     file = run / ".hydra" / "config.yaml"
     try:
         config = OmegaConf.load(file)
-        root = _saved_source(config, run)
+        root = _saved_root(config, run, cache_dir)
     except (OSError, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         raise DataError(f"{file} does not say where they lie ({type(error).__name__}).") from None
     except SignlangError as error:
@@ -195,29 +209,41 @@ def images_root(run: Path) -> Path:
     return root.parent if root.is_file() else root
 
 
-def _saved_source(config: Any, run: Path) -> Path:
-    """Call the source of the saved configuration as `data.fold` does, without any network."""
+def _saved_root(config: Any, run: Path, cache_dir: str | None) -> Path:
+    """Where the images lie according to the saved configuration."""
     given = OmegaConf.select(config, "data.root")
-    cache_dir = str(OmegaConf.select(config, "cache_dir"))
+    cache = str(OmegaConf.select(config, "cache_dir"))
     source = OmegaConf.to_container(OmegaConf.select(config, "data.source") or OmegaConf.create())
     if not isinstance(source, dict):
         raise TypeError("data.source is no mapping")
-    options = {str(key): value for key, value in source.items()}
-    target = str(options.pop("_target_", ""))
-    options.pop("_partial_", None)
+    target = str(source.get("_target_", ""))
+    if target == f"{__name__}.synthetic" and given is None:
+        return _drawn_root(source, cache, cache_dir)
     if given is None and target in DOWNLOADS:
-        places = sorted(Path(cache_dir).expanduser().glob(DOWNLOADS[target]), key=_version)
+        places = sorted(Path(cache).expanduser().glob(DOWNLOADS[target]), key=_version)
         if not places:
-            raise DataError(f"They are not in the cache {cache_dir} any more.")
+            raise DataError(f"They are not in the cache {cache} any more.")
         given = str(places[-1])
-    if given is not None:
-        place = str(OmegaConf.select(config, "run_folder") or "")
-        given = str(_absolute(Path(str(given)).expanduser(), run, place))
-    if target in OWN_SOURCES:
-        return OWN_SOURCES[target](given, cache_dir, **options)
     if given is None:
         raise DataError(f"Only {target or 'the run'} knows where they lie.")
-    return Path(given)
+    place = str(OmegaConf.select(config, "run_folder") or "")
+    root = _absolute(Path(str(given)).expanduser(), run, place)
+    return FINDERS[target](str(root), "") if target in FINDERS else root
+
+
+def _drawn_root(source: Mapping[Any, Any], cache: str, cache_dir: str | None) -> Path:
+    """The folder of a drawn data set: the run's, or one in the caller's own cache."""
+    keys = ("signers", "takes", "size", "seed")
+    options = {key: source[key] for key in keys if type(source.get(key)) is int}
+    if len(options) < len(keys):
+        raise TypeError("data.source lacks whole numbers")
+    there = Path(cache).expanduser() / "synthetic" / _drawn_name(**options)
+    if there.is_dir() or cache_dir is None:
+        return there
+    count = len(drawing.SIGNS) * options["signers"] * options["takes"]
+    if count > MOST_DRAWN or options["size"] > LARGEST_DRAWN:
+        raise DataError(f"{there} is not there any more, and is too large to be drawn again.")
+    return synthetic(None, cache_dir, **options)
 
 
 def _absolute(root: Path, run: Path, run_folder: str) -> Path:

@@ -70,7 +70,7 @@ def run_images(cfg: DictConfig, run: TrainedRun) -> RunImages | None:
     if cfg.verify == GENERATED:
         return None
     run.predictions()  # to be known before anything is made
-    return trained_run.find_images(run, cfg.images)
+    return trained_run.find_images(run, cfg.images, str(cfg.cache_dir))
 
 
 def write_models(

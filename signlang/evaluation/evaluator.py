@@ -26,12 +26,13 @@ from signlang.runs.lifecycle import instantiate_component
 LIKE: Final = 0.01  # losses of the same images on other machines differ by much less
 
 
-def training_overlap(candidate: BatchPredictor, index: Index) -> TrainingOverlap:
+def training_overlap(candidate: BatchPredictor, index: Index, cache_dir: str) -> TrainingOverlap:
     """Find images that a run was made of, by the digests of their files.
 
     Args:
         candidate: Of a bundle, or of somebody else's weights, nothing is known.
         index: The images.
+        cache_dir: The caller's cache.
     """
     none = np.zeros(len(index), dtype=np.bool_)
     if candidate.kind != "run":
@@ -44,7 +45,7 @@ def training_overlap(candidate: BatchPredictor, index: Index) -> TrainingOverlap
         digests = dict(zip(index.paths, (fact.digest for fact in index.facts), strict=True))
     else:
         try:
-            root = images_root(candidate.path)
+            root = images_root(candidate.path, cache_dir)
         except DataError as error:
             return TrainingOverlap(
                 none, none, f"the images of the run are not there to compare: {error}"
@@ -76,19 +77,22 @@ def _digests(root: Path, paths: Sequence[str], sizes: set[int]) -> dict[str, str
     return found
 
 
-def recalibrate(candidate: BatchPredictor, wanted_precision: float, *, write: bool) -> Calibration:
+def recalibrate(
+    candidate: BatchPredictor, wanted_precision: float, cache_dir: str, *, write: bool
+) -> Calibration:
     """Fit the calibration of a run on its own validation images.
 
     Args:
         candidate: A run.
         wanted_precision: Between 0 and 1.
+        cache_dir: The caller's cache.
         write: Put `calibration.json` into the run folder; the test fold is then judged as well.
 
     Raises:
         DataError: If the images are not there, or not those that the run was made with.
         RunError: If the network says nothing that is a number.
     """
-    run, root = candidate.path, images_root(candidate.path)
+    run, root = candidate.path, images_root(candidate.path, cache_dir)
     judged = {"validation": _subset_probabilities(candidate, root, "validation")}
     _check_same(run, root, judged["validation"])
     if write:
@@ -147,7 +151,7 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
         mapping = class_mapping.read_mapping(file, candidate.classes)
         _warn_of_unknown_classes(mapping, index)
     matches = class_mapping.map_classes(index.classes, candidate.classes, mapping)
-    before = training_overlap(candidate, index)
+    before = training_overlap(candidate, index, str(cfg.cache_dir))
     rows = _rows(cfg, index, before)
     fitted = _calibration(cfg, candidate)
     probabilities, seconds = _predict(candidate, index, rows, cfg.cache_dir)
@@ -161,7 +165,7 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
 
 def _predictor(cfg: DictConfig) -> BatchPredictor:
     if cfg.run is not None:
-        return run_predictor(Path(str(cfg.run)).expanduser())
+        return run_predictor(Path(str(cfg.run)).expanduser(), trust=cfg.trust)
     if cfg.bundle is not None:
         return bundle_predictor(Path(str(cfg.bundle)).expanduser())
     from signlang.evaluation.predictors import weights_predictor
@@ -215,7 +219,7 @@ def _calibration(cfg: DictConfig, candidate: BatchPredictor) -> Calibration:
         return given
     default = given.wanted_precision if given else Calibration.wanted_precision
     try:
-        return recalibrate(candidate, wanted or default, write=cfg.calibrate)
+        return recalibrate(candidate, wanted or default, str(cfg.cache_dir), write=cfg.calibrate)
     except (DataError, RunError) as error:
         if cfg.calibrate or wanted is not None:
             raise

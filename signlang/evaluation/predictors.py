@@ -9,11 +9,12 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from signlang.arrays import Floats, Pixels
+from signlang.components import import_target
 from signlang.data.image_io import resize_batch
 from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
 from signlang.metrics.calibration import Calibration, apply_temperature
-from signlang.validation import NORMALIZATIONS, check_image_size
+from signlang.validation import NORMALIZATIONS
 
 BATCH: Final = 64  # images
 
@@ -47,7 +48,7 @@ class BatchPredictor:
         return resize_batch(images, *self.sides)
 
 
-def run_predictor(path: Path) -> BatchPredictor:
+def run_predictor(path: Path, *, trust: bool = False) -> BatchPredictor:
     """The best checkpoint of a finished run.
 
     Raises:
@@ -55,7 +56,7 @@ def run_predictor(path: Path) -> BatchPredictor:
     """
     from signlang.runs import trained_run
 
-    run = trained_run.load_trained_run(path)
+    run = trained_run.load_trained_run(path, trust=trust)
     here = path.resolve()
     return BatchPredictor(
         kind="run",
@@ -135,10 +136,10 @@ def weights_predictor(cfg: DictConfig) -> BatchPredictor:
     classes = read_classes(Path(str(cfg.classes)).expanduser())
     options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     size = int(cfg.size or options["image_size"])
-    check_image_size(options["name"], size)
     mean, std = _normalization(cfg)
-    kept: dict[str, Any] = {k: options[k] for k in ("name", "architecture") if k in options}
-    model = Classifier({**kept, "image_size": size}, classes, mean, std, {"name": "adam"})
+    model = Classifier(
+        options["network"], classes, size, mean, std, optimizer={}, resolve=import_target
+    )
     from signlang.models.weights import load_full_state
 
     load_full_state(model.network, str(cfg.model.weights), len(classes))

@@ -5,6 +5,7 @@ preprocesses exactly as the training did.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 import pytorch_lightning as pl
@@ -19,30 +20,36 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
+from signlang.components import TARGET, Resolver, build, import_listed, import_target, takes
 from signlang.data.image_io import as_images, resize_image
+from signlang.errors import RunError, SettingError
 from signlang.models import networks
 
+CROSS_ENTROPY: Final = {TARGET: "torch.nn.CrossEntropyLoss"}
 Batch = tuple[torch.Tensor, torch.Tensor]
-OPTIMIZERS: Final[Mapping[str, type[torch.optim.Optimizer]]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-}
 CALIBRATION_BINS: Final = 15  # Guo et al. 2017, On Calibration of Modern Neural Networks, section 4
 
 
 class Classifier(pl.LightningModule):
     """A network with its normalization, loss, metrics and optimizer.
 
+    Network, loss and optimizer are nodes: `_target_` and arguments, see `signlang.components` for
+    their contracts. A class of a user's own derives from this one (`model._target_=...`): it may
+    change any step, as long as `validation_step` and `test_step` return logits and labels.
+
     Args:
-        network: Options of `networks.build` that shape it: name, image_size, architecture.
+        network: The node of the network.
         classes: Names of the classes, in the order of the logits.
+        image_size: Side of the square images, in pixels.
         mean: Of red, green and blue, of pixels in 0 to 1; subtracted.
         std: Likewise; divided by.
-        optimizer: `name` (adam, adamw, sgd) and the options of torch's class.
+        optimizer: The node of the optimizer.
+        loss: The node of the loss that trains.
         label_smoothing: Share of the target that is spread over all classes, 0 to 1.
-        start: Options of `networks.build` for the first weights: pretrained, weights. They are not
-            kept in checkpoints, which bring weights of their own.
+        start: `pretrained` and `weights` of `networks.build_network`. They are not kept in
+            checkpoints, which bring weights of their own.
+        resolve: How targets are followed; training follows all of them. Not kept either, so that a
+            checkpoint cannot choose it.
     """
 
     mean: torch.Tensor
@@ -52,18 +59,24 @@ class Classifier(pl.LightningModule):
         self,
         network: Mapping[str, Any],
         classes: Sequence[str],
+        image_size: int,
         mean: Sequence[float],
         std: Sequence[float],
         optimizer: Mapping[str, Any],
+        loss: Mapping[str, Any] = CROSS_ENTROPY,
         label_smoothing: float = 0.0,
         start: Mapping[str, Any] | None = None,
+        resolve: Resolver = import_listed,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["start"], logger=False)
-        built = networks.build_network(classes=len(classes), **network, **(start or {}))
+        self.save_hyperparameters(ignore=["start", "resolve"], logger=False)
+        built = networks.build_network(
+            network, len(classes), image_size, resolve=resolve, **(start or {})
+        )
         self.network = built.to(memory_format=torch.channels_last)
-        self.classes = tuple(classes)
-        self.optimizer, self.label_smoothing = dict(optimizer), label_smoothing
+        self.classes, self.image_size = tuple(classes), image_size
+        self.optimizer, self.resolve = dict(optimizer), resolve
+        self.loss = self._build_loss(loss, label_smoothing) if resolve is import_target else None
         # (x / 255 - mean) / std as one subtraction and one multiplication of the bytes
         shift, spread = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
         self.register_buffer("mean", 255 * shift, persistent=False)
@@ -105,10 +118,9 @@ class Classifier(pl.LightningModule):
             ValueError: If an array has another shape, type or range; says which is expected.
             BadImageError: If a file cannot be read or decoded.
         """
-        size = int(self.hparams["network"]["image_size"])
         batch = []
         for pixels in as_images(images):
-            for side in (*sizes, size):
+            for side in (*sizes, self.image_size):
                 pixels = resize_image(Image.fromarray(pixels), side)
             batch.append(torch.tensor(pixels))
         if not batch:
@@ -156,9 +168,21 @@ class Classifier(pl.LightningModule):
         self._log_epoch("test")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimizer; fused, so that a step is one pass over the weights."""
-        options = {key: value for key, value in self.optimizer.items() if key != "name"}
-        return OPTIMIZERS[self.optimizer["name"]](self.parameters(), fused=True, **options)  # type: ignore[call-arg]
+        """Build the optimizer; fused where it can be, so that a step is one pass over the weights.
+
+        Raises:
+            SettingError: If what the node names is no optimizer, or refuses its settings.
+        """
+        optimizer = build(
+            self.optimizer, {"fused": True}, key="optimizer", resolve=self.resolve,
+            positional=(self.parameters(),),
+        )  # fmt: skip
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise SettingError(
+                f"optimizer: {self.optimizer[TARGET]} returns {type(optimizer).__name__}, not a "
+                "torch.optim.Optimizer."
+            )
+        return optimizer
 
     def configure_gradient_clipping(
         self,
@@ -176,8 +200,8 @@ class Classifier(pl.LightningModule):
     def _step(self, batch: Batch, stage: str) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = batch
         logits = self(images).float()
-        smoothing = self.label_smoothing if stage == "train" else 0.0
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        criterion = self.loss if stage == "train" and self.loss is not None else F.cross_entropy
+        loss: torch.Tensor = criterion(logits, labels)
         seen = loss.detach(), len(labels), logits.detach(), labels
         if stage == "train":
             self._trained.append(seen)
@@ -185,6 +209,37 @@ class Classifier(pl.LightningModule):
             metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
             metrics.update(**dict(zip(("value", "weight", "preds", "target"), seen, strict=True)))
         return loss, logits.detach()
+
+    def _build_loss(self, node: Mapping[str, Any], label_smoothing: float) -> Any:
+        """Build the loss and try it once, on logits of the right shape.
+
+        Raises:
+            SettingError: If it breaks the contract, or takes no label smoothing although it is set.
+        """
+        loss = build(node, {"label_smoothing": label_smoothing}, key="loss")
+        target = node[TARGET]
+        if label_smoothing and not takes(import_target(target), "label_smoothing"):
+            raise SettingError(
+                f"label_smoothing={label_smoothing}: {target} takes none; use "
+                "loss=cross_entropy, or label_smoothing=0."
+            )
+        logits = torch.zeros(2, len(self.classes), requires_grad=True)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                value = loss(logits, torch.zeros(2, dtype=torch.int64))
+        except Exception as error:  # a user's loss may raise anything
+            raise SettingError(
+                f"loss: {target} must take logits (N, {len(self.classes)}) and labels (N,); it "
+                f"fails: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(value, torch.Tensor) or value.ndim or not value.requires_grad:
+            is_tensor = isinstance(value, torch.Tensor)
+            given = f"a tensor of {tuple(value.shape)}" if is_tensor else repr(value)
+            raise SettingError(
+                f"loss: {target} must return one number that follows from the logits; it returns "
+                f"{given}."
+            )
+        return loss
 
     def _log_epoch(self, stage: str) -> None:
         metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
@@ -207,3 +262,50 @@ def _metrics(classes: int, thorough: bool = True) -> MetricCollection:
             "calibration_error": MulticlassCalibrationError(n_bins=CALIBRATION_BINS, **options),
         }
     return MetricCollection(metrics, compute_groups=False)
+
+
+def load_classifier(file: Path, *, resolve: Resolver = import_listed, kind: str = "") -> Classifier:
+    """Load a checkpoint on the processor, in evaluation mode.
+
+    Nothing of the file is executed: its hyper-parameters and weights are plain data, and its
+    network is built only if `resolve` knows it.
+
+    Args:
+        file: A checkpoint of a run.
+        resolve: `components.import_target` where the file is trusted.
+        kind: `_target_` of the LightningModule; empty for `Classifier`.
+
+    Raises:
+        RunError: If the file is damaged, of another version, or names unknown code.
+    """
+    module = resolve(kind) if kind else Classifier
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        settings, state = dict(content["hyper_parameters"]), dict(content["state_dict"])
+        for key in ("start", "resolve"):  # would fetch first weights, or choose who is trusted
+            settings.pop(key, None)
+    except Exception as error:  # torch raises many kinds on a damaged file
+        raise RunError(
+            f"{file} cannot be loaded ({type(error).__name__}): train the run again with "
+            "overwrite=true."
+        ) from error
+    # a loss with weights of its own is for training
+    state = {key: value for key, value in state.items() if not key.startswith("loss.")}
+    try:
+        model: Classifier = module(**settings, resolve=resolve)
+        misfits = model.load_state_dict(state, strict=False)
+    except (TypeError, RuntimeError, SettingError) as error:
+        raise RunError(
+            f"{file} does not fit this version of signlang or its network has changed ({error}): "
+            "train the run again with overwrite=true."
+        ) from error
+    odd = [
+        *misfits.unexpected_keys,
+        *(k for k in misfits.missing_keys if not k.startswith("loss.")),
+    ]
+    if odd:
+        raise RunError(
+            f"{file} does not hold the weights of its network ({', '.join(odd[:5])}): train the "
+            "run again with overwrite=true."
+        )
+    return model.eval()

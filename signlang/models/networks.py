@@ -1,12 +1,11 @@
-"""Networks by name: torch modules from (B, 3, size, size) to (B, classes) logits.
+"""Networks: torch modules from (B, 3, size, size) to (B, num_classes) logits.
 
 Figures: one core of an Intel Xeon with AMX, torch 2.15.0, bfloat16, channels last.
 
 Networks see normalized images; the classifier around them normalizes.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Final, cast
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from signlang.components import OWN_NETWORKS, TARGET, Resolver, build, import_target, takes
 from signlang.errors import SettingError, WeightsError, suggestion
 from signlang.models import weights as files
 from signlang.validation import check_image_size
@@ -79,7 +79,7 @@ def optimize_for_cpu(network: nn.Module) -> nn.Module:
 class DenseHead(nn.Module):
     """Features, then the three dense layers that Model A and Model B of the digits study share."""
 
-    def __init__(self, backbone: nn.Module, features: int, classes: int) -> None:
+    def __init__(self, backbone: nn.Module, features: int, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.dense = nn.Sequential(
@@ -89,15 +89,15 @@ class DenseHead(nn.Module):
             nn.Linear(256, 256),
             nn.ReLU(inplace=True),
         )
-        self.classifier = nn.Linear(256, classes)
+        self.classifier = nn.Linear(256, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map (B, 3, size, size) to (B, classes) logits."""
+        """Map (B, 3, size, size) to (B, num_classes) logits."""
         logits: torch.Tensor = self.classifier(self.dense(self.backbone(images)))
         return logits
 
 
-def simple_cnn(classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def simple_cnn(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """Model A of the digits study: three convolutions, 457,226 parameters at 100 x 100.
 
     Each convolution is followed by ELU, max-pooling of 3 and batch normalization. ELU is monotonic,
@@ -117,7 +117,7 @@ def simple_cnn(classes: int, image_size: int, pretrained: bool) -> nn.Module:
             nn.BatchNorm2d(after),
         ]
     side = image_size // 3 // 3 // 3
-    network = DenseHead(nn.Sequential(*layers, nn.Flatten()), 128 * side * side, classes)
+    network = DenseHead(nn.Sequential(*layers, nn.Flatten()), 128 * side * side, num_classes)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):  # as Keras does, in which the study was made
             nn.init.xavier_uniform_(layer.weight)
@@ -126,23 +126,23 @@ def simple_cnn(classes: int, image_size: int, pretrained: bool) -> nn.Module:
     return network
 
 
-def mobilenetv2_dense(classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def mobilenetv2_dense(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """Model B of the digits study: MobileNetV2, global max-pooling, dense layers."""
     backbone = _timm("mobilenetv2_100", pretrained, num_classes=0, global_pool="max")
-    return DenseHead(backbone, 1280, classes)
+    return DenseHead(backbone, 1280, num_classes)
 
 
-def mobilenetv2(classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def mobilenetv2(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """MobileNetV2 of timm (Sandler et al. 2018)."""
-    return _timm("mobilenetv2_100", pretrained, num_classes=classes)
+    return _timm("mobilenetv2_100", pretrained, num_classes=num_classes)
 
 
-def resnet18(classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def resnet18(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """ResNet-18 of timm (He et al. 2016)."""
-    return _timm("resnet18", pretrained, num_classes=classes)
+    return _timm("resnet18", pretrained, num_classes=num_classes)
 
 
-def squeezenet(classes: int, image_size: int, pretrained: bool) -> nn.Module:
+def squeezenet(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """SqueezeNet 1.0 of torchvision (Iandola et al. 2016).
 
     Its logits pass through a ReLU, so that a class whose logits begin below zero may never get a
@@ -150,7 +150,7 @@ def squeezenet(classes: int, image_size: int, pretrained: bool) -> nn.Module:
     """
     from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 
-    network = squeezenet1_0(num_classes=classes)
+    network = squeezenet1_0(num_classes=num_classes)
     nn.init.ones_(network.classifier[1].bias)
     if pretrained:
         with files.downloading("squeezenet"):
@@ -160,7 +160,9 @@ def squeezenet(classes: int, image_size: int, pretrained: bool) -> nn.Module:
     return cast(nn.Module, network)
 
 
-def timm(classes: int, image_size: int, pretrained: bool, *, architecture: str) -> nn.Module:
+def timm(
+    num_classes: int, image_size: int, pretrained: bool = False, *, architecture: str
+) -> nn.Module:
     """Any network of timm, by its name there.
 
     Raises:
@@ -175,9 +177,9 @@ def timm(classes: int, image_size: int, pretrained: bool, *, architecture: str) 
             + (f"; did you mean {' or '.join(close)}?" if close else ", nor one with such a name.")
         )
     try:
-        return _timm(architecture, pretrained, num_classes=classes, img_size=image_size)
+        return _timm(architecture, pretrained, num_classes=num_classes, img_size=image_size)
     except TypeError:  # most networks take any size and have no such option
-        return _timm(architecture, pretrained, num_classes=classes)
+        return _timm(architecture, pretrained, num_classes=num_classes)
 
 
 def _timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
@@ -190,63 +192,120 @@ def _timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
         return library.create_model(name, pretrained=True, **options)
 
 
-@dataclass(frozen=True)
-class NetworkKind:
-    """How a network is made and what of it depends on the classes.
-
-    Attributes:
-        make: From (classes, image size, pretrained, other options) to the network.
-        head: The layer that depends on the classes; for others it is made anew. None: ask timm.
-        backbone: The part that a file of plain weights of this kind fills, if not all of it.
-    """
-
-    make: Callable[..., nn.Module]
-    head: str | None
-    backbone: str = ""
-
-
-NETWORKS: Final[Mapping[str, NetworkKind]] = {
-    "resnet18": NetworkKind(resnet18, "fc"),
-    "mobilenetv2": NetworkKind(mobilenetv2, "classifier"),
-    "squeezenet": NetworkKind(squeezenet, "classifier.1"),
-    "simple_cnn": NetworkKind(simple_cnn, "classifier"),
-    "mobilenetv2_dense": NetworkKind(mobilenetv2_dense, "classifier", backbone="backbone"),
-    "timm": NetworkKind(timm, None),
+# own networks: the layer that depends on the classes, and what a file of plain weights fills
+FACTORIES: Final[Mapping[str, tuple[str, str]]] = {
+    "resnet18": ("fc", ""),
+    "mobilenetv2": ("classifier", ""),
+    "squeezenet": ("classifier.1", ""),
+    "simple_cnn": ("classifier", ""),
+    "mobilenetv2_dense": ("classifier", "backbone"),
+    "timm": ("", ""),
 }
 
 
 def build_network(
-    name: str,
-    classes: int,
+    network: str | Mapping[str, Any],
+    num_classes: int,
     image_size: int,
     *,
     pretrained: bool = False,
     weights: str | None = None,
-    **options: Any,
+    resolve: Resolver = import_target,
 ) -> nn.Module:
-    """Make a network.
+    """Build a network.
 
     Args:
-        name: One of `NETWORKS`.
-        classes: Number of logits.
+        network: A node with `_target_` and arguments, see `signlang.components` for the contract;
+            or the name of one of `FACTORIES`.
+        num_classes: Number of logits.
         image_size: Side of the images, in pixels.
         pretrained: Download ImageNet weights.
         weights: A file of weights instead, see `weights.load`.
-        options: `architecture` for `timm`.
+        resolve: `components.import_listed` for a node from a file.
 
     Raises:
-        SettingError: If there is no such network, or the images are too small for it.
+        SettingError: If there is no such network, the images are too small for it, or it breaks the
+            contract.
         WeightsError: If weights cannot be had or do not fit.
+        RunError: If the node comes from a file and names unknown code.
 
     >>> sum(p.numel() for p in build_network("simple_cnn", 10, 100).parameters())
     457226
     """
-    if name not in NETWORKS:
-        raise SettingError(f"model={name}: there is no such network. {suggestion(name, NETWORKS)}")
-    kind = NETWORKS[name]
-    check_image_size(name, image_size)
-    network = kind.make(classes, image_size, pretrained and weights is None, **options)
+    node = {TARGET: f"{OWN_NETWORKS}.{network}"} if isinstance(network, str) else dict(network)
+    target = str(node.get(TARGET))
+    if resolve is not import_target:
+        resolve(target)
+    own = _own_name(node)
+    if own is not None:
+        check_image_size(own, image_size)
+    fetch = pretrained and weights is None
+    if fetch and own is None and not takes(resolve(target), "pretrained"):
+        raise SettingError(
+            f"model.pretrained=true: {target} has no argument pretrained; give model.weights=FILE."
+        )
+    inputs = {"num_classes": num_classes, "image_size": image_size, "pretrained": fetch}
+    built = build(node, inputs, key="model.network", resolve=resolve)
+    if own is None:
+        _check_contract(built, target, num_classes, image_size)
     if weights is not None:
-        head = kind.head or network.pretrained_cfg["classifier"]  # type: ignore[index]
-        files.load(network, weights, str(head), kind.backbone)
-    return optimize_for_cpu(network)
+        head, backbone = FACTORIES[own] if own is not None else ("", "")
+        files.load(built, weights, head or head_of(built, num_classes), backbone)
+    return optimize_for_cpu(built)
+
+
+def _own_name(node: Mapping[str, Any]) -> str | None:
+    """Name of one of our own networks; None for another.
+
+    Raises:
+        SettingError: If the node names one of ours that is not there.
+    """
+    module, _, name = str(node.get(TARGET, "")).rpartition(".")
+    if module != OWN_NETWORKS:
+        return None
+    if name not in FACTORIES:
+        raise SettingError(f"model={name}: there is no such network. {suggestion(name, FACTORIES)}")
+    return name
+
+
+def _check_contract(network: Any, target: str, num_classes: int, image_size: int) -> None:
+    """Refuse what does not map (N, 3, size, size) to (N, num_classes).
+
+    Raises:
+        SettingError: Says what it returns instead.
+    """
+    wanted = f"(2, 3, {image_size}, {image_size}) to (2, {num_classes}) logits"
+    if not isinstance(network, nn.Module):
+        raise SettingError(
+            f"model.network: {target} returns {type(network).__name__}, not a torch.nn.Module."
+        )
+    was_training = network.training
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            logits = network.eval()(torch.zeros(2, 3, image_size, image_size))
+    except Exception as error:  # a user's network may raise anything
+        raise SettingError(
+            f"model.network: {target} must map {wanted}; it fails: {type(error).__name__}: {error}"
+        ) from error
+    network.train(was_training)
+    shape = tuple(getattr(logits, "shape", ()))
+    if shape != (2, num_classes):
+        given = f"a tensor of {shape}" if shape else type(logits).__name__
+        raise SettingError(f"model.network: {target} must map {wanted}; it returns {given}.")
+
+
+def head_of(network: nn.Module, num_classes: int) -> str:
+    """Name of the layer that makes the logits: what timm says, else the last of that many outputs.
+
+    >>> head_of(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), 3)
+    '1'
+    """
+    known = getattr(network, "pretrained_cfg", None)
+    if isinstance(known, Mapping) and isinstance(known.get("classifier"), str):
+        return str(known["classifier"])
+    outputs = {
+        name: getattr(layer, "out_features", getattr(layer, "out_channels", None))
+        for name, layer in network.named_modules()
+    }
+    names = [name for name, count in outputs.items() if count == num_classes]
+    return names[-1] if names else ""

@@ -50,7 +50,7 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
     """
     parts = []
     chosen = dict(override.partition("=")[::2] for override in overrides)  # the last one counts
-    for key, value in sorted(chosen.items()):
+    for key, value in sorted((key.lstrip("+"), value) for key, value in chosen.items()):
         value = value.strip("'\"")
         named_after = key in {"data", "experiment"} and value == study
         if named_after or key == "model" or key.startswith("hydra") or is_below(key, UNNAMED):

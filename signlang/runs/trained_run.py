@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from signlang.arrays import Floats32, Ints, Pixels
+from signlang.components import import_listed, import_target
 from signlang.console import track
 from signlang.data.image_io import (
     BadImageError,
@@ -24,8 +28,8 @@ from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics import calibration
 from signlang.metrics.calibration import Calibration
 from signlang.metrics.classification import Predictions
-from signlang.models.classifier import Classifier
-from signlang.runs.folder import RunFolder
+from signlang.models.classifier import Classifier, load_classifier
+from signlang.runs.folder import TRAIN_AGAIN, RunFolder
 from signlang.runs.results import read_predictions, read_run
 from signlang.system import cpu_count
 
@@ -63,7 +67,7 @@ class TrainedRun:
     @property
     def image_size(self) -> int:
         """Side of the square that the network sees, in pixels."""
-        return int(self.classifier.hparams["network"]["image_size"])
+        return self.classifier.image_size
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -95,11 +99,15 @@ class TrainedRun:
         return RunFolder(self.path).part(name, self.classes)
 
 
-def load_trained_run(path: Path) -> TrainedRun:
+def load_trained_run(path: Path, *, trust: bool = False) -> TrainedRun:
     """Read a finished run and load its best checkpoint.
 
+    Args:
+        path: Its folder.
+        trust: Follow whatever code the run names; else only known networks are built.
+
     Raises:
-        RunError: If there is no finished run, or it is damaged.
+        RunError: If there is no finished run, it is damaged, or names unknown code.
     """
     run, folder = read_run(path), RunFolder(path)
     if run is None:
@@ -108,16 +116,20 @@ def load_trained_run(path: Path) -> TrainedRun:
             raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
         what = "is a run that is not finished" if folder.record() else "is no run folder"
         raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
-    try:
-        model = Classifier.load_from_checkpoint(folder.best, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on a damaged file
-        raise RunError(
-            f"{folder.best} cannot be loaded ({type(error).__name__}): train the run again with "
-            "overwrite=true."
-        ) from error
+    resolve = import_target if trust else import_listed
+    model = load_classifier(folder.best, resolve=resolve, kind=_module_target(path))
     found = calibration.read_calibration(path)
     errors = _calibration_error(path) if found else {}
-    return TrainedRun(path, run.metrics, run.record, model.eval(), found, errors)
+    return TrainedRun(path, run.metrics, run.record, model, found, errors)
+
+
+def _module_target(path: Path) -> str:
+    """`_target_` of the LightningModule that the run's saved configuration names."""
+    file = path / ".hydra" / "config.yaml"
+    try:
+        return str(OmegaConf.select(OmegaConf.load(file), "model._target_") or "")
+    except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({type(error).__name__}). {TRAIN_AGAIN}") from None
 
 
 def _calibration_error(path: Path) -> dict[str, float]:
@@ -189,12 +201,14 @@ class RunImages:
         return [np.concatenate(found) for found in said]
 
 
-def find_images(run: TrainedRun, moved_to: str | None) -> RunImages:
+def find_images(run: TrainedRun, moved_to: str | None, cache_dir: str | None = None) -> RunImages:
     """Find the images of a run.
 
     Args:
         run: The run.
         moved_to: Where they are now; None asks the run's own configuration.
+        cache_dir: The caller's cache, in which drawn images may be drawn again; None: they must be
+            there.
 
     Raises:
         DataError: If they are gone.
@@ -202,7 +216,7 @@ def find_images(run: TrainedRun, moved_to: str | None) -> RunImages:
     if moved_to is not None:
         return RunImages(Path(moved_to).expanduser(), run.sides[0])
     try:
-        return RunImages(images_root(run.path), run.sides[0])
+        return RunImages(images_root(run.path, cache_dir), run.sides[0])
     except DataError as error:
         raise DataError(f"The images of {run.path} are not found: {error} {IMAGES_MOVED}") from None
 

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from signlang.callbacks.checkpointing import AtomicCheckpointIO, InterruptGuard
 from signlang.callbacks.cost import Cost, CostProfile
 from signlang.callbacks.predictions import PredictionCollector, write_predictions
+from signlang.components import OWN_NETWORKS, TARGET, build, import_target
 from signlang.console import log
 from signlang.data.datamodule import HandSignDataModule
 from signlang.data.splits import Fold
@@ -18,7 +19,7 @@ from signlang.errors import SettingError
 from signlang.files import read_csv
 from signlang.metrics import calibration
 from signlang.metrics.classification import per_class_accuracy
-from signlang.models.classifier import Classifier
+from signlang.models.classifier import Classifier, load_classifier
 from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import instantiate_component
 from signlang.validation import NORMALIZATIONS
@@ -54,6 +55,7 @@ HPARAMS: Final = (
     "fold", "seed", "batch_size", "image_size", "label_smoothing", "trainer.max_epochs",
     "trainer.precision",
 )  # fmt: skip
+MODEL_KEYS: Final = ("name", "architecture", "image_size")  # of conf/model, for people
 SUBSETS: Final = ("validation", "test")
 METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
@@ -69,21 +71,50 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
     """Make the network with its first weights."""
     options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     start = {key: options.pop(key) for key in ("pretrained", "weights")}
-    normalization = options.pop("normalization")
+    normalization, kind = options.pop("normalization"), options.pop("_target_")
+    network = options.pop("network")
+    more = {key: value for key, value in options.items() if key not in MODEL_KEYS}
     mean, std = (
         module.training_statistics()
         if normalization == "training"
         else NORMALIZATIONS[normalization]
     )
-    return Classifier(
-        network={**options, "image_size": cfg.image_size},
-        classes=list(module.index.classes),
-        mean=mean,
-        std=std,
-        optimizer=OmegaConf.to_container(cfg.optimizer, resolve=True),  # type: ignore[arg-type]
-        label_smoothing=cfg.label_smoothing,
-        start=start,
+    factory = import_target(kind)
+    if not (isinstance(factory, type) and issubclass(factory, Classifier)):
+        raise SettingError(
+            f"model._target_={kind}: it must be signlang.models.classifier.Classifier, or a class "
+            "that derives from it."
+        )
+    model: Classifier = build(
+        {TARGET: kind, **more},
+        {
+            "network": network,
+            "classes": list(module.index.classes),
+            "image_size": cfg.image_size,
+            "mean": mean,
+            "std": std,
+            "optimizer": OmegaConf.to_container(cfg.optimizer, resolve=True),
+            "loss": OmegaConf.to_container(cfg.loss, resolve=True),
+            "label_smoothing": cfg.label_smoothing,
+            "start": start,
+            "resolve": import_target,
+        },
+        key="model",
     )
+    return model
+
+
+def model_name(cfg: DictConfig) -> str:
+    """What a network is called in tables: its architecture, its group, or its own class.
+
+    A network that was put in place of a group's own is called by its own name.
+    """
+    network = cfg.model.network
+    target = str(network.get(TARGET))
+    for key in ("architecture", "model_name"):
+        if network.get(key):
+            return str(network[key])
+    return str(cfg.model.name) if target.startswith(OWN_NETWORKS) else target.rpartition(".")[2]
 
 
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
@@ -130,7 +161,7 @@ def test_and_record(
         `calibration.json` are written, and the loggers get the hyper-parameters with the final
         metrics.
     """
-    best = Classifier.load_from_checkpoint(folder.best, map_location="cpu", weights_only=True)
+    best = load_classifier(folder.best, resolve=import_target, kind=cfg.model[TARGET])
     judge.validate(best, datamodule=module, verbose=False)
     validation = {name: float(judge.callback_metrics[f"validation/{name}"]) for name in METRICS}
     judge.test(best, datamodule=module, verbose=False)
@@ -144,7 +175,7 @@ def test_and_record(
     record = folder.record() or {}
     metrics = {
         "status": "finished",
-        "model": cfg.model.get("architecture", cfg.model.name),
+        "model": model_name(cfg),
         "data": cfg.data.name,
         "study": cfg.study,
         "split": cfg.split.name,

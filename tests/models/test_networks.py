@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from signlang.callbacks.cost import flops, parameters, size_mb
 from signlang.errors import SettingError, WeightsError
-from signlang.models.networks import NETWORKS, StridedDepthwise, build_network, optimize_for_cpu
+from signlang.models.networks import FACTORIES, StridedDepthwise, build_network, optimize_for_cpu
 from signlang.validation import MINIMUM_SIZES
 
 
@@ -28,6 +28,11 @@ from signlang.validation import MINIMUM_SIZES
 )
 def test_parameters_are_the_published_ones(name: str, classes: int, size: int, count: int) -> None:
     assert parameters(build_network(name, classes, size)) == count
+
+
+def timm(architecture: str) -> dict[str, str]:
+    """The node of a network of timm."""
+    return {"_target_": "signlang.models.networks.timm", "architecture": architecture}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +54,7 @@ def test_flops_and_size_are_the_published_ones(
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "timm"])
+@pytest.mark.parametrize("name", [name for name in FACTORIES if name != "timm"])
 def test_every_network_takes_the_smallest_image_it_promises(name: str) -> None:
     side = MINIMUM_SIZES[name]
     network = build_network(name, 4, side).eval()
@@ -59,10 +64,10 @@ def test_every_network_takes_the_smallest_image_it_promises(name: str) -> None:
 
 
 def test_any_timm_network_by_name() -> None:
-    network = build_network("timm", 5, 64, architecture="resnet10t").eval()
+    network = build_network(timm("resnet10t"), 5, 64).eval()
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
     with pytest.raises(SettingError, match="did you mean resnet10t"):
-        build_network("timm", 5, 64, architecture="resnet10tt")
+        build_network(timm("resnet10tt"), 5, 64)
     with pytest.raises(SettingError, match="Did you mean resnet18"):
         build_network("resnet81", 5, 64)
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from signlang.callbacks.checkpointing import InterruptGuard
 from signlang.callbacks.cost import latencies_ms, profile
 from signlang.callbacks.one_cycle import OneCycle, one_cycle
+from signlang.components import import_target
 from signlang.data import augmentation
 from signlang.data.augmentation import Affine, Augmentation, affine_matrices
 from signlang.data.datamodule import AugmentedBatches, EpochBatchSampler, identity_collate
@@ -29,11 +30,13 @@ from signlang.models.classifier import Classifier
 def classifier(**options: Any) -> Classifier:
     return Classifier(
         **{
-            "network": {"name": "simple_cnn", "image_size": 32},
+            "network": {"_target_": "signlang.models.networks.simple_cnn"},
+            "image_size": 32,
             "classes": ["A", "B", "C"],
             "mean": [0.5, 0.5, 0.5],
             "std": [0.25, 0.5, 1.0],
-            "optimizer": {"name": "adamw", "lr": 0.01},
+            "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.01},
+            "resolve": import_target,
             **options,
         }
     )

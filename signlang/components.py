@@ -1,0 +1,195 @@
+"""Components by `_target_`: importing, signature-aware construction, contracts and trust.
+
+A component is a class or function that the configuration names by its dotted path. What the user's
+own command line and configuration name is followed wherever it leads. What a file names that came
+from elsewhere (a run folder, a checkpoint) is followed only inside a list of known places, because
+importing and calling it runs code.
+
+The contract of each kind, checked before training:
+
+* network: a callable that takes `num_classes` (and `image_size` and `pretrained`, where its
+  signature has them) and returns a `torch.nn.Module` from (N, 3, size, size) floats to
+  (N, num_classes) logits.
+* LightningModule: a subclass of `signlang.models.classifier.Classifier`.
+* loss: a callable that returns one that maps logits (N, num_classes) and int64 labels (N,) to a
+  scalar; `label_smoothing` is handed in where its signature has it. It trains only: validation and
+  test report the cross-entropy, so that runs with different losses compare.
+* optimizer: a class of `torch.optim.Optimizer`, called with the parameters and its settings.
+* split, data source, transforms: see `signlang.data.splits`, `sources` and `augmentation`.
+* callback, logger: subclasses of Lightning's `Callback` and `Logger`.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+
+from signlang.errors import RunError, SettingError, SignlangError
+
+Resolver = Callable[[str], Any]
+TARGET: Final = "_target_"
+HYDRA_KEYS: Final = {TARGET, "_partial_", "_convert_", "_recursive_"}
+OWN_NETWORKS: Final = "signlang.models.networks"
+# names of arguments by which a factory fetches or reads files
+FETCHING: Final = (
+    "pretrained", "weights", "checkpoint", "cache_dir", "hub", "url", "file", "path", "pickle",
+)  # fmt: skip
+
+
+def import_target(target: str) -> Any:
+    """Import what a dotted path names, wherever it is.
+
+    Raises:
+        SettingError: If there is no such module or name; says which are near.
+
+    >>> import_target("collections.Counter").__name__
+    'Counter'
+    """
+    module_name, _, name = str(target).rpartition(".")
+    if not module_name:
+        raise SettingError(f"_target_={target}: it must be a dotted path, module.Name.")
+    module = _import_module(module_name, target)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        close = get_close_matches(name, [n for n in vars(module) if n[0] != "_"], n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise SettingError(f"_target_={target}: {module_name} has no {name}.{hint}") from None
+
+
+def _import_module(name: str, target: str) -> Any:
+    """Import a module, or the class that a nested name stands in."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not (name == missing or name.startswith(f"{missing}.")):
+            raise SettingError(
+                f"_target_={target} needs a package that is not installed: {error}."
+            ) from error
+        outer, _, inner = name.rpartition(".")
+        if outer and missing == name:
+            holder = _import_module(outer, target)
+            if hasattr(holder, inner):
+                return getattr(holder, inner)
+        raise SettingError(
+            f"_target_={target}: there is no module {missing}. A module of your own lies in the "
+            "folder in which the command is typed, or on PYTHONPATH."
+        ) from None
+    except SignlangError:
+        raise
+    except Exception as error:  # the user's module may raise anything
+        raise SettingError(
+            f"_target_={target}: importing {name} fails: {type(error).__name__}: {error}"
+        ) from error
+
+
+def import_listed(target: str) -> Any:
+    """Import what a file from elsewhere names, if it is a known network factory or class.
+
+    Raises:
+        RunError: If it is anything else; says how to follow it all the same.
+    """
+    if not is_listed(str(target)):
+        raise RunError(
+            f"The run names code to run that is not known to be harmless: {target}. If you trust "
+            "where the folder comes from, say trust=true."
+        )
+    return import_target(str(target))
+
+
+def is_listed(target: str) -> bool:
+    """Whether a path names a network that may be built from a file of unknown origin.
+
+    >>> is_listed("signlang.models.networks.squeezenet"), is_listed("timm.create_model")
+    (True, True)
+    >>> is_listed("os.system"), is_listed("torch.hub.load"), is_listed("torch.load")
+    (False, False, False)
+    """
+    module, _, name = target.rpartition(".")
+    if module == OWN_NETWORKS:
+        return name in importlib.import_module(OWN_NETWORKS).FACTORIES
+    if target in {"timm.create_model", "signlang.models.classifier.Classifier"}:
+        return True
+    if module == "torch.optim":
+        return name in importlib.import_module(module).__all__
+    if module == "torch.nn":
+        return name.endswith("Loss")
+    if module == "torchvision.models":
+        return name in importlib.import_module(module).list_models(importlib.import_module(module))
+    return False
+
+
+def check_listed_arguments(target: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments by which a known factory would fetch or read something.
+
+    Raises:
+        RunError: Names the argument.
+    """
+    for key, value in arguments.items():
+        fetches = any(word in key.lower() for word in FETCHING)
+        remote = key == "model_name" and not str(value).replace("_", "").replace(".", "").isalnum()
+        plain = value is None or isinstance(value, bool | int | float | str | list | tuple)
+        if remote or (fetches and value) or not plain:
+            raise RunError(
+                f"The run's {target} has the argument {key}={value}, which could fetch or read "
+                "files. If you trust where the folder comes from, say trust=true."
+            )
+
+
+def build(
+    node: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    *,
+    key: str,
+    resolve: Resolver = import_target,
+    positional: tuple[Any, ...] = (),
+) -> Any:
+    """Call the target of a node with its own arguments and those inputs that its signature takes.
+
+    Args:
+        node: `_target_` and arguments.
+        inputs: Offered; handed in where a parameter has the name. Arguments of the node go first.
+        key: The node's place in the configuration, for errors.
+        resolve: `import_target`, or `import_listed` for a node from a file.
+        positional: Handed in first.
+
+    Raises:
+        SettingError: If the target refuses.
+        RunError: If `resolve` is `import_listed` and the target or an argument is not known.
+    """
+    target = str(node.get(TARGET, ""))
+    if not target:
+        raise SettingError(f"{key}._target_ is missing: the dotted path of a class or function.")
+    factory = resolve(target)
+    own = {str(k): v for k, v in node.items() if k not in HYDRA_KEYS}
+    if resolve is import_listed:
+        check_listed_arguments(target, own)
+    taken = {name: value for name, value in inputs.items() if name not in own}
+    arguments = own | {name: taken[name] for name in taken if takes(factory, name)}
+    try:
+        return factory(*positional, **arguments)
+    except SignlangError:
+        raise
+    except Exception as error:  # a user's class may raise anything
+        shown = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise SettingError(
+            f"{key}: {target}({shown}) fails: {type(error).__name__}: {error}"
+        ) from error
+
+
+def takes(factory: Callable[..., Any], name: str) -> bool:
+    """Whether a signature has a parameter of this name; `**kwargs` counts for `num_classes` only.
+
+    >>> takes(lambda num_classes, width: None, "num_classes"), takes(lambda **more: None, "width")
+    (True, False)
+    """
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # built in, without a signature
+        return False
+    if name in parameters:
+        return True
+    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return any_name and name == "num_classes"
