@@ -74,5 +74,10 @@ def test_help_and_refusals_do_not_import_torch(tmp_path: Path) -> None:
 def test_help_shows_the_parts_and_the_settings(tmp_path: Path) -> None:
     result = run_command(tmp_path, "--help")
     assert result.code == 0
-    for words in ("model=squeezenet fold=0", "model: mobilenetv2", "early_stopping", "lr: 0.0006"):
+    for words in (
+        "model=squeezenet fold=0",
+        "model: custom, mobilenetv2",
+        "early_stopping",
+        "lr: 0.0006",
+    ):
         assert words in result.out
