@@ -149,20 +149,18 @@ def sample(rooms: Sequence[str], seed: int) -> list[Mutant]:
     return [rng.choice(place) for place in places]
 
 
-def mutated_text(mutant: Mutant) -> str:
+def mutated_text(mutant: Mutant, text: str) -> str:
     """The text of the module with the change in it."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    text = (ROOT / "signlang" / mutant.module).read_text("utf-8")
     changed: str | None = mutate_code(text, get_operator(mutant.operator)(), mutant.occurrence)
     assert changed is not None, mutant
     return changed
 
 
-def difference(mutant: Mutant, changed: str) -> str:
+def difference(text: str, changed: str) -> str:
     """The change as a unified diff without context."""
-    text = (ROOT / "signlang" / mutant.module).read_text("utf-8")
     lines = difflib.unified_diff(text.splitlines(), changed.splitlines(), lineterm="", n=0)
     return "\n".join(line for line in lines if not line.startswith(("---", "+++")))
 
@@ -264,12 +262,13 @@ class Worker:
                     f"{mutant.module}: its tests fail without a mutant.\n{log[-3000:]}"
                 )
             self.usual[tests] = seconds
-        changed = mutated_text(mutant)
+        text = (self.place / "signlang" / mutant.module).read_text("utf-8")
+        changed = mutated_text(mutant, text)
         limit = 3 * self.usual[tests] + 20
         outcome, seconds = run_tests(self.place, mutant.module, changed, limit)
         return {
             "key": mutant.key, "module": mutant.module, "outcome": outcome,
-            "seconds": round(seconds, 1), "diff": difference(mutant, changed),
+            "seconds": round(seconds, 1), "diff": difference(text, changed),
         }  # fmt: skip
 
 

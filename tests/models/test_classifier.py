@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from signlang.components import import_target
 from signlang.models.classifier import Classifier
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -18,9 +19,10 @@ def classifier_of(**more: Any) -> Classifier:
     torch.manual_seed(0)
     return Classifier(
         **{
-            "network": {"name": "simple_cnn", "image_size": 27},
+            "network": {"_target_": "signlang.models.networks.simple_cnn"}, "image_size": 27,
             "classes": ["A", "B", "C"], "mean": [0.5] * 3, "std": [0.25] * 3,
-            "optimizer": {"name": "sgd", "lr": 0.0}, **more,
+            "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.0},
+            "resolve": import_target, **more,
         }
     )  # fmt: skip
 
@@ -56,7 +58,7 @@ def weights_of(classifier: Classifier) -> torch.Tensor:
 
 def step_length(batches: list[Batch], clip: float | None) -> float:
     """How far one step of gradient descent with a rate of 1 moves the weights."""
-    classifier = classifier_of(optimizer={"name": "sgd", "lr": 1.0})
+    classifier = classifier_of(optimizer={"_target_": "torch.optim.SGD", "lr": 1.0})
     before = weights_of(classifier)
     trainer_of(gradient_clip_val=clip).fit(classifier, loader_of(batches[:1]))
     after = weights_of(classifier)
