@@ -4,6 +4,7 @@ Mean, deviation and names of the classes travel inside its checkpoints, so that 
 preprocesses exactly as the training did.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -81,6 +82,7 @@ class Classifier(pl.LightningModule):
         shift, spread = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
         self.register_buffer("mean", 255 * shift, persistent=False)
         self.register_buffer("scale", 1 / (255 * spread), persistent=False)
+        self.learning_rate = math.nan
         self._trained: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
         self.metrics = nn.ModuleDict(
             {
@@ -147,6 +149,10 @@ class Classifier(pl.LightningModule):
         """Forget the batches of the epoch before, or of one that was interrupted."""
         self._trained.clear()
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep the learning rate of this step; a scheduler sets the next one right after it."""
+        self.learning_rate = float(optimizer.param_groups[0]["lr"])
+
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics and the learning rate it ended with."""
         metrics = cast(MetricCollection, self.metrics["train_metrics"])
@@ -155,8 +161,7 @@ class Classifier(pl.LightningModule):
             weight = torch.tensor(counts, dtype=torch.float32, device=self.device)
             metrics.update(value=torch.stack(losses), weight=weight,
                            preds=torch.cat(logits), target=torch.cat(labels))  # fmt: skip
-        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
-        self.log("learning_rate", float(optimizer.param_groups[0]["lr"]))
+        self.log("learning_rate", self.learning_rate)
         self._log_epoch("train")
 
     def on_validation_epoch_end(self) -> None:

@@ -1,5 +1,6 @@
 """Schedule, metrics, batches and costs, each against somebody else's code."""
 
+import math
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from signlang.callbacks.checkpointing import InterruptGuard
 from signlang.callbacks.cost import latencies_ms, profile
-from signlang.callbacks.one_cycle import OneCycle, one_cycle
+from signlang.callbacks.one_cycle import OneCycle
 from signlang.components import import_target
 from signlang.data import augmentation
 from signlang.data.augmentation import Affine, Augmentation, affine_matrices
@@ -42,22 +43,50 @@ def classifier(**options: Any) -> Classifier:
     )
 
 
-@pytest.mark.parametrize("total", [10, 97, 1000])
-def test_one_cycle_is_that_of_torch(total: int) -> None:
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([weight], lr=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=total)
-    ours = OneCycle()
-    group = {"betas": (0.9, 0.999)}
-    ours.total = total
+def cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def learning_rate(step: int, total: int, peak: float) -> float:
+    """The schedule as Smith and Topin describe it, with the default settings."""
+    turn, first = 0.3 * total - 1, peak / 25
+    if step <= turn:
+        return cosine(first, peak, step / turn)
+    return cosine(peak, first / 1e4, (step - turn) / (total - 1 - turn))
+
+
+@pytest.mark.parametrize("total", [1, 10, 97, 1000])
+def test_one_cycle_moves_learning_rate_and_momentum_against_each_other(total: int) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = OneCycle().scheduler(optimizer, total)
     for step in range(total):
-        theirs = optimizer.param_groups[0]
-        assert one_cycle(step, total, peak=0.1) == pytest.approx(theirs["lr"], rel=1e-6)
-        ours._set_momentum(group, step)
-        assert group["betas"][0] == pytest.approx(theirs["betas"][0], abs=1e-6)
+        (group,) = optimizer.param_groups
+        assert group["lr"] == pytest.approx(learning_rate(step, total, peak=0.1))
+        height = (learning_rate(step, total, 1.0) - 0.04) / 0.96  # of the rise; 0 at its ends
+        if step <= 0.3 * total - 1:
+            assert group["betas"][0] == pytest.approx(0.95 - 0.1 * height)
+        assert 0.85 <= group["betas"][0] <= 0.95
+        assert group["betas"][1] == 0.999
         optimizer.step()
-        if step < total - 1:
-            schedule.step()
+        scheduler.step()
+
+
+def test_one_cycle_leaves_momentum_alone_where_there_is_none() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    plain, none = torch.optim.SGD(weights, lr=0.1), torch.optim.Adagrad(weights, lr=0.1)
+    for optimizer in (plain, none):
+        OneCycle().scheduler(optimizer, 10)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 25)
+    assert plain.param_groups[0]["momentum"] == 0
+    kept = torch.optim.Adam(weights, lr=0.1, betas=(0.7, 0.9))
+    OneCycle(momentum=None).scheduler(kept, 10)
+    assert kept.param_groups[0]["betas"] == (0.7, 0.9)
+
+
+def test_one_cycle_starts_at_the_peak_if_warm_up_is_one_step() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    OneCycle(warm_up=0.1).scheduler(optimizer, 10)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
 class Rates(pl.Callback):
@@ -81,7 +110,7 @@ def test_the_schedule_spans_the_run_with_accumulated_batches_too(accumulate: int
     )  # fmt: skip
     trainer.fit(classifier(), DataLoader(data, batch_size=None))  # type: ignore[arg-type]
     steps = 4 * 6 // accumulate
-    assert rates.seen == pytest.approx([one_cycle(s, steps, peak=0.01) for s in range(steps)])
+    assert rates.seen == pytest.approx([learning_rate(s, steps, 0.01) for s in range(steps)])
 
 
 class Dying:
