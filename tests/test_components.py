@@ -106,7 +106,7 @@ def test_own_components_train(own_run: Path, place: Path) -> None:
     assert metrics["model"] == "TinyNet"
     assert metrics["cost"]["parameters"] == 3 * 6 * 9 + 6 + 6 * 3 + 3
     settings = json.loads((own_run / "record.json").read_text("utf-8"))["settings"]
-    assert settings["optimizer"] == "torch RMSprop"
+    assert settings["optimizer"] == "torch.optim.RMSprop"
     assert settings["model.network"].startswith("TinyNet (")
     assert settings["loss"].startswith("Focal (")
     assert (place / "epochs.txt").read_text().split()[:3] == ["0", "1", "2"]

@@ -82,13 +82,16 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 
 
 def component_name(target: str) -> str:
-    """Name what a `_target_` chooses by its package and its own name, without the path between.
+    """Name what a `_target_` chooses.
 
-    Code that belongs to no installed package is named by the content of its file instead: a class
-    that was edited is another choice, and a file that was renamed is not.
+    A component of signlang is named without its module, which may move between versions. One of
+    another installed package keeps its path: `torchvision.models.resnet18` and
+    `torchvision.models.quantization.resnet18` are two networks. Code that belongs to no installed
+    package is named by the content of its file: a class that was edited is another choice, and a
+    file that was renamed is not.
 
     >>> component_name("signlang.callbacks.one_cycle.OneCycle"), component_name("torch.optim.AdamW")
-    ('signlang OneCycle', 'torch AdamW')
+    ('signlang OneCycle', 'torch.optim.AdamW')
     """
     module, _, name = target.rpartition(".")
     package = module.partition(".")[0]
@@ -100,7 +103,7 @@ def component_name(target: str) -> str:
         spec = None
     origin = Path(spec.origin) if spec is not None and spec.origin else None
     if origin is None or not origin.is_file() or _is_installed(origin):
-        return f"{package} {name}"
+        return target
     files = [origin] if origin.name != "__init__.py" else sorted(origin.parent.rglob("*.py"))
     state = hashlib.blake2b(digest_size=4)
     for file in files:

@@ -68,7 +68,19 @@ def test_own_code_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.Mo
     first = component_name("first_networks.Net")
     assert component_name("same_networks.Net") == first
     assert component_name("other_networks.Net") != first
-    assert component_name("torchvision.models.resnet18") == "torchvision resnet18"
+
+
+def test_a_network_of_the_same_name_elsewhere_is_another_choice() -> None:
+    def run(target: str) -> str:
+        network = {"_target_": target, "width": 8}
+        return fingerprint(
+            chosen(model={"name": "custom", "weights": None, "network": network}), "data"
+        )
+
+    names = ("torchvision.models.resnet18", "torchvision.models.quantization.resnet18",
+             "signlang.models.networks.resnet18")  # fmt: skip
+    assert len({run(name) for name in names}) == 3
+    assert run("signlang.models.networks.resnet18") == run("signlang.networks.resnet18")
 
 
 def test_a_record_of_an_older_format_is_refused_with_both_ways_out(tmp_path: Path) -> None:
