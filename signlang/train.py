@@ -1,5 +1,6 @@
 """Train one network on one fold: `python -m signlang.train model=squeezenet fold=0`."""
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from signlang.hydra_app import run
@@ -16,7 +17,9 @@ def train(cfg: DictConfig) -> float:
 
     validation.check_train_config(cfg)  # in milliseconds, before any data is read
     fold = lifecycle.read_fold(cfg)
-    with lifecycle.started_run(cfg, fold) as folder:
+    overrides = list(HydraConfig.get().overrides.task)
+    cfg.run_folder = str(lifecycle.run_folder(cfg, overrides).path)
+    with lifecycle.started_run(cfg, fold, overrides) as folder:
         metrics = folder.metrics()
         if metrics is None:
             from signlang.runs import training  # torch, Lightning and timm take seconds to import

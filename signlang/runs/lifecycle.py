@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -55,17 +54,20 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
 
 
 @contextmanager
-def started_run(cfg: DictConfig, images: Fold) -> Iterator[RunFolder]:
-    """Hold the run folder of a configuration, with the log going into it.
+def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iterator[RunFolder]:
+    """Lock `cfg.run_folder`, write the record of the run, and log into the folder.
+
+    Args:
+        cfg: The configuration; `run_folder` must be set, see `run_folder`.
+        images: The images and their fold assignment.
+        overrides: Of the command line, kept in the record.
 
     Raises:
         RunError: If it is in use, belongs to a run with other settings, or this one fails; the
             traceback is then in its `run.log`.
         KeyboardInterrupt: If the run is interrupted, with a sentence on how to go on.
     """
-    overrides = list(HydraConfig.get().overrides.task)
-    folder, chosen = run_folder(cfg, overrides), identity.settings_of(cfg)
-    cfg.run_folder = str(folder.path)
+    folder, chosen = RunFolder(Path(cfg.run_folder)), identity.settings_of(cfg)
     index, parts = images.index, images.parts
     facts = {
         "name": cfg.data.name,
@@ -165,8 +167,8 @@ def _failures(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _write_settings(cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> None:
+def _write_settings(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> None:
     place = folder.path / ".hydra"
     place.mkdir(exist_ok=True)
     OmegaConf.save(cfg, place / "config.yaml", resolve=True)
-    OmegaConf.save(OmegaConf.create(overrides), place / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(list(overrides)), place / "overrides.yaml")
