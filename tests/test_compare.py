@@ -250,7 +250,7 @@ def test_a_missing_fold_is_named_with_the_command_that_completes_it(study: Path)
     shutil.rmtree(setting_of(study) / "fold=1")
     result = run_command(Path.cwd(), "runs/folder", verb="compare")
     assert result.code == 1
-    assert "has 2 of 3 folds: fold 1 was not begun" in result.err
+    assert "has 2 of 3 folds: fold 1 was not started" in result.err
     assert "Traceback" not in result.err
     assert result.err.endswith("look at what there is with --allow-incomplete.\n")
     (command,) = re.findall(r"^ +(python -m signlang.train .*)$", result.err, re.MULTILINE)

@@ -17,7 +17,7 @@ from signlang.files import atomic_write
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there in one step.
+    """Writes a checkpoint to a temporary file and renames it.
 
     Lightning's own writing may copy from another file system: killed at that moment, it would leave
     half a file where the last good checkpoint was.
@@ -29,13 +29,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Replace the file at `path`, or leave it as it was if the disk is full."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)  # into a file it would hide a full disk behind other words
+        torch.save(checkpoint, buffer)  # into a file, torch reports a full disk as another error
         with atomic_write(Path(path)) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
 
 class SeedEachEpoch(pl.Callback):
-    """Makes dropout depend on the run's seed and the epoch, not on what the process did before.
+    """Seeds torch for each epoch, so that dropout depends on the run's seed and the epoch only.
 
     Args:
         seed: Of the run.
@@ -49,8 +49,8 @@ class SeedEachEpoch(pl.Callback):
     ) -> None:
         """Seed torch at the first batch of each epoch."""
         if batch_idx == 0:
-            words = np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(2)
-            torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+            state = np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(2)
+            torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 class ResumableEarlyStopping(EarlyStopping):
@@ -66,14 +66,14 @@ class InterruptGuard(pl.Callback):
     """Ends training at the next batch if Ctrl-C came while Python could not raise.
 
     An exception that a signal raises inside a destructor, or in Python code called from C, is
-    printed and dropped; the run would go on as if nothing had been pressed.
+    printed and dropped; the run would continue.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.interrupted = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take note of Ctrl-C, unless somebody else handles or ignores it."""
+        """Handle Ctrl-C, unless other code handles or ignores it."""
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._note)
@@ -81,15 +81,15 @@ class InterruptGuard(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Raise what was dropped."""
-        if self.asked:
+        """Raise the dropped interrupt."""
+        if self.interrupted:
             raise KeyboardInterrupt
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave Ctrl-C as it was."""
+        """Restore Python's handler."""
         if signal.getsignal(signal.SIGINT) == self._note:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _note(self, number: int, frame: object) -> None:
-        self.asked = True
+        self.interrupted = True
         raise KeyboardInterrupt

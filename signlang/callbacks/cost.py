@@ -20,7 +20,7 @@ REPEATS: Final = 100
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs.
+    """Cost of a network.
 
     Attributes:
         parameters: Trainable weights.
@@ -94,9 +94,9 @@ def latencies_ms(classifier: Classifier, image_size: int, repeats: int = REPEATS
     try:
         with torch.inference_mode():
             for _ in range(WARM_UP + repeats):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 network(image)
-                times.append(1e3 * (time.perf_counter() - begun))
+                times.append(1e3 * (time.perf_counter() - started))
     finally:
         torch.set_num_threads(threads)
     return times[WARM_UP:]
@@ -116,7 +116,7 @@ def profile(classifier: Classifier, image_size: int) -> Cost:
 
 
 class CostProfile(pl.Callback):
-    """Measures the network once it has been tested, and logs the figures."""
+    """Measures the network once it has been tested, and logs the costs."""
 
     def __init__(self) -> None:
         self.cost: Cost | None = None
@@ -125,6 +125,6 @@ class CostProfile(pl.Callback):
         """Measure, keep and log."""
         classifier = cast(Classifier, pl_module)
         self.cost = profile(classifier, int(trainer.datamodule.image_size))  # type: ignore[attr-defined]
-        figures = {k: v for k, v in asdict(self.cost).items() if isinstance(v, int | float)}
+        costs = {k: v for k, v in asdict(self.cost).items() if isinstance(v, int | float)}
         for logger in trainer.loggers:
-            logger.log_metrics({f"cost/{name}": value for name, value in figures.items()}, step=0)
+            logger.log_metrics({f"cost/{name}": value for name, value in costs.items()}, step=0)

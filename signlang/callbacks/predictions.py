@@ -17,7 +17,7 @@ from signlang.reporting.plots import image_grid, literal_text, matrix_figure
 
 
 class PredictionCollector(pl.Callback):
-    """Collects what the network says of the validation part and the test fold.
+    """Collects the predictions for the validation subset and the test fold.
 
     It works for `Trainer.validate` and `Trainer.test`; validation during training is not kept.
     """
@@ -29,7 +29,7 @@ class PredictionCollector(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Keep a batch of the validation part."""
+        """Keep a batch of the validation subset."""
         if trainer.state.fn == "validate":
             self._keep("validation", outputs, batch_idx)
 
@@ -40,19 +40,19 @@ class PredictionCollector(pl.Callback):
         """Keep a batch of the test fold."""
         self._keep("test", outputs, batch_idx)
 
-    def probabilities(self, part: str) -> Floats:
-        """(n, classes) softmax of the logits, in the order of the part's rows."""
-        logits = torch.cat([batch["logits"] for batch in self._batches[part]])
+    def probabilities(self, subset: str) -> Floats:
+        """(n, classes) softmax of the logits, in the order of the subset's rows."""
+        logits = torch.cat([batch["logits"] for batch in self._batches[subset]])
         return logits.double().softmax(1).numpy()
 
-    def labels(self, part: str) -> Ints:
-        """(n,) true labels, in the order of the part's rows."""
-        return torch.cat([batch["labels"] for batch in self._batches[part]]).numpy()
+    def labels(self, subset: str) -> Ints:
+        """(n,) true labels, in the order of the subset's rows."""
+        return torch.cat([batch["labels"] for batch in self._batches[subset]]).numpy()
 
-    def _keep(self, part: str, outputs: dict[str, torch.Tensor], batch_idx: int) -> None:
+    def _keep(self, subset: str, outputs: dict[str, torch.Tensor], batch_idx: int) -> None:
         if batch_idx == 0:
-            self._batches[part] = []
-        self._batches[part].append({name: value.cpu() for name, value in outputs.items()})
+            self._batches[subset] = []
+        self._batches[subset].append({name: value.cpu() for name, value in outputs.items()})
 
 
 def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Floats) -> None:
@@ -61,8 +61,8 @@ def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Float
     Args:
         file: The CSV file.
         index: All images.
-        rows: (n,) which of them were judged.
-        probabilities: (n, classes) how.
+        rows: (n,) those that were predicted.
+        probabilities: (n, classes) of those.
     """
     predicted = probabilities.argmax(1)
     lines = (
@@ -97,10 +97,10 @@ class ImageLogger(pl.Callback):
             _show(trainer, "training images", image_grid(images[:PREVIEWED].cpu().numpy(), titles))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show how the test fold was judged."""
-        found = next(c for c in trainer.callbacks if isinstance(c, PredictionCollector))  # type: ignore[attr-defined]
+        """Show the predictions for the test fold."""
+        collector = next(c for c in trainer.callbacks if isinstance(c, PredictionCollector))  # type: ignore[attr-defined]
         data = trainer.datamodule  # type: ignore[attr-defined]
-        labels, probabilities = found.labels("test"), found.probabilities("test")
+        labels, probabilities = collector.labels("test"), collector.probabilities("test")
         predicted = probabilities.argmax(1)
         classes = data.index.classes
         _show(

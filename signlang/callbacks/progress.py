@@ -23,7 +23,7 @@ class ProgressBar(pl.Callback):
         self.task: TaskID | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar, at the place where a resumed run goes on."""
+        """Show the bar, at the epoch where a resumed run continues."""
         self.bar = progress()
         self.bar.start()
         per_epoch = int(trainer.num_training_batches)
@@ -40,7 +40,7 @@ class ProgressBar(pl.Callback):
             self.bar.advance(self.task)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the epoch that comes and the last accuracy."""
+        """Show the next epoch and the last accuracy."""
         if self.bar is None or self.task is None:
             return
         accuracy = trainer.callback_metrics.get("validation/accuracy")
@@ -48,13 +48,13 @@ class ProgressBar(pl.Callback):
         self.bar.update(self.task, description=self._title(trainer, 1), note=note)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._stop()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Take the bar away before anybody writes a message."""
+        """Remove the bar before a message is written."""
         self._stop()
 
     def _stop(self) -> None:
@@ -62,9 +62,9 @@ class ProgressBar(pl.Callback):
             self.bar.stop()
             self.bar = None
 
-    def _title(self, trainer: pl.Trainer, ahead: int = 0) -> str:
+    def _title(self, trainer: pl.Trainer, offset: int = 0) -> str:
         epochs = trainer.max_epochs or 1
-        return f"epoch {min(trainer.current_epoch + 1 + ahead, epochs)}/{epochs}"
+        return f"epoch {min(trainer.current_epoch + 1 + offset, epochs)}/{epochs}"
 
 
 class History(Checkpoint):
@@ -72,7 +72,7 @@ class History(Checkpoint):
 
     It is a Lightning `Checkpoint` because those are called after the module has logged its epoch.
     The rows are in each checkpoint, so that a resumed run has those of its own epochs: no more, no
-    less, whatever became of the file.
+    less, in whatever state the file is.
 
     Args:
         file: The CSV file.
@@ -81,21 +81,21 @@ class History(Checkpoint):
     def __init__(self, file: str) -> None:
         self.file = Path(file)
         self.rows: list[dict[str, str]] = []
-        self.begun = self.trained = 0.0
+        self.started = self.trained = 0.0
         self.images = 0
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Put the rows into the checkpoint, and that of the epoch which ends with it."""
-        told = bool(self.rows) and self.rows[-1]["epoch"] == str(trainer.current_epoch)
-        ends = trainer.is_last_batch and not told
+        recorded = bool(self.rows) and self.rows[-1]["epoch"] == str(trainer.current_epoch)
+        ends = trainer.is_last_batch and not recorded
         checkpoint[ROWS] = [*self.rows, self._row(trainer)] if ends else self.rows
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the rows of the epochs that are done; none where they were not kept."""
+        """Restore the rows of the finished epochs; none if the checkpoint has none."""
         self.rows = list(checkpoint.get(ROWS, []))
 
     def on_train_batch_start(
@@ -103,20 +103,20 @@ class History(Checkpoint):
     ) -> None:
         """Start the clock of the epoch."""
         if batch_idx == 0:
-            self.begun, self.images = time.perf_counter(), 0
+            self.started, self.images = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
         batch_idx: int,
     ) -> None:  # fmt: skip
-        """Stop the clock of training, which nobody reads before the last batch."""
+        """Stop the clock of training; only its value at the last batch is used."""
         self.images += len(batch[1])
         if trainer.is_last_batch and torch.cuda.is_available():
             torch.cuda.synchronize()  # once an epoch: the batches were only queued so far
-        self.trained = time.perf_counter() - self.begun
+        self.trained = time.perf_counter() - self.started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write all rows anew, in one step."""
+        """Rewrite all rows atomically."""
         row = self._row(trainer)
         self.rows.append(row)
         self._write()
@@ -145,7 +145,7 @@ class History(Checkpoint):
         return {
             "epoch": str(trainer.current_epoch),
             **metrics,
-            "seconds": f"{time.perf_counter() - self.begun:.3f}",
+            "seconds": f"{time.perf_counter() - self.started:.3f}",
             "images_per_second": f"{self.images / self.trained:.1f}",
         }
 

@@ -97,14 +97,14 @@ def recalibrate(
     _check_same(run, root, judged["validation"])
     if write:
         judged["test"] = _subset_probabilities(candidate, root, "test")
-        with RunFolder(run).claimed():
+        with RunFolder(run).locked():
             calibration.write_calibration(run, judged, wanted_precision)
     return calibration.fit_calibration(*judged["validation"], wanted_precision)
 
 
 def _subset_probabilities(candidate: BatchPredictor, root: Path, part: str) -> LabeledProbabilities:
     """Show the images of one part to the network."""
-    rows = RunFolder(candidate.path).part(part, candidate.classes)
+    rows = RunFolder(candidate.path).subset(part, candidate.classes)
     if not rows:
         raise DataError(f"{candidate.path / 'data.csv'} names no {part} images.")
     starts = range(0, len(rows), BATCH)

@@ -1,7 +1,7 @@
 """The LightningModule: normalization, network, loss, metrics and optimizer.
 
-Mean, deviation and names of the classes travel inside its checkpoints, so that whoever loads one
-preprocesses exactly as the training did.
+Mean, deviation and names of the classes travel inside its checkpoints, so that
+inference preprocesses images as training did.
 """
 
 import math
@@ -79,14 +79,16 @@ class Classifier(pl.LightningModule):
         self.optimizer, self.resolve = dict(optimizer), resolve
         self.loss = self._build_loss(loss, label_smoothing) if resolve is import_target else None
         # (x / 255 - mean) / std as one subtraction and one multiplication of the bytes
-        shift, spread = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std))
-        self.register_buffer("mean", 255 * shift, persistent=False)
-        self.register_buffer("scale", 1 / (255 * spread), persistent=False)
+        means, deviations = (
+            torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std)
+        )
+        self.register_buffer("mean", 255 * means, persistent=False)
+        self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
         self.learning_rate = math.nan
         self._trained: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
         self.metrics = nn.ModuleDict(
             {
-                "train_metrics": _metrics(len(classes), thorough=False),
+                "train_metrics": _metrics(len(classes), full=False),
                 "validation_metrics": _metrics(len(classes)),
                 "test_metrics": _metrics(len(classes)),
             }
@@ -94,12 +96,12 @@ class Classifier(pl.LightningModule):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 images (B, size, size, 3) to logits (B, classes)."""
-        count, height, width, colours = images.shape
+        count, height, width, channels = images.shape
         # whole rows: to broadcast three numbers along each pixel takes four times as long
         mean, scale = (v.flatten().repeat(height * width) for v in (self.mean, self.scale))
-        normal = images.reshape(count, -1).to(self.mean.dtype).sub_(mean).mul_(scale)
+        normalized = images.reshape(count, -1).to(self.mean.dtype).sub_(mean).mul_(scale)
         # a view: the bytes are in channels-last order already
-        planes = normal.view(count, height, width, colours).permute(0, 3, 1, 2)
+        planes = normalized.view(count, height, width, channels).permute(0, 3, 1, 2)
         logits: torch.Tensor = self.network(planes)
         return logits
 
@@ -122,8 +124,8 @@ class Classifier(pl.LightningModule):
         """
         batch = []
         for pixels in as_images(images):
-            for side in (*sizes, self.image_size):
-                pixels = resize_image(Image.fromarray(pixels), side)
+            for size in (*sizes, self.image_size):
+                pixels = resize_image(Image.fromarray(pixels), size)
             batch.append(torch.tensor(pixels))
         if not batch:
             return torch.empty(0, len(self.classes))
@@ -138,11 +140,11 @@ class Classifier(pl.LightningModule):
         return self._step(batch, "train")[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Return logits (B, classes) and labels (B,) for whoever collects them."""
+        """Return logits (B, classes) and labels (B,) for the callbacks that collect them."""
         return {"logits": self._step(batch, "validation")[1], "labels": batch[1]}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Return logits (B, classes) and labels (B,) for whoever collects them."""
+        """Return logits (B, classes) and labels (B,) for the callbacks that collect them."""
         return {"logits": self._step(batch, "test")[1], "labels": batch[1]}
 
     def on_train_epoch_start(self) -> None:
@@ -207,12 +209,12 @@ class Classifier(pl.LightningModule):
         logits = self(images).float()
         criterion = self.loss if stage == "train" and self.loss is not None else F.cross_entropy
         loss: torch.Tensor = criterion(logits, labels)
-        seen = loss.detach(), len(labels), logits.detach(), labels
+        values = loss.detach(), len(labels), logits.detach(), labels
         if stage == "train":
-            self._trained.append(seen)
+            self._trained.append(values)
         else:
             metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
-            metrics.update(**dict(zip(("value", "weight", "preds", "target"), seen, strict=True)))
+            metrics.update(**dict(zip(("value", "weight", "preds", "target"), values, strict=True)))
         return loss, logits.detach()
 
     def _build_loss(self, node: Mapping[str, Any], label_smoothing: float) -> Any:
@@ -239,29 +241,29 @@ class Classifier(pl.LightningModule):
             ) from error
         if not isinstance(value, torch.Tensor) or value.ndim or not value.requires_grad:
             is_tensor = isinstance(value, torch.Tensor)
-            given = f"a tensor of {tuple(value.shape)}" if is_tensor else repr(value)
+            returned = f"a tensor of {tuple(value.shape)}" if is_tensor else repr(value)
             raise SettingError(
                 f"loss: {target} must return one number that follows from the logits; it returns "
-                f"{given}."
+                f"{returned}."
             )
         return loss
 
     def _log_epoch(self, stage: str) -> None:
         metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
-        figures = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
-        figures["step"] = torch.tensor(float(self.current_epoch))  # dashboards count epochs
-        # judging the validation part once more, after training, is no point of its curve
-        self.log_dict(figures, logger=self.trainer.state.fn != "validate")
+        values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        values["step"] = torch.tensor(float(self.current_epoch))  # dashboards count epochs
+        # the validation of the best checkpoint, after training, is no point of the curve
+        self.log_dict(values, logger=self.trainer.state.fn != "validate")
         metrics.reset()
 
 
-def _metrics(classes: int, thorough: bool = True) -> MetricCollection:
+def _metrics(classes: int, full: bool = True) -> MetricCollection:
     options: dict[str, Any] = {"num_classes": classes, "validate_args": False}
     metrics: dict[str, Any] = {
         "loss": MeanMetric(),
         "accuracy": MulticlassAccuracy(average="micro", **options),
     }
-    if thorough:
+    if full:
         metrics |= {
             "macro_f1": MulticlassF1Score(average="macro", **options),
             "calibration_error": MulticlassCalibrationError(n_bins=CALIBRATION_BINS, **options),
@@ -304,13 +306,13 @@ def load_classifier(file: Path, *, resolve: Resolver = import_listed, kind: str 
             f"{file} does not fit this version of signlang or its network has changed ({error}): "
             "train the run again with overwrite=true."
         ) from error
-    odd = [
+    wrong = [
         *misfits.unexpected_keys,
         *(k for k in misfits.missing_keys if not k.startswith("loss.")),
     ]
-    if odd:
+    if wrong:
         raise RunError(
-            f"{file} does not hold the weights of its network ({', '.join(odd[:5])}): train the "
+            f"{file} does not hold the weights of its network ({', '.join(wrong[:5])}): train the "
             "run again with overwrite=true."
         )
     return model.eval()

@@ -1,6 +1,6 @@
 """Networks: torch modules from (B, 3, size, size) to (B, num_classes) logits.
 
-Figures: one core of an Intel Xeon with AMX, torch 2.15.0, bfloat16, channels last.
+Timings: one core of an Intel Xeon with AMX, torch 2.15.0, bfloat16, channels last.
 
 Networks see normalized images; the classifier around them normalizes.
 """
@@ -101,13 +101,13 @@ def simple_cnn(num_classes: int, image_size: int, pretrained: bool = False) -> n
     """Model A of the digits study: three convolutions, 457,226 parameters at 100 x 100.
 
     Each convolution is followed by ELU, max-pooling of 3 and batch normalization. ELU is monotonic,
-    so it stands behind the pooling here: the same function, with a ninth of the work.
+    so it follows the pooling here: the same function at a ninth of the cost.
 
     Raises:
-        WeightsError: If pretrained weights are wanted: nobody has published any.
+        WeightsError: If pretrained weights are wanted: there are none.
     """
     if pretrained:
-        raise WeightsError("simple_cnn has no pretrained weights: say model.pretrained=false.")
+        raise WeightsError("simple_cnn has no pretrained weights: use model.pretrained=false.")
     layers: list[nn.Module] = []
     for before, after in ((3, 32), (32, 64), (64, 128)):
         layers += [
@@ -116,8 +116,8 @@ def simple_cnn(num_classes: int, image_size: int, pretrained: bool = False) -> n
             nn.ELU(inplace=True),
             nn.BatchNorm2d(after),
         ]
-    side = image_size // 3 // 3 // 3
-    network = DenseHead(nn.Sequential(*layers, nn.Flatten()), 128 * side * side, num_classes)
+    pooled = image_size // 3 // 3 // 3
+    network = DenseHead(nn.Sequential(*layers, nn.Flatten()), 128 * pooled * pooled, num_classes)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):  # as Keras does, in which the study was made
             nn.init.xavier_uniform_(layer.weight)
@@ -145,7 +145,7 @@ def resnet18(num_classes: int, image_size: int, pretrained: bool = False) -> nn.
 def squeezenet(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """SqueezeNet 1.0 of torchvision (Iandola et al. 2016).
 
-    Its logits pass through a ReLU, so that a class whose logits begin below zero may never get a
+    Its logits pass through a ReLU, so that a class whose logits start below zero may never get a
     gradient. The last bias therefore starts at 1 instead of 0, to which softmax is indifferent.
     """
     from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
@@ -295,7 +295,7 @@ def _check_contract(network: Any, target: str, num_classes: int, image_size: int
 
 
 def head_of(network: nn.Module, num_classes: int) -> str:
-    """Name of the layer that makes the logits: what timm says, else the last of that many outputs.
+    """Name of the output layer: the one timm names, else the last with that many outputs.
 
     >>> head_of(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), 3)
     '1'

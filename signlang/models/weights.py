@@ -16,9 +16,9 @@ State = Mapping[str, torch.Tensor]
 
 
 def use_cache_if_offline() -> None:
-    """Tell the hub to look into its cache only, if its server does not answer within seconds.
+    """Make the hub use its cache only, if its server does not answer within seconds.
 
-    Left to itself it tries again for most of a minute, file by file.
+    By default it retries for most of a minute, file by file.
     """
     from huggingface_hub import constants, get_session
 
@@ -31,20 +31,20 @@ def use_cache_if_offline() -> None:
 
 @contextmanager
 def downloading(name: str) -> Iterator[None]:
-    """Turn whatever a hub throws, without a network for instance, into one sentence."""
+    """Turn the errors of a hub, for instance without a network, into one sentence."""
     try:
         yield
     except Exception as error:
         raise WeightsError(
             f"The pretrained weights of {name} cannot be downloaded ({type(error).__name__}): "
-            "give a file with model.weights=FILE, or begin from scratch: model.pretrained=false."
+            "give a file with model.weights=FILE, or train from scratch: model.pretrained=false."
         ) from error
 
 
 def read_state(file: str) -> dict[str, torch.Tensor]:
     """Read a safetensors file, or a state dict saved by torch (never anything else of a pickle).
 
-    A state dict inside a Lightning checkpoint or under the usual keys is found.
+    A state dict inside a Lightning checkpoint or under the usual keys is read too.
 
     Raises:
         WeightsError: If the file is missing or holds no state dict.
@@ -87,8 +87,8 @@ def load(network: nn.Module, file: str, head: str, backbone: str = "") -> None:
         network: The network, changed in place.
         file: See `read_state`.
         head: Name of the layer that depends on the number of classes.
-        backbone: A part of the network; a file that holds this part alone is accepted, and what is
-            left of its own head is dropped.
+        backbone: A submodule; a file that holds it alone is accepted, and the head of that file
+            is dropped.
 
     Raises:
         WeightsError: If the file cannot be read, or names every layer that does not fit.
@@ -120,7 +120,7 @@ def load(network: nn.Module, file: str, head: str, backbone: str = "") -> None:
             f"{len(target)} entries differ:{listing(misfits)}"
         )
     if new_head:
-        log.info("%s: taken; begun anew: %s", file, ", ".join(new_head))
+        log.info("%s: loaded; initialized at random: %s", file, ", ".join(new_head))
     network.load_state_dict(
         {key: value for key, value in state.items() if key not in new_head}, strict=False
     )
@@ -137,7 +137,7 @@ def _matters(key: str, new_head: list[str]) -> bool:
 def load_full_state(network: Any, file: str, classes: int) -> None:
     """Copy weights into a network, the head too; nothing may be missing or left over.
 
-    A word that all names of the file begin with, as wrappers add it, is dropped.
+    A prefix of all names in the file, as wrappers add it, is dropped.
 
     Args:
         network: Changed in place.

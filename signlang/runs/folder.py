@@ -52,7 +52,7 @@ class RunFolder:
         return self._read("metrics.json")
 
     def record(self) -> dict[str, Any] | None:
-        """Read `record.json`; None if the run was never begun.
+        """Read `record.json`; None if the run was never started.
 
         Raises:
             RunError: If it cannot be read, or was written in another format than today's.
@@ -68,7 +68,7 @@ class RunFolder:
         return record
 
     def images(self) -> list[dict[str, str]]:
-        """Read `data.csv`: path, label, signer and part of every image.
+        """Read `data.csv`: path, label, signer and subset of every image.
 
         Raises:
             RunError: If it is missing or damaged.
@@ -79,16 +79,16 @@ class RunFolder:
             raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}")
         return rows
 
-    def images_of(self, part: str) -> list[dict[str, str]]:
+    def images_of(self, subset: str) -> list[dict[str, str]]:
         """Read the rows of `train`, `validation` or `test`; an image may be in both of the latter.
 
         Raises:
             RunError: If `data.csv` is missing or damaged.
         """
-        return [row for row in self.images() if part in row["part"].split("+")]
+        return [row for row in self.images() if subset in row["part"].split("+")]
 
-    def part(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
-        """Paths and labels of the images of a part.
+    def subset(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
+        """Paths and labels of the images of a subset.
 
         Args:
             name: `train`, `validation` or `test`.
@@ -97,9 +97,9 @@ class RunFolder:
         Raises:
             DataError: If an image is of another class.
         """
-        number = {name: position for position, name in enumerate(classes)}
+        label_of = {name: label for label, name in enumerate(classes)}
         try:
-            return [(row["path"], number[row["label"]]) for row in self.images_of(name)]
+            return [(row["path"], label_of[row["label"]]) for row in self.images_of(name)]
         except KeyError as error:
             raise DataError(
                 f"{self.path / 'data.csv'} does not fit the network: no {error}."
@@ -110,13 +110,13 @@ class RunFolder:
         write_json(self.path / "metrics.json", metrics)
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep every other process out of the folder as long as the block runs.
 
-        The claim ends with the process, however it ends.
+        The lock ends with the process, however that ends.
 
         Raises:
-            RunError: If another process has it, or the folder cannot be made.
+            RunError: If another process holds the lock, or the folder cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -124,30 +124,30 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
-                f"Another process is at work in {self.path}: leaving it alone."
+                f"Another process is at work in {self.path}: wait until it ends."
             ) from None
         except OSError as error:
             raise RunError(
-                f"The run folder {self.path} cannot be made ({error.strerror}): "
-                "choose another place with runs_dir=DIR."
+                f"The run folder {self.path} cannot be created ({error.strerror}): "
+                "choose another folder with runs_dir=DIR."
             ) from None
         try:
             yield
         finally:
             lock.release()
 
-    def begin(self, record: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Write `record.json`, or find that this very run was begun before.
+    def start(self, record: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write `record.json`, or check that the one in place is of this run.
 
         Args:
             record: See `identity.record`.
-            overwrite: Delete what another run left here.
+            overwrite: Delete the files of an earlier run first.
 
         Raises:
             RunError: If the folder, or a file in it, belongs to a run with other settings or data.
         """
         if overwrite and (self.path / "record.json").exists():
-            log.warning("overwrite=true: deleting what was in %s", self.path)
+            log.warning("overwrite=true: deleting the contents of %s", self.path)
             self._clear()
         old = self.record()
         if old is None:
@@ -157,8 +157,8 @@ class RunFolder:
         metrics = self.metrics()
         if metrics is not None and metrics.get("fingerprint") != record["fingerprint"]:
             raise RunError(
-                f"{self.path / 'metrics.json'} is not of the run that record.json beside it tells "
-                "of: delete it to finish the run again."
+                f"{self.path / 'metrics.json'} does not belong to the run of record.json beside "
+                "it: delete it to finish the run again."
             )
 
     def is_finished(self, fingerprint: str) -> bool:
@@ -168,12 +168,12 @@ class RunFolder:
 
     def _refuse(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         changed = differences(old.get("settings", {}), new["settings"])
-        before, now = old.get("data", {}), new["data"]
-        if before.get("fingerprint") != now["fingerprint"]:
+        old_data, new_data = old.get("data", {}), new["data"]
+        if old_data.get("fingerprint") != new_data["fingerprint"]:
             changed.append(
-                f"data: {before.get('images')} images of {before.get('classes')} classes there "
-                f"({str(before.get('fingerprint'))[:8]}), {now['images']} of "
-                f"{now['classes']} now ({now['fingerprint'][:8]})"
+                f"data: {old_data.get('images')} images of {old_data.get('classes')} classes there "
+                f"({str(old_data.get('fingerprint'))[:8]}), {new_data['images']} of "
+                f"{new_data['classes']} now ({new_data['fingerprint'][:8]})"
             )
         raise RunError(
             f"{self.path} holds a run with other settings:{listing(changed)}\n"
@@ -199,7 +199,7 @@ class RunFolder:
             reason = getattr(error, "strerror", None) or error
             raise RunError(
                 f"{file} cannot be read ({reason}): delete it to finish the run again, "
-                "or start anew with overwrite=true."
+                "or train the run again with overwrite=true."
             ) from None
         if not isinstance(content, dict):
             raise RunError(f"{file} holds no JSON object: delete it to finish the run again.")

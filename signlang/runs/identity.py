@@ -19,7 +19,7 @@ import signlang
 from signlang.files import content_digest, file_digest, read_csv
 from signlang.system import device, git_commit
 
-# settings that say where and how a run is made, not what it is; the root's content is in the data
+# settings of where and how a run is trained, not of what it is; data has its own fingerprint
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
     "launcher", "sweep", "wanted_precision", "datamodule", "data.root", "data.signers",
@@ -48,15 +48,15 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
     >>> name_of("timm", "digits", ["model=timm", "model.architecture=resnet10t"])
     'timm,model.architecture=resnet10t'
     """
-    parts = []
+    names = []
     chosen = dict(override.partition("=")[::2] for override in overrides)  # the last one counts
     for key, value in sorted((key.lstrip("+"), value) for key, value in chosen.items()):
         value = value.strip("'\"")
         named_after = key in {"data", "experiment"} and value == study
         if named_after or key == "model" or key.startswith("hydra") or is_below(key, UNNAMED):
             continue
-        parts.append(f"{key}={Path(value).name if '/' in value else value}")
-    name = ",".join([model, *parts])
+        names.append(f"{key}={Path(value).name if '/' in value else value}")
+    name = ",".join([model, *names])
     if len(name.encode()) > LONGEST_NAME:
         name = f"{name[:120]}...{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
     return name
@@ -99,7 +99,7 @@ def component_name(target: str) -> str:
         return f"signlang {name}"
     try:
         spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # to be said by whoever imports it
+    except (ImportError, ValueError):  # reported by whoever imports it
         spec = None
     origin = Path(spec.origin) if spec is not None and spec.origin else None
     if origin is None or not origin.is_file() or _is_installed(origin):
@@ -112,8 +112,8 @@ def component_name(target: str) -> str:
 
 
 def _is_installed(file: Path) -> bool:
-    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(file.is_relative_to(place) for place in places)
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(file.is_relative_to(folder) for folder in folders)
 
 
 def fingerprint(settings: Mapping[str, Any], data: str) -> str:
@@ -136,12 +136,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def record(settings: Mapping[str, Any], data: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Collect the proof of a run: versions, commit, machine, settings and data.
+    """Collect the provenance of a run: versions, commit, machine, settings and data.
 
     Args:
         settings: See `settings_of`.
-        data: What is known of the data; `fingerprint` is taken into the run's.
-        more: Anything else that is known.
+        data: Facts on the data; `fingerprint` is part of the run's.
+        more: Further entries.
     """
     return {
         "format": FORMAT,
@@ -183,14 +183,14 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# how the reason begins if a fold must be made anew, and if that would be in vain
+# first words of the reason if a fold must be trained again, and if that would not help
 UNUSABLE: Final = "cannot be used"
 DIVERGED: Final = "diverged"
 PATH: Final = re.compile(r"[\w.-]*(/[\w.-]*)+")  # means nothing else to Hydra or a shell
 
 
 def state(path: Path) -> str:
-    """Say how far an unfinished run has come."""
+    """State of an unfinished run, in words."""
     try:
         lines = (path / "run.log").read_text("utf-8", errors="replace").splitlines()
     except OSError:
@@ -203,27 +203,29 @@ def state(path: Path) -> str:
 
 
 def reasons(missing: Mapping[int, str]) -> str:
-    """Say why each fold is missing.
+    """List why each fold is missing.
 
-    >>> reasons({2: "was not begun", 1: "failed"})
-    'fold 1 failed; fold 2 was not begun'
+    >>> reasons({2: "was not started", 1: "failed"})
+    'fold 1 failed; fold 2 was not started'
     """
     return "; ".join(f"fold {fold} {why}" for fold, why in sorted(missing.items()))
 
 
 def sentence(folder: Path, missing: Mapping[int, str], record: Mapping[str, Any]) -> str:
-    """Say which folds are missing, with the commands that train them."""
+    """Name the missing folds, with the commands that train them."""
     folds = range(record["settings"]["folds"])
     finished = len(folds) - sum(fold in folds for fold in missing)
-    trained = {k: why for k, why in missing.items() if k in folds and not why.startswith(DIVERGED)}
-    anew = {fold for fold, why in trained.items() if why.startswith(UNUSABLE)}
+    trainable = {
+        k: why for k, why in missing.items() if k in folds and not why.startswith(DIVERGED)
+    }
+    again = {fold for fold, why in trainable.items() if why.startswith(UNUSABLE)}
     commands = [
         "\n    " + _command(folder, record["overrides"], which, more)
-        for which, more in ((trained.keys() - anew, []), (anew, ["overwrite=true"]))
+        for which, more in ((trainable.keys() - again, []), (again, ["overwrite=true"]))
         if which
     ]
-    what = f"{folder} has {finished} of {len(folds)} folds: {reasons(missing)}."
-    return f"{what} Complete it with{''.join(commands)}" if commands else what
+    text = f"{folder} has {finished} of {len(folds)} folds: {reasons(missing)}."
+    return f"{text} Complete it with{''.join(commands)}" if commands else text
 
 
 def _command(
@@ -231,14 +233,14 @@ def _command(
 ) -> str:
     """The command line that trains folds of a setting."""
     runs_dir = folder.parent.parent
-    made_by = [
+    chosen = [
         _unquoted(word)
         for word in overrides
         if word.partition("=")[0] not in {"fold", "runs_dir", "overwrite"}
     ]
-    where = [] if str(runs_dir) == "runs" else [f"runs_dir={runs_dir}"]
+    location = [] if str(runs_dir) == "runs" else [f"runs_dir={runs_dir}"]
     numbers = f"fold={','.join(map(str, sorted(folds)))}"
-    return shlex.join(["python", "-m", "signlang.train", "-m", *made_by, *where, *more, numbers])
+    return shlex.join(["python", "-m", "signlang.train", "-m", *chosen, *location, *more, numbers])
 
 
 def _unquoted(word: str) -> str:

@@ -20,7 +20,7 @@ from signlang.runs.folder import RunFolder
 
 
 def read_fold(cfg: DictConfig) -> Fold:
-    """Read and check all images, and deal them into parts."""
+    """Read and check all images, and assign them to train, validation and test."""
     images: Fold = instantiate_component(cfg.datamodule.images)
     log.info(
         "%s: %d images of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
@@ -33,13 +33,13 @@ def read_fold(cfg: DictConfig) -> Fold:
 
 
 def run_folder(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
-    """The run folder that belongs to a configuration and the overrides that made it."""
+    """The run folder that belongs to a configuration and its command-line overrides."""
     name = identity.name_of(cfg.model.name, cfg.study, overrides)
     return RunFolder(Path(cfg.runs_dir).expanduser() / cfg.study / name / f"fold={cfg.fold}")
 
 
 def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
-    """Metrics of a run that need not be made again; None if there is something to do or to say."""
+    """Metrics of a run that is finished already; None if it must be started."""
     try:
         folder = run_folder(cfg, overrides)
         metrics = None if cfg.overwrite else folder.metrics()
@@ -47,7 +47,7 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
             return None
         validation.check_train_config(cfg)
         data = instantiate_component(cfg.datamodule.images).index.fingerprint
-    except SignlangError:  # the run itself will tell, in its own log
+    except SignlangError:  # the run reports it in its own log
         return None
     wanted = identity.fingerprint(identity.settings_of(cfg), data)
     return metrics if metrics.get("fingerprint") == wanted else None
@@ -65,31 +65,31 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
     Raises:
         RunError: If it is in use, belongs to a run with other settings, or this one fails; the
             traceback is then in its `run.log`.
-        KeyboardInterrupt: If the run is interrupted, with a sentence on how to go on.
+        KeyboardInterrupt: If the run is interrupted, with a sentence on how to resume.
     """
-    folder, chosen = RunFolder(Path(cfg.run_folder)), identity.settings_of(cfg)
-    index, parts = images.index, images.parts
-    facts = {
+    folder, settings = RunFolder(Path(cfg.run_folder)), identity.settings_of(cfg)
+    index, subsets = images.index, images.parts
+    data = {
         "name": cfg.data.name,
         "fingerprint": index.fingerprint,
         "images": len(index),
         "classes": len(index.classes),
         "excluded": len(index.excluded),
-        "train": len(parts.train),
-        "validation": len(parts.validation),
-        "test": len(parts.test),
+        "train": len(subsets.train),
+        "validation": len(subsets.validation),
+        "test": len(subsets.test),
     }
-    wanted = identity.fingerprint(chosen, index.fingerprint)
+    wanted = identity.fingerprint(settings, index.fingerprint)
     if not cfg.overwrite and folder.is_finished(wanted):
         log.info("%s is finished already", folder.path)
         yield folder
         return
-    with folder.claimed():
-        record = identity.record(chosen, facts, seed=cfg.seed, overrides=overrides)
-        folder.begin(record, overwrite=cfg.overwrite)
-        with log_to(folder.log), _failures(folder):
+    with folder.locked():
+        record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
+        folder.start(record, overwrite=cfg.overwrite)
+        with log_to(folder.log), _reported_failures(folder):
             _write_settings(cfg, folder, overrides)
-            index.write(folder.path, parts.names(len(index)))
+            index.write(folder.path, subsets.names(len(index)))
             if index.excluded:
                 log.warning(
                     "%d file%s left out, listed in excluded.csv:%s",
@@ -101,7 +101,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
 
 
 def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
-    """Show the figures of a finished run, where it is, and how to look at it."""
+    """Print metrics and folder of a finished run, and the command of its dashboards."""
     cost, test = metrics["cost"], metrics["test"]
     show_table(
         f"{metrics['model']} on {metrics['data']}, fold {metrics['fold']} of {metrics['folds']} "
@@ -122,27 +122,31 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     )
 
 
-def instantiate_component(part: DictConfig, **more: Any) -> Any:
-    """Instantiate a part of the configuration; the user hears the cause of a failure."""
+def instantiate_component(node: DictConfig, **more: Any) -> Any:
+    """Instantiate a node of the configuration.
+
+    Raises:
+        SettingError: If its class is missing or refuses its settings; names the cause.
+    """
     try:
-        return instantiate(part, **more)
+        return instantiate(node, **more)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, SignlangError):
             raise cause from None
         if isinstance(cause, ModuleNotFoundError):
             raise SettingError(
-                f"{part.get('_target_')} needs a package that is not installed: {cause}. "
+                f"{node.get('_target_')} needs a package that is not installed: {cause}. "
                 'Optional loggers come with pip install "signlang[wandb]" or "signlang[mlflow]".'
             ) from error
         raise SettingError(
-            f"{part.get('_target_')} refuses its settings: {cause or error}"
+            f"{node.get('_target_')} refuses its settings: {cause or error}"
         ) from error
 
 
 @contextmanager
-def _failures(folder: RunFolder) -> Iterator[None]:
-    """Leave the traceback of a failure in the log, and a sentence for the user."""
+def _reported_failures(folder: RunFolder) -> Iterator[None]:
+    """Log the traceback of a failure, and raise one sentence for the user."""
     try:
         yield
     except SignlangError as error:
@@ -152,23 +156,23 @@ def _failures(folder: RunFolder) -> Iterator[None]:
         log.info("interrupted", exc_info=True)
         done = len(read_csv(folder.path / "history.csv"))
         raise KeyboardInterrupt(
-            f"Interrupted after {done} finished epochs. The same command goes on from there."
+            f"Interrupted after {done} finished epochs. The same command resumes it."
         ) from error
     except Exception as error:
         log.error("the run failed", exc_info=True)
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise RunError(
                 f"The disk is full: {error.filename or folder.path} was not written. Free some "
-                "space and repeat the command: it goes on from the last finished epoch."
+                "space and repeat the command: it resumes after the last finished epoch."
             ) from error
         raise RunError(
             f"The run failed: {type(error).__name__}: {error}\n"
-            f"The traceback is in {folder.log}. Once mended, the same command goes on."
+            f"The traceback is in {folder.log}. Fix the cause; the same command resumes the run."
         ) from error
 
 
 def _write_settings(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> None:
-    place = folder.path / ".hydra"
-    place.mkdir(exist_ok=True)
-    OmegaConf.save(cfg, place / "config.yaml", resolve=True)
-    OmegaConf.save(OmegaConf.create(list(overrides)), place / "overrides.yaml")
+    hydra_folder = folder.path / ".hydra"
+    hydra_folder.mkdir(exist_ok=True)
+    OmegaConf.save(cfg, hydra_folder / "config.yaml", resolve=True)
+    OmegaConf.save(OmegaConf.create(list(overrides)), hydra_folder / "overrides.yaml")

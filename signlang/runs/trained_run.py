@@ -96,7 +96,7 @@ class TrainedRun:
         Raises:
             DataError: If `data.csv` names classes that the network does not know.
         """
-        return RunFolder(self.path).part(name, self.classes)
+        return RunFolder(self.path).subset(name, self.classes)
 
 
 def load_trained_run(path: Path, *, trust: bool = False) -> TrainedRun:

@@ -25,25 +25,27 @@ from signlang.runs.lifecycle import instantiate_component
 from signlang.validation import NORMALIZATIONS
 
 
-def choose_precision(wanted: str, accelerator: str) -> str:
+def choose_precision(precision: str, accelerator: str) -> str:
     """Resolve `auto` to one of Lightning's precisions; pass anything else through.
 
     bfloat16 where the device multiplies it in hardware, else float32. Where it is only emulated,
     it costs accuracy and time.
 
     Args:
-        wanted: `auto`, or a precision of Lightning, e.g. `32-true`.
+        precision: `auto`, or a precision of Lightning, e.g. `32-true`.
         accelerator: Lightning's name of the device: `auto`, `cpu`, `gpu`, ...
     """
-    if wanted != "auto":
-        return wanted
+    if precision != "auto":
+        return precision
     on_gpu = accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
     if on_gpu:
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known = torch.cpu.get_capabilities()
-        fast = any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    chosen = "bf16-mixed" if fast else "32-true"
+        capabilities = torch.cpu.get_capabilities()
+        supported = any(
+            capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16")
+        )
+    chosen = "bf16-mixed" if supported else "32-true"
     log.info("trainer.precision=auto: %s on this %s", chosen, "GPU" if on_gpu else "processor")
     return chosen
 
@@ -61,16 +63,16 @@ METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
 
 def build_datamodule(cfg: DictConfig, fold: Fold) -> HandSignDataModule:
-    """Make the loaders, and let everything random begin from the seed."""
+    """Build the data module, and seed everything random."""
     pl.seed_everything(cfg.seed, verbose=False)
     module: HandSignDataModule = instantiate_component(cfg.datamodule.loaders, fold=fold)
     return module
 
 
 def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
-    """Make the network with its first weights."""
+    """Build the LightningModule with its initial weights."""
     options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
-    start = {key: options.pop(key) for key in ("pretrained", "weights")}
+    initial = {key: options.pop(key) for key in ("pretrained", "weights")}
     normalization, kind = options.pop("normalization"), options.pop("_target_")
     network = options.pop("network")
     more = {key: value for key, value in options.items() if key not in MODEL_KEYS}
@@ -96,7 +98,7 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
             "optimizer": OmegaConf.to_container(cfg.optimizer, resolve=True),
             "loss": OmegaConf.to_container(cfg.loss, resolve=True),
             "label_smoothing": cfg.label_smoothing,
-            "start": start,
+            "start": initial,
             "resolve": import_target,
         },
         key="model",
@@ -105,9 +107,9 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
 
 
 def model_name(cfg: DictConfig) -> str:
-    """What a network is called in tables: its architecture, its group, or its own class.
+    """Name a network in tables by its architecture, its group, or its own class.
 
-    A network that was put in place of a group's own is called by its own name.
+    A network that replaces that of a group has its own name.
     """
     network = cfg.model.network
     target = str(network.get(TARGET))
@@ -118,59 +120,66 @@ def model_name(cfg: DictConfig) -> str:
 
 
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
-    """Make the callbacks; those set to null are left out."""
-    return [instantiate_component(part) for part in cfg.callbacks.values() if part is not None]
+    """Build the callbacks; those set to null are left out."""
+    return [instantiate_component(node) for node in cfg.callbacks.values() if node is not None]
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """Make the loggers; those set to null are left out."""
-    return [instantiate_component(part) for part in cfg.logger.values() if part is not None]
+    """Build the loggers; those set to null are left out."""
+    return [instantiate_component(node) for node in cfg.logger.values() if node is not None]
 
 
-def build_trainer(cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
-    """Make the trainer that fits."""
+def build_trainer(
+    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]
+) -> pl.Trainer:
+    """Build the trainer that fits."""
     precision = choose_precision(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
-    return _trainer(cfg, [*parts, InterruptGuard()], loggers, precision)
+    return _trainer(cfg, [*callbacks, InterruptGuard()], loggers, precision)
 
 
-def build_tester(cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
-    """Make the trainer that judges, always in float32, as a service would."""
-    return _trainer(cfg, parts, loggers, "32-true")
+def build_tester(
+    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]
+) -> pl.Trainer:
+    """Build the trainer that tests, always in float32, as the server computes."""
+    return _trainer(cfg, callbacks, loggers, "32-true")
 
 
 def resume_checkpoint(folder: RunFolder) -> str | None:
-    """The checkpoint to go on from, or None to begin at the beginning."""
+    """The checkpoint to resume from; None to start at the first epoch."""
     if not folder.last.is_file():
         return None
     try:
         epoch = torch.load(folder.last, map_location="cpu", weights_only=True)["epoch"]
     except Exception as error:  # torch raises many kinds on a damaged file
-        log.warning("%s is damaged (%s): beginning anew", folder.last, error)
+        log.warning("%s is damaged (%s): starting again", folder.last, error)
         return None
-    log.info("going on after epoch %d, from %s", epoch + 1, folder.last)
+    log.info("resuming after epoch %d, from %s", epoch + 1, folder.last)
     return str(folder.last)
 
 
 def test_and_record(
-    cfg: DictConfig, folder: RunFolder, judge: pl.Trainer, module: HandSignDataModule
+    cfg: DictConfig, folder: RunFolder, tester: pl.Trainer, module: HandSignDataModule
 ) -> dict[str, Any]:
-    """Judge the best checkpoint on the validation part and, once, on the test fold.
+    """Evaluate the best checkpoint on the validation subset and, once, on the test fold.
 
     Returns:
-        The content of `metrics.json`, as the network is, uncalibrated; `predictions.csv` and
+        The content of `metrics.json`, uncalibrated; `predictions.csv` and
         `calibration.json` are written, and the loggers get the hyper-parameters with the final
         metrics.
     """
     best = load_classifier(folder.best, resolve=import_target, kind=cfg.model[TARGET])
-    judge.validate(best, datamodule=module, verbose=False)
-    validation = {name: float(judge.callback_metrics[f"validation/{name}"]) for name in METRICS}
-    judge.test(best, datamodule=module, verbose=False)
-    test = {name: float(judge.callback_metrics[f"test/{name}"]) for name in METRICS}
-    found = _one(judge, PredictionCollector)
-    probabilities, index = found.probabilities("test"), module.index
+    tester.validate(best, datamodule=module, verbose=False)
+    validation = {name: float(tester.callback_metrics[f"validation/{name}"]) for name in METRICS}
+    tester.test(best, datamodule=module, verbose=False)
+    test = {name: float(tester.callback_metrics[f"test/{name}"]) for name in METRICS}
+    predictions = _only(tester, PredictionCollector)
+    probabilities, index = predictions.probabilities("test"), module.index
     write_predictions(folder.path / "predictions.csv", index, module.parts.test, probabilities)
-    judged = {part: (found.probabilities(part), found.labels(part)) for part in SUBSETS}
-    calibration.write_calibration(folder.path, judged, cfg.wanted_precision)
+    outputs = {
+        subset: (predictions.probabilities(subset), predictions.labels(subset))
+        for subset in SUBSETS
+    }
+    calibration.write_calibration(folder.path, outputs, cfg.wanted_precision)
     history = read_csv(folder.path / "history.csv")
     record = folder.record() or {}
     metrics = {
@@ -186,26 +195,26 @@ def test_and_record(
         "test": {
             **test,
             "per_class_accuracy": per_class_accuracy(
-                found.labels("test"), probabilities.argmax(1), index.classes
+                predictions.labels("test"), probabilities.argmax(1), index.classes
             ),
         },
         "validation": validation,
-        "cost": _cost(_one(judge, CostProfile)),
+        "cost": _cost(_only(tester, CostProfile)),
         "epochs": len(history),
         "seconds": round(sum(float(row["seconds"]) for row in history), 3),
         "images_per_second": _median([float(row["images_per_second"]) for row in history]),
         "fingerprint": record["fingerprint"],
     }
-    _log_hyperparameters(judge, record["settings"], metrics)
+    _log_hyperparameters(tester, record["settings"], metrics)
     return metrics
 
 
 def _trainer(
-    cfg: DictConfig, parts: list[pl.Callback], loggers: list[Logger], precision: str
+    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], precision: str
 ) -> pl.Trainer:
     trainer: pl.Trainer = instantiate_component(
         cfg.trainer,
-        callbacks=parts,
+        callbacks=callbacks,
         logger=loggers or False,
         precision=precision,
         plugins=[AtomicCheckpointIO()],
@@ -214,27 +223,27 @@ def _trainer(
     return trainer
 
 
-def _one(judge: pl.Trainer, kind: type[CallbackType]) -> CallbackType:
-    for callback in judge.callbacks:  # type: ignore[attr-defined]
+def _only(trainer: pl.Trainer, kind: type[CallbackType]) -> CallbackType:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, kind):
             return callback
     raise SettingError(f"{kind.__name__} is missing from callbacks: metrics.json needs it.")
 
 
 def _log_hyperparameters(
-    judge: pl.Trainer, settings: Mapping[str, Any], metrics: Mapping[str, Any]
+    tester: pl.Trainer, settings: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> None:
     final = {f"final/{name}": metrics["test"][name] for name in METRICS}
-    shown = {key: settings[key] for key in sorted(settings) if key.startswith(HPARAMS)}
-    for target in judge.loggers:
-        if isinstance(target, TensorBoardLogger):
-            target.log_hyperparams(shown, final)
-            target.save()
+    hparams = {key: settings[key] for key in sorted(settings) if key.startswith(HPARAMS)}
+    for logger in tester.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(hparams, final)
+            logger.save()
         else:
-            target.log_hyperparams(shown)
-            target.log_metrics(final)
-        target.finalize("success")
-        finish = getattr(getattr(target, "experiment", None), "finish", None)
+            logger.log_hyperparams(hparams)
+            logger.log_metrics(final)
+        logger.finalize("success")
+        finish = getattr(getattr(logger, "experiment", None), "finish", None)
         if callable(finish):  # or W&B would write the next job of a sweep into this run
             finish()
 

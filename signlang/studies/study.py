@@ -237,7 +237,7 @@ def _setting(folder: Path, paths: Mapping[int, Path]) -> tuple[Setting | None, s
     for run in runs[1:]:
         _belong_together(runs[0], run)
     absent = set(range(int(runs[0].metrics["folds"]))) - {run.fold for run in runs} - set(missing)
-    missing |= dict.fromkeys(absent, "was not begun")
+    missing |= dict.fromkeys(absent, "was not started")
     return Setting(folder, tuple(sorted(runs, key=lambda r: r.fold)), missing), ""
 
 
@@ -248,7 +248,7 @@ def _without_runs(folder: Path, missing: Mapping[int, str]) -> str:
             record = RunFolder(folder / f"fold={fold}").record() or {}
             folds = record.get("settings", {}).get("folds")
             if isinstance(folds, int) and "overrides" in record:
-                absent = dict.fromkeys(range(folds), "was not begun")
+                absent = dict.fromkeys(range(folds), "was not started")
                 return identity.sentence(folder, {**absent, **missing}, record)
     return f"{folder}: {identity.reasons(missing)}."
 

@@ -17,7 +17,7 @@ from conftest import QUICK, run_command
 EPOCHS = 12
 
 
-def words(tiny: Path, *more: str) -> list[str]:
+def overrides(tiny: Path, *more: str) -> list[str]:
     return [
         *QUICK, f"data.root={tiny}", "augment=digits", f"trainer.max_epochs={EPOCHS}",
         "batch_size=2", *more,
@@ -38,7 +38,7 @@ def outcome(place: Path) -> tuple[Any, Any, bytes, list[str]]:
     return metrics["test"], metrics["validation"], predictions, epochs
 
 
-def begin(place: Path, *command: str) -> subprocess.Popen[str]:
+def start(place: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "signlang.train", *command],
         cwd=place, stderr=subprocess.PIPE, text=True,
@@ -59,7 +59,7 @@ def wait_for_epoch(place: Path, epochs: int, process: subprocess.Popen[str]) -> 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tmp_path_factory.mktemp("uninterrupted")
-    result = run_command(place, *words(tiny))
+    result = run_command(place, *overrides(tiny))
     assert result.code == 0, result.err
     return outcome(place)
 
@@ -68,30 +68,30 @@ def test_killed_and_resumed_twice_is_as_if_never_killed(
     tiny: Path, tmp_path: Path, uninterrupted: Any
 ) -> None:
     for epochs, pause in ((2, 0.0), (6, 0.07)):
-        process = begin(tmp_path, *words(tiny))
+        process = start(tmp_path, *overrides(tiny))
         wait_for_epoch(tmp_path, epochs, process)
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (run_in(tmp_path) / "metrics.json").exists()
-    result = run_command(tmp_path, *words(tiny))
+    result = run_command(tmp_path, *overrides(tiny))
     assert result.code == 0, result.err
-    assert "going on after epoch" in result.err
+    assert "resuming after epoch" in result.err
     assert outcome(tmp_path) == uninterrupted
 
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_stop_says_how_to_go_on(
+def test_an_interrupt_says_how_to_resume(
     tiny: Path, tmp_path: Path, uninterrupted: Any, way: signal.Signals
 ) -> None:
-    process = begin(tmp_path, *words(tiny))
+    process = start(tmp_path, *overrides(tiny))
     wait_for_epoch(tmp_path, 3, process)
     process.send_signal(way)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "The same command goes on from there." in err
+    assert "The same command resumes it." in err
     assert "Traceback" not in err
-    result = run_command(tmp_path, *words(tiny))
+    result = run_command(tmp_path, *overrides(tiny))
     assert result.code == 0, result.err
     assert outcome(tmp_path) == uninterrupted
 
@@ -99,8 +99,8 @@ def test_a_polite_stop_says_how_to_go_on(
 def test_epochs_that_are_not_the_best_are_kept_too(tiny: Path, tmp_path: Path) -> None:
     rising = ("callbacks.checkpoint.monitor=learning_rate", "callbacks.checkpoint.mode=min",
               "callbacks.one_cycle.warm_up=0.99")  # fmt: skip
-    command = words(tiny, *rising)
-    process = begin(tmp_path, *command)
+    command = overrides(tiny, *rising)
+    process = start(tmp_path, *command)
     wait_for_epoch(tmp_path, 5, process)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
@@ -108,12 +108,12 @@ def test_epochs_that_are_not_the_best_are_kept_too(tiny: Path, tmp_path: Path) -
     assert torch.load(run_in(tmp_path) / "checkpoints" / "best.ckpt")["epoch"] == 0
     result = run_command(tmp_path, *command)
     assert result.code == 0, result.err
-    assert f"going on after epoch {finished}," in result.err
+    assert f"resuming after epoch {finished}," in result.err
 
 
 def test_a_second_process_leaves_the_folder_alone(tiny: Path, tmp_path: Path) -> None:
-    long = words(tiny, "trainer.max_epochs=4000", "callbacks.early_stopping=null")
-    process = begin(tmp_path, *long)
+    long = overrides(tiny, "trainer.max_epochs=4000", "callbacks.early_stopping=null")
+    process = start(tmp_path, *long)
     wait_for_epoch(tmp_path, 1, process)
     result = run_command(tmp_path, *long)
     assert result.code == 1
@@ -124,43 +124,43 @@ def test_a_second_process_leaves_the_folder_alone(tiny: Path, tmp_path: Path) ->
 
 
 def test_a_run_stopped_early_stays_stopped(tiny: Path, tmp_path: Path) -> None:
-    command = words(tiny, "callbacks.early_stopping.patience=1")
+    command = overrides(tiny, "callbacks.early_stopping.patience=1")
     assert run_command(tmp_path, *command).code == 0
     before = outcome(tmp_path)
     assert len(before[3]) < EPOCHS  # it did stop early
-    (run_in(tmp_path) / "metrics.json").unlink()  # as if killed between training and judging
+    (run_in(tmp_path) / "metrics.json").unlink()  # as if killed between training and testing
     (run_in(tmp_path) / "history.csv").unlink()  # its rows are in last.ckpt too
     assert run_command(tmp_path, *command).code == 0
     assert outcome(tmp_path) == before
 
 
-def test_a_damaged_last_checkpoint_begins_anew(
+def test_a_damaged_last_checkpoint_starts_again(
     tiny: Path, tmp_path: Path, uninterrupted: Any
 ) -> None:
-    assert run_command(tmp_path, *words(tiny)).code == 0
+    assert run_command(tmp_path, *overrides(tiny)).code == 0
     run = run_in(tmp_path)
     (run / "metrics.json").unlink()
     (run / "checkpoints" / "last.ckpt").write_bytes(b"half a file")
-    result = run_command(tmp_path, *words(tiny))
+    result = run_command(tmp_path, *overrides(tiny))
     assert result.code == 0, result.err
     assert "is damaged" in result.err
     assert outcome(tmp_path) == uninterrupted
 
 
-def test_a_damaged_history_heals(tiny: Path, tmp_path: Path, uninterrupted: Any) -> None:
-    process = begin(tmp_path, *words(tiny))
+def test_a_damaged_history_is_rewritten(tiny: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    process = start(tmp_path, *overrides(tiny))
     wait_for_epoch(tmp_path, 6, process)
     process.kill()
     process.wait()
     history = run_in(tmp_path) / "history.csv"
     history.write_bytes(history.read_bytes()[:300] + bytes(9))
-    result = run_command(tmp_path, *words(tiny))
+    result = run_command(tmp_path, *overrides(tiny))
     assert result.code == 0, result.err
     assert outcome(tmp_path) == uninterrupted
 
 
-def test_a_run_begun_without_history_goes_on(tiny: Path, tmp_path: Path) -> None:
-    process = begin(tmp_path, *words(tiny))
+def test_a_run_started_without_history_resumes(tiny: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, *overrides(tiny))
     wait_for_epoch(tmp_path, 6, process)
     process.kill()
     process.wait()
@@ -168,7 +168,7 @@ def test_a_run_begun_without_history_goes_on(tiny: Path, tmp_path: Path) -> None
     state = torch.load(last)
     del state["history"]  # as with callbacks.history=null
     torch.save(state, last)
-    result = run_command(tmp_path, *words(tiny))
+    result = run_command(tmp_path, *overrides(tiny))
     assert result.code == 0, result.err
     epochs = [row.split(",")[0] for row in outcome(tmp_path)[3][1:]]
     assert epochs == [str(epoch) for epoch in range(state["epoch"] + 1, EPOCHS)]
@@ -182,12 +182,12 @@ def test_a_full_disk_loses_nothing(tiny: Path, tmp_path: Path, uninterrupted: An
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("no file system can be mounted here")
     try:
-        result = run_command(tmp_path, *words(tiny, f"runs_dir={disk}"))
+        result = run_command(tmp_path, *overrides(tiny, f"runs_dir={disk}"))
         assert result.code == 1
         assert "The disk is full" in result.err
         assert "Traceback" not in result.err
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
-        result = run_command(tmp_path, *words(tiny, f"runs_dir={disk}"))
+        result = run_command(tmp_path, *overrides(tiny, f"runs_dir={disk}"))
         assert result.code == 0, result.err
         (tmp_path / "runs").symlink_to(disk)
         assert outcome(tmp_path) == uninterrupted

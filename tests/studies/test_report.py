@@ -249,7 +249,7 @@ def test_missing_folds_are_marked(tmp_path: Path) -> None:
     text = read(tmp_path).text
     assert "half (1 of 2 folds)" in text
     assert "What is missing" in text
-    assert "fold 0 was not begun" in text
+    assert "fold 0 was not started" in text
     assert "whole (" not in text
 
 

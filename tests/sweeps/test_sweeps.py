@@ -133,7 +133,7 @@ def test_a_killed_worker_costs_only_its_own_job(tiny: Path, tmp_path: Path) -> N
     assert again.code == 0, again.err
     assert len(finished(tmp_path)) == 3
     logs = [file.read_text() for file in tmp_path.glob("runs/*/*/fold=*/run.log")]
-    assert sum("going on after epoch" in text for text in logs) == 1
+    assert sum("resuming after epoch" in text for text in logs) == 1
 
 
 def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(tiny: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(tiny: Path, tmp_pa
     assert all("interrupted" in file.read_text() for file in logs)
     again = run_command(tmp_path, *words)
     assert again.code == 0, again.err
-    assert all("going on after epoch" in file.read_text() for file in logs)
+    assert all("resuming after epoch" in file.read_text() for file in logs)
 
 
 def test_workers_die_with_their_parent(tiny: Path, tmp_path: Path) -> None:
