@@ -68,7 +68,9 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     A component stands under its key with what its `_target_` names (see `component_name`), never
     with the path of a Python module: code that moves leaves finished runs as they are.
     """
-    flat = _flatten(OmegaConf.to_container(cfg, resolve=True))
+    # callbacks and loggers write below the run folder, which says nothing of what the run is
+    unplaced = OmegaConf.merge(cfg, {"run_folder": None})
+    flat = _flatten(OmegaConf.to_container(unplaced, resolve=True))
     kept = {
         key.removesuffix("._target_"): component_name(value) if key.endswith("._target_") else value
         for key, value in flat.items()

@@ -45,6 +45,16 @@ def test_label_smoothing_and_seed_are_part_of_a_run() -> None:
     assert "label_smoothing=0.1" in name_of("squeezenet", "s", ["label_smoothing=0.1"])
 
 
+def test_the_run_folder_is_no_part_of_a_run() -> None:
+    def settings(run_folder: str | None) -> dict[str, object]:
+        last = {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint",
+                "dirpath": "${run_folder}/checkpoints"}  # fmt: skip
+        return chosen(run_folder=run_folder, callbacks={"own": last})
+
+    assert settings("runs/s/squeezenet/fold=0") == settings("runs/s/squeezenet/fold=1")
+    assert settings("runs/s/squeezenet/fold=0") == settings(None)
+
+
 def test_weights_are_part_of_a_run_by_their_content(tmp_path: Path) -> None:
     for name, content in (("one", b"1"), ("same", b"1"), ("other", b"2")):
         (tmp_path / name).mkdir()
