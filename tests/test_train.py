@@ -171,12 +171,12 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(
     assert json_of(run / "metrics.json")["test"] == json.loads(metrics)["test"]
 
 
-def test_figures_of_another_run_are_not_taken_for_its_own(again: Path, tiny: Path) -> None:
+def test_metrics_of_another_run_are_not_taken_for_its_own(again: Path, tiny: Path) -> None:
     (run,) = runs_in(again)
     (run / "metrics.json").write_text("{}")
     result = run_command(again, *settings(tiny))
     assert result.code == 1
-    assert re.search(r"metrics\.json is not of the run .* delete it to finish", result.err)
+    assert re.search(r"metrics\.json does not belong to the run .* delete it to finish", result.err)
     assert "Traceback" not in result.err
 
 
