@@ -412,7 +412,7 @@ def same_images(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (other_data, r"fold=1 and fold=0 beside it were not made alike.*00000000 now|data: 36 pic"),
+        (other_data, r"fold=1 and fold=0 beside it were not made alike.*00000000 now|data: 36 ima"),
         (cut_predictions, r"fold=1/predictions\.csv holds 5 images, but the test fold .* has 12"),
         (
             torn_predictions,
@@ -426,7 +426,7 @@ def same_images(run: Path) -> None:
         (without_column, r"fold=1/data\.csv is missing or damaged\. Train this run again"),
         (renamed_class, r"fold=1/predictions\.csv does not fit classes\.json .* p_C, p_ß"),
         (renamed_everywhere, r"fold=\d/classes\.json and .*fold=1/classes\.json hold different"),
-        (same_images, r"fold=1/predictions\.csv and .*fold=0/predictions\.csv hold the same pic"),
+        (same_images, r"fold=1/predictions\.csv and .*fold=0/predictions\.csv hold the same ima"),
     ],
 )
 def test_runs_that_contradict_each_other_are_refused(
