@@ -126,6 +126,8 @@ def load_trained_run(path: Path, *, trust: bool = False) -> TrainedRun:
 def _module_target(path: Path) -> str:
     """`_target_` of the LightningModule that the run's saved configuration names."""
     file = path / ".hydra" / "config.yaml"
+    if not file.is_file():  # it is our own then, or its checkpoint will not fit
+        return ""
     try:
         return str(OmegaConf.select(OmegaConf.load(file), "model._target_") or "")
     except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
