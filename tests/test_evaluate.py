@@ -658,13 +658,13 @@ def test_figures_of_some_classes_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(6), size=300)
     labels = rng.choice([0, 2, 5], size=300)
-    found = classification.classification_metrics(shares, labels)
+    metrics = classification.classification_metrics(shares, labels)
     best = shares.argmax(1)
-    assert found["accuracy"] == pytest.approx(accuracy_score(labels, best))
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, best))
     expected = f1_score(labels, best, labels=[0, 2, 5], average="macro")
-    assert found["macro_f1"] == pytest.approx(expected)
-    assert found["loss"] == pytest.approx(log_loss(labels, shares, labels=range(6)))
-    three = classification.among(shares, [0, 2, 5])
+    assert metrics["macro_f1"] == pytest.approx(expected)
+    assert metrics["loss"] == pytest.approx(log_loss(labels, shares, labels=range(6)))
+    three = classification.restrict_to_classes(shares, [0, 2, 5])
     logits = torch.from_numpy(np.log(shares))[:, [0, 2, 5]]
     np.testing.assert_allclose(three, logits.softmax(1).numpy(), atol=1e-12)
 

@@ -121,7 +121,7 @@ class Evaluation:
         """Of the same images over the shared classes alone, uncalibrated."""
         labels = np.searchsorted(self.shared, self.labels[self.known])
         return classification.classification_metrics(
-            classification.among(self.probabilities[self.known], self.shared), labels
+            classification.restrict_to_classes(self.probabilities[self.known], self.shared), labels
         )
 
     @property
@@ -210,7 +210,7 @@ def by_signer(found: Evaluation) -> dict[str, Proportion]:
     if found.signers is None:
         return {}
     named = found.known & np.array([bool(name) for name in found.signers])
-    return classification.groups(chosen(found.signers, named), found.correct[named])
+    return classification.accuracy_by_group(chosen(found.signers, named), found.correct[named])
 
 
 def chosen(names: Sequence[str], flags: Flags) -> list[str]:

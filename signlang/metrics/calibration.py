@@ -54,21 +54,21 @@ def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCove
     Raises:
         ValueError: With no images, different lengths, or a confidence that is not finite.
 
-    >>> found = risk_coverage([0.9, 0.8, 0.8, 0.6], [True, True, False, True])
-    >>> found.threshold.tolist(), found.coverage.tolist(), found.risk.round(2).tolist()
+    >>> curve = risk_coverage([0.9, 0.8, 0.8, 0.6], [True, True, False, True])
+    >>> curve.threshold.tolist(), curve.coverage.tolist(), curve.risk.round(2).tolist()
     ([0.9, 0.8, 0.6], [0.25, 0.75, 1.0], [0.0, 0.33, 0.25])
     """
-    given, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
-    if given.ndim != 1 or given.shape != right.shape or not len(given):
-        raise ValueError(f"Thresholds need images, not {given.shape} and {right.shape}.")
-    if not np.isfinite(given).all():
+    scores, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    if scores.ndim != 1 or scores.shape != right.shape or not len(scores):
+        raise ValueError(f"Thresholds need images, not {scores.shape} and {right.shape}.")
+    if not np.isfinite(scores).all():
         raise ValueError("A confidence is not a finite number.")
-    order = np.argsort(-given, kind="stable")
-    falling = given[order]
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
     last = np.append(falling[1:] != falling[:-1], True)  # of each run of equal confidences
     accepted = np.flatnonzero(last) + 1
     wrong = np.cumsum(~right[order])[last]
-    return RiskCoverage(falling[last], accepted, accepted / len(given), wrong / accepted)
+    return RiskCoverage(falling[last], accepted, accepted / len(scores), wrong / accepted)
 
 
 def reject_threshold(
@@ -98,10 +98,10 @@ def reject_threshold(
     >>> reject_threshold([0.9] * 9, [True] * 9, 0.9) is None  # too few
     True
     """
-    found = risk_coverage(confidence, correct)
-    allowed = found.accepted * (1 - wanted_precision) + ROUNDING
-    enough = (found.risk * found.accepted <= allowed) & (allowed >= 1)
-    return float(found.threshold[enough].min()) if enough.any() else None
+    curve = risk_coverage(confidence, correct)
+    allowed = curve.accepted * (1 - wanted_precision) + ROUNDING
+    enough = (curve.risk * curve.accepted <= allowed) & (allowed >= 1)
+    return float(curve.threshold[enough].min()) if enough.any() else None
 
 
 def accepted(confidence: Floats, threshold: float | None) -> npt.NDArray[np.bool_]:
@@ -162,15 +162,15 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     def loss(log_t: float) -> float:
         return _cross_entropy(rows, true, math.exp(log_t))
 
-    found = optimize.minimize_scalar(
+    optimum = optimize.minimize_scalar(
         loss,
         bounds=(math.log(BOUNDS[0]), math.log(BOUNDS[1])),
         method="bounded",
         options={"xatol": 1e-7},
     )
     # where margins are huge, the loss is 0 to the last digit over a wide range around 1
-    best = math.exp(float(found.x)) if found.fun < loss(0.0) else 1.0
-    return max(best, _warranted(rows))
+    best = math.exp(float(optimum.x)) if optimum.fun < loss(0.0) else 1.0
+    return max(best, _lowest_temperature(rows))
 
 
 def _cross_entropy(rows: Floats, true: npt.NDArray[np.int64], temperature: float) -> float:
@@ -179,7 +179,7 @@ def _cross_entropy(rows: Floats, true: npt.NDArray[np.int64], temperature: float
     return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(true)), true]).mean())
 
 
-def _warranted(rows: Floats) -> float:
+def _lowest_temperature(rows: Floats) -> float:
     """The temperature, at most 1, at which the mean confidence is (n + 1) / (n + 2)."""
     from scipy import optimize
 
@@ -238,34 +238,38 @@ def fit_calibration(
     return Calibration(temperature, wanted_precision, threshold, len(now))
 
 
-def summary(made: Calibration, judged: Mapping[str, LabeledProbabilities]) -> dict[str, Any]:
+def summary(
+    calibration: Calibration, outputs: Mapping[str, LabeledProbabilities]
+) -> dict[str, Any]:
     """The content of `calibration.json`: what was fitted, and what it does to each part.
 
     Args:
-        made: What was fitted on the validation part.
-        judged: By part, (n, classes) probabilities by the network itself, and (n,) labels.
+        calibration: What was fitted on the validation part.
+        outputs: By part, (n, classes) probabilities by the network itself, and (n,) labels.
     """
-    measured = {part: calibration_errors(made, *of_part) for part, of_part in judged.items()}
+    measured = {
+        subset: calibration_errors(calibration, *output) for subset, output in outputs.items()
+    }
     return {
-        "temperature": made.temperature,
-        "wanted_precision": made.wanted_precision,
-        "reject_threshold": made.reject_threshold,
-        "images": made.images,
+        "temperature": calibration.temperature,
+        "wanted_precision": calibration.wanted_precision,
+        "reject_threshold": calibration.reject_threshold,
+        "images": calibration.images,
         **{
-            name: {part: found[name] for part, found in measured.items()}
+            name: {subset: errors[name] for subset, errors in measured.items()}
             for name in ("calibration_error", "coverage", "precision")
         },
     }
 
 
 def calibration_errors(
-    made: Calibration, probabilities: Floats, labels: npt.NDArray[np.int64]
+    calibration: Calibration, probabilities: Floats, labels: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
     """Calibration error before and after, and coverage and precision at the threshold, or None."""
-    now = apply_temperature(probabilities, made.temperature)
+    now = apply_temperature(probabilities, calibration.temperature)
     correct = probabilities.argmax(1) == labels
-    kept = accepted(now.max(1), made.reject_threshold)
-    known = made.reject_threshold is not None
+    kept = accepted(now.max(1), calibration.reject_threshold)
+    known = calibration.reject_threshold is not None
     errors = [reliability_diagram(p.max(1), correct).error for p in (probabilities, now)]
     return {
         "calibration_error": {"before": round(errors[0], 6), "after": round(errors[1], 6)},
@@ -275,7 +279,7 @@ def calibration_errors(
 
 
 def write_calibration(
-    run: Path, judged: Mapping[str, LabeledProbabilities], wanted_precision: float
+    run: Path, outputs: Mapping[str, LabeledProbabilities], wanted_precision: float
 ) -> None:
     """Fit on the validation part, and write `calibration.json` into a run folder.
 
@@ -283,14 +287,14 @@ def write_calibration(
 
     Args:
         run: The run folder.
-        judged: Of the parts `validation` and `test`.
+        outputs: Of the parts `validation` and `test`.
         wanted_precision: Between 0 and 1.
     """
-    if not all(np.isfinite(probabilities).all() for probabilities, _ in judged.values()):
+    if not all(np.isfinite(probabilities).all() for probabilities, _ in outputs.values()):
         log.warning("no %s: the network says nothing that is a number", FILE)
         return
-    made = fit_calibration(*judged["validation"], wanted_precision)
-    write_json(run / FILE, summary(made, judged))
+    calibration = fit_calibration(*outputs["validation"], wanted_precision)
+    write_json(run / FILE, summary(calibration, outputs))
 
 
 def read_calibration(run: Path) -> Calibration | None:
@@ -301,21 +305,21 @@ def read_calibration(run: Path) -> Calibration | None:
     """
     file = run / FILE
     try:
-        found = json.loads(file.read_text("utf-8"))
-        threshold = found["reject_threshold"]
-        made = Calibration(
-            float(found["temperature"]),
-            float(found["wanted_precision"]),
+        content = json.loads(file.read_text("utf-8"))
+        threshold = content["reject_threshold"]
+        calibration = Calibration(
+            float(content["temperature"]),
+            float(content["wanted_precision"]),
             None if threshold is None else float(threshold),
-            int(found["images"]),
+            int(content["images"]),
         )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} cannot be read ({error}): delete it, or calibrate anew.") from None
-    if not (math.isfinite(made.temperature) and made.temperature > 0):
-        raise RunError(f"{file} has a temperature of {made.temperature}: delete it.")
-    return made
+    if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
+        raise RunError(f"{file} has a temperature of {calibration.temperature}: delete it.")
+    return calibration
 
 
 def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:

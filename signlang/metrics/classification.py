@@ -53,21 +53,21 @@ def reliability_diagram(
     >>> result.count.tolist(), result.accuracy.tolist(), round(result.error, 4)
     ([1, 2], [1.0, 0.5], 0.4667)
     """
-    given, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
-    if given.ndim != 1 or given.shape != right.shape or not len(given):
-        raise ValueError(f"Reliability needs images, not {given.shape} and {right.shape}.")
-    if not ((given >= 0) & (given <= 1 + 1e-6)).all():  # a softmax in 32 bits may round above 1
+    scores, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    if scores.ndim != 1 or scores.shape != right.shape or not len(scores):
+        raise ValueError(f"Reliability needs images, not {scores.shape} and {right.shape}.")
+    if not ((scores >= 0) & (scores <= 1 + 1e-6)).all():  # a softmax in 32 bits may round above 1
         raise ValueError("A confidence lies outside 0 to 1; give probabilities, not logits.")
     if bins < 1:
         raise ValueError(f"bins={bins} must be 1 or more.")
     edges = np.arange(bins + 1) / bins
-    index = np.clip(np.searchsorted(edges, given, side="left") - 1, 0, bins - 1)
+    index = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)
-    confidences = np.bincount(index, weights=given, minlength=bins)
+    score_sums = np.bincount(index, weights=scores, minlength=bins)
     hits = np.bincount(index, weights=right, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the nan of an empty bin
-        means, accuracy = confidences / count, hits / count
-    error = float(np.abs(hits - confidences).sum() / len(given))
+        means, accuracy = score_sums / count, hits / count
+    error = float(np.abs(hits - score_sums).sum() / len(scores))
     return Reliability(edges, count, means, accuracy, error)
 
 
@@ -107,8 +107,8 @@ def classification_metrics(probabilities: Floats, labels: Ints) -> dict[str, flo
         labels: (n,) positions of the true classes.
 
     >>> probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
-    >>> found = classification_metrics(probabilities, np.array([0, 1]))
-    >>> found["accuracy"], found["macro_f1"], round(found["loss"], 4)
+    >>> metrics = classification_metrics(probabilities, np.array([0, 1]))
+    >>> metrics["accuracy"], metrics["macro_f1"], round(metrics["loss"], 4)
     (0.5, 0.5, 0.6547)
     """
     predicted = probabilities.argmax(1)
@@ -127,34 +127,38 @@ def macro_f1(labels: Ints, predicted: Ints) -> float:
     A class without images has no recall; it counts through the images that are taken for it.
     """
     scores = []
-    for one in np.unique(labels):
-        is_one, said = labels == one, predicted == one
-        scores.append(2 * int((is_one & said).sum()) / int(is_one.sum() + said.sum()))
+    for label in np.unique(labels):
+        is_one, is_predicted = labels == label, predicted == label
+        scores.append(
+            2 * int((is_one & is_predicted).sum()) / int(is_one.sum() + is_predicted.sum())
+        )
     return float(np.mean(scores))
 
 
-def among(probabilities: Floats, chosen: Sequence[int]) -> Floats:
+def restrict_to_classes(probabilities: Floats, classes: Sequence[int]) -> Floats:
     """(n, chosen) what the network would say if it had some of its classes only.
 
-    >>> among(np.array([[0.6, 0.3, 0.1]]), [1, 2]).round(2).tolist()
+    >>> restrict_to_classes(np.array([[0.6, 0.3, 0.1]]), [1, 2]).round(2).tolist()
     [[0.75, 0.25]]
     """
-    left = np.maximum(probabilities[:, list(chosen)], SMALLEST_PROBABILITY)
-    shares: Floats = left / left.sum(1, keepdims=True)
+    kept = np.maximum(probabilities[:, list(classes)], SMALLEST_PROBABILITY)
+    shares: Floats = kept / kept.sum(1, keepdims=True)
     return shares
 
 
-def groups(names: Iterable[str], correct: Flags) -> dict[str, Proportion]:
+def accuracy_by_group(names: Iterable[str], correct: Flags) -> dict[str, Proportion]:
     """How many images of each group were recognised, the worst first, then the largest.
 
-    >>> groups(["a", "b", "b"], np.array([True, False, True]))
+    >>> accuracy_by_group(["a", "b", "b"], np.array([True, False, True]))
     {'b': Proportion(count=1, total=2), 'a': Proportion(count=1, total=1)}
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
-    found = {name: Proportion.of(correct[members]) for name, members in rows.items()}
-    return dict(sorted(found.items(), key=lambda item: (item[1].value, -item[1].total, item[0])))
+    accuracies = {name: Proportion.of(correct[members]) for name, members in rows.items()}
+    return dict(
+        sorted(accuracies.items(), key=lambda item: (item[1].value, -item[1].total, item[0]))
+    )
 
 
 def most_frequent(positions: Ints, names: Sequence[str]) -> tuple[str, int]:
@@ -229,17 +233,17 @@ class Predictions:
         return right
 
     @classmethod
-    def together(cls, parts: Sequence["Predictions"]) -> "Predictions":
+    def concatenate(cls, folds: Sequence["Predictions"]) -> "Predictions":
         """Put folds behind one another."""
-        first = parts[0]
-        signers = [part.signers for part in parts]
+        first = folds[0]
+        signers = [fold.signers for fold in folds]
         return cls(
             first.classes,
-            tuple(path for part in parts for path in part.paths),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.probabilities for part in parts]),
-            np.concatenate([part.folds for part in parts]),
-            None if None in signers else tuple(s for part in signers for s in part or ()),
+            tuple(path for fold in folds for path in fold.paths),
+            np.concatenate([fold.labels for fold in folds]),
+            np.concatenate([fold.probabilities for fold in folds]),
+            np.concatenate([fold.folds for fold in folds]),
+            None if None in signers else tuple(s for fold in signers for s in fold or ()),
         )
 
 
@@ -279,19 +283,19 @@ class Recall:
     high: float
 
 
-def confusion_matrix(judged: Predictions) -> Ints:
+def confusion_matrix(predictions: Predictions) -> Ints:
     """(classes, classes) images of the class of a row taken for that of a column."""
-    return confusion_counts(judged.labels, judged.predicted, len(judged.classes))
+    return confusion_counts(predictions.labels, predictions.predicted, len(predictions.classes))
 
 
-def confusions(judged: Predictions, most: int = 12) -> list[Confusion]:
+def confusions(predictions: Predictions, most: int = 12) -> list[Confusion]:
     """The most frequent mistakes, the most frequent first."""
-    counts = confusion_matrix(judged)
+    counts = confusion_matrix(predictions)
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     return [
         Confusion(
-            judged.classes[row], judged.classes[column], int(wrong[row, column]),
+            predictions.classes[row], predictions.classes[column], int(wrong[row, column]),
             float(wrong[row, column] / counts[row].sum()),
         )
         for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)
@@ -299,25 +303,25 @@ def confusions(judged: Predictions, most: int = 12) -> list[Confusion]:
     ]  # fmt: skip
 
 
-def recalls(judged: Predictions) -> list[Recall]:
+def recalls(predictions: Predictions) -> list[Recall]:
     """How well each class is recognised, the worst first."""
-    counts = confusion_matrix(judged)
-    found = [
+    counts = confusion_matrix(predictions)
+    rows = [
         Recall(
             name,
             int(row[number]),
             int(row.sum()),
             *wilson_interval(int(row[number]), int(row.sum())),
         )
-        for number, (name, row) in enumerate(zip(judged.classes, counts, strict=True))
+        for number, (name, row) in enumerate(zip(predictions.classes, counts, strict=True))
     ]
-    return sorted(found, key=lambda recall: recall.correct / max(recall.count, 1))
+    return sorted(rows, key=lambda recall: recall.correct / max(recall.count, 1))
 
 
-def most_confident_mistakes(judged: Predictions, most: int = 18) -> Ints:
+def most_confident_mistakes(predictions: Predictions, most: int = 18) -> Ints:
     """Rows of the images that were judged wrongly with the highest confidence, that first."""
-    wrong = np.flatnonzero(~judged.correct)
-    order = np.argsort(-judged.confidence[wrong], kind="stable")
+    wrong = np.flatnonzero(~predictions.correct)
+    order = np.argsort(-predictions.confidence[wrong], kind="stable")
     return wrong[order][:most].astype(np.int64)
 
 

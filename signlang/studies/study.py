@@ -96,7 +96,7 @@ class Setting:
     @cached_property
     def predictions(self) -> Predictions:
         """Out-of-fold predictions, fold after fold."""
-        return Predictions.together([run.predictions for run in self.runs])
+        return Predictions.concatenate([run.predictions for run in self.runs])
 
     @cached_property
     def chosen(self) -> dict[str, str]:

@@ -43,7 +43,7 @@ def drawn(temperature: float, n: int = 2000, seed: int = 0) -> tuple[Floats, Int
 
 def best_of_torch(logits: Floats, labels: Ints) -> float:
     """The temperature that torch's own loss and optimizer find."""
-    given, true = torch.from_numpy(logits), torch.from_numpy(labels)
+    scores, true = torch.from_numpy(logits), torch.from_numpy(labels)
     log_t = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [log_t], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14,
@@ -52,7 +52,7 @@ def best_of_torch(logits: Floats, labels: Ints) -> float:
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(given / log_t.exp(), true)
+        loss = F.cross_entropy(scores / log_t.exp(), true)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -63,20 +63,20 @@ def best_of_torch(logits: Floats, labels: Ints) -> float:
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
 def test_the_temperature_is_that_of_torch_and_near_the_truth(temperature: float) -> None:
     logits, labels = drawn(temperature)
-    found = fit_temperature(logits, labels)
-    assert found == pytest.approx(best_of_torch(logits, labels), rel=1e-4)
-    assert found == pytest.approx(temperature, rel=0.1)
+    fitted = fit_temperature(logits, labels)
+    assert fitted == pytest.approx(best_of_torch(logits, labels), rel=1e-4)
+    assert fitted == pytest.approx(temperature, rel=0.1)
 
 
 def test_no_other_temperature_has_a_lower_loss() -> None:
     logits, labels = drawn(3.0, n=300)
-    found = fit_temperature(logits, labels)
+    fitted = fit_temperature(logits, labels)
     shares = torch.from_numpy(logits).softmax(1).numpy()
     losses = {
         t: log_loss(labels, apply_temperature(shares, t), labels=range(7))
-        for t in found * np.array([0.5, 0.9, 0.99, 1.0, 1.01, 1.1, 2.0])
+        for t in fitted * np.array([0.5, 0.9, 0.99, 1.0, 1.01, 1.1, 2.0])
     }
-    assert min(losses, key=lambda t: losses[t]) == pytest.approx(found)
+    assert min(losses, key=lambda t: losses[t]) == pytest.approx(fitted)
 
 
 def test_what_is_added_to_a_row_makes_no_difference() -> None:
@@ -139,30 +139,33 @@ def test_probabilities_are_those_of_scaled_logits() -> None:
 def test_errors_are_those_of_torchmetrics() -> None:
     logits, labels = drawn(3.0, n=600)
     shares = torch.from_numpy(logits).softmax(1).numpy()
-    made = fit_calibration(shares, labels, 0.9)
-    found = calibration_errors(made, shares, labels)["calibration_error"]
-    for name, table in (("before", shares), ("after", apply_temperature(shares, made.temperature))):
+    fitted = fit_calibration(shares, labels, 0.9)
+    errors = calibration_errors(fitted, shares, labels)["calibration_error"]
+    for name, table in (
+        ("before", shares),
+        ("after", apply_temperature(shares, fitted.temperature)),
+    ):
         expected = multiclass_calibration_error(
             torch.from_numpy(table), torch.from_numpy(labels), num_classes=7, n_bins=15
         )
-        assert found[name] == pytest.approx(float(expected), abs=2e-6)
-    assert found["after"] < found["before"] / 2
+        assert errors[name] == pytest.approx(float(expected), abs=2e-6)
+    assert errors["after"] < errors["before"] / 2
 
 
 def test_risk_and_coverage_by_hand() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.choice(np.linspace(0.3, 1.0, 15), size=200)  # many are equal
     correct = rng.random(200) < confidence
-    found = risk_coverage(confidence, correct)
-    assert (np.diff(found.threshold) < 0).all()
+    curve = risk_coverage(confidence, correct)
+    assert (np.diff(curve.threshold) < 0).all()
     for threshold, count, coverage, risk in zip(
-        found.threshold, found.accepted, found.coverage, found.risk, strict=True
+        curve.threshold, curve.accepted, curve.coverage, curve.risk, strict=True
     ):
         kept = confidence >= threshold
         assert count == kept.sum()
         assert coverage == pytest.approx(kept.mean())
         assert risk == pytest.approx(1 - correct[kept].mean())
-    assert found.coverage[-1] == 1
+    assert curve.coverage[-1] == 1
 
 
 @pytest.mark.parametrize("wanted", [0.5, 0.8, 0.9, 0.95, 0.99])
@@ -196,16 +199,16 @@ def test_few_images_prove_nothing_and_99_of_100_are_99_percent() -> None:
 
 def test_a_threshold_survives_the_rounding_of_a_softmax_in_32_bits() -> None:
     sure = np.tile([1.0, 0.0, 0.0], (150, 1))
-    made = fit_calibration(sure, np.zeros(150, dtype=np.int64), 0.99)
-    assert made.reject_threshold is not None
-    assert made.reject_threshold <= 1 - 1e-6
+    fitted = fit_calibration(sure, np.zeros(150, dtype=np.int64), 0.99)
+    assert fitted.reject_threshold is not None
+    assert fitted.reject_threshold <= 1 - 1e-6
     logits, labels = drawn(0.2, n=400)
-    made = fit_calibration(torch.from_numpy(logits).softmax(1).numpy(), labels, 0.9)
-    shares = (torch.from_numpy(logits).float() / made.temperature).softmax(1).numpy()
-    double = apply_temperature(torch.from_numpy(logits).softmax(1).numpy(), made.temperature)
+    fitted = fit_calibration(torch.from_numpy(logits).softmax(1).numpy(), labels, 0.9)
+    shares = (torch.from_numpy(logits).float() / fitted.temperature).softmax(1).numpy()
+    double = apply_temperature(torch.from_numpy(logits).softmax(1).numpy(), fitted.temperature)
     np.testing.assert_array_equal(
-        accepted(shares.max(1).astype(np.float64), made.reject_threshold),
-        accepted(double.max(1), made.reject_threshold),
+        accepted(shares.max(1).astype(np.float64), fitted.reject_threshold),
+        accepted(double.max(1), fitted.reject_threshold),
     )
 
 
@@ -230,12 +233,12 @@ def test_an_image_at_the_threshold_is_accepted() -> None:
 
 def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
     shares = {
-        part: torch.from_numpy(drawn(4.0, n=400, seed=seed)[0]).softmax(1).numpy()
-        for seed, part in enumerate(("validation", "test"))
+        subset: torch.from_numpy(drawn(4.0, n=400, seed=seed)[0]).softmax(1).numpy()
+        for seed, subset in enumerate(("validation", "test"))
     }
     labels = {"validation": drawn(4.0, n=400)[1], "test": drawn(4.0, n=400, seed=1)[1]}
-    judged = {part: (shares[part], labels[part]) for part in shares}
-    calibration.write_calibration(tmp_path, judged, 0.9)
+    outputs = {subset: (shares[subset], labels[subset]) for subset in shares}
+    calibration.write_calibration(tmp_path, outputs, 0.9)
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert set(content) == {
         "temperature", "wanted_precision", "reject_threshold", "images", "calibration_error",
@@ -243,12 +246,12 @@ def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
     }  # fmt: skip
     assert content["calibration_error"]["test"].keys() == {"before", "after"}
     assert content["images"] == 400
-    for part in shares:
-        now = apply_temperature(shares[part], content["temperature"])
+    for subset in shares:
+        now = apply_temperature(shares[subset], content["temperature"])
         kept = now.max(1) >= content["reject_threshold"]
-        right = now.argmax(1) == labels[part]
-        assert content["coverage"][part] == pytest.approx(kept.mean(), abs=1e-6)
-        assert content["precision"][part] == pytest.approx(right[kept].mean(), abs=1e-6)
+        right = now.argmax(1) == labels[subset]
+        assert content["coverage"][subset] == pytest.approx(kept.mean(), abs=1e-6)
+        assert content["precision"][subset] == pytest.approx(right[kept].mean(), abs=1e-6)
     assert content["precision"]["validation"] >= 0.9
     assert calibration.read_calibration(tmp_path) == Calibration(
         content["temperature"], 0.9, content["reject_threshold"], 400
@@ -257,8 +260,8 @@ def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
 
 def test_a_network_that_diverged_gets_no_file(tmp_path: Path) -> None:
     shares = np.full((4, 2), np.nan)
-    judged = (shares, np.zeros(4, dtype=np.int64))
-    calibration.write_calibration(tmp_path, {"validation": judged, "test": judged}, 0.99)
+    outputs = (shares, np.zeros(4, dtype=np.int64))
+    calibration.write_calibration(tmp_path, {"validation": outputs, "test": outputs}, 0.99)
     assert list(tmp_path.iterdir()) == []
     assert calibration.read_calibration(tmp_path) is None
 

@@ -9,26 +9,26 @@ from sklearn.metrics import f1_score, log_loss
 from signlang.metrics.classification import (
     Predictions,
     Proportion,
-    among,
+    accuracy_by_group,
     as_json,
     classification_metrics,
     confusion_counts,
     confusions,
-    groups,
     most_confident_mistakes,
     most_frequent,
     per_class_accuracy,
     recalls,
+    restrict_to_classes,
 )
 from signlang.metrics.significance import wilson_interval
 
 CLASSES = ("A", "B", "C")
 
 
-def predictions_of(labels: list[int], said: list[int], confidence: list[float]) -> Predictions:
+def predictions_of(labels: list[int], predicted: list[int], confidence: list[float]) -> Predictions:
     table = np.array([
         [sure if label == one else (1 - sure) / 2 for label in range(3)]
-        for one, sure in zip(said, confidence, strict=True)
+        for one, sure in zip(predicted, confidence, strict=True)
     ])  # fmt: skip
     paths = tuple(f"{number}.png" for number in range(len(labels)))
     return Predictions(
@@ -37,7 +37,7 @@ def predictions_of(labels: list[int], said: list[int], confidence: list[float]) 
 
 
 #                      A A A A B B B C C C
-LABELS, SAID = [0] * 4 + [1] * 3 + [2] * 3, [0, 1, 1, 2, 1, 1, 1, 2, 2, 1]
+LABELS, PREDICTED = [0] * 4 + [1] * 3 + [2] * 3, [0, 1, 1, 2, 1, 1, 1, 2, 2, 1]
 CONFIDENCE = [0.9, 0.8, 0.95, 0.6, 0.9, 0.9, 0.9, 0.7, 0.7, 0.8]
 
 
@@ -45,41 +45,41 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 60)
     table = rng.dirichlet(np.ones(4), 60)  # no image is of the fourth class
-    found = classification_metrics(table, labels)
-    assert found["accuracy"] == (table.argmax(1) == labels).mean()
-    assert found["loss"] == pytest.approx(log_loss(labels, table, labels=range(4)))
+    metrics = classification_metrics(table, labels)
+    assert metrics["accuracy"] == (table.argmax(1) == labels).mean()
+    assert metrics["loss"] == pytest.approx(log_loss(labels, table, labels=range(4)))
     expected = f1_score(labels, table.argmax(1), labels=range(3), average="macro")
-    assert found["macro_f1"] == pytest.approx(expected)
+    assert metrics["macro_f1"] == pytest.approx(expected)
     certain = classification_metrics(np.array([[1.0, 0.0]]), np.array([1]))
     assert certain["loss"] == pytest.approx(300 * math.log(10))  # finite, though p is 0
     assert certain["macro_f1"] == certain["accuracy"] == 0
 
 
 def test_mistakes_come_by_their_number() -> None:
-    judged = predictions_of(LABELS, SAID, CONFIDENCE)
-    counts = confusion_counts(judged.labels, judged.predicted, 3)
+    predictions = predictions_of(LABELS, PREDICTED, CONFIDENCE)
+    counts = confusion_counts(predictions.labels, predictions.predicted, 3)
     assert counts.tolist() == [[1, 2, 1], [0, 3, 0], [0, 1, 2]]
-    found = [(one.label, one.predicted, one.count, one.share) for one in confusions(judged)]
-    assert found == [("A", "B", 2, 0.5), ("A", "C", 1, 0.25), ("C", "B", 1, pytest.approx(1 / 3))]
-    assert len(confusions(judged, most=2)) == 2
+    rows = [(one.label, one.predicted, one.count, one.share) for one in confusions(predictions)]
+    assert rows == [("A", "B", 2, 0.5), ("A", "C", 1, 0.25), ("C", "B", 1, pytest.approx(1 / 3))]
+    assert len(confusions(predictions, most=2)) == 2
 
 
 def test_recall_is_of_the_true_class_and_the_worst_comes_first() -> None:
-    found = recalls(predictions_of(LABELS, SAID, CONFIDENCE))
-    assert [(one.name, one.correct, one.count) for one in found] == [
+    rows = recalls(predictions_of(LABELS, PREDICTED, CONFIDENCE))
+    assert [(one.name, one.correct, one.count) for one in rows] == [
         ("A", 1, 4), ("C", 2, 3), ("B", 3, 3),
     ]  # fmt: skip
-    assert (found[0].low, found[0].high) == wilson_interval(1, 4)
-    accuracy = per_class_accuracy(np.array(LABELS), np.array(SAID), (*CLASSES, "no image"))
+    assert (rows[0].low, rows[0].high) == wilson_interval(1, 4)
+    accuracy = per_class_accuracy(np.array(LABELS), np.array(PREDICTED), (*CLASSES, "no image"))
     assert accuracy == {"A": 0.25, "B": 1.0, "C": 0.666667}
 
 
 def test_the_surest_mistakes_come_first() -> None:
-    judged = predictions_of(LABELS, SAID, CONFIDENCE)
-    assert most_confident_mistakes(judged).tolist() == [2, 1, 9, 3]  # equal ones by their rows
-    assert most_confident_mistakes(judged, most=1).tolist() == [2]
-    assert judged.correct.sum() == 6
-    assert judged.confidence.tolist() == pytest.approx(CONFIDENCE)
+    predictions = predictions_of(LABELS, PREDICTED, CONFIDENCE)
+    assert most_confident_mistakes(predictions).tolist() == [2, 1, 9, 3]  # equal ones by their rows
+    assert most_confident_mistakes(predictions, most=1).tolist() == [2]
+    assert predictions.correct.sum() == 6
+    assert predictions.confidence.tolist() == pytest.approx(CONFIDENCE)
 
 
 def test_shares_of_groups_and_of_nothing() -> None:
@@ -87,28 +87,28 @@ def test_shares_of_groups_and_of_nothing() -> None:
     assert (half.value, half.interval) == (0.5, wilson_interval(1, 2))
     assert math.isnan(nothing.value)
     assert as_json(nothing) == {"share": None, "low": 0.0, "high": 1.0, "count": 0, "of": 0}
-    shown = as_json(Proportion(1, 3))
-    assert (shown["share"], shown["count"], shown["of"]) == (0.333333, 1, 3)
-    assert (shown["low"], shown["high"]) == pytest.approx(wilson_interval(1, 3), abs=1e-6)
+    content = as_json(Proportion(1, 3))
+    assert (content["share"], content["count"], content["of"]) == (0.333333, 1, 3)
+    assert (content["low"], content["high"]) == pytest.approx(wilson_interval(1, 3), abs=1e-6)
     names = ["few", "many", "many", "good", "b", "a"]
     correct = np.array([False, False, False, True, True, True])
-    assert list(groups(names, correct)) == ["many", "few", "a", "b", "good"]
+    assert list(accuracy_by_group(names, correct)) == ["many", "few", "a", "b", "good"]
     assert most_frequent(np.array([], dtype=np.int64), CLASSES) == ("", 0)
     assert most_frequent(np.array([2, 1, 2]), CLASSES) == ("C", 2)
 
 
-def test_some_classes_share_what_was_said_of_them() -> None:
+def test_probabilities_are_renormalized_over_the_kept_classes() -> None:
     table = np.array([[0.6, 0.3, 0.1], [1.0, 0.0, 0.0]])
-    np.testing.assert_allclose(among(table, [1, 2]), [[0.75, 0.25], [0.5, 0.5]])
+    np.testing.assert_allclose(restrict_to_classes(table, [1, 2]), [[0.75, 0.25], [0.5, 0.5]])
 
 
-def test_folds_are_put_behind_one_another() -> None:
+def test_predictions_of_folds_are_concatenated() -> None:
     first = predictions_of([0, 1], [0, 1], [0.9, 0.8])
     second = Predictions(CLASSES, ("x.png",), np.array([2]), np.array([[0.1, 0.2, 0.7]]),
                          np.array([1]), ("s",))  # fmt: skip
-    both = Predictions.together([first, second])
+    both = Predictions.concatenate([first, second])
     assert both.paths == ("0.png", "1.png", "x.png")
     assert both.labels.tolist() == both.predicted.tolist() == [0, 1, 2]
     assert both.folds.tolist() == [0, 0, 1]
     assert both.signers is None  # of some images it is not known
-    assert Predictions.together([second, second]).signers == ("s", "s")
+    assert Predictions.concatenate([second, second]).signers == ("s", "s")
