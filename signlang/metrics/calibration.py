@@ -1,9 +1,7 @@
 """Calibration of probabilities: temperature scaling, risk-coverage and the reject threshold.
 
-Pure functions on arrays; which confidences they are given is a matter of `calibration`.
-
-"90 % sure" should be right nine times of ten. Temperature and threshold (see `rejection`) are
-fitted on validation images; test images only measure them. Nothing here needs torch.
+Temperature and threshold are fitted on the validation subset; the test subset only measures them.
+Nothing here needs torch.
 """
 
 import json
@@ -43,7 +41,7 @@ class RiskCoverage:
 
 
 def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
-    """What is wrong among the accepted, for each threshold (Geifman and El-Yaniv 2017, section 2).
+    """Error rate among the accepted images by threshold (Geifman and El-Yaniv 2017, section 2).
 
     Images of equal confidence are accepted together.
 
@@ -74,13 +72,13 @@ def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCove
 def reject_threshold(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, wanted_precision: float
 ) -> float | None:
-    """The lowest threshold whose accepted images are right as often as wanted.
+    """The lowest threshold at which the accepted images reach the wanted precision.
 
-    Fewer than 1 / (1 - wanted_precision) images, 100 for 0.99, cannot tell that share from 1, so
-    as many must be accepted. A bound instead of the estimate is not asked for: Wilson's (95 %)
-    takes 381 images without a mistake for 0.99, more than the validation part of a small data set
-    has, and no threshold at all serves worse than one that is estimated. So it promises nothing:
-    other images have to show how precise it is.
+    Fewer than 1 / (1 - wanted_precision) images, 100 for 0.99, cannot tell that precision from 1,
+    so at least as many must be accepted. The estimate is used, not its lower bound: Wilson's (95 %)
+    needs 381 images without a mistake for 0.99, more than the validation subset of a small data set
+    has, and an estimated threshold is better than none. It guarantees nothing: the precision has to
+    be measured on other images.
 
     Args:
         confidence: (n,) highest probability of each image.
@@ -88,7 +86,7 @@ def reject_threshold(
         wanted_precision: Between 0 and 1.
 
     Returns:
-        A confidence that occurs, or None if no threshold will do.
+        A confidence that occurs, or None if no threshold reaches the precision.
 
     Raises:
         ValueError: As `risk_coverage`.
@@ -118,14 +116,14 @@ TOLERANCE: Final = 1e-6  # of a threshold: a softmax in 32 bits, and our files, 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is done to the probabilities of a network.
+    """Temperature and reject threshold of a network.
 
     Attributes:
         temperature: Logits are divided by it; 1 changes nothing.
         wanted_precision: Share of the accepted images that should be right.
         reject_threshold: Lowest confidence, after the temperature, of an accepted image; None
             where no threshold reaches the wanted precision.
-        images: Validation images that it was fitted on; 0 where it was not fitted here.
+        images: Validation images that it was fitted on; 0 where that is not known.
     """
 
     temperature: float = 1.0
@@ -137,13 +135,13 @@ class Calibration:
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, 4.2).
 
-    The likelihood has one optimum, for it is convex in 1 / T; it is looked for between 0.01 and
-    100. Without a mistake among the images it has none: every lower T is better. So T is not
-    lowered below 1 further than n images warrant, to a mean confidence of (n + 1) / (n + 2), what
-    Laplace's rule of succession expects after n right answers in a row.
+    The loss is convex in 1 / T, so it has one optimum, which is searched between 0.01 and 100.
+    If every image is predicted correctly there is none: every lower T is better. T is then lowered
+    below 1 only until the mean confidence is (n + 1) / (n + 2), the accuracy that Laplace's rule of
+    succession expects after n correct predictions in a row.
 
     Args:
-        logits: (n, classes); whatever is added to a whole row makes no difference.
+        logits: (n, classes); a constant added to a row changes nothing.
         labels: (n,) positions of the true classes.
 
     Raises:
@@ -197,12 +195,12 @@ def _lowest_temperature(rows: Floats) -> float:
 
 
 def logits_of(probabilities: npt.ArrayLike) -> Floats:
-    """Take logarithms, which are logits but for what is added to each row."""
+    """Logarithms of probabilities: logits up to a constant per row."""
     return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST_PROBABILITY))
 
 
 def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Floats:
-    """What a softmax would have said of logits divided by the temperature.
+    """Softmax of the logits divided by the temperature.
 
     Args:
         probabilities: (n, classes).
@@ -223,7 +221,7 @@ def fit_calibration(
     """Fit temperature and threshold on validation images.
 
     Args:
-        probabilities: (n, classes) of the validation part, by the network itself.
+        probabilities: (n, classes) of the validation subset, uncalibrated.
         labels: (n,) positions of the true classes.
         wanted_precision: Between 0 and 1.
 
@@ -241,11 +239,11 @@ def fit_calibration(
 def summary(
     calibration: Calibration, outputs: Mapping[str, LabeledProbabilities]
 ) -> dict[str, Any]:
-    """The content of `calibration.json`: what was fitted, and what it does to each part.
+    """Content of `calibration.json`: the calibration and its effect on each subset.
 
     Args:
-        calibration: What was fitted on the validation part.
-        outputs: By part, (n, classes) probabilities by the network itself, and (n,) labels.
+        calibration: Fitted on the validation subset.
+        outputs: By subset, (n, classes) uncalibrated probabilities and (n,) labels.
     """
     measured = {
         subset: calibration_errors(calibration, *output) for subset, output in outputs.items()
@@ -281,17 +279,17 @@ def calibration_errors(
 def write_calibration(
     run: Path, outputs: Mapping[str, LabeledProbabilities], wanted_precision: float
 ) -> None:
-    """Fit on the validation part, and write `calibration.json` into a run folder.
+    """Fit on the validation subset, and write `calibration.json` into a run folder.
 
-    A network whose training diverged says nothing that could be believed: it gets no file.
+    Nothing is written for a network whose training diverged.
 
     Args:
         run: The run folder.
-        outputs: Of the parts `validation` and `test`.
+        outputs: Of the subsets `validation` and `test`.
         wanted_precision: Between 0 and 1.
     """
     if not all(np.isfinite(probabilities).all() for probabilities, _ in outputs.values()):
-        log.warning("no %s: the network says nothing that is a number", FILE)
+        log.warning("no %s: the network's outputs are not finite numbers", FILE)
         return
     calibration = fit_calibration(*outputs["validation"], wanted_precision)
     write_json(run / FILE, summary(calibration, outputs))
@@ -316,7 +314,7 @@ def read_calibration(run: Path) -> Calibration | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} cannot be read ({error}): delete it, or calibrate anew.") from None
+        raise RunError(f"{file} cannot be read ({error}): delete it, or calibrate again.") from None
     if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
         raise RunError(f"{file} has a temperature of {calibration.temperature}: delete it.")
     return calibration

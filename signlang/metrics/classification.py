@@ -11,12 +11,12 @@ import numpy.typing as npt
 from signlang.arrays import Flags, Floats, Ints
 from signlang.metrics.significance import wilson_interval
 
-SMALLEST_PROBABILITY: Final = 1e-300  # a probability that a logarithm can be taken of
+SMALLEST_PROBABILITY: Final = 1e-300  # lower bound, so that the logarithm is finite
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """What a reliability diagram shows.
+    """Data of a reliability diagram.
 
     Attributes:
         edges: (bins + 1,) edges of the bins, from 0 to 1.
@@ -36,7 +36,7 @@ class Reliability:
 def reliability_diagram(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 15
 ) -> Reliability:
-    """How far confidence is from accuracy (Guo et al. 2017, arXiv 1706.04599, section 2).
+    """Confidence against accuracy by bin (Guo et al. 2017, arXiv 1706.04599, section 2).
 
     Bins are of equal width and closed on the right; a confidence of 0 belongs to the first. The
     error is the sum over bins of count / n * |accuracy - confidence|.
@@ -73,11 +73,11 @@ def reliability_diagram(
 
 @dataclass(frozen=True)
 class Proportion:
-    """How many of some images have a property, e.g. were recognised.
+    """Number of images with a property (for instance recognised) out of a total.
 
     Attributes:
-        count: Those that have it.
-        total: All of them.
+        count: Images with the property.
+        total: All images.
     """
 
     count: int
@@ -95,7 +95,7 @@ class Proportion:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95 % interval (Wilson 1927), which takes images for independent."""
+        """Its 95 % interval (Wilson 1927), which assumes independent images."""
         return wilson_interval(self.count, self.total)
 
 
@@ -124,7 +124,7 @@ def classification_metrics(probabilities: Floats, labels: Ints) -> dict[str, flo
 def macro_f1(labels: Ints, predicted: Ints) -> float:
     """Mean F1 of the classes that have images.
 
-    A class without images has no recall; it counts through the images that are taken for it.
+    A class without images has no recall; it counts through the images that are predicted as it.
     """
     scores = []
     for label in np.unique(labels):
@@ -136,7 +136,7 @@ def macro_f1(labels: Ints, predicted: Ints) -> float:
 
 
 def restrict_to_classes(probabilities: Floats, classes: Sequence[int]) -> Floats:
-    """(n, chosen) what the network would say if it had some of its classes only.
+    """(n, len(classes)) probabilities, renormalized over some of the classes.
 
     >>> restrict_to_classes(np.array([[0.6, 0.3, 0.1]]), [1, 2]).round(2).tolist()
     [[0.75, 0.25]]
@@ -147,7 +147,7 @@ def restrict_to_classes(probabilities: Floats, classes: Sequence[int]) -> Floats
 
 
 def accuracy_by_group(names: Iterable[str], correct: Flags) -> dict[str, Proportion]:
-    """How many images of each group were recognised, the worst first, then the largest.
+    """Accuracy of each group of images, the worst first, then the largest.
 
     >>> accuracy_by_group(["a", "b", "b"], np.array([True, False, True]))
     {'b': Proportion(count=1, total=2), 'a': Proportion(count=1, total=1)}
@@ -162,7 +162,7 @@ def accuracy_by_group(names: Iterable[str], correct: Flags) -> dict[str, Proport
 
 
 def most_frequent(positions: Ints, names: Sequence[str]) -> tuple[str, int]:
-    """What images were mostly taken for, and how many; nothing of no images.
+    """The most frequent name and its count; an empty name and 0 for no images.
 
     >>> most_frequent(np.array([1, 1, 0]), ["A", "B"])
     ('B', 2)
@@ -185,7 +185,7 @@ def as_json(share: Proportion) -> dict[str, Any]:
 
 
 def confusion_counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
-    """(classes, classes) images of the class of a row taken for that of a column.
+    """(classes, classes) confusion matrix: rows are true classes, columns predicted ones.
 
     >>> confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
@@ -196,7 +196,7 @@ def confusion_counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What networks said of images that they had not seen.
+    """Predictions for images that the networks were not trained on.
 
     Attributes:
         classes: Names.
@@ -204,7 +204,7 @@ class Predictions:
         labels: (n,) positions in `classes`.
         probabilities: (n, classes).
         folds: (n,) fold in which each image was tested.
-        signers: Who is in each image, or None where that is not known.
+        signers: Signer of each image; None if unknown.
     """
 
     classes: tuple[str, ...]
@@ -234,7 +234,7 @@ class Predictions:
 
     @classmethod
     def concatenate(cls, folds: Sequence["Predictions"]) -> "Predictions":
-        """Put folds behind one another."""
+        """Concatenate the predictions of several folds."""
         first = folds[0]
         signers = [fold.signers for fold in folds]
         return cls(
@@ -249,13 +249,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Confusion:
-    """One class taken for another.
+    """A pair of confused classes.
 
     Attributes:
         label: The true class.
-        predicted: What it was taken for.
-        count: How often.
-        share: Of the images of the true class.
+        predicted: The predicted class.
+        count: Images confused this way.
+        share: Their share of the images of the true class.
     """
 
     label: str
@@ -266,14 +266,14 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Recall:
-    """How well one class is recognised.
+    """Recall of one class.
 
     Attributes:
-        name: Of the class.
+        name: Name of the class.
         correct: Images recognised.
-        count: Images of it.
-        low: Of the 95 % interval (Wilson 1927) of the share recognised.
-        high: Likewise.
+        count: Images of the class.
+        low: Lower end of the 95 % interval of the recall (Wilson 1927).
+        high: Upper end.
     """
 
     name: str
@@ -284,7 +284,7 @@ class Recall:
 
 
 def confusion_matrix(predictions: Predictions) -> Ints:
-    """(classes, classes) images of the class of a row taken for that of a column."""
+    """(classes, classes) confusion matrix: rows are true classes, columns predicted ones."""
     return confusion_counts(predictions.labels, predictions.predicted, len(predictions.classes))
 
 
@@ -304,7 +304,7 @@ def confusions(predictions: Predictions, most: int = 12) -> list[Confusion]:
 
 
 def recalls(predictions: Predictions) -> list[Recall]:
-    """How well each class is recognised, the worst first."""
+    """Recall of each class, the worst first."""
     counts = confusion_matrix(predictions)
     rows = [
         Recall(
@@ -319,7 +319,7 @@ def recalls(predictions: Predictions) -> list[Recall]:
 
 
 def most_confident_mistakes(predictions: Predictions, most: int = 18) -> Ints:
-    """Rows of the images that were judged wrongly with the highest confidence, that first."""
+    """Rows of the wrong predictions with the highest confidence, in falling order."""
     wrong = np.flatnonzero(~predictions.correct)
     order = np.argsort(-predictions.confidence[wrong], kind="stable")
     return wrong[order][:most].astype(np.int64)

@@ -15,16 +15,16 @@ Levels = Mapping[str, Sequence[str]]
 
 
 def pareto(cost: npt.ArrayLike, value: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which points no other beats: cheaper or as cheap, and as good or better, once strictly.
+    """Mark the Pareto-optimal points: no other is as cheap and as good, and better in one of them.
 
-    Equal points do not beat each other, so all of them stay.
+    Equal points do not dominate each other, so all of them are marked.
 
     Args:
         cost: (n,) lower is better.
         value: (n,) higher is better.
 
     Raises:
-        ValueError: If the lengths differ or a figure is missing (nan).
+        ValueError: If the lengths differ or a value is missing (nan).
 
     >>> pareto([1, 2, 3, 3], [0.8, 0.9, 0.9, 0.95]).tolist()
     [True, True, False, True]
@@ -56,7 +56,7 @@ class Effect:
 
 
 def factor_effects(levels: Levels, values: npt.ArrayLike) -> dict[str, dict[str, Effect]]:
-    """Mean accuracy at each level of each factor, over everything else that varies.
+    """Mean accuracy at each level of each factor, averaged over all other factors.
 
     Factors and levels keep the order in which they first appear.
 
@@ -110,8 +110,8 @@ def main_effect_p(
 
     A factor gets None if it has one level only, and all factors do unless the grid is complete and
     balanced (every combination of levels equally often, no run missing) with two or more folds:
-    otherwise the effect of another factor would be taken for that of this one. The p values of
-    several factors are not adjusted for each other.
+    otherwise the effects of the factors would be confounded. The p values of several factors are
+    not adjusted for each other.
 
     Args:
         levels: For each factor the level of each setting.
