@@ -98,7 +98,7 @@ def same(run: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return place / "evaluations" / f"{run.parent.name},fold=0-on-{tiny.name}", result
 
 
-def test_the_files_are_where_they_are_said_to_be(same: tuple[Path, Result]) -> None:
+def test_the_files_are_in_the_documented_places(same: tuple[Path, Result]) -> None:
     out, result = same
     assert {path.name for path in out.iterdir()} == {
         "metrics.json", "record.json", "predictions.csv", "per_class.csv", "per_signer.csv",
@@ -110,18 +110,16 @@ def test_the_files_are_where_they_are_said_to_be(same: tuple[Path, Result]) -> N
     assert json_of(out / "record.json")["packages"]["torch"]
 
 
-def test_images_that_were_trained_on_are_told(same: tuple[Path, Result], run: Path) -> None:
-    parts = [row["part"] for row in rows_of(run / "data.csv")]
-    trained, chosen = parts.count("train"), parts.count("validation")
+def test_images_that_were_trained_on_are_reported(same: tuple[Path, Result], run: Path) -> None:
+    subsets = [row["part"] for row in rows_of(run / "data.csv")]
+    trained, validated = subsets.count("train"), subsets.count("validation")
     assert f"{trained} of these 36 images were trained on" in same[1].err
     assert f"{trained} of these 36 images were trained on" in (same[0] / "report.html").read_text()
-    found = json_of(same[0] / "metrics.json")["images"]
-    assert (found["trained_on"], found["validated_on"]) == (trained, chosen)
+    images = json_of(same[0] / "metrics.json")["images"]
+    assert (images["trained_on"], images["validated_on"]) == (trained, validated)
 
 
-def test_what_the_run_said_of_its_test_fold_is_said_again(
-    same: tuple[Path, Result], run: Path
-) -> None:
+def test_the_predictions_of_a_run_are_reproduced(same: tuple[Path, Result], run: Path) -> None:
     now = {row["path"]: row for row in rows_of(same[0] / "predictions.csv")}
     before = rows_of(run / "predictions.csv")
     assert before
@@ -160,13 +158,13 @@ def test_unseen_images_alone_give_the_figures_of_the_run(
 
 def test_a_fold_of_other_data_can_be_asked_for(run: Path, tiny: Path, place: Path) -> None:
     words = ["split=signer", "folds=3"]
-    judged: list[str] = []
+    paths: list[str] = []
     for fold in range(3):
         evaluated(place, f"run={run}", f"data.root={tiny}", f"fold={fold}", *words)
         rows = rows_of(place / "out" / "predictions.csv")
         assert len(rows) == 12
-        judged += [row["path"] for row in rows]
-    assert len(set(judged)) == 36
+        paths += [row["path"] for row in rows]
+    assert len(set(paths)) == 36
 
 
 def test_names_that_differ_in_case_are_the_same_and_files_are_known_again(
@@ -184,7 +182,7 @@ def test_names_that_differ_in_case_are_the_same_and_files_are_known_again(
 
 
 @pytest.fixture
-def odd(tiny: Path, place: Path) -> Path:
+def unusual_data(tiny: Path, place: Path) -> Path:
     """A is half wrong (blue), B is right, ß is absent, and there is a class of other images."""
     data = renamed(tiny, place, {})
     shutil.rmtree(data / "A")
@@ -198,9 +196,11 @@ def odd(tiny: Path, place: Path) -> Path:
     return data
 
 
-def test_missing_and_unknown_classes_are_counted_apart(run: Path, odd: Path, place: Path) -> None:
-    metrics = evaluated(place, f"run={run}", f"data.root={odd}")
-    assert metrics["images"]["judged"] == 28
+def test_missing_and_unknown_classes_are_counted_apart(
+    run: Path, unusual_data: Path, place: Path
+) -> None:
+    metrics = evaluated(place, f"run={run}", f"data.root={unusual_data}")
+    assert metrics["images"]["evaluated"] == 28
     assert metrics["images"]["of_shared_classes"] == 24
     assert metrics["images"]["of_unknown_classes"] == 4
     assert metrics["test"]["accuracy"] == pytest.approx(18 / 24)
@@ -218,33 +218,37 @@ def test_missing_and_unknown_classes_are_counted_apart(run: Path, odd: Path, pla
     assert (of_class["A"]["recognised"], of_class["A"]["mistaken_for"]) == ("6", "ß")
     assert float(of_class["A"]["low"]) == pytest.approx(wilson_interval(6, 12)[0], abs=1e-6)
     assert (of_class["Ω"]["matched"], of_class["Ω"]["accuracy"]) == ("not known", "")
-    told = " ".join(metrics["remarks"])
-    assert "4 images of 1 class that the network does not know (Ω)" in told
-    assert "No image shows 1 class of the 3 that the network knows: ß" in told
+    remarks = " ".join(metrics["remarks"])
+    assert "4 images of 1 class that the network does not know (Ω)" in remarks
+    assert "No image shows 1 class of the 3 that the network knows: ß" in remarks
     report = (place / "out" / "report.html").read_text()
     assert "Ω (unknown)" in report or "Classes that the network does not know" in report
 
 
-def test_a_threshold_rejects_and_says_so(again: Path, odd: Path, place: Path) -> None:
+def test_a_threshold_rejects_and_reports_its_precision(
+    again: Path, unusual_data: Path, place: Path
+) -> None:
     content = json_of(again / "calibration.json")
     rows: Rows = []
     for threshold in (0.0, 0.999999):
         content |= {"reject_threshold": threshold, "temperature": 3.0}
         (again / "calibration.json").write_text(json.dumps(content))
-        metrics = evaluated(place, f"run={again}", f"data.root={odd}")
+        metrics = evaluated(place, f"run={again}", f"data.root={unusual_data}")
         rows = rows_of(place / "out" / "predictions.csv")
         of_class = {row["class"]: row for row in rows_of(place / "out" / "per_class.csv")}
-        made = metrics["calibration"]
-        assert made["coverage"] == 1 - threshold.__ceil__()
+        calibration = metrics["calibration"]
+        assert calibration["coverage"] == 1 - threshold.__ceil__()
         assert int(of_class["Ω"]["rejected"]) == 4 * threshold.__ceil__()
         assert metrics["unknown_classes_rejected"]["share"] == threshold.__ceil__()
-        told = "the threshold was set to make 99.0 % of the accepted guesses right; here it is 75.0"
-        assert (told in " ".join(metrics["remarks"]).lower()) == (threshold == 0)
-    assert made["precision"] is None
+        sentence = (
+            "the threshold was set to make 99.0 % of the accepted guesses right; here it is 75.0"
+        )
+        assert (sentence in " ".join(metrics["remarks"]).lower()) == (threshold == 0)
+    assert calibration["precision"] is None
     assert {row["accepted"] for row in rows} == {"0"}
     for row in rows:
-        tempered = np.array([float(row[f"p_{name}"]) for name in "ABß"]) ** (1 / 3)
-        expected = tempered.max() / tempered.sum()
+        scaled = np.array([float(row[f"p_{name}"]) for name in "ABß"]) ** (1 / 3)
+        expected = scaled.max() / scaled.sum()
         assert float(row["calibrated_confidence"]) == pytest.approx(expected, abs=0.01)
 
 
@@ -252,13 +256,13 @@ def test_a_threshold_rejects_and_says_so(again: Path, odd: Path, place: Path) ->
 def test_a_mapping_joins_other_names(suffix: str, run: Path, tiny: Path, place: Path) -> None:
     data = renamed(tiny, place, {"A": "rouge, vif", "B": "verde", "ß": "bleu"})
     shutil.copytree(data / "verde", data / "GRÜN")
-    said = {"rouge, vif": "A", "verde": "B", "GRÜN": "B", "bleu": None}
+    mapping = {"rouge, vif": "A", "verde": "B", "GRÜN": "B", "bleu": None}
     file = place / f"names{suffix}"
     if suffix == ".json":
-        file.write_text(json.dumps(said))
+        file.write_text(json.dumps(mapping))
     else:
         with file.open("w", newline="") as stream:
-            csv.writer(stream).writerows([("data", "network"), *said.items()])
+            csv.writer(stream).writerows([("data", "network"), *mapping.items()])
     metrics = evaluated(place, f"run={run}", f"data.root={data}", f"mapping={file}")
     assert metrics["test"]["accuracy"] == 1
     assert metrics["images"]["of_shared_classes"] == 36
@@ -287,8 +291,8 @@ def test_hostile_names_do_no_harm(run: Path, tiny: Path, place: Path) -> None:
         Image.new("RGB", (40, 40), (number * 40, 0, 0)).save(data / name / "x.png")
     result = run_command(place, f"run={run}", f"data.root={data}", "out=out", verb="evaluate")
     assert result.code == 0, result.err
-    found = {row["class"] for row in rows_of(place / "out" / "per_class.csv")}
-    assert found == {"A", "B", "ß", *names, os.fsdecode(b"\xff\xfe")}
+    classes = {row["class"] for row in rows_of(place / "out" / "per_class.csv")}
+    assert classes == {"A", "B", "ß", *names, os.fsdecode(b"\xff\xfe")}
     report = (place / "out" / "report.html").read_text()
     assert "<img src=x" not in report
     assert "&lt;img src=x" in report
@@ -315,13 +319,15 @@ def test_other_sizes_are_squeezed_as_in_training(run: Path, place: Path) -> None
         (place / "data" / name).mkdir(parents=True)
         pixels = rng.integers(0, 255, size=(*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(place / "data" / name / "x.png")
-        square = resize_image(Image.fromarray(pixels), 32)[None]
+        resized = resize_image(Image.fromarray(pixels), 32)[None]
         with torch.inference_mode():
-            expected[f"{name}/x.png"] = model(torch.from_numpy(square.copy())).softmax(1)[0].numpy()
+            expected[f"{name}/x.png"] = (
+                model(torch.from_numpy(resized.copy())).softmax(1)[0].numpy()
+            )
     evaluated(place, f"run={run}", f"data.root={place / 'data'}")
     for row in rows_of(place / "out" / "predictions.csv"):
-        said = [float(row[f"p_{name}"]) for name in "ABß"]
-        np.testing.assert_allclose(said, expected[row["path"]], atol=2e-6)
+        outputs = [float(row[f"p_{name}"]) for name in "ABß"]
+        np.testing.assert_allclose(outputs, expected[row["path"]], atol=2e-6)
 
 
 # --- its calibration -----------------------------------------------------------------------------
@@ -397,19 +403,19 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stranger(halves: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def external_weights(halves: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights, trained here in plain torch on images with exchanged axes, and their classes."""
-    folder = tmp_path_factory.mktemp("stranger")
+    folder = tmp_path_factory.mktemp("external")
     torch.manual_seed(0)
     network = build_network("simple_cnn", 2, 30)
     files = sorted(halves.rglob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file)) for file in files]).transpose(0, 2, 1, 3)
-    given = (torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
+    images = (torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2) / 255 - 0.4) / 0.3
     labels = torch.tensor([["left", "up"].index(file.parent.name) for file in files])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(25):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(given), labels).backward()  # type: ignore[no-untyped-call]
+        torch.nn.functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     state = {f"model.{key}": value for key, value in network.state_dict().items()}
     torch.save({"epoch": 25, "state_dict": state}, folder / "net.ckpt")
@@ -417,34 +423,41 @@ def stranger(halves: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "names.txt").write_text("left\n\nup\n")
     (folder / "names.json").write_text('["left", "up"]')
     with torch.inference_mode():
-        np.save(folder / "said.npy", network.eval()(given).softmax(1).numpy())
+        np.save(folder / "outputs.npy", network.eval()(images).softmax(1).numpy())
     return folder
 
 
-FOREIGN = ("model=simple_cnn", "size=30", "mean=[0.4,0.4,0.4]", "std=[0.3,0.3,0.3]")
+EXTERNAL = ("model=simple_cnn", "size=30", "mean=[0.4,0.4,0.4]", "std=[0.3,0.3,0.3]")
 
 
 @pytest.mark.parametrize(
     ("weights", "names"), [("net.ckpt", "names.txt"), ("net.safetensors", "names.json")]
 )
 def test_weights_with_exchanged_axes(
-    weights: str, names: str, stranger: Path, halves: Path, place: Path
+    weights: str, names: str, external_weights: Path, halves: Path, place: Path
 ) -> None:
-    words = [f"model.weights={stranger / weights}", f"classes={stranger / names}"]
-    words += [f"data.root={halves}", *FOREIGN]
+    words = [f"model.weights={external_weights / weights}", f"classes={external_weights / names}"]
+    words += [f"data.root={halves}", *EXTERNAL]
     metrics = evaluated(place, *words, "swap_axes=true")
     assert metrics["test"]["accuracy"] == 1
-    said = [[float(r["p_left"]), float(r["p_up"])] for r in rows_of(place / "out/predictions.csv")]
-    np.testing.assert_allclose(said, np.load(stranger / "said.npy"), atol=2e-6)
+    outputs = [
+        [float(r["p_left"]), float(r["p_up"])] for r in rows_of(place / "out/predictions.csv")
+    ]
+    np.testing.assert_allclose(outputs, np.load(external_weights / "outputs.npy"), atol=2e-6)
     assert metrics["network"]["mean"] == [0.4] * 3
     assert any("not calibrated" in remark for remark in metrics["remarks"])
     assert evaluated(place, *words)["test"]["accuracy"] < 0.1  # up is left, left is up
 
 
-def test_a_stranger_by_the_public_command(stranger: Path, halves: Path, place: Path) -> None:
-    words = [f"model.weights={stranger / 'net.ckpt'}", f"classes={stranger / 'names.txt'}"]
+def test_external_weights_by_the_public_command(
+    external_weights: Path, halves: Path, place: Path
+) -> None:
+    words = [
+        f"model.weights={external_weights / 'net.ckpt'}",
+        f"classes={external_weights / 'names.txt'}",
+    ]
     result = run_command(
-        place, *words, f"data.root={halves}", *FOREIGN, "swap_axes=true", verb="evaluate"
+        place, *words, f"data.root={halves}", *EXTERNAL, "swap_axes=true", verb="evaluate"
     )
     assert result.code == 0, result.err
     assert "1.0000" in result.out
@@ -452,16 +465,18 @@ def test_a_stranger_by_the_public_command(stranger: Path, halves: Path, place: P
 
 
 def test_weights_that_do_not_fit_name_every_layer(
-    stranger: Path, halves: Path, place: Path
+    external_weights: Path, halves: Path, place: Path
 ) -> None:
     (place / "three.txt").write_text("left\nup\nright\n")
-    base = [f"data.root={halves}", *FOREIGN]
+    base = [f"data.root={halves}", *EXTERNAL]
     with pytest.raises(WeightsError, match=r"classifier\.weight: \(2, 256\) in the file, \(3, 256"):
-        evaluated(place, *base, f"model.weights={stranger / 'net.ckpt'}", "classes=three.txt")
+        evaluated(
+            place, *base, f"model.weights={external_weights / 'net.ckpt'}", "classes=three.txt"
+        )
     state = build_network("simple_cnn", 2, 30).state_dict()
     state.pop("classifier.bias")
     torch.save({**state, "more": torch.zeros(1)}, place / "less.pt")
-    words = [*base, f"classes={stranger / 'names.txt'}"]
+    words = [*base, f"classes={external_weights / 'names.txt'}"]
     with pytest.raises(WeightsError, match=r"classifier\.bias: not in the file") as error:
         evaluated(place, *words, "model.weights=less.pt")
     assert "more: not in the network" in str(error.value)
@@ -493,8 +508,8 @@ def test_a_bundle_is_judged_before_and_after_its_temperature(place: Path) -> Non
     for row in rows_of(place / "out" / "predictions.csv"):
         mean = pixels[row["path"]][0, 0] / 255
         logits = torch.from_numpy(-sharp * ((mean - wanted) ** 2).sum(1))
-        said = [float(row[f"p_{name}"]) for name in bundles.COLOURS]
-        np.testing.assert_allclose(said, logits.softmax(0).numpy(), atol=1e-4)
+        outputs = [float(row[f"p_{name}"]) for name in bundles.COLOURS]
+        np.testing.assert_allclose(outputs, logits.softmax(0).numpy(), atol=1e-4)
         after = float((logits / temperature).softmax(0).max())
         assert float(row["calibrated_confidence"]) == pytest.approx(after, abs=1e-4)
         assert row["accepted"] == str(int(after >= 0.5))
@@ -571,7 +586,7 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
         evaluated(place, f"run={again}", f"data.root={tiny}")
 
 
-def test_empty_folders_and_bad_images_are_told(run: Path, tiny: Path, place: Path) -> None:
+def test_empty_folders_and_bad_images_are_reported(run: Path, tiny: Path, place: Path) -> None:
     (place / "empty").mkdir()
     with pytest.raises(DataError, match="has no folders in it"):
         evaluated(place, f"run={run}", f"data.root={place / 'empty'}")
@@ -595,12 +610,12 @@ def test_a_run_folder_is_never_overwritten(again: Path, tiny: Path) -> None:
 
 
 def test_names_match_exactly_before_they_match_but_for_case() -> None:
-    found = map_classes(["a", "del", "X"], ["A", "a", "DEL"])
-    assert [(m.network, m.how) for m in found] == [
+    matches = map_classes(["a", "del", "X"], ["A", "a", "DEL"])
+    assert [(m.network, m.how) for m in matches] == [
         ("a", "the same name"), ("DEL", "but for case"), (None, "not known"),
     ]  # fmt: skip
-    said = map_classes(["A", "B"], ["A", "B"], {"A": "B", "B": None})
-    assert [m.network for m in said] == ["B", None]
+    mapped = map_classes(["A", "B"], ["A", "B"], {"A": "B", "B": None})
+    assert [m.network for m in mapped] == ["B", None]
 
 
 @pytest.mark.parametrize(
@@ -654,7 +669,7 @@ def test_classes_that_make_no_sense_are_refused(
         class_mapping.read_classes(tmp_path / name)
 
 
-def test_figures_of_some_classes_are_those_of_scikit_learn() -> None:
+def test_metrics_of_some_classes_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     shares = rng.dirichlet(np.ones(6), size=300)
     labels = rng.choice([0, 2, 5], size=300)
@@ -683,16 +698,18 @@ def test_real_digits_and_other_peoples_letters(shared: Path, tmp_path: Path) -> 
     words += ["split=signer", "trainer.max_epochs=6", "trainer.accelerator=cpu"]
     done(*words, "wanted_precision=0.95")
     (run,) = tmp_path.glob("runs/digits/*/fold=0")
-    made = json_of(run / "calibration.json")
-    assert made["images"] > 100
-    assert made["wanted_precision"] == 0.95
+    calibration = json_of(run / "calibration.json")
+    assert calibration["images"] > 100
+    assert calibration["wanted_precision"] == 0.95
     assert "wanted_precision" not in run.parent.name
     done(f"run={run}", "data=digits", f"data.root={digits}",
                       "unseen=true", "out=same", verb="evaluate")  # fmt: skip
     now, then = json_of(tmp_path / "same/metrics.json"), json_of(run / "metrics.json")
     assert now["test"]["accuracy"] == pytest.approx(then["test"]["accuracy"], abs=1e-6)
     assert now["test"]["loss"] == pytest.approx(then["test"]["loss"], abs=1e-4)
-    assert now["calibration"]["coverage"] == pytest.approx(made["coverage"]["test"], abs=0.005)
+    assert now["calibration"]["coverage"] == pytest.approx(
+        calibration["coverage"]["test"], abs=0.005
+    )
     assert len(rows_of(tmp_path / "same/per_signer.csv")) > 30
 
     words = [f"run={run}", f"data.root={letters}", "out=others"]

@@ -57,8 +57,8 @@ def map_classes(
     >>> [(m.network, m.how) for m in map_classes(["a", "B", "?"], ["A", "B", "C"])]
     [('A', 'but for case'), ('B', 'the same name'), (None, 'not known')]
     """
-    said = mapping or {}
-    matches = tuple(_class_names(name, network, said) for name in data)
+    mapped = mapping or {}
+    matches = tuple(_class_names(name, network, mapped) for name in data)
     taken: dict[str, list[str]] = {}
     for one in matches:
         if one.network is not None and one.how != MAPPED:
@@ -78,9 +78,11 @@ def map_classes(
     return matches
 
 
-def _class_names(name: str, network: Sequence[str], said: Mapping[str, str | None]) -> ClassMapping:
-    if name in said:
-        return ClassMapping(name, said[name], UNKNOWN if said[name] is None else MAPPED)
+def _class_names(
+    name: str, network: Sequence[str], mapped: Mapping[str, str | None]
+) -> ClassMapping:
+    if name in mapped:
+        return ClassMapping(name, mapped[name], UNKNOWN if mapped[name] is None else MAPPED)
     if name in network:
         return ClassMapping(name, name, EXACT)
     alike = [other for other in network if other.lower() == name.lower()]

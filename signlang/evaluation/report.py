@@ -30,42 +30,42 @@ from signlang.reporting.page import (
 from signlang.reporting.plots import BLUE, COLOURS, INK, new_axes
 
 
-def confusion_view(found: Evaluation) -> Predictions:
+def confusion_view(evaluation: Evaluation) -> Predictions:
     """All images, over those classes alone that an image has or was taken for."""
-    return _view(found, np.ones(len(found.rows), dtype=np.bool_))
+    return _view(evaluation, np.ones(len(evaluation.rows), dtype=np.bool_))
 
 
-def mistakes(found: Evaluation) -> Predictions:
+def shared_classes_view(evaluation: Evaluation) -> Predictions:
     """The images of shared classes."""
-    return _view(found, found.known)
+    return _view(evaluation, evaluation.known)
 
 
-def unknown_classes_view(found: Evaluation) -> Predictions:
+def unknown_classes_view(evaluation: Evaluation) -> Predictions:
     """The images of classes that the network does not know."""
-    return _view(found, ~found.known)
+    return _view(evaluation, ~evaluation.known)
 
 
-def _view(found: Evaluation, chosen: Flags) -> Predictions:
+def _view(evaluation: Evaluation, selected: Flags) -> Predictions:
     """Some images, with calibrated probabilities.
 
     Classes that the network does not know stand behind its own, with a probability of 0.
     """
-    rows = np.flatnonzero(chosen)
-    labels, predicted = found.labels[rows], found.predicted[rows]
-    own = np.union1d(labels[found.known[rows]], predicted)
-    strange = sorted({found.class_names[row] for row in rows if not found.known[row]})
-    place = {name: len(own) + number for number, name in enumerate(strange)}
+    rows = np.flatnonzero(selected)
+    labels, predicted = evaluation.labels[rows], evaluation.predicted[rows]
+    own = np.union1d(labels[evaluation.known[rows]], predicted)
+    unknown = sorted({evaluation.class_names[row] for row in rows if not evaluation.known[row]})
+    place = {name: len(own) + number for number, name in enumerate(unknown)}
     numbers = [
-        int(np.searchsorted(own, found.labels[row])) if found.known[row]
-        else place[found.class_names[row]]
+        int(np.searchsorted(own, evaluation.labels[row])) if evaluation.known[row]
+        else place[evaluation.class_names[row]]
         for row in rows
     ]  # fmt: skip
-    shares = np.zeros((len(rows), len(own) + len(strange)))
-    shares[:, : len(own)] = found.calibrated[rows][:, own]
-    names = [found.candidate.classes[position] for position in own]
+    shares = np.zeros((len(rows), len(own) + len(unknown)))
+    shares[:, : len(own)] = evaluation.calibrated[rows][:, own]
+    names = [evaluation.predictor.classes[position] for position in own]
     return Predictions(
-        classes=(*names, *(f"{name} (unknown)" for name in strange)),
-        paths=tuple(found.paths[row] for row in rows),
+        classes=(*names, *(f"{name} (unknown)" for name in unknown)),
+        paths=tuple(evaluation.paths[row] for row in rows),
         labels=np.array(numbers, dtype=np.int64),
         probabilities=shares,
         folds=np.zeros(len(rows), dtype=np.int64),
@@ -92,36 +92,47 @@ def rejection_chart(curve: RiskCoverage, threshold: float | None) -> Figure:
     return figure
 
 
-FIGURES: Final = re.compile(r"(confusion|mistakes|strangers|reliability(-2)?|rejection)\.png")
+FIGURES: Final = re.compile(r"(confusion|mistakes|unknown|reliability(-2)?|rejection)\.png")
 CLASSES: Final = 60  # in a table; all are in per_class.csv
 SIGNERS: Final = 10
 
 
-def evaluation_page(found: Evaluation) -> Page:
+def evaluation_page(evaluation: Evaluation) -> Page:
     """Put the report together."""
-    known = found.known
+    known = evaluation.known
     tiles = {
-        "images": f"{len(found.rows):,}",
-        "accuracy": f"{found.figures['accuracy']:.4f}",
-        "over the shared classes": f"{found.figures_among['accuracy']:.4f}",
-        "macro F1": f"{found.figures['macro_f1']:.4f}",
+        "images": f"{len(evaluation.rows):,}",
+        "accuracy": f"{evaluation.metrics['accuracy']:.4f}",
+        "over the shared classes": f"{evaluation.shared_only_metrics['accuracy']:.4f}",
+        "macro F1": f"{evaluation.metrics['macro_f1']:.4f}",
     }
-    if found.calibration.reject_threshold is not None:
-        tiles["accepted"] = percent(found.coverage.value)
-        tiles["right of these"] = percent(found.precision.value) if found.precision.total else "-"
+    if evaluation.calibration.reject_threshold is not None:
+        tiles["accepted"] = percent(evaluation.coverage.value)
+        tiles["right of these"] = (
+            percent(evaluation.precision.value) if evaluation.precision.total else "-"
+        )
     if not known.all():
         tiles["of unknown classes"] = f"{int((~known).sum()):,}"
-    made = [_figures, _confusion, _classes, _signers, _mistakes, _confidence, _unknown, _matches]
-    sections = [section for make in made if (section := make(found)) is not None]
+    builders = [
+        _metrics,
+        _confusion,
+        _classes,
+        _signers,
+        _mistakes,
+        _confidence,
+        _unknown,
+        _matches,
+    ]
+    sections = [section for build in builders if (section := build(evaluation)) is not None]
     return Page(
         name="report",
-        title=f"{found.candidate.name} on {found.name}",
-        lead=f"Written by signlang {__version__}. The network is {found.candidate.path}; the "
-        f"images, names, labels and signers have the fingerprint {found.index.fingerprint}.",
+        title=f"{evaluation.predictor.name} on {evaluation.name}",
+        lead=f"Written by signlang {__version__}. The network is {evaluation.predictor.path}; the "
+        f"images, names, labels and signers have the fingerprint {evaluation.index.fingerprint}.",
         tiles=tiles,
         notes=[
-            Notes("What to beware of", results.warnings(found), is_warning=True),
-            Notes("What to know", results.notes(found)),
+            Notes("What to beware of", results.warnings(evaluation), is_warning=True),
+            Notes("What to know", results.notes(evaluation)),
         ],
         sections=sections,
         ours=FIGURES,
@@ -130,7 +141,7 @@ def evaluation_page(found: Evaluation) -> Page:
     )
 
 
-def _figures(found: Evaluation) -> Section:
+def _metrics(evaluation: Evaluation) -> Section:
     text = (
         "The first accuracy lets the network answer with any of its classes, as it would in use; "
         "the second only with those that the images show, which tells hands that it reads badly "
@@ -138,14 +149,14 @@ def _figures(found: Evaluation) -> Section:
         "images for independent; those of one person are not. The calibration error is before "
         "and after the temperature that was fitted on the network's own validation images."
     )
-    rows: Rows = [[name, value] for name, value in writer.headlines(found).items()]
+    rows: Rows = [[name, value] for name, value in writer.headlines(evaluation).items()]
     return Section("Figures", [Text(text), Table("Figures", ["what", "how much"], rows)])
 
 
-def _confusion(found: Evaluation) -> Section:
-    view = confusion_view(found)
-    wrong = int((~found.correct).sum())
-    alt = f"Confusion matrix: {wrong:,} of {len(found.rows):,} images are not recognised."
+def _confusion(evaluation: Evaluation) -> Section:
+    view = confusion_view(evaluation)
+    wrong = int((~evaluation.correct).sum())
+    alt = f"Confusion matrix: {wrong:,} of {len(evaluation.rows):,} images are not recognised."
     blocks: Blocks = [ImageBlock("confusion", alt, plots.confusion_figure(view))]
     rows: Rows = [
         [pair.label, pair.predicted, pair.count, f"{pair.share:.1%}"]
@@ -159,8 +170,8 @@ def _confusion(found: Evaluation) -> Section:
     return Section("Confusion", blocks)
 
 
-def _classes(found: Evaluation) -> Section:
-    every = by_class(found)
+def _classes(evaluation: Evaluation) -> Section:
+    every = by_class(evaluation)
     rows: Rows = [
         [first, *map(Number, rest)] for first, *rest in map(writer.cells_of, every[:CLASSES])
     ]
@@ -169,8 +180,8 @@ def _classes(found: Evaluation) -> Section:
     return Section("Classes", [Table(caption, header, rows)])
 
 
-def _signers(found: Evaluation) -> Section | None:
-    signers = by_signer(found)
+def _signers(evaluation: Evaluation) -> Section | None:
+    signers = by_signer(evaluation)
     if not signers:
         return None
     values = np.array([share.value for share in signers.values()])
@@ -186,16 +197,16 @@ def _signers(found: Evaluation) -> Section | None:
     return Section("Signers", [Text(text), Table(caption, header, rows)])
 
 
-def _mistakes(found: Evaluation) -> Section:
+def _mistakes(evaluation: Evaluation) -> Section:
     text = (
         "Images of shared classes that were judged wrongly with the highest confidence, after "
         "the temperature. Some may be labelled wrongly: look at them."
     )
-    view = mistakes(found)
+    view = shared_classes_view(evaluation)
     rows = classification.most_confident_mistakes(view)
     if not len(rows):
         return Section("Worst mistakes", [Text("There are no mistakes.")])
-    sheet = _sheet(found, view, rows.tolist(), "mistakes")
+    sheet = _sheet(evaluation, view, rows.tolist(), "mistakes")
     header = ["file", "is", "taken for", "confidence"]
     listed: Rows = [
         [
@@ -207,33 +218,33 @@ def _mistakes(found: Evaluation) -> Section:
     return Section("Worst mistakes", [Text(text), sheet, Table("Worst mistakes", header, listed)])
 
 
-def _sheet(found: Evaluation, view: Predictions, rows: list[int], name: str) -> ImageBlock:
-    images = sources.read_thumbnails(found.index.root, [view.paths[row] for row in rows])
+def _sheet(evaluation: Evaluation, view: Predictions, rows: list[int], name: str) -> ImageBlock:
+    images = sources.read_thumbnails(evaluation.index.root, [view.paths[row] for row in rows])
     sheet = plots.mistakes_figure(view, rows, images)
     return ImageBlock(name, f"{counted(len(rows), 'image')} that were judged wrongly", sheet)
 
 
-def _confidence(found: Evaluation) -> Section:
-    known, made = found.known, found.calibration
-    correct = found.correct[known]
+def _confidence(evaluation: Evaluation) -> Section:
+    known, calibration = evaluation.known, evaluation.calibration
+    correct = evaluation.correct[known]
     blocks: Blocks = [Text(
         "Accuracy of the images of shared classes that were judged with about the same "
         "confidence, by the network itself and after the temperature."
     )]  # fmt: skip
     for number, (title, shares) in enumerate(
         [
-            ("By the network itself", found.probabilities),
-            ("After the temperature", found.calibrated),
+            ("By the network itself", evaluation.probabilities),
+            ("After the temperature", evaluation.calibrated),
         ]
     ):
-        if number and made.temperature == 1:
+        if number and calibration.temperature == 1:
             break
         diagram = reliability_diagram(shares[known].max(1), correct)
         alt = f"Reliability diagram: calibration error {diagram.error:.4f}."
         name = "reliability" + "-2" * number
         blocks.append(ImageBlock(name, alt, plots.reliability_figure(diagram), title))
-    curve = risk_coverage(found.calibrated[known].max(1), correct)
-    chart = rejection_chart(curve, made.reject_threshold)
+    curve = risk_coverage(evaluation.calibrated[known].max(1), correct)
+    chart = rejection_chart(curve, calibration.reject_threshold)
     alt = f"Mistakes among the accepted images against their share: {_last(curve)}."
     blocks.append(ImageBlock("rejection", alt, chart, "What rejecting unsure guesses would do"))
     return Section("How far confidence can be trusted", blocks)
@@ -243,30 +254,32 @@ def _last(curve: RiskCoverage) -> str:
     return f"{curve.risk[-1]:.1%} if all are accepted"
 
 
-def _unknown(found: Evaluation) -> Section | None:
-    if found.known.all():
+def _unknown(evaluation: Evaluation) -> Section | None:
+    if evaluation.known.all():
         return None
     rows: Rows = [
         [
             one.match.data, one.images, f"{one.mistaken_for} ({one.times:,})",
             Number(percent(Proportion(one.rejected, one.images).value)),
         ]
-        for one in by_class(found)
+        for one in by_class(evaluation)
         if one.match.network is None
     ]  # fmt: skip
     text = (
         "Of these images every answer is wrong; the best that can happen is that they are "
         "rejected. Shown are those of whose answer the network was surest."
     )
-    view = unknown_classes_view(found)
-    sheet = _sheet(found, view, classification.most_confident_mistakes(view).tolist(), "strangers")
+    view = unknown_classes_view(evaluation)
+    sheet = _sheet(
+        evaluation, view, classification.most_confident_mistakes(view).tolist(), "unknown"
+    )
     header = ["class", "images", "mostly taken for", "rejected"]
     table = Table("Classes that the network does not know", header, rows)
     return Section("Unknown classes", [Text(text), table, sheet])
 
 
-def _matches(found: Evaluation) -> Section:
-    rows: Rows = [[m.data, m.network or "-", m.how] for m in found.matches]
-    caption = f"What the classes of {found.name} are for the network"
+def _matches(evaluation: Evaluation) -> Section:
+    rows: Rows = [[m.data, m.network or "-", m.how] for m in evaluation.matches]
+    caption = f"What the classes of {evaluation.name} are for the network"
     header = ["class of the images", "class of the network", "matched by"]
     return Section("Names", [Table(caption, header, rows)])

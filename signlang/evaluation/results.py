@@ -24,19 +24,19 @@ class TrainingOverlap:
     """Which images are no news to a network, byte for byte.
 
     Attributes:
-        trained: (N,) those that it was trained on.
-        chosen: (N,) those that chose its checkpoint or its calibration.
+        trained_on: (N,) those that it was trained on.
+        selected_on: (N,) those that chose its checkpoint or its calibration.
         unknown: Why that cannot be known; nothing where it is.
     """
 
-    trained: Flags
-    chosen: Flags
+    trained_on: Flags
+    selected_on: Flags
     unknown: str = ""
 
     @property
     def either(self) -> Flags:
         """(N,) both."""
-        return self.trained | self.chosen
+        return self.trained_on | self.selected_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,31 +44,31 @@ class Evaluation:
     """What a network said of images.
 
     Attributes:
-        candidate: The network.
+        predictor: The network.
         calibration: Its temperature and threshold.
         name: Of the data.
         index: All images of the data.
         rows: (n,) those that were judged.
         matches: What each class of the data is for the network.
         probabilities: (n, classes of the network), uncalibrated.
-        seen: Which images are no news to the network.
+        overlap: Which images are no news to the network.
         seconds: That the network took.
     """
 
-    candidate: BatchPredictor
+    predictor: BatchPredictor
     calibration: Calibration
     name: str
     index: Index
     rows: Ints
     matches: tuple[ClassMapping, ...]
     probabilities: Floats
-    seen: TrainingOverlap
+    overlap: TrainingOverlap
     seconds: float
 
     @cached_property
     def labels(self) -> Ints:
         """(n,) positions in the classes of the network, `ABSENT` where it is none of them."""
-        number = {name: place for place, name in enumerate(self.candidate.classes)}
+        number = {name: place for place, name in enumerate(self.predictor.classes)}
         places = [ABSENT if m.network is None else number[m.network] for m in self.matches]
         return np.array(places, dtype=np.int64)[self.index.labels[self.rows]]
 
@@ -104,20 +104,20 @@ class Evaluation:
         return [int(place) for place in np.unique(self.labels[self.known])]
 
     @cached_property
-    def correct_among(self) -> Flags:
+    def shared_only_correct(self) -> Flags:
         """(n,) whether it would be recognised if there were the shared classes only."""
         best = np.array(self.shared)[self.probabilities[:, self.shared].argmax(1)]
         return np.asarray(best == self.labels, dtype=np.bool_)
 
     @cached_property
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Of images of shared classes, over all classes of the network, uncalibrated."""
         return classification.classification_metrics(
             self.probabilities[self.known], self.labels[self.known]
         )
 
     @cached_property
-    def figures_among(self) -> dict[str, float]:
+    def shared_only_metrics(self) -> dict[str, float]:
         """Of the same images over the shared classes alone, uncalibrated."""
         labels = np.searchsorted(self.shared, self.labels[self.known])
         return classification.classification_metrics(
@@ -162,7 +162,7 @@ class ClassScore:
         match: The class.
         images: Of it.
         right: Those recognised; of none at all, where the network does not know the class.
-        among: Those that would be, if the network had the shared classes only; likewise.
+        shared_only: Those that would be, if the network had the shared classes only; likewise.
         mistaken_for: What those not recognised were mostly taken for.
         times: How many of them.
         rejected: Images below the threshold.
@@ -171,132 +171,144 @@ class ClassScore:
     match: ClassMapping
     images: int
     right: Proportion
-    among: Proportion
+    shared_only: Proportion
     mistaken_for: str
     times: int
     rejected: int
 
 
-def by_class(found: Evaluation) -> list[ClassScore]:
+def by_class(evaluation: Evaluation) -> list[ClassScore]:
     """Every class of the judged images, the worst first, unknown ones last."""
     return sorted(
-        _classes(found),
+        _class_scores(evaluation),
         key=lambda one: (one.match.network is None, one.right.value, one.match.data),
     )
 
 
-def _classes(found: Evaluation) -> Iterator[ClassScore]:
-    names = np.array(found.class_names, dtype=object)
-    for match in found.matches:
-        mine = np.asarray(names == match.data, dtype=np.bool_)
-        if not mine.any():
+def _class_scores(evaluation: Evaluation) -> Iterator[ClassScore]:
+    names = np.array(evaluation.class_names, dtype=object)
+    for match in evaluation.matches:
+        members = np.asarray(names == match.data, dtype=np.bool_)
+        if not members.any():
             continue
         known = match.network is not None
-        wrong = found.predicted[mine & ~found.correct]
-        other, times = classification.most_frequent(wrong, found.candidate.classes)
+        wrong = evaluation.predicted[members & ~evaluation.correct]
+        other, times = classification.most_frequent(wrong, evaluation.predictor.classes)
         yield ClassScore(
             match,
-            int(mine.sum()),
-            Proportion.of(found.correct[mine]) if known else NOTHING,
-            Proportion.of(found.correct_among[mine]) if known else NOTHING,
+            int(members.sum()),
+            Proportion.of(evaluation.correct[members]) if known else NOTHING,
+            Proportion.of(evaluation.shared_only_correct[members]) if known else NOTHING,
             other,
             times,
-            int((~found.accepted[mine]).sum()),
+            int((~evaluation.accepted[members]).sum()),
         )
 
 
-def by_signer(found: Evaluation) -> dict[str, Proportion]:
+def by_signer(evaluation: Evaluation) -> dict[str, Proportion]:
     """How many images of shared classes of each signer are recognised, the worst first."""
-    if found.signers is None:
+    if evaluation.signers is None:
         return {}
-    named = found.known & np.array([bool(name) for name in found.signers])
-    return classification.accuracy_by_group(chosen(found.signers, named), found.correct[named])
+    is_named = evaluation.known & np.array([bool(name) for name in evaluation.signers])
+    return classification.accuracy_by_group(
+        select_names(evaluation.signers, is_named), evaluation.correct[is_named]
+    )
 
 
-def chosen(names: Sequence[str], flags: Flags) -> list[str]:
+def select_names(names: Sequence[str], flags: Flags) -> list[str]:
     """The names that are marked."""
     return [name for name, flag in zip(names, flags, strict=True) if flag]
 
 
-def warnings(found: Evaluation) -> list[str]:
+def warnings(evaluation: Evaluation) -> list[str]:
     """What flatters the figures, or leaves something out of them."""
-    return [*_seen(found), *_unknown(found), *_calibration(found)]
+    return [
+        *_overlap_warnings(evaluation),
+        *_unknown_class_warnings(evaluation),
+        *_calibration_warnings(evaluation),
+    ]
 
 
-def notes(found: Evaluation) -> list[str]:
+def notes(evaluation: Evaluation) -> list[str]:
     """What else to know."""
-    told = []
-    if found.seen.unknown:
-        told.append(
+    sentences = []
+    if evaluation.overlap.unknown:
+        sentences.append(
             "It is not known whether the network was trained on some of these images: "
-            f"{found.seen.unknown.rstrip('.')}."
+            f"{evaluation.overlap.unknown.rstrip('.')}."
         )
     missing = [
-        name for place, name in enumerate(found.candidate.classes) if place not in found.shared
+        name
+        for place, name in enumerate(evaluation.predictor.classes)
+        if place not in evaluation.shared
     ]
     if missing:
-        told.append(
+        sentences.append(
             f"No image shows {counted(len(missing), 'class')} of the "
-            f"{len(found.candidate.classes)} that the network knows: {named(missing)}."
+            f"{len(evaluation.predictor.classes)} that the network knows: {named(missing)}."
         )
-    if found.index.excluded:
-        told.append(
-            f"{counted(len(found.index.excluded), 'file')} could not be used: see files.csv."
+    if evaluation.index.excluded:
+        sentences.append(
+            f"{counted(len(evaluation.index.excluded), 'file')} could not be used: see files.csv."
         )
-    return told
+    return sentences
 
 
-def _seen(found: Evaluation) -> Iterator[str]:
-    trained, chosen = (
-        int(flags[found.rows].sum()) for flags in (found.seen.trained, found.seen.chosen)
+def _overlap_warnings(evaluation: Evaluation) -> Iterator[str]:
+    trained, selected = (
+        int(flags[evaluation.rows].sum())
+        for flags in (evaluation.overlap.trained_on, evaluation.overlap.selected_on)
     )
-    total = len(found.rows)
+    total = len(evaluation.rows)
     if trained:
         were = "was" if trained == 1 else "were"
         yield (
             f"{trained:,} of these {counted(total, 'image')} {were} trained on: the figures "
             "flatter. unseen=true leaves them out."
         )
-    if chosen:
+    if selected:
         yield (
-            f"{chosen:,} of these {counted(total, 'image')} belong to the validation part, which "
-            "chose the checkpoint and the temperature."
+            f"{selected:,} of these {counted(total, 'image')} belong to the validation part, "
+            "which chose the checkpoint and the temperature."
         )
 
 
-def _unknown(found: Evaluation) -> Iterator[str]:
-    strange = ~found.known
-    count = int(strange.sum())
+def _unknown_class_warnings(evaluation: Evaluation) -> Iterator[str]:
+    unknown = ~evaluation.known
+    count = int(unknown.sum())
     if not count:
         return
-    names = sorted({name for name, odd in zip(found.class_names, strange, strict=True) if odd})
-    rejected = Proportion.of(~found.accepted[strange])
-    if found.calibration.reject_threshold is None:
-        fate = "Without a threshold all of them are taken for something"
+    names = sorted(set(select_names(evaluation.class_names, unknown)))
+    rejected = Proportion.of(~evaluation.accepted[unknown])
+    if evaluation.calibration.reject_threshold is None:
+        outcome = "Without a threshold all of them are taken for something"
     else:
-        fate = f"{percent(rejected.value)} of them would be rejected"
+        outcome = f"{percent(rejected.value)} of them would be rejected"
     yield (
         f"{counted(count, 'image')} of {counted(len(names), 'class')} that the network does "
-        f"not know ({named(names)}) are in none of the accuracies. {fate}."
+        f"not know ({named(names)}) are in none of the accuracies. {outcome}."
     )
 
 
-def _calibration(found: Evaluation) -> Iterator[str]:
-    made = found.calibration
-    if found.candidate.calibration is None and not made.images:
+def _calibration_warnings(evaluation: Evaluation) -> Iterator[str]:
+    calibration = evaluation.calibration
+    if evaluation.predictor.calibration is None and not calibration.images:
         yield "The network is not calibrated: its confidence is its own, and nothing is rejected."
-    elif made.reject_threshold is None:
+    elif calibration.reject_threshold is None:
         yield (
-            f"No threshold of rejection: on {_fitted_on(made.images)} none was seen to make "
-            f"{percent(made.wanted_precision)} of the accepted guesses right."
+            f"No threshold of rejection: on {_fitted_on(calibration.images)} none was seen to make "
+            f"{percent(calibration.wanted_precision)} of the accepted guesses right."
         )
-    elif found.precision.total and found.precision.interval[1] < made.wanted_precision:
+    elif (
+        evaluation.precision.total
+        and evaluation.precision.interval[1] < calibration.wanted_precision
+    ):
         yield (
-            f"The threshold was set to make {percent(made.wanted_precision)} of the accepted "
-            f"guesses right; here it is {percent(found.precision.value)}: these images are "
-            "unlike those that the network knows, and its confidence cannot be believed."
+            f"The threshold was set to make {percent(calibration.wanted_precision)} of the "
+            f"accepted guesses right; here it is {percent(evaluation.precision.value)}: these "
+            "images are unlike those that the network knows, and its confidence cannot be believed."
         )
-    if found.candidate.facts.get("protocol") == "validation=fold":
+    if evaluation.predictor.facts.get("protocol") == "validation=fold":
         yield "The run's test fold also chose its checkpoint and temperature (validation=fold)."
 
 

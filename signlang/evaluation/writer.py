@@ -27,21 +27,21 @@ HEADER: Final = (
 )  # fmt: skip
 
 
-def show_evaluation(found: Evaluation, out: Path) -> None:
+def show_evaluation(evaluation: Evaluation, out: Path) -> None:
     """Show the figures, the worst classes and signers, and what to beware of."""
-    for sentence in results.warnings(found):
+    for sentence in results.warnings(evaluation):
         log.warning("%s", printable(sentence))
-    for sentence in results.notes(found):
+    for sentence in results.notes(evaluation):
         log.info("%s", printable(sentence))
-    title = f"{found.candidate.name} on {found.name}"
-    rows = {**headlines(found), "report": str(out / "report.html")}
+    title = f"{evaluation.predictor.name} on {evaluation.name}"
+    rows = {**headlines(evaluation), "report": str(out / "report.html")}
     show_table(
         escape(printable(title)), {key: escape(printable(value)) for key, value in rows.items()}
     )
-    classes = by_class(found)
+    classes = by_class(evaluation)
     cells = [[printable(cell) for cell in cells_of(one)] for one in classes[:CLASSES]]
     show_columns(coverage_text("classes", len(cells), len(classes)), HEADER, cells, flexible=0)
-    signers = by_signer(found)
+    signers = by_signer(evaluation)
     if signers:
         lines = [[printable(name), *share_cells(share)] for name, share in signers.items()][
             :SIGNERS
@@ -50,37 +50,38 @@ def show_evaluation(found: Evaluation, out: Path) -> None:
         show_columns(coverage_text("signers", len(lines), len(signers)), header, lines, flexible=0)
 
 
-def headlines(found: Evaluation) -> dict[str, str]:
+def headlines(evaluation: Evaluation) -> dict[str, str]:
     """The most important figures by name."""
-    known, made = found.known, found.calibration
-    errors = calibration_errors(made, found.probabilities[known], found.labels[known])[
-        "calibration_error"
-    ]
-    shared = counted(len(found.shared), "shared class")
-    among = Proportion.of(found.correct_among[known])
+    known, calibration = evaluation.known, evaluation.calibration
+    errors = calibration_errors(
+        calibration, evaluation.probabilities[known], evaluation.labels[known]
+    )["calibration_error"]
+    shared = counted(len(evaluation.shared), "shared class")
+    shared_only = Proportion.of(evaluation.shared_only_correct[known])
+    classes = len(evaluation.predictor.classes)
     rows = {
-        "images": f"{len(found.rows):,}, of which {int(known.sum()):,} are of {shared}",
-        f"accuracy, over all {len(found.candidate.classes)} classes of the network": with_interval(
-            Proportion.of(found.correct[known])
+        "images": f"{len(evaluation.rows):,}, of which {int(known.sum()):,} are of {shared}",
+        f"accuracy, over all {classes} classes of the network": with_interval(
+            Proportion.of(evaluation.correct[known])
         ),
         **(
-            {f"accuracy, over the {shared} alone": with_interval(among)}
-            if len(found.shared) < len(found.candidate.classes)
+            {f"accuracy, over the {shared} alone": with_interval(shared_only)}
+            if len(evaluation.shared) < classes
             else {}
         ),
-        "macro F1": f"{found.figures['macro_f1']:.4f}",
+        "macro F1": f"{evaluation.metrics['macro_f1']:.4f}",
         "calibration error": f"{errors['before']:.4f}; {errors['after']:.4f} after the temperature "
-        f"{made.temperature:.3g}",
+        f"{calibration.temperature:.3g}",
     }
-    if made.reject_threshold is not None:
-        rows[f"accepted, at least {percent(made.reject_threshold)} sure"] = (
-            f"{percent(found.coverage.value)} of the images of shared classes; "
-            f"of these {with_interval(found.precision)} are right"
+    if calibration.reject_threshold is not None:
+        rows[f"accepted, at least {percent(calibration.reject_threshold)} sure"] = (
+            f"{percent(evaluation.coverage.value)} of the images of shared classes; "
+            f"of these {with_interval(evaluation.precision)} are right"
         )
     if not known.all():
-        taken = Proportion.of(~found.accepted[~known])
+        rejected = Proportion.of(~evaluation.accepted[~known])
         rows["of classes that it does not know"] = (
-            f"{counted(taken.total, 'image')}, {taken.count:,} rejected"
+            f"{counted(rejected.total, 'image')}, {rejected.count:,} rejected"
         )
     return rows
 
@@ -93,7 +94,7 @@ def cells_of(one: ClassScore) -> list[str]:
         one.match.data,
         f"{one.images:,}",
         *(share_cells(one.right)[1:] if known else ("not known", "-")),
-        f"{one.among.value:.4f}" if known else "-",
+        f"{one.shared_only.value:.4f}" if known else "-",
         other,
         f"{one.rejected:,}",
     ]
@@ -119,15 +120,15 @@ def with_interval(share: Proportion) -> str:
     return f"{value} ({interval})" if share.total else "-"
 
 
-def coverage_text(what: str, shown: int, total: int) -> str:
+def coverage_text(what: str, rows: int, total: int) -> str:
     """Name a table that may show the beginning only.
 
     >>> coverage_text("signers", 5, 50), coverage_text("classes", 3, 3)
     ('the worst 5 of 50 signers', '3 classes, the worst first')
     """
     return (
-        f"the worst {shown} of {total} {what}"
-        if shown < total
+        f"the worst {rows} of {total} {what}"
+        if rows < total
         else f"{total} {what}, the worst first"
     )
 
@@ -140,13 +141,13 @@ PER_CLASS: Final = (
 )  # fmt: skip
 
 
-def output_folder(cfg: DictConfig, found: Evaluation) -> Path:
+def output_folder(cfg: DictConfig, evaluation: Evaluation) -> Path:
     """Make the folder of the evaluation.
 
     Raises:
         SettingError: If it cannot be made, or is the folder of a run or bundle.
     """
-    name = f"{found.candidate.name}-on-{found.name[:LONGEST]}"
+    name = f"{evaluation.predictor.name}-on-{evaluation.name[:LONGEST]}"
     base = Path(cfg.evaluations_dir).expanduser()
     out = base / name if cfg.out is None else Path(str(cfg.out)).expanduser()
     if any((out / file).exists() for file in ("data.csv", "bundle.json")):
@@ -160,106 +161,112 @@ def output_folder(cfg: DictConfig, found: Evaluation) -> Path:
     return out
 
 
-def write_evaluation(found: Evaluation, cfg: DictConfig, out: Path) -> None:
+def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None:
     """Write predictions, figures of each class and signer, `record.json` and `metrics.json`."""
     for name in OUTPUTS:  # of an earlier evaluation
         (out / name).unlink(missing_ok=True)
-    network = [f"p_{name}" for name in found.candidate.classes]
+    network = [f"p_{name}" for name in evaluation.predictor.classes]
     header = ["path", "label", "predicted", "confidence", *network]
     more = ["class", "calibrated_confidence", "accepted"]
-    write_csv(out / "predictions.csv", [*header, *more], _predictions(found))
-    write_csv(out / "per_class.csv", PER_CLASS, _classes(found))
-    signers = by_signer(found)
+    write_csv(out / "predictions.csv", [*header, *more], _predictions(evaluation))
+    write_csv(out / "per_class.csv", PER_CLASS, _classes(evaluation))
+    signers = by_signer(evaluation)
     if signers:
         rows = [(name, share.total, *_recognised(share)) for name, share in signers.items()]
         header = ["signer", "images", "recognised", "accuracy", "low", "high"]
         write_csv(out / "per_signer.csv", header, rows)
-    if found.index.excluded:
-        bad = ((file.path, file.reason) for file in found.index.excluded)
+    if evaluation.index.excluded:
+        bad = ((file.path, file.reason) for file in evaluation.index.excluded)
         write_csv(out / "files.csv", ("path", "reason"), bad)
-    facts = {"name": found.name, "fingerprint": found.index.fingerprint}
+    facts = {"name": evaluation.name, "fingerprint": evaluation.index.fingerprint}
     settings: Any = OmegaConf.to_container(cfg, resolve=False)
     write_json(out / "record.json", _readable(identity.record(settings, facts)))
-    write_json(out / "metrics.json", _readable(metrics_json(found)))
+    write_json(out / "metrics.json", _readable(metrics_json(evaluation)))
 
 
-def metrics_json(found: Evaluation) -> dict[str, Any]:
+def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
     """The content of `metrics.json`; the figures of `test` are those of a run, uncalibrated."""
-    known, made, candidate = found.known, found.calibration, found.candidate
+    known, calibration, predictor = evaluation.known, evaluation.calibration, evaluation.predictor
     return {
         "status": "finished",
-        "model": candidate.facts.get("model"),
-        "data": found.name,
+        "model": predictor.facts.get("model"),
+        "data": evaluation.name,
         "network": {
-            "kind": candidate.kind,
-            "path": str(candidate.path),
-            "classes": len(candidate.classes),
-            **candidate.facts,
+            "kind": predictor.kind,
+            "path": str(predictor.path),
+            "classes": len(predictor.classes),
+            **predictor.facts,
         },
         "images": {
-            "judged": len(found.rows),
+            "evaluated": len(evaluation.rows),
             "of_shared_classes": int(known.sum()),
             "of_unknown_classes": int((~known).sum()),
-            "trained_on": int(found.seen.trained[found.rows].sum()),
-            "validated_on": int(found.seen.chosen[found.rows].sum()),
-            "excluded": len(found.index.excluded),
+            "trained_on": int(evaluation.overlap.trained_on[evaluation.rows].sum()),
+            "validated_on": int(evaluation.overlap.selected_on[evaluation.rows].sum()),
+            "excluded": len(evaluation.index.excluded),
         },
-        "classes": [vars(match) for match in found.matches],
+        "classes": [vars(match) for match in evaluation.matches],
         "test": {
-            **_rounded(found.figures),
-            "interval": classification.as_json(Proportion.of(found.correct[known])),
+            **_rounded(evaluation.metrics),
+            "interval": classification.as_json(Proportion.of(evaluation.correct[known])),
             "per_class_accuracy": {
                 one.match.data: round(one.right.value, 6)
-                for one in sorted(by_class(found), key=lambda one: one.match.data)
+                for one in sorted(by_class(evaluation), key=lambda one: one.match.data)
                 if one.right.total
             },
         },
         "shared_classes_only": {
-            **_rounded(found.figures_among),
-            "interval": classification.as_json(Proportion.of(found.correct_among[known])),
+            **_rounded(evaluation.shared_only_metrics),
+            "interval": classification.as_json(
+                Proportion.of(evaluation.shared_only_correct[known])
+            ),
         },
         "calibration": {
-            "temperature": made.temperature,
-            "reject_threshold": made.reject_threshold,
-            "wanted_precision": made.wanted_precision,
-            **calibration_errors(made, found.probabilities[known], found.labels[known]),
+            "temperature": calibration.temperature,
+            "reject_threshold": calibration.reject_threshold,
+            "wanted_precision": calibration.wanted_precision,
+            **calibration_errors(
+                calibration, evaluation.probabilities[known], evaluation.labels[known]
+            ),
             "precision_interval": (
-                classification.as_json(found.precision)
-                if made.reject_threshold is not None
+                classification.as_json(evaluation.precision)
+                if calibration.reject_threshold is not None
                 else None
             ),
         },
-        "unknown_classes_rejected": classification.as_json(Proportion.of(~found.accepted[~known])),
-        "remarks": [*results.warnings(found), *results.notes(found)],
-        "seconds": round(found.seconds, 3),
-        "images_per_second": round(len(found.rows) / max(found.seconds, 1e-9), 1),
+        "unknown_classes_rejected": classification.as_json(
+            Proportion.of(~evaluation.accepted[~known])
+        ),
+        "remarks": [*results.warnings(evaluation), *results.notes(evaluation)],
+        "seconds": round(evaluation.seconds, 3),
+        "images_per_second": round(len(evaluation.rows) / max(evaluation.seconds, 1e-9), 1),
     }
 
 
-def _predictions(found: Evaluation) -> Iterator[tuple[object, ...]]:
-    names = found.candidate.classes
-    confidence = found.calibrated.max(1)
-    for row, path in enumerate(found.paths):
-        own = found.class_names[row]
+def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
+    names = evaluation.predictor.classes
+    confidence = evaluation.calibrated.max(1)
+    for row, path in enumerate(evaluation.paths):
+        own = evaluation.class_names[row]
         yield (
             path,
-            names[found.labels[row]] if found.known[row] else own,
-            names[found.predicted[row]],
-            f"{found.probabilities[row].max():.6f}",
-            *(f"{p:.6f}" for p in found.probabilities[row]),
+            names[evaluation.labels[row]] if evaluation.known[row] else own,
+            names[evaluation.predicted[row]],
+            f"{evaluation.probabilities[row].max():.6f}",
+            *(f"{p:.6f}" for p in evaluation.probabilities[row]),
             own,
             f"{confidence[row]:.6f}",
-            int(found.accepted[row]),
+            int(evaluation.accepted[row]),
         )
 
 
-def _classes(found: Evaluation) -> Iterator[tuple[object, ...]]:
-    for one in by_class(found):
+def _classes(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
+    for one in by_class(evaluation):
         known = one.match.network is not None
         yield (
             one.match.data, one.match.network or "", one.match.how, one.images,
             *(_recognised(one.right) if known else ("",) * 4),
-            f"{one.among.value:.6f}" if known else "",
+            f"{one.shared_only.value:.6f}" if known else "",
             one.mistaken_for, one.times, one.rejected,
         )  # fmt: skip
 
@@ -269,8 +276,8 @@ def _recognised(share: Proportion) -> tuple[object, ...]:
     return share.count, f"{share.value:.6f}", f"{low:.6f}", f"{high:.6f}"
 
 
-def _rounded(figures: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in figures.items()}
+def _rounded(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in metrics.items()}
 
 
 def _readable(content: Any) -> Any:
