@@ -1,4 +1,4 @@
-"""`python -m signlang.evaluate`: a run, a bundle, a stranger's weights on all kinds of folders."""
+"""`signlang.evaluate` with runs, bundles and external weights, on folders of all kinds."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def json_of(file: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; read it, never change it."""
+    """A finished run, read-only."""
     place = tmp_path_factory.mktemp("evaluated")
     result = run_command(place, *QUICK, f"data.root={tiny}", "optimizer.lr=0.003")
     assert result.code == 0, result.err
@@ -91,7 +91,7 @@ def renamed(tiny: Path, place: Path, names: dict[str, str]) -> Path:
 
 @pytest.fixture(scope="module")
 def same(run: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The run shown its own data, by the public command."""
+    """Evaluation of the run on its own data, by the public command."""
     place = tmp_path_factory.mktemp("same")
     result = run_command(place, f"run={run}", f"data.root={tiny}", verb="evaluate")
     assert result.code == 0, result.err
@@ -240,9 +240,7 @@ def test_a_threshold_rejects_and_reports_its_precision(
         assert calibration["coverage"] == 1 - threshold.__ceil__()
         assert int(of_class["Ω"]["rejected"]) == 4 * threshold.__ceil__()
         assert metrics["unknown_classes_rejected"]["share"] == threshold.__ceil__()
-        sentence = (
-            "the threshold was set to make 99.0 % of the accepted guesses right; here it is 75.0"
-        )
+        sentence = "fitted to a precision of 99.0 % of the accepted images; here it is 75.0"
         assert (sentence in " ".join(metrics["remarks"]).lower()) == (threshold == 0)
     assert calibration["precision"] is None
     assert {row["accepted"] for row in rows} == {"0"}
@@ -305,11 +303,11 @@ def test_the_report_stands_by_itself(same: tuple[Path, Result]) -> None:
     assert "http" not in report
     assert "url(" not in report
     assert report.count("data:image/") >= 3
-    for title in ("Figures", "Confusion", "Classes", "Signers", "Worst mistakes", "Names"):
+    for title in ("Metrics", "Confusion", "Classes", "Signers", "Worst mistakes", "Class mapping"):
         assert f">{title}</h2>" in report
 
 
-def test_other_sizes_are_squeezed_as_in_training(run: Path, place: Path) -> None:
+def test_other_sizes_are_resized_as_in_training(run: Path, place: Path) -> None:
     rng = np.random.default_rng(0)
     model = Classifier.load_from_checkpoint(
         run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True
@@ -385,7 +383,7 @@ def test_changed_images_do_not_calibrate(again: Path, tiny: Path, place: Path) -
         evaluated(place, f"run={again}", f"data.root={tiny}", "calibrate=true")
 
 
-# --- somebody else's weights ---------------------------------------------------------------------
+# --- external weights ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -513,9 +511,9 @@ def test_a_bundle_is_judged_before_and_after_its_temperature(place: Path) -> Non
         after = float((logits / temperature).softmax(0).max())
         assert float(row["calibrated_confidence"]) == pytest.approx(after, abs=1e-4)
         assert row["accepted"] == str(int(after >= 0.5))
-    made = metrics["calibration"]
-    assert (made["temperature"], made["reject_threshold"]) == (2.0, 0.5)
-    assert made["calibration_error"]["before"] != made["calibration_error"]["after"]
+    calibration = metrics["calibration"]
+    assert (calibration["temperature"], calibration["reject_threshold"]) == (2.0, 0.5)
+    assert calibration["calibration_error"]["before"] != calibration["calibration_error"]["after"]
     assert metrics["network"]["kind"] == "bundle"
     assert any("its bundle does not say" in remark for remark in metrics["remarks"])
 
@@ -577,7 +575,7 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
     with pytest.raises(RunError, match="cannot be loaded"):
         evaluated(place, f"run={again}", f"data.root={tiny}")
     checkpoint.write_bytes(network)
-    # without it nobody knows which images were trained on
+    # it lists the images that were trained on
     (again / "data.csv").write_text("")
     with pytest.raises(RunError, match=r"data\.csv is missing or damaged"):
         evaluated(place, f"run={again}", f"data.root={tiny}")
@@ -601,12 +599,12 @@ def test_empty_folders_and_bad_images_are_reported(run: Path, tiny: Path, place:
 
 def test_a_run_folder_is_never_overwritten(again: Path, tiny: Path) -> None:
     before = (again / "metrics.json").read_bytes()
-    with pytest.raises(SettingError, match="must stay as it is"):
+    with pytest.raises(SettingError, match="must not be changed"):
         evaluate(settings(f"run={again}", f"data.root={tiny}", f"out={again}"))
     assert (again / "metrics.json").read_bytes() == before
 
 
-# --- names and figures, as functions -------------------------------------------------------------
+# --- class names and metrics, as functions -------------------------------------------------------
 
 
 def test_names_match_exactly_before_they_match_but_for_case() -> None:
@@ -688,7 +686,7 @@ def test_metrics_of_some_classes_are_those_of_scikit_learn() -> None:
 
 
 @pytest.mark.slow
-def test_real_digits_and_other_peoples_letters(shared: Path, tmp_path: Path) -> None:
+def test_real_digits_and_letters_of_other_signers(shared: Path, tmp_path: Path) -> None:
     def done(*words: str, verb: str = "train") -> None:
         result = run_command(tmp_path, *words, verb=verb)
         assert result.code == 0, result.err

@@ -1,6 +1,6 @@
 """Mapping between the classes of a data set and those of a network.
 
-Images of a class that the network does not know stay: they are judged, counted and reported.
+Images of a class that the network does not know are kept: they are predicted and reported apart.
 """
 
 import csv
@@ -19,17 +19,17 @@ CASE: Final = "but for case"
 MAPPED: Final = "mapping"
 UNKNOWN: Final = "not known"
 COLUMNS: Final = ("data", "network")
-FIX: Final = "Say which is meant with mapping=FILE, a CSV data,network."
+FIX: Final = "Give mapping=FILE, a CSV with the columns data,network."
 
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """One class of the images.
+    """One class of the data set and its counterpart in the network.
 
     Attributes:
-        data: Its name there.
-        network: Its name in the network; None where the network does not know it.
-        how: Why the two are the same.
+        data: Its name in the data set.
+        network: Its name in the network; None if the network does not know it.
+        how: How the two were matched.
     """
 
     data: str
@@ -40,19 +40,19 @@ class ClassMapping:
 def map_classes(
     data: Sequence[str], network: Sequence[str], mapping: Mapping[str, str | None] | None = None
 ) -> tuple[ClassMapping, ...]:
-    """Find each class of the images among those of a network.
+    """Match each class of the images to a class of the network.
 
-    What a mapping says of a class holds. Otherwise it is the network's class of the same name, or
-    of the same name but for case.
+    A mapping takes precedence. Otherwise the network's class of the same name is used, or the one
+    whose name differs in case only.
 
     Args:
         data: Names of the classes of the images.
         network: Names of the classes of the network.
         mapping: From names of the images to names of the network, or to None for a class that
-            the network does not know. Several may be one class of the network.
+            the network does not know. Several may map to one class of the network.
 
     Raises:
-        DataError: If a class could be several, several could be one, or none is shared.
+        DataError: If a match is ambiguous, or no class is shared.
 
     >>> [(m.network, m.how) for m in map_classes(["a", "B", "?"], ["A", "B", "C"])]
     [('A', 'but for case'), ('B', 'the same name'), (None, 'not known')]
@@ -94,9 +94,9 @@ def _class_names(
 
 
 def read_mapping(file: Path, network: Sequence[str]) -> dict[str, str | None]:
-    """Read what a user says of names: a CSV with the columns data,network, or a JSON object.
+    """Read a user's class mapping: a CSV with the columns data,network, or a JSON object.
 
-    Nothing (in JSON null) on the right means: the network does not know this class.
+    An empty second value (in JSON null) means that the network does not know the class.
 
     Raises:
         SettingError: If the file cannot be read, names a class twice, or one that the network does
@@ -142,7 +142,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
 
 
 def normal(name: str) -> str:
-    """Bring a name into the form in which classes are compared: letters composed (NFC)."""
+    """Normalize a name for comparison: composed letters (NFC)."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -31,24 +31,24 @@ from signlang.reporting.plots import BLUE, COLOURS, INK, new_axes
 
 
 def confusion_view(evaluation: Evaluation) -> Predictions:
-    """All images, over those classes alone that an image has or was taken for."""
+    """All images, over the classes that occur as labels or predictions."""
     return _view(evaluation, np.ones(len(evaluation.rows), dtype=np.bool_))
 
 
 def shared_classes_view(evaluation: Evaluation) -> Predictions:
-    """The images of shared classes."""
+    """Images of shared classes."""
     return _view(evaluation, evaluation.known)
 
 
 def unknown_classes_view(evaluation: Evaluation) -> Predictions:
-    """The images of classes that the network does not know."""
+    """Images of classes that the network does not know."""
     return _view(evaluation, ~evaluation.known)
 
 
 def _view(evaluation: Evaluation, selected: Flags) -> Predictions:
     """Some images, with calibrated probabilities.
 
-    Classes that the network does not know stand behind its own, with a probability of 0.
+    Classes that the network does not know follow its own, with a probability of 0.
     """
     rows = np.flatnonzero(selected)
     labels, predicted = evaluation.labels[rows], evaluation.predicted[rows]
@@ -74,7 +74,7 @@ def _view(evaluation: Evaluation, selected: Flags) -> Predictions:
 
 
 def rejection_chart(curve: RiskCoverage, threshold: float | None) -> Figure:
-    """Draw the share of mistakes among the accepted images against how many are accepted."""
+    """Draw the risk-coverage curve: errors among the accepted images against their share."""
     figure, panel = new_axes(3.6)
     panel.step(100 * curve.coverage, 100 * curve.risk, color=BLUE, where="post")
     if threshold is not None:
@@ -82,7 +82,7 @@ def rejection_chart(curve: RiskCoverage, threshold: float | None) -> Figure:
         if len(kept):
             panel.plot(
                 100 * curve.coverage[kept[-1]], 100 * curve.risk[kept[-1]], "o", color=COLOURS[1],
-                label=f"the threshold, {percent(threshold)} sure", clip_on=False, zorder=3,
+                label=f"threshold, confidence {percent(threshold)}", clip_on=False, zorder=3,
             )  # fmt: skip
             panel.legend(frameon=False, labelcolor=INK)
     panel.set_xlim(0, 100)
@@ -98,7 +98,7 @@ SIGNERS: Final = 10
 
 
 def evaluation_page(evaluation: Evaluation) -> Page:
-    """Put the report together."""
+    """Build the report page."""
     known = evaluation.known
     tiles = {
         "images": f"{len(evaluation.rows):,}",
@@ -131,8 +131,8 @@ def evaluation_page(evaluation: Evaluation) -> Page:
         f"images, names, labels and signers have the fingerprint {evaluation.index.fingerprint}.",
         tiles=tiles,
         notes=[
-            Notes("What to beware of", results.warnings(evaluation), is_warning=True),
-            Notes("What to know", results.notes(evaluation)),
+            Notes("Warnings", results.warnings(evaluation), is_warning=True),
+            Notes("Notes", results.notes(evaluation)),
         ],
         sections=sections,
         ours=FIGURES,
@@ -143,14 +143,14 @@ def evaluation_page(evaluation: Evaluation) -> Page:
 
 def _metrics(evaluation: Evaluation) -> Section:
     text = (
-        "The first accuracy lets the network answer with any of its classes, as it would in use; "
-        "the second only with those that the images show, which tells hands that it reads badly "
-        "from signs that it confuses with absent ones. Intervals are Wilson's, 95 %, and take "
-        "images for independent; those of one person are not. The calibration error is before "
-        "and after the temperature that was fitted on the network's own validation images."
+        "The first accuracy is over all classes of the network, as in use; the second only over "
+        "those that occur in the images, which separates poor recognition from confusion with "
+        "absent classes. Intervals are Wilson's, 95 %, and assume independent images; those of "
+        "one person are not. The calibration error is before and after the temperature that was "
+        "fitted on the network's own validation images."
     )
     rows: Rows = [[name, value] for name, value in writer.headlines(evaluation).items()]
-    return Section("Figures", [Text(text), Table("Figures", ["what", "how much"], rows)])
+    return Section("Metrics", [Text(text), Table("Metrics", ["metric", "value"], rows)])
 
 
 def _confusion(evaluation: Evaluation) -> Section:
@@ -199,8 +199,8 @@ def _signers(evaluation: Evaluation) -> Section | None:
 
 def _mistakes(evaluation: Evaluation) -> Section:
     text = (
-        "Images of shared classes that were judged wrongly with the highest confidence, after "
-        "the temperature. Some may be labelled wrongly: look at them."
+        "Images of shared classes that were predicted wrongly with the highest confidence, after "
+        "the temperature. Some may be labelled wrongly: check them."
     )
     view = shared_classes_view(evaluation)
     rows = classification.most_confident_mistakes(view)
@@ -221,19 +221,19 @@ def _mistakes(evaluation: Evaluation) -> Section:
 def _sheet(evaluation: Evaluation, view: Predictions, rows: list[int], name: str) -> ImageBlock:
     images = sources.read_thumbnails(evaluation.index.root, [view.paths[row] for row in rows])
     sheet = plots.mistakes_figure(view, rows, images)
-    return ImageBlock(name, f"{counted(len(rows), 'image')} that were judged wrongly", sheet)
+    return ImageBlock(name, f"{counted(len(rows), 'image')} predicted wrongly", sheet)
 
 
 def _confidence(evaluation: Evaluation) -> Section:
     known, calibration = evaluation.known, evaluation.calibration
     correct = evaluation.correct[known]
     blocks: Blocks = [Text(
-        "Accuracy of the images of shared classes that were judged with about the same "
-        "confidence, by the network itself and after the temperature."
+        "Accuracy by confidence, for the images of shared classes, before and after the "
+        "temperature."
     )]  # fmt: skip
     for number, (title, shares) in enumerate(
         [
-            ("By the network itself", evaluation.probabilities),
+            ("Before the temperature", evaluation.probabilities),
             ("After the temperature", evaluation.calibrated),
         ]
     ):
@@ -245,9 +245,9 @@ def _confidence(evaluation: Evaluation) -> Section:
         blocks.append(ImageBlock(name, alt, plots.reliability_figure(diagram), title))
     curve = risk_coverage(evaluation.calibrated[known].max(1), correct)
     chart = rejection_chart(curve, calibration.reject_threshold)
-    alt = f"Mistakes among the accepted images against their share: {_last(curve)}."
-    blocks.append(ImageBlock("rejection", alt, chart, "What rejecting unsure guesses would do"))
-    return Section("How far confidence can be trusted", blocks)
+    alt = f"Errors among the accepted images against their share: {_last(curve)}."
+    blocks.append(ImageBlock("rejection", alt, chart, "Risk and coverage by reject threshold"))
+    return Section("Calibration", blocks)
 
 
 def _last(curve: RiskCoverage) -> str:
@@ -266,8 +266,8 @@ def _unknown(evaluation: Evaluation) -> Section | None:
         if one.match.network is None
     ]  # fmt: skip
     text = (
-        "Of these images every answer is wrong; the best that can happen is that they are "
-        "rejected. Shown are those of whose answer the network was surest."
+        "Every prediction of these images is wrong; at best they are rejected. The ones with the "
+        "highest confidence are shown."
     )
     view = unknown_classes_view(evaluation)
     sheet = _sheet(
@@ -280,6 +280,6 @@ def _unknown(evaluation: Evaluation) -> Section | None:
 
 def _matches(evaluation: Evaluation) -> Section:
     rows: Rows = [[m.data, m.network or "-", m.how] for m in evaluation.matches]
-    caption = f"What the classes of {evaluation.name} are for the network"
+    caption = f"Classes of {evaluation.name} and their counterparts in the network"
     header = ["class of the images", "class of the network", "matched by"]
-    return Section("Names", [Table(caption, header, rows)])
+    return Section("Class mapping", [Table(caption, header, rows)])

@@ -21,12 +21,12 @@ ABSENT: Final = -1  # label of an image whose class the network does not know
 
 @dataclass(frozen=True, eq=False)
 class TrainingOverlap:
-    """Which images are no news to a network, byte for byte.
+    """Images that the model was trained or selected on (exact duplicates by digest).
 
     Attributes:
-        trained_on: (N,) those that it was trained on.
-        selected_on: (N,) those that chose its checkpoint or its calibration.
-        unknown: Why that cannot be known; nothing where it is.
+        trained_on: (N,) images of the training subset.
+        selected_on: (N,) images that selected its checkpoint or fitted its calibration.
+        unknown: Why the overlap cannot be determined; empty if it was.
     """
 
     trained_on: Flags
@@ -35,24 +35,24 @@ class TrainingOverlap:
 
     @property
     def either(self) -> Flags:
-        """(N,) both."""
+        """(N,) images of either kind."""
         return self.trained_on | self.selected_on
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a network said of images.
+    """Predictions of a network for labelled images, and the metrics derived from them.
 
     Attributes:
         predictor: The network.
         calibration: Its temperature and threshold.
-        name: Of the data.
-        index: All images of the data.
-        rows: (n,) those that were judged.
-        matches: What each class of the data is for the network.
+        name: Name of the data set.
+        index: All images of the data set.
+        rows: (n,) rows of the images that were evaluated.
+        matches: Mapping of the classes of the data set to those of the network.
         probabilities: (n, classes of the network), uncalibrated.
-        overlap: Which images are no news to the network.
-        seconds: That the network took.
+        overlap: Images that the network was trained or selected on.
+        seconds: Duration of the predictions.
     """
 
     predictor: BatchPredictor
@@ -67,7 +67,7 @@ class Evaluation:
 
     @cached_property
     def labels(self) -> Ints:
-        """(n,) positions in the classes of the network, `ABSENT` where it is none of them."""
+        """(n,) positions in the classes of the network, `ABSENT` for unknown classes."""
         number = {name: place for place, name in enumerate(self.predictor.classes)}
         places = [ABSENT if m.network is None else number[m.network] for m in self.matches]
         return np.array(places, dtype=np.int64)[self.index.labels[self.rows]]
@@ -90,7 +90,7 @@ class Evaluation:
 
     @cached_property
     def correct(self) -> Flags:
-        """(n,) whether the image was recognised; never, where its class is not known."""
+        """(n,) whether the image was recognised; False where its class is not known."""
         return np.asarray(self.predicted == self.labels, dtype=np.bool_)
 
     @cached_property
@@ -100,25 +100,25 @@ class Evaluation:
 
     @cached_property
     def shared(self) -> list[int]:
-        """Positions of the classes of the network that some judged image has."""
+        """Positions of the classes of the network that occur among the evaluated images."""
         return [int(place) for place in np.unique(self.labels[self.known])]
 
     @cached_property
     def shared_only_correct(self) -> Flags:
-        """(n,) whether it would be recognised if there were the shared classes only."""
+        """(n,) whether the image is recognised when only the shared classes may be predicted."""
         best = np.array(self.shared)[self.probabilities[:, self.shared].argmax(1)]
         return np.asarray(best == self.labels, dtype=np.bool_)
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Of images of shared classes, over all classes of the network, uncalibrated."""
+        """Metrics of the images of shared classes over all classes of the network, uncalibrated."""
         return classification.classification_metrics(
             self.probabilities[self.known], self.labels[self.known]
         )
 
     @cached_property
     def shared_only_metrics(self) -> dict[str, float]:
-        """Of the same images over the shared classes alone, uncalibrated."""
+        """Metrics of the same images over the shared classes only, uncalibrated."""
         labels = np.searchsorted(self.shared, self.labels[self.known])
         return classification.classification_metrics(
             classification.restrict_to_classes(self.probabilities[self.known], self.shared), labels
@@ -126,28 +126,28 @@ class Evaluation:
 
     @property
     def coverage(self) -> Proportion:
-        """How many images of shared classes are accepted."""
+        """Accepted images among those of shared classes."""
         return Proportion.of(self.accepted[self.known])
 
     @property
     def precision(self) -> Proportion:
-        """How many of these are right."""
+        """Correct images among the accepted ones of shared classes."""
         return Proportion.of(self.correct[self.known & self.accepted])
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """(n,) class of each image, as the data names it."""
+        """(n,) class of each image, by its name in the data set."""
         return tuple(self.index.classes[label] for label in self.index.labels[self.rows])
 
     @cached_property
     def signers(self) -> tuple[str, ...] | None:
-        """(n,) who is in each image, or None."""
+        """(n,) signer of each image; None if unknown."""
         signers = self.index.signers
         return None if signers is None else tuple(signers[row] for row in self.rows)
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        """(n,) files, relative to the data."""
+        """(n,) files, relative to the root of the data set."""
         return tuple(self.index.paths[row] for row in self.rows)
 
 
@@ -156,15 +156,15 @@ NOTHING: Final = Proportion(0, 0)
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How the images of one class were judged.
+    """Results of one class.
 
     Attributes:
         match: The class.
-        images: Of it.
-        right: Those recognised; of none at all, where the network does not know the class.
-        shared_only: Those that would be, if the network had the shared classes only; likewise.
-        mistaken_for: What those not recognised were mostly taken for.
-        times: How many of them.
+        images: Number of its images.
+        right: Recognised images; `NOTHING` if the network does not know the class.
+        shared_only: Recognised images when only the shared classes may be predicted; likewise.
+        mistaken_for: The class most frequently predicted for those not recognised.
+        times: How often.
         rejected: Images below the threshold.
     """
 
@@ -178,7 +178,7 @@ class ClassScore:
 
 
 def by_class(evaluation: Evaluation) -> list[ClassScore]:
-    """Every class of the judged images, the worst first, unknown ones last."""
+    """Results of every class of the evaluated images, the worst first, unknown ones last."""
     return sorted(
         _class_scores(evaluation),
         key=lambda one: (one.match.network is None, one.right.value, one.match.data),
@@ -206,7 +206,7 @@ def _class_scores(evaluation: Evaluation) -> Iterator[ClassScore]:
 
 
 def by_signer(evaluation: Evaluation) -> dict[str, Proportion]:
-    """How many images of shared classes of each signer are recognised, the worst first."""
+    """Accuracy of each signer on images of shared classes, the worst first."""
     if evaluation.signers is None:
         return {}
     is_named = evaluation.known & np.array([bool(name) for name in evaluation.signers])
@@ -216,12 +216,12 @@ def by_signer(evaluation: Evaluation) -> dict[str, Proportion]:
 
 
 def select_names(names: Sequence[str], flags: Flags) -> list[str]:
-    """The names that are marked."""
+    """Names whose flag is set."""
     return [name for name, flag in zip(names, flags, strict=True) if flag]
 
 
 def warnings(evaluation: Evaluation) -> list[str]:
-    """What flatters the figures, or leaves something out of them."""
+    """Sentences on what biases the metrics or is excluded from them."""
     return [
         *_overlap_warnings(evaluation),
         *_unknown_class_warnings(evaluation),
@@ -230,7 +230,7 @@ def warnings(evaluation: Evaluation) -> list[str]:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """What else to know."""
+    """Sentences on missing classes and files."""
     sentences = []
     if evaluation.overlap.unknown:
         sentences.append(
@@ -263,13 +263,13 @@ def _overlap_warnings(evaluation: Evaluation) -> Iterator[str]:
     if trained:
         were = "was" if trained == 1 else "were"
         yield (
-            f"{trained:,} of these {counted(total, 'image')} {were} trained on: the figures "
-            "flatter. unseen=true leaves them out."
+            f"{trained:,} of these {counted(total, 'image')} {were} trained on: the metrics are "
+            "too optimistic. unseen=true leaves them out."
         )
     if selected:
         yield (
-            f"{selected:,} of these {counted(total, 'image')} belong to the validation part, "
-            "which chose the checkpoint and the temperature."
+            f"{selected:,} of these {counted(total, 'image')} belong to the validation subset, "
+            "which selected the checkpoint and the temperature."
         )
 
 
@@ -281,35 +281,35 @@ def _unknown_class_warnings(evaluation: Evaluation) -> Iterator[str]:
     names = sorted(set(select_names(evaluation.class_names, unknown)))
     rejected = Proportion.of(~evaluation.accepted[unknown])
     if evaluation.calibration.reject_threshold is None:
-        outcome = "Without a threshold all of them are taken for something"
+        outcome = "Without a threshold none of them is rejected"
     else:
         outcome = f"{percent(rejected.value)} of them would be rejected"
     yield (
         f"{counted(count, 'image')} of {counted(len(names), 'class')} that the network does "
-        f"not know ({named(names)}) are in none of the accuracies. {outcome}."
+        f"not know ({named(names)}) are excluded from all accuracies. {outcome}."
     )
 
 
 def _calibration_warnings(evaluation: Evaluation) -> Iterator[str]:
     calibration = evaluation.calibration
     if evaluation.predictor.calibration is None and not calibration.images:
-        yield "The network is not calibrated: its confidence is its own, and nothing is rejected."
+        yield "The network is not calibrated: confidence is its raw softmax, nothing is rejected."
     elif calibration.reject_threshold is None:
         yield (
-            f"No threshold of rejection: on {_fitted_on(calibration.images)} none was seen to make "
-            f"{percent(calibration.wanted_precision)} of the accepted guesses right."
+            f"No reject threshold: on {_fitted_on(calibration.images)} none reaches a precision "
+            f"of {percent(calibration.wanted_precision)}."
         )
     elif (
         evaluation.precision.total
         and evaluation.precision.interval[1] < calibration.wanted_precision
     ):
         yield (
-            f"The threshold was set to make {percent(calibration.wanted_precision)} of the "
-            f"accepted guesses right; here it is {percent(evaluation.precision.value)}: these "
-            "images are unlike those that the network knows, and its confidence cannot be believed."
+            f"The threshold was fitted to a precision of {percent(calibration.wanted_precision)} "
+            f"of the accepted images; here it is {percent(evaluation.precision.value)}: these "
+            "images differ from the training images, and the confidence is not reliable on them."
         )
     if evaluation.predictor.facts.get("protocol") == "validation=fold":
-        yield "The run's test fold also chose its checkpoint and temperature (validation=fold)."
+        yield "The run's test fold also selected its checkpoint and temperature (validation=fold)."
 
 
 def _fitted_on(images: int) -> str:

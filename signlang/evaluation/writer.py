@@ -28,7 +28,7 @@ HEADER: Final = (
 
 
 def show_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Show the figures, the worst classes and signers, and what to beware of."""
+    """Show the metrics, the worst classes and signers, and the warnings."""
     for sentence in results.warnings(evaluation):
         log.warning("%s", printable(sentence))
     for sentence in results.notes(evaluation):
@@ -51,7 +51,7 @@ def show_evaluation(evaluation: Evaluation, out: Path) -> None:
 
 
 def headlines(evaluation: Evaluation) -> dict[str, str]:
-    """The most important figures by name."""
+    """The main metrics by name."""
     known, calibration = evaluation.known, evaluation.calibration
     errors = calibration_errors(
         calibration, evaluation.probabilities[known], evaluation.labels[known]
@@ -80,14 +80,14 @@ def headlines(evaluation: Evaluation) -> dict[str, str]:
         )
     if not known.all():
         rejected = Proportion.of(~evaluation.accepted[~known])
-        rows["of classes that it does not know"] = (
+        rows["of unknown classes"] = (
             f"{counted(rejected.total, 'image')}, {rejected.count:,} rejected"
         )
     return rows
 
 
 def cells_of(one: ClassScore) -> list[str]:
-    """A class for a table."""
+    """Cells of a class in a table."""
     known = one.match.network is not None
     other = f"{one.mistaken_for} ({one.times:,})" if one.times else "-"
     return [
@@ -101,7 +101,7 @@ def cells_of(one: ClassScore) -> list[str]:
 
 
 def share_cells(share: Proportion) -> list[str]:
-    """Images, share and interval.
+    """Cells of a share: total, value and interval.
 
     >>> share_cells(Proportion(1, 2))
     ['2', '0.5000', '0.0945 to 0.9055']
@@ -121,7 +121,7 @@ def with_interval(share: Proportion) -> str:
 
 
 def coverage_text(what: str, rows: int, total: int) -> str:
-    """Name a table that may show the beginning only.
+    """Title of a table that may show only its first rows.
 
     >>> coverage_text("signers", 5, 50), coverage_text("classes", 3, 3)
     ('the worst 5 of 50 signers', '3 classes, the worst first')
@@ -133,7 +133,7 @@ def coverage_text(what: str, rows: int, total: int) -> str:
     )
 
 
-LONGEST: Final = 60  # characters of the data's name in that of a folder
+LONGEST: Final = 60  # characters of the data set's name in the folder's
 OUTPUTS: Final = ("predictions.csv", "per_class.csv", "per_signer.csv", "files.csv", "metrics.json")
 PER_CLASS: Final = (
     "class", "network_class", "matched", "images", "recognised", "accuracy", "low", "high",
@@ -142,27 +142,29 @@ PER_CLASS: Final = (
 
 
 def output_folder(cfg: DictConfig, evaluation: Evaluation) -> Path:
-    """Make the folder of the evaluation.
+    """Create the folder of the evaluation.
 
     Raises:
-        SettingError: If it cannot be made, or is the folder of a run or bundle.
+        SettingError: If it cannot be created, or is the folder of a run or bundle.
     """
     name = f"{evaluation.predictor.name}-on-{evaluation.name[:LONGEST]}"
     base = Path(cfg.evaluations_dir).expanduser()
     out = base / name if cfg.out is None else Path(str(cfg.out)).expanduser()
     if any((out / file).exists() for file in ("data.csv", "bundle.json")):
         raise SettingError(
-            f"out={out} is a run or a bundle, which must stay as it is: set out=DIR."
+            f"out={out} is a run or a bundle, which must not be changed: set out=DIR."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError(f"out={out} cannot be made ({error.strerror}): set out=DIR.") from None
+        raise SettingError(
+            f"out={out} cannot be created ({error.strerror}): set out=DIR."
+        ) from None
     return out
 
 
 def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None:
-    """Write predictions, figures of each class and signer, `record.json` and `metrics.json`."""
+    """Write predictions, metrics of each class and signer, `record.json` and `metrics.json`."""
     for name in OUTPUTS:  # of an earlier evaluation
         (out / name).unlink(missing_ok=True)
     network = [f"p_{name}" for name in evaluation.predictor.classes]
@@ -185,7 +187,7 @@ def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None
 
 
 def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The content of `metrics.json`; the figures of `test` are those of a run, uncalibrated."""
+    """Content of `metrics.json`; the keys of `test` are those of a run's, uncalibrated."""
     known, calibration, predictor = evaluation.known, evaluation.calibration, evaluation.predictor
     return {
         "status": "finished",
@@ -281,7 +283,7 @@ def _rounded(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _readable(content: Any) -> Any:
-    """Replace bytes of file names that are no text, which JSON cannot hold."""
+    """Replace undecodable bytes of file names, which JSON cannot hold."""
     if isinstance(content, dict):
         return {_readable(str(key)): _readable(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
