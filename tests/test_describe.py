@@ -19,14 +19,14 @@ from signlang.datacard import duplicates, label_errors, statistics
 from signlang.errors import DataError
 from signlang.reporting.page import Notes, Page, Section, Table, Text
 
-SIDE = 64
+SIZE = 64
 EXIF_ORIENTATION = 0x0112
 
 
-def image(seed: int, side: int = SIDE) -> Image.Image:
+def image(seed: int, size: int = SIZE) -> Image.Image:
     """Draw smooth random blobs, as unlike another seed's as two photographs."""
     rough = np.random.default_rng(seed).integers(0, 200, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(rough).resize((side, side), Image.Resampling.BICUBIC)
+    return Image.fromarray(rough).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def write_images(root: Path, classes: str = "ABC", each: int = 6) -> Path:
@@ -87,7 +87,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 6
     image(900).save(root / "C" / "turned.jpg", exif=exif)
-    image(901, side=8 * SIDE).save(root / "C" / "huge.png")
+    image(901, size=8 * SIZE).save(root / "C" / "huge.png")
     names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.*"))
     lines = [f"{name},{'ann' if n % 2 else 'bob'}" for n, name in enumerate(names)]
     (base / "signs" / "signers.csv").write_text("path,signer\n" + "\n".join(lines) + "\n")
@@ -98,9 +98,9 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerow(["path", "label", "predicted", "confidence", "p_A", "p_B", "p_C"])
         for name in names:
             if name != "C/broken.png":
-                said = "B" if name in flipped else name[0]
-                p = [0.9 if c == said else 0.05 for c in "ABC"]
-                writer.writerow([name, name[0], said, 0.9, *p])
+                predicted = "B" if name in flipped else name[0]
+                p = [0.9 if c == predicted else 0.05 for c in "ABC"]
+                writer.writerow([name, name[0], predicted, 0.9, *p])
 
     done = run(
         base, "data=folder", f"data.root={root}", "folds=2", "split=signer",
@@ -112,24 +112,24 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_exact_duplicate_across_classes_is_found(described: Path) -> None:
-    found = {row["path"]: row for row in rows_of(described / "duplicates.csv")}
-    assert found["A/0.png"]["other_class"] == "B/copy.png"
-    assert float(found["A/0.png"]["similarity"]) == 1
+    rows = {row["path"]: row for row in rows_of(described / "duplicates.csv")}
+    assert rows["A/0.png"]["other_class"] == "B/copy.png"
+    assert float(rows["A/0.png"]["similarity"]) == 1
     assert "1 pair of equal images has different labels" in (described / "card.md").read_text()
 
 
 def test_near_duplicate_is_found_and_nothing_else(described: Path) -> None:
-    found = {row["path"]: row["nearest"] for row in rows_of(described / "duplicates.csv")}
-    assert found["B/again.jpg"] == "B/1.png"
-    assert set(found) == {"A/0.png", "B/copy.png", "B/again.jpg", "B/1.png"}
+    nearest = {row["path"]: row["nearest"] for row in rows_of(described / "duplicates.csv")}
+    assert nearest["B/again.jpg"] == "B/1.png"
+    assert set(nearest) == {"A/0.png", "B/copy.png", "B/again.jpg", "B/1.png"}
 
 
 def test_bad_and_odd_files_are_listed(described: Path) -> None:
-    found = {row["path"]: (row["state"], row["reason"]) for row in rows_of(described / "files.csv")}
-    assert found["C/broken.png"][0] == "unusable"
-    assert found["C/turned.jpg"] == ("odd", "turned by EXIF")
-    assert found["C/huge.png"] == ("odd", "512 x 512 pixels where 64 x 64 is usual")
-    assert set(found) == {"C/broken.png", "C/turned.jpg", "C/huge.png"}
+    files = {row["path"]: (row["state"], row["reason"]) for row in rows_of(described / "files.csv")}
+    assert files["C/broken.png"][0] == "unusable"
+    assert files["C/turned.jpg"] == ("odd", "turned by EXIF")
+    assert files["C/huge.png"] == ("odd", "512 x 512 pixels where 64 x 64 is usual")
+    assert set(files) == {"C/broken.png", "C/turned.jpg", "C/huge.png"}
     assert "C/<wbr>broken.png" in (described / "card.html").read_text()
 
 
@@ -154,12 +154,12 @@ def test_page_needs_nothing_else_and_every_image_has_words(described: Path) -> N
 
 
 def test_markdown_shows_images_that_are_there(described: Path) -> None:
-    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (described / "card.md").read_text())
-    assert len(shown) == len(Reader((described / "card.html").read_text()).all("img"))
-    for name in shown:
+    names = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (described / "card.md").read_text())
+    assert len(names) == len(Reader((described / "card.html").read_text()).all("img"))
+    for name in names:
         with Image.open(described / name) as opened:
             opened.load()
-    assert {p.name for p in (described / "figures").iterdir()} == {Path(n).name for n in shown}
+    assert {p.name for p in (described / "figures").iterdir()} == {Path(n).name for n in names}
 
 
 def test_second_card_drops_what_the_first_one_left(described: Path) -> None:
@@ -183,16 +183,16 @@ def test_second_card_drops_what_the_first_one_left(described: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (["near=2"], "near=2: it must be a correlation"),
         (["predictions=nowhere"], "predictions=nowhere: there is no such file or folder."),
     ],
 )
-def test_bad_settings_get_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+def test_bad_settings_get_one_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:
     done = run(tmp_path, *words)
     assert done.returncode in {1, 2}
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(sentence)
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -203,12 +203,12 @@ def test_near_duplicates_survive_encoding_and_light_but_not_another_image() -> N
     changed = [
         Image.open(stream),
         ImageEnhance.Brightness(original).enhance(1.1),
-        original.resize((SIDE // 2, SIDE // 2)),
+        original.resize((SIZE // 2, SIZE // 2)),
     ]
     drawn = np.concatenate([vector(p) for p in [original, *changed, image(2)]])
-    found = duplicates.find_duplicates(drawn, list("abcde"), np.zeros(5, dtype=np.int64), None)
-    assert found.group.tolist() == [0, 0, 0, 0, -1]
-    assert found.near.across_folds is None
+    result = duplicates.find_duplicates(drawn, list("abcde"), np.zeros(5, dtype=np.int64), None)
+    assert result.group.tolist() == [0, 0, 0, 0, -1]
+    assert result.near.across_folds is None
 
 
 def test_another_hand_before_the_same_wall_is_no_near_duplicate() -> None:
@@ -219,8 +219,8 @@ def test_another_hand_before_the_same_wall_is_no_near_duplicate() -> None:
     other[22:26, 20:24] = 110
     drawn = duplicates.vectors(np.stack([one, other]))
     assert drawn[0] @ drawn[1] > 0.98
-    nobody = duplicates.find_duplicates(drawn, ["a", "b"], np.array([0, 1]), None)
-    assert nobody.near.total == 0
+    result = duplicates.find_duplicates(drawn, ["a", "b"], np.array([0, 1]), None)
+    assert result.near.total == 0
 
 
 def test_counts_agree_with_comparing_all_pairs() -> None:
@@ -230,50 +230,50 @@ def test_counts_agree_with_comparing_all_pairs() -> None:
     drawn[650:] = drawn[:50]
     drawn = drawn.astype(np.float32) / np.linalg.norm(drawn, axis=1, keepdims=True)
     digests = [str(n) for n in [*range(650), *range(50)]]
-    given, folds = rng.integers(0, 3, 700), rng.integers(0, 5, 700)
-    found = duplicates.find_duplicates(drawn, digests, given, folds, near=0.99, detail=9)
+    labels, folds = rng.integers(0, 3, 700), rng.integers(0, 5, 700)
+    result = duplicates.find_duplicates(drawn, digests, labels, folds, near=0.99, detail=9)
 
     upper = np.triu(drawn @ drawn.T >= 0.99, 1)
     equal = np.triu(np.array(digests)[:, None] == np.array(digests), 1)
-    classes, across = given[:, None] != given, folds[:, None] != folds
-    for kind, pairs in ((found.exact, equal), (found.near, upper & ~equal)):
+    classes, across = labels[:, None] != labels, folds[:, None] != folds
+    for kind, pairs in ((result.exact, equal), (result.near, upper & ~equal)):
         assert kind.total == pairs.sum()
         assert kind.across_classes == (pairs & classes).sum()
         assert kind.across_folds == (pairs & across).sum()
     both = upper | equal | (upper | equal).T
-    assert (found.other_fold.found == (both & across).any(1)).all()
-    assert (found.other_class.found == (both & classes).any(1)).all()
-    for row in np.flatnonzero(found.nearest.found):
-        assert both[row, found.nearest.row[row]]
-        assert found.group[row] == found.group[found.nearest.row[row]]
-    assert ((found.group >= 0) == both.any(1)).all()
+    assert (result.other_fold.exists == (both & across).any(1)).all()
+    assert (result.other_class.exists == (both & classes).any(1)).all()
+    for row in np.flatnonzero(result.nearest.exists):
+        assert both[row, result.nearest.row[row]]
+        assert result.group[row] == result.group[result.nearest.row[row]]
+    assert ((result.group >= 0) == both.any(1)).all()
 
 
 def test_equal_images_without_contrast_are_exact_duplicates_only_if_files_are_equal() -> None:
     flat = duplicates.vectors(np.full((3, 32, 32, 3), 90, dtype=np.uint8))
-    found = duplicates.find_duplicates(
+    result = duplicates.find_duplicates(
         flat, ["a", "a", "b"], np.array([0, 1, 1]), np.array([0, 1, 0])
     )
-    assert (found.exact.total, found.exact.across_classes, found.exact.across_folds) == (1, 1, 1)
-    assert found.near.total == 0
-    assert found.group.tolist() == [0, 0, -1]
+    assert (result.exact.total, result.exact.across_classes, result.exact.across_folds) == (1, 1, 1)
+    assert result.near.total == 0
+    assert result.group.tolist() == [0, 0, -1]
 
 
-def test_runs_that_judge_the_same_image_are_averaged(tmp_path: Path) -> None:
-    found = read(write_images(tmp_path / "signs", "AB", each=2))
+def test_predictions_of_several_runs_are_averaged(tmp_path: Path) -> None:
+    data = read(write_images(tmp_path / "signs", "AB", each=2))
     for fold, p in enumerate((0.8, 0.6)):
         (tmp_path / "runs" / f"fold={fold}").mkdir(parents=True)
         lines = f"path,label,predicted,confidence,p_A,p_B\nA/0.png,A,A,{p},{p},{1 - p:.1f}\n"
         (tmp_path / "runs" / f"fold={fold}" / "predictions.csv").write_text(lines)
-    judged = label_errors.read_predictions_for(
-        label_errors.prediction_files(str(tmp_path / "runs")), found
+    predictions = label_errors.read_predictions_for(
+        label_errors.prediction_files(str(tmp_path / "runs")), data
     )
-    assert judged.rows.tolist() == [0]
-    assert judged.probabilities == pytest.approx(np.array([[0.7, 0.3]]))
+    assert predictions.rows.tolist() == [0]
+    assert predictions.probabilities == pytest.approx(np.array([[0.7, 0.3]]))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("", "it has no column path and no column label"),
         ("path,label,p_A\nA/0.png,A,1\n", "only in the data set: B"),
@@ -284,20 +284,22 @@ def test_runs_that_judge_the_same_image_are_averaged(tmp_path: Path) -> None:
         ("path,label,p_A,p_B\nA/0.png\n", "cannot be read as predictions"),
     ],
 )
-def test_predictions_of_something_else_get_a_sentence(tmp_path: Path, text: str, said: str) -> None:
-    found = read(write_images(tmp_path / "signs", "AB", each=2))
+def test_predictions_of_something_else_get_a_sentence(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    data = read(write_images(tmp_path / "signs", "AB", each=2))
     (tmp_path / "predictions.csv").write_text(text)
-    with pytest.raises(DataError, match=re.escape(said)):
-        label_errors.read_predictions_for([tmp_path / "predictions.csv"], found)
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        label_errors.read_predictions_for([tmp_path / "predictions.csv"], data)
 
 
 def test_samples_are_of_different_signers_and_the_same_each_time() -> None:
-    given = np.zeros(30, dtype=np.int64)
+    labels = np.zeros(30, dtype=np.int64)
     signers = [f"s{n // 5}" for n in range(30)]
-    chosen = statistics.samples(given, 0, signers, 6)
-    assert len({signers[row] for row in chosen}) == 6
-    assert chosen == statistics.samples(given, 0, signers, 6)
-    assert statistics.samples(given, 0, None, 3) == [0, 10, 20]
+    rows = statistics.samples(labels, 0, signers, 6)
+    assert len({signers[row] for row in rows}) == 6
+    assert rows == statistics.samples(labels, 0, signers, 6)
+    assert statistics.samples(labels, 0, None, 3) == [0, 10, 20]
 
 
 def test_names_cannot_break_out_of_the_card(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from signlang.arrays import Ints
 from signlang.data import image_io
 from signlang.data.index import Index
 from signlang.datacard import statistics
-from signlang.datacard.analysis import Analysis, findings, many
+from signlang.datacard.analysis import Analysis, warnings
+from signlang.reporting.formatting import counted
 from signlang.reporting.page import Blocks, ImageBlock, Notes, Page, Rows, Section, Table, Text
 from signlang.reporting.plots import BLUE, INK, literal_text, new_axes
 
-SIDE: Final = 112  # pixels of one small image
+THUMBNAIL_SIZE: Final = 112  # pixels of one small image
 GAP: Final = 4
 BACKGROUND: Final = (240, 241, 243)
 
@@ -75,7 +76,7 @@ def sizes_chart(common: Sequence[tuple[tuple[int, int], int]]) -> Figure:
 def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image.Image:
     """Lay images out in rows, each shrunk to fit a square, its own proportions kept."""
     lines = -(-len(rows) // columns)
-    step = SIDE + GAP
+    step = THUMBNAIL_SIZE + GAP
     width = min(len(rows), columns) * step - GAP
     canvas = Image.new("RGB", (width, lines * step - GAP), "white")
     for position, row in enumerate(rows):
@@ -85,9 +86,11 @@ def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image
 
 
 def thumbnail(index: Index, row: int) -> Image.Image:
-    """One image in a square of `SIDE` pixels."""
+    """One image in a square of `THUMBNAIL_SIZE` pixels."""
     image = image_io.decode(image_io.read_bytes(index.root / index.paths[row]))
-    return ImageOps.pad(image, (SIDE, SIDE), Image.Resampling.BICUBIC, color=BACKGROUND)
+    return ImageOps.pad(
+        image, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, color=BACKGROUND
+    )
 
 
 def mean_image(pixels: npt.NDArray[np.uint8], rows: Ints) -> Image.Image:
@@ -96,7 +99,7 @@ def mean_image(pixels: npt.NDArray[np.uint8], rows: Ints) -> Image.Image:
     for start in range(0, len(rows), 1024):
         total += pixels[rows[start : start + 1024]].sum(0, dtype=np.float64)
     mean = Image.fromarray(np.round(total / len(rows)).astype(np.uint8))
-    return mean.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return mean.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC)
 
 
 LISTED_FILES: Final = 20  # rows of a table of files; the CSV files have all
@@ -105,13 +108,13 @@ STRIP: Final = 5  # images of a group
 SUSPECTS: Final = 30
 
 
-def files_section(found: Analysis) -> Section:
+def files_section(analysis: Analysis) -> Section:
     """List the files that cannot be used, and those that can but are unusual."""
-    bad, odd = found.index.excluded, found.odd
+    bad, odd = analysis.index.excluded, analysis.odd
     blocks: Blocks = [
         Text(
-            f"{many(len(bad), 'file') + ' cannot' if bad else 'Every file can'} be used. "
-            f"{many(len(odd), 'usable image') if odd else 'No usable image'} "
+            f"{counted(len(bad), 'file') + ' cannot' if bad else 'Every file can'} be used. "
+            f"{counted(len(odd), 'usable image') if odd else 'No usable image'} "
             f"{'is' if len(odd) < 2 else 'are'} odd: stored in an unusual way, or far from the "
             "usual size." + (" All are in files.csv." if bad or odd else "")
         )
@@ -121,14 +124,14 @@ def files_section(found: Analysis) -> Section:
         caption = f"Files that cannot be used{first_of(len(rows), len(bad))}"
         blocks.append(Table(caption, ["file", "reason"], rows))
     if odd:
-        rows = [[found.index.paths[row], why] for row, why in list(odd.items())[:LISTED_FILES]]
+        rows = [[analysis.index.paths[row], why] for row, why in list(odd.items())[:LISTED_FILES]]
         blocks.append(Table(f"Odd files{first_of(len(rows), len(odd))}", ["file", "what"], rows))
     return Section("Unusable and odd files", blocks)
 
 
-def duplicates_section(found: Analysis) -> Section:
+def duplicates_section(analysis: Analysis) -> Section:
     """Count duplicates and show the groups that need a look."""
-    pairs = found.duplicates
+    pairs = analysis.duplicates
     rows: Rows = []
     for name, kind in (("exact", pairs.exact), ("near", pairs.near)):
         across = "not known" if kind.across_folds is None else kind.across_folds
@@ -139,90 +142,93 @@ def duplicates_section(found: Analysis) -> Section:
     blocks: Blocks = [
         Text(
             "Exact duplicates are equal files. Near duplicates are different files whose grey "
-            f"images, 32 x 32 pixels, correlate by {found.near:g} or more and differ by at most "
-            f"{found.detail:g} standard deviations in every 4 x 4 of them: the same image "
+            f"images, 32 x 32 pixels, correlate by {analysis.near:g} or more and differ by at most "
+            f"{analysis.detail:g} standard deviations in every 4 x 4 of them: the same image "
             "encoded again, scaled or a little brighter, or the next frame of a film; not one that "
             "was mirrored, or cut by more than about one hundredth."
         ),
         Table("Pairs of duplicates", header, rows),
     ]
-    if found.folds is None:
-        blocks.append(Text(f"Duplicates across folds were not counted. {found.unsplit}"))
+    if analysis.folds is None:
+        blocks.append(Text(f"Duplicates across folds were not counted. {analysis.no_folds_reason}"))
     if pairs.groups:
         joined = int((pairs.group >= 0).sum())
         blocks.append(
             Text(
-                f"{joined:,} images ({joined / len(found.index):.1%}) are in "
-                f"{many(pairs.groups, 'group')}, joined directly or through others. Shown "
+                f"{joined:,} images ({joined / len(analysis.index):.1%}) are in "
+                f"{counted(pairs.groups, 'group')}, joined directly or through others. Shown "
                 f"{'is' if min(pairs.groups, GROUPS) == 1 else 'are'} "
                 f"{min(pairs.groups, GROUPS)}, groups across classes and across folds first; all "
                 "are in duplicates.csv."
             )
         )
-        blocks += _groups(found)
+        blocks += _groups(analysis)
     return Section("Duplicates", blocks)
 
 
-def _groups(found: Analysis) -> Iterator[ImageBlock]:
-    for number, rows in enumerate(found.duplicates.shown_first()[:GROUPS], start=1):
+def _groups(analysis: Analysis) -> Iterator[ImageBlock]:
+    for number, rows in enumerate(analysis.duplicates.ordered_groups()[:GROUPS], start=1):
         shown = rows[:STRIP].tolist()
-        classes = sorted({found.label(row) for row in rows.tolist()})
+        classes = sorted({analysis.label(row) for row in rows.tolist()})
         where = f"class{'es' * (len(classes) > 1)} {', '.join(classes)}"
-        if found.folds is not None:
-            numbers = np.unique(found.folds[rows])
+        if analysis.folds is not None:
+            numbers = np.unique(analysis.folds[rows])
             where += f"; fold{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-        names = ", ".join(found.index.paths[row] for row in shown)
+        names = ", ".join(analysis.index.paths[row] for row in shown)
         more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
         yield ImageBlock(
             f"duplicates-{number:03d}",
             f"Duplicates, group {number}: {len(shown)} images side by side",
-            thumbnail_grid(found.index, shown, columns=STRIP),
+            thumbnail_grid(analysis.index, shown, columns=STRIP),
             f"Group {number}: {len(rows):,} images; {where}: {names}{more}",
         )
 
 
-def labels_section(found: Analysis) -> Section | None:
+def labels_section(analysis: Analysis) -> Section | None:
     """Show the images whose label is probably wrong, if there were predictions."""
-    judged = found.judgement
-    if judged is None:
+    predictions = analysis.predictions
+    if predictions is None:
         return None
     text = (
-        f"Networks judged {len(judged.rows):,} of {len(found.index):,} images that they were not "
-        f"trained on ({many(judged.files, 'file')} of predictions) and gave {found.agreement:.1%} "
-        "of them their label. Confident learning (Northcutt et al., 2021, as cleanlab implements "
-        f"it) holds {many(len(found.suspects), 'label')} for wrong. A person has to look: a rare "
-        "way to show a sign, or a weak network, looks the same. All are in suspicious.csv."
+        f"Networks judged {len(predictions.rows):,} of {len(analysis.index):,} images that they "
+        f"were not trained on ({counted(predictions.files, 'file')} of predictions) and gave "
+        f"{analysis.agreement:.1%} of them their label. Confident learning (Northcutt et al., 2021, "
+        f"as cleanlab implements it) holds {counted(len(analysis.suspects), 'label')} for wrong. "
+        "A person has to look: a rare way to show a sign, or a weak network, looks the same. All "
+        "are in suspicious.csv."
     )
-    if judged.relabelled:
-        text += f" {many(judged.relabelled, 'image')} got another label since the networks ran."
+    if predictions.relabelled:
+        text += (
+            f" {counted(predictions.relabelled, 'image')} got another label since the networks ran."
+        )
     rows: Rows = [
         [
-            found.index.paths[s.row],
+            analysis.index.paths[s.row],
             ImageBlock(
                 f"suspicious-{number:03d}",
-                f"Labelled {found.label(s.row)}, perhaps {found.index.classes[s.suggested]}",
-                thumbnail(found.index, s.row),
+                f"Labelled {analysis.label(s.row)}, perhaps {analysis.index.classes[s.suggested]}",
+                thumbnail(analysis.index, s.row),
             ),
-            found.label(s.row),
-            found.index.classes[s.suggested],
+            analysis.label(s.row),
+            analysis.index.classes[s.suggested],
             f"{s.given_probability:.1%}",
             f"{s.suggested_probability:.1%}",
         ]
-        for number, s in enumerate(found.suspects[:SUSPECTS])
+        for number, s in enumerate(analysis.suspects[:SUSPECTS])
     ]
     header = ["file", "image", "label", "perhaps", "p(label)", "p(perhaps)"]
-    caption = f"Suspicious labels, the surest first{first_of(len(rows), len(found.suspects))}"
+    caption = f"Suspicious labels, the surest first{first_of(len(rows), len(analysis.suspects))}"
     table = [Table(caption, header, rows)] if rows else []
     return Section("Suspicious labels", [Text(text), *table])
 
 
-def first_of(shown: int, total: int) -> str:
+def first_of(rows: int, total: int) -> str:
     """Say in a caption that a table shows a part only.
 
     >>> first_of(20, 31), first_of(3, 3)
     (', 20 of 31', '')
     """
-    return f", {shown} of {total:,}" if shown < total else ""
+    return f", {rows} of {total:,}" if rows < total else ""
 
 
 FIGURES: Final = re.compile(r"(counts|signers|sizes|(samples|mean|duplicates|suspicious)-\d+)\.png")
@@ -230,21 +236,21 @@ FEW: Final = 3  # sizes that a table shows better than a chart
 LISTED: Final = 20  # rows of a table of signers
 
 
-def data_card(found: Analysis) -> Page:
+def data_card(analysis: Analysis) -> Page:
     """Put the card together."""
-    index = found.index
+    index = analysis.index
     signers = f"{len(set(index.signers) - {''}):,}" if index.signers else "unknown"
     tiles = {
         "images": f"{len(index):,}",
         "classes": f"{len(index.classes):,}",
         "signers": signers,
         "unusable files": f"{len(index.excluded):,}",
-        "exact duplicates": f"{found.duplicates.exact.total:,}",
-        "near duplicates": f"{found.duplicates.near.total:,}",
+        "exact duplicates": f"{analysis.duplicates.exact.total:,}",
+        "near duplicates": f"{analysis.duplicates.near.total:,}",
     }
-    if found.judgement is not None:
-        tiles["suspicious labels"] = f"{len(found.suspects):,}"
-    parts = [
+    if analysis.predictions is not None:
+        tiles["suspicious labels"] = f"{len(analysis.suspects):,}"
+    builders = [
         _classes,
         _signers,
         _sizes,
@@ -253,26 +259,26 @@ def data_card(found: Analysis) -> Page:
         labels_section,
         _samples,
     ]
-    sections = [section for part in parts if (section := part(found)) is not None]
+    sections = [section for build in builders if (section := build(analysis)) is not None]
     return Page(
         name="card",
-        title=f"Data card: {found.name}",
-        lead=f"Written by signlang {__version__} for {found.split}. The images, names, labels "
+        title=f"Data card: {analysis.name}",
+        lead=f"Written by signlang {__version__} for {analysis.split}. The images, names, labels "
         f"and signers have the fingerprint {index.fingerprint}.",
         tiles=tiles,
-        notes=[Notes("What to know before using it", findings(found), is_warning=True)],
+        notes=[Notes("What to know before using it", warnings(analysis), is_warning=True)],
         sections=sections,
         ours=FIGURES,
     )
 
 
-def _classes(found: Analysis) -> Section:
-    index = found.index
+def _classes(analysis: Analysis) -> Section:
+    index = analysis.index
     ratio = statistics.imbalance(index.counts)
     rows: Rows = []
     for label, name in enumerate(index.classes):
         members = np.flatnonzero(index.labels == label)
-        mean = mean_image(found.pixels, members)
+        mean = mean_image(analysis.pixels, members)
         people = [len({index.signers[m] for m in members} - {""})] if index.signers else []
         share = f"{len(members) / len(index):.1%}"
         image = ImageBlock(f"mean-{label:03d}", f"Mean image of {name}", mean)
@@ -296,8 +302,8 @@ def _classes(found: Analysis) -> Section:
     return Section("Classes", [Text(text), chart, Table("Images of each class", header, rows)])
 
 
-def _signers(found: Analysis) -> Section:
-    index = found.index
+def _signers(analysis: Analysis) -> Section:
+    index = analysis.index
     if index.signers is None:
         text = (
             "Who is in the images is not known. Give a CSV file path,signer as "
@@ -308,12 +314,12 @@ def _signers(found: Analysis) -> Section:
     each = covered.counts.sum(1)
     lacking = covered.incomplete
     text = (
-        f"{many(len(covered.names), 'signer')}, {each.min():,} to {each.max():,} images of each "
+        f"{counted(len(covered.names), 'signer')}, {each.min():,} to {each.max():,} images of each "
         f"(median {np.median(each):g}); {len(covered.names) - len(lacking):,} of them show every "
         "class."
     )
     if covered.unknown:
-        text += f" The signer of {many(covered.unknown, 'image')} is unknown."
+        text += f" The signer of {counted(covered.unknown, 'image')} is unknown."
     chart = ImageBlock(
         "signers", "Histogram of the number of images of a signer", signers_chart(each)
     )
@@ -332,12 +338,12 @@ def _signers(found: Analysis) -> Section:
     return Section("Signers", blocks)
 
 
-def _sizes(found: Analysis) -> Section:
-    sizes = statistics.sizes(found.index.facts)
+def _sizes(analysis: Analysis) -> Section:
+    sizes = statistics.sizes(analysis.index.facts)
     low, middle, high = sizes.aspects
-    total = len(found.index)
+    total = len(analysis.index)
     common: Rows = [[_times(size), n, f"{n / total:.1%}"] for size, n in sizes.common[:8]]
-    kinds = statistics.kinds(found.index.facts)
+    kinds = statistics.kinds(analysis.index.facts)
     stored: Rows = [[kind, n, f"{n / total:.1%}"] for kind, n in kinds]
     text = (
         f"{len(sizes.common):,} sizes, from {_times(sizes.smallest)} to {_times(sizes.largest)} "
@@ -355,11 +361,11 @@ def _sizes(found: Analysis) -> Section:
     return Section("Sizes and formats", blocks)
 
 
-def _samples(found: Analysis) -> Section:
-    index = found.index
+def _samples(analysis: Analysis) -> Section:
+    index = analysis.index
     images = []
     for label, name in enumerate(index.classes):
-        rows = statistics.samples(index.labels, label, index.signers, found.samples)
+        rows = statistics.samples(index.labels, label, index.signers, analysis.samples)
         alt = f"{len(rows)} sample images of {name}"
         sheet = thumbnail_grid(index, rows)
         images.append(ImageBlock(f"samples-{label:03d}", alt, sheet, f"Class {name}"))

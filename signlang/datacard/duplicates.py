@@ -44,7 +44,7 @@ class Partners:
             self.similarity[one[better]] = similarity[better]
 
     @property
-    def found(self) -> npt.NDArray[np.bool_]:
+    def exists(self) -> npt.NDArray[np.bool_]:
         """(N,) whether there is one."""
         return self.row >= 0
 
@@ -74,7 +74,7 @@ class Duplicates:
         """Number of groups."""
         return int(self.group.max(initial=-1)) + 1
 
-    def shown_first(self) -> list[Ints]:
+    def ordered_groups(self) -> list[Ints]:
         """Rows of each group; groups and rows across classes first, then across folds, then long.
 
         A film is one long group: the first rows of it are those that need a look.
@@ -82,7 +82,7 @@ class Duplicates:
         order = np.argsort(self.group, kind="stable")[(self.group < 0).sum() :]
         starts = np.flatnonzero(np.diff(self.group[order])) + 1
         groups = np.split(order, starts) if len(order) else []
-        urgency = np.where(self.other_class.found, 2, np.where(self.other_fold.found, 1, 0))
+        urgency = np.where(self.other_class.exists, 2, np.where(self.other_fold.exists, 1, 0))
         groups.sort(key=lambda rows: (-int(urgency[rows].max()), -len(rows), int(rows[0])))
         return [self._ordered(rows, urgency) for rows in groups]
 
@@ -113,7 +113,7 @@ def vectors(pixels: npt.NDArray[np.uint8]) -> Floats32:
         contrast.
     """
     count, height, width, _ = pixels.shape
-    found = np.empty((count, height * width), dtype=np.float32)
+    result = np.empty((count, height * width), dtype=np.float32)
     for start in range(0, count, BLOCK):
         grey = pixels[start : start + BLOCK] @ GREY
         patches = grey.reshape(-1, height // PATCH, PATCH, width // PATCH, PATCH).swapaxes(2, 3)
@@ -121,8 +121,8 @@ def vectors(pixels: npt.NDArray[np.uint8]) -> Floats32:
         grey -= grey.mean(1, keepdims=True)
         length = np.linalg.norm(grey, axis=1, keepdims=True)
         flat = length < FLAT * np.sqrt(height * width)
-        found[start : start + BLOCK] = np.where(flat, 0, grey / np.maximum(length, 1e-9))
-    return found
+        result[start : start + BLOCK] = np.where(flat, 0, grey / np.maximum(length, 1e-9))
+    return result
 
 
 def find_duplicates(
@@ -147,7 +147,7 @@ def find_duplicates(
     count = len(vectors)
     files = np.unique(np.array(digests), return_inverse=True)[1].astype(np.int64)
     search = _Search(files, labels, folds)
-    search.exact_ones()
+    search.add_exact()
     for start in track(range(0, count, BLOCK), "comparing images", -(-count // BLOCK)):
         block = vectors[start : start + BLOCK] @ vectors[start:].T
         left, right = np.nonzero(block >= near - 1e-6)
@@ -176,15 +176,15 @@ def similar_pairs(
     """
     length = vectors.shape[1]
     mean = np.full(PATCH**2, length / PATCH**2, dtype=np.float32)  # length**2 is one variance
-    found = np.empty(len(left), dtype=np.bool_)
+    similar = np.empty(len(left), dtype=np.bool_)
     for start in range(0, len(left), PAIRS):
         span = slice(start, start + PAIRS)
         difference = vectors[left[span]]
         difference -= vectors[right[span]]
         np.square(difference, out=difference)
         patches = difference.reshape(-1, PATCH**2) @ mean  # many times faster than a sum over axes
-        found[span] = patches.reshape(-1, length // PATCH**2).max(1) <= detail**2
-    return found
+        similar[span] = patches.reshape(-1, length // PATCH**2).max(1) <= detail**2
+    return similar
 
 
 def connected_groups(component: Ints, left: Ints, right: Ints) -> Ints:
@@ -220,7 +220,7 @@ class _Search:
         self.near = np.zeros(3, dtype=np.int64)  # pairs: all, across classes, across folds
         self.nearest, self.other_class, self.other_fold = (Partners(count) for _ in range(3))
 
-    def exact_ones(self) -> None:
+    def add_exact(self) -> None:
         """Join equal files: each with the first of its set, and with the first that differs."""
         order = np.argsort(self.files, kind="stable")
         ends = np.flatnonzero(np.diff(self.files[order])) + 1

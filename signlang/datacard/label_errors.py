@@ -56,22 +56,22 @@ class Suspect:
     suggested_probability: float
 
 
-def prediction_files(given: str | Iterable[str]) -> list[Path]:
+def prediction_files(sources: str | Iterable[str]) -> list[Path]:
     """Find the predictions: a file, a run folder, a folder of run folders, or several of these.
 
     Raises:
         DataError: If there is nothing at a place, or no predictions below it.
     """
-    found: dict[Path, None] = {}
-    for word in [given] if isinstance(given, str) else given:
-        place = Path(word).expanduser()
+    predictions: dict[Path, None] = {}
+    for source in [sources] if isinstance(sources, str) else sources:
+        place = Path(source).expanduser()
         if not place.exists():
-            raise DataError(f"predictions={word}: there is no such file or folder.")
+            raise DataError(f"predictions={source}: there is no such file or folder.")
         files = [place] if place.is_file() else sorted(place.rglob(NAME))
         if not files:
-            raise DataError(f"predictions={word}: there is no {NAME} in or below this folder.")
-        found.update(dict.fromkeys(file.resolve() for file in files))
-    return list(found)
+            raise DataError(f"predictions={source}: there is no {NAME} in or below this folder.")
+        predictions.update(dict.fromkeys(file.resolve() for file in files))
+    return list(predictions)
 
 
 def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredictions:
@@ -97,14 +97,14 @@ def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredic
         np.add.at(times, rows, 1)
         changed = np.array(labels) != np.array(index.classes)[index.labels[rows]]
         relabelled.update(rows[changed].tolist())
-    judged = np.flatnonzero(times)
-    mean = total[judged] / times[judged, None]
+    predicted = np.flatnonzero(times)
+    mean = total[predicted] / times[predicted, None]
     return OutOfFoldPredictions(
-        judged, mean / mean.sum(1, keepdims=True), len(files), len(relabelled)
+        predicted, mean / mean.sum(1, keepdims=True), len(files), len(relabelled)
     )
 
 
-def suspicious_labels(labels: Ints, judgement: OutOfFoldPredictions) -> list[Suspect]:
+def suspicious_labels(labels: Ints, predictions: OutOfFoldPredictions) -> list[Suspect]:
     """Find the images whose label is probably wrong, the surest first.
 
     Confident learning estimates how many labels of each class are wrong; that many images with
@@ -112,31 +112,31 @@ def suspicious_labels(labels: Ints, judgement: OutOfFoldPredictions) -> list[Sus
 
     Args:
         labels: (N,) labels of the whole index.
-        judgement: Of some or all of its images.
+        predictions: Of some or all of its images.
     """
     from cleanlab.filter import find_label_issues
 
-    given, probabilities = labels[judgement.rows], judgement.probabilities
-    present, compact = np.unique(given, return_inverse=True)  # cleanlab wants no empty class
+    own_labels, probabilities = labels[predictions.rows], predictions.probabilities
+    present, compact = np.unique(own_labels, return_inverse=True)  # cleanlab wants no empty class
     if len(present) < 2:
         return []
-    among = probabilities[:, present] + 1e-12
-    found = find_label_issues(
+    normalized = probabilities[:, present] + 1e-12
+    positions = find_label_issues(
         compact,
-        among / among.sum(1, keepdims=True),
+        normalized / normalized.sum(1, keepdims=True),
         return_indices_ranked_by="normalized_margin",
         filter_by=FILTER,
         n_jobs=1,
     )
     return [
         Suspect(
-            row=int(judgement.rows[position]),
+            row=int(predictions.rows[position]),
             suggested=int(best),
-            given_probability=float(probabilities[position, given[position]]),
+            given_probability=float(probabilities[position, own_labels[position]]),
             suggested_probability=float(probabilities[position, best]),
         )
-        for position in found
-        if (best := probabilities[position].argmax()) != given[position]
+        for position in positions
+        if (best := probabilities[position].argmax()) != own_labels[position]
     ]
 
 
@@ -160,14 +160,14 @@ def _table(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[str], 
     return [row["path"] for row in rows], [row["label"] for row in rows], table
 
 
-def _check_header(file: Path, found: Sequence[str], columns: Sequence[str]) -> None:
-    absent = [name for name in ("path", "label") if name not in found]
+def _check_header(file: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    absent = [name for name in ("path", "label") if name not in header]
     if absent:
         raise DataError(
             f"{file} is no file of predictions: it has no column {' and no column '.join(absent)}."
         )
-    missing = [name.removeprefix("p_") for name in columns if name not in found]
-    extra = [n.removeprefix("p_") for n in found if n.startswith("p_") and n not in columns]
+    missing = [name.removeprefix("p_") for name in columns if name not in header]
+    extra = [n.removeprefix("p_") for n in header if n.startswith("p_") and n not in columns]
     if missing or extra:
         raise DataError(
             f"{file} judges other classes than the data set has; "

@@ -67,8 +67,8 @@ def imbalance(counts: Ints) -> float:
 def coverage(signers: Sequence[str], labels: Ints, classes: int) -> Coverage:
     """Count the images of every signer and class; a signer without a name is unknown.
 
-    >>> found = coverage(["ann", "bob", "ann", ""], np.array([0, 1, 1, 0]), classes=2)
-    >>> found.names, found.counts.tolist(), found.unknown, found.incomplete.tolist()
+    >>> result = coverage(["ann", "bob", "ann", ""], np.array([0, 1, 1, 0]), classes=2)
+    >>> result.names, result.counts.tolist(), result.unknown, result.incomplete.tolist()
     (('ann', 'bob'), [[1, 1], [0, 1]], 1, [1])
     """
     known = np.array([bool(signer) for signer in signers])
@@ -82,8 +82,8 @@ def sizes(facts: Sequence[ImageFacts]) -> Sizes:
     """Summarise the sizes of images as they are shown.
 
     >>> wide, square = ImageFacts("", 4, 2, "", ""), ImageFacts("", 3, 3, "", "")
-    >>> found = sizes([wide, wide, square])
-    >>> found.common, found.smallest, found.aspects
+    >>> result = sizes([wide, wide, square])
+    >>> result.common, result.smallest, result.aspects
     ((((4, 2), 2), ((3, 3), 1)), (4, 2), (1.0, 2.0, 2.0))
     """
     counts = Counter((fact.width, fact.height) for fact in facts)
@@ -123,15 +123,15 @@ def oddities(facts: Sequence[ImageFacts]) -> dict[int, str]:
     if far.mean() >= RARE:
         far[:] = False
     (width, height), _ = sizes(facts).common[0]
-    found = {}
+    phrases = {}
     for row, fact in enumerate(facts):
-        phrases = [fact.odd] if fact.odd else []
+        reasons = [fact.odd] if fact.odd else []
         if far[row]:
             usual = f"{width} x {height}"
-            phrases.append(f"{fact.width} x {fact.height} pixels where {usual} is usual")
-        if phrases:
-            found[row] = ", ".join(phrases)
-    return found
+            reasons.append(f"{fact.width} x {fact.height} pixels where {usual} is usual")
+        if reasons:
+            phrases[row] = ", ".join(reasons)
+    return phrases
 
 
 def samples(labels: Ints, label: int, signers: Sequence[str] | None, most: int) -> list[int]:
@@ -144,10 +144,10 @@ def samples(labels: Ints, label: int, signers: Sequence[str] | None, most: int) 
     first: dict[object, int] = {}  # the first image of every signer, or every image
     for row in rows.tolist():
         first.setdefault(signers[row] if signers else row, row)
-    chosen = _spread(list(first.values()), most)
+    selected = _spread(list(first.values()), most)
     others = set(first.values())
     more = [row for row in rows.tolist() if row not in others]
-    return sorted(chosen + _spread(more, most - len(chosen)))
+    return sorted(selected + _spread(more, most - len(selected)))
 
 
 def _spread(rows: list[int], most: int) -> list[int]:
