@@ -1,4 +1,4 @@
-"""Generated folders of images come in; the cards of `signlang.describe` are read."""
+"""Data cards of `signlang.describe` on generated folders of images."""
 
 import csv
 import io
@@ -62,7 +62,7 @@ def read(root: Path) -> index.Index:
 
 
 class Reader(HTMLParser):
-    """What a browser and a screen reader would find."""
+    """Tags of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ def test_second_card_drops_what_the_first_one_left(described: Path) -> None:
         "mine.png", "duplicates-077.png",
     }  # fmt: skip
     text = (out / "card.md").read_text()
-    assert "cannot be made" in text  # the files have no frame numbers
+    assert "There are no folds" in text  # the files have no frame numbers
     assert "not known" in text
 
 
@@ -277,7 +277,7 @@ def test_predictions_of_several_runs_are_averaged(tmp_path: Path) -> None:
     [
         ("", "it has no column path and no column label"),
         ("path,label,p_A\nA/0.png,A,1\n", "only in the data set: B"),
-        ("path,label,p_A,p_B\nX/9.png,A,1,0\n", "judges 1 images that are not in"),
+        ("path,label,p_A,p_B\nX/9.png,A,1,0\n", "has predictions of 1 images that are not in"),
         ("path,label,p_A,p_B\nA/0.png,A,one,0\n", "cannot be read as predictions"),
         ("path,label,p_A,p_B\nA/0.png,A,nan,0\n", "cannot be read as predictions"),
         ("path,label,p_A,p_B\n", "cannot be read as predictions"),

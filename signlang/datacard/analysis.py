@@ -27,21 +27,21 @@ COMPARED_SIZE: Final = 32  # pixels; at 16 different people showing one sign bec
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """All that a card speaks of.
+    """Content of a data card.
 
     Attributes:
-        name: Of the data set.
-        index: Its images, those that cannot be used left out.
+        name: Name of the data set.
+        index: Its usable images.
         split: Name of the split, with the number of folds.
-        folds: (N,) in which fold each image is tested, or None.
+        folds: (N,) fold in which each image is tested, or None.
         no_folds_reason: Why there are no folds.
         pixels: (N, 32, 32, 3) all images, small.
-        duplicates: See there.
+        duplicates: Exact and near duplicates.
         near: Correlation from which two images are near duplicates.
-        detail: The most that they may differ in any place.
-        predictions: What networks said of the images, or None.
+        detail: Largest difference of near duplicates in any patch, in standard deviations.
+        predictions: Out-of-fold predictions, or None.
         suspects: Images whose label is probably wrong.
-        samples: Images of a sample sheet.
+        samples: Number of images on a sample sheet.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Analysis:
 
     @cached_property
     def odd(self) -> dict[int, str]:
-        """What is unusual about usable images, by row."""
+        """Unusual properties of usable images, by row."""
         return statistics.oddities(self.index.facts)
 
     @property
@@ -69,22 +69,22 @@ class Analysis:
 
     @property
     def agreement(self) -> float:
-        """Share of the judged images that networks gave their label."""
+        """Share of the predicted images whose prediction equals their label."""
         assert self.predictions is not None
         labels = self.index.labels[self.predictions.rows]
         return float((self.predictions.probabilities.argmax(1) == labels).mean())
 
     def label(self, row: int) -> str:
-        """The class of an image, by name."""
+        """Name of the class of an image."""
         return self.index.classes[int(self.index.labels[row])]
 
     def signer(self, row: int) -> str:
-        """Who is in an image, nothing where that is not known."""
+        """Signer of an image, empty if unknown."""
         return self.index.signers[row] if self.index.signers else ""
 
 
 def analyse(cfg: DictConfig) -> Analysis:
-    """Read the data set and look for what is wrong with it.
+    """Read the data set and search it for duplicates, label errors and other faults.
 
     Raises:
         DataError: If there are no images, or the predictions do not belong to them.
@@ -120,15 +120,17 @@ def analyse(cfg: DictConfig) -> Analysis:
 
 
 def write_tables(analysis: Analysis, out: Path) -> None:
-    """Write `duplicates.csv`, `files.csv` and, if there were predictions, `suspicious.csv`.
+    """Write `duplicates.csv`, `files.csv` and, if there are predictions, `suspicious.csv`.
 
     Raises:
-        SettingError: If the folder cannot be made.
+        SettingError: If the folder cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError(f"out={out} cannot be made ({error.strerror}): set out=DIR.") from None
+        raise SettingError(
+            f"out={out} cannot be created ({error.strerror}): set out=DIR."
+        ) from None
     header = "group,path,label,signer,fold,nearest,similarity,other_class,other_fold"
     write_csv(out / "duplicates.csv", header.split(","), _duplicate_rows(analysis))
     odd = (("odd", analysis.index.paths[row], reason) for row, reason in analysis.odd.items())
@@ -149,7 +151,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
 
 
 def show_summary(analysis: Analysis, out: Path) -> None:
-    """Tell the user what was found and where the card is."""
+    """Show the main results and the path of the card."""
     index, pairs = analysis.index, analysis.duplicates
     rows = {
         "images": f"{len(index):,} of {len(index.classes)} classes",
@@ -163,7 +165,7 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         rows["in another fold too"] = f"{analysis.leakage:.1%} of the images ({analysis.split})"
     if analysis.predictions is not None:
         rows["probably wrong labels"] = (
-            f"{len(analysis.suspects):,} of {len(analysis.predictions.rows):,} judged images"
+            f"{len(analysis.suspects):,} of {len(analysis.predictions.rows):,} predicted images"
         )
     show_table(f"data card of {analysis.name}", {**rows, "card": str(out / "card.html")})
 
@@ -223,7 +225,7 @@ UNEVEN: Final = 1.5  # times as many images in the largest class as in the small
 
 
 def warnings(analysis: Analysis) -> list[str]:
-    """Say what is wrong or has to be kept in mind, the most serious first."""
+    """Sentences on faults and limits of the data set, the most serious first."""
     return [*_wrong_labels(analysis), *_leaks(analysis), *_people(analysis), *_rest(analysis)]
 
 
@@ -239,20 +241,20 @@ def _wrong_labels(analysis: Analysis) -> Iterator[str]:
     count = len(analysis.suspects)
     if count:
         yield (
-            f"{counted(count, 'label')} {'is' if count == 1 else 'are'} probably wrong, as networks "
-            "judge that were not trained on these images and agree with "
-            f"{analysis.agreement:.1%} of all labels: look at them."
+            f"{counted(count, 'label')} {'is' if count == 1 else 'are'} probably wrong according "
+            "to networks that were not trained on these images and predict "
+            f"{analysis.agreement:.1%} of all labels: check them."
         )
 
 
 def _leaks(analysis: Analysis) -> Iterator[str]:
     if analysis.folds is None:
-        yield f"The folds of {analysis.split} cannot be made. {analysis.no_folds_reason}"
+        yield f"There are no folds of {analysis.split}. {analysis.no_folds_reason}"
     elif analysis.leakage:
         yield (
             f"{analysis.leakage:.1%} of the test images of a fold have a duplicate or near "
-            f"duplicate in its training part ({analysis.split}): the network has seen them before "
-            "it is tested, and looks better than it is."
+            f"duplicate in its training subset ({analysis.split}): test results are too "
+            "optimistic."
         )
 
 
@@ -260,13 +262,13 @@ def _people(analysis: Analysis) -> Iterator[str]:
     index = analysis.index
     names = set(index.signers or ()) - {""}
     if index.signers is None:
-        yield "Who is in the images is not known: results say nothing about other people's hands."
+        yield "The signers are unknown: results say nothing about the hands of unseen signers."
     elif len(names) == 1:
-        yield "One signer made all images: results say nothing about other people's hands."
+        yield "There is one signer only: results say nothing about the hands of unseen signers."
     elif analysis.folds is not None and (shared := _signers_in_several_folds(analysis)):
         yield (
             f"{shared:,} of {counted(len(names), 'signer')} are in more than one fold "
-            f"({analysis.split}): results are better than they would be for strangers. "
+            f"({analysis.split}): results are better than they would be for unseen signers. "
             "split=signer keeps them apart."
         )
 
@@ -294,6 +296,6 @@ def _rest(analysis: Analysis) -> Iterator[str]:
     predictions = analysis.predictions
     if predictions is not None and len(predictions.rows) < len(index):
         yield (
-            f"The predictions judge {len(predictions.rows):,} of {len(index):,} images only: the "
-            "labels of the others were not looked at."
+            f"The predictions cover {len(predictions.rows):,} of {len(index):,} images only: the "
+            "labels of the others were not checked."
         )

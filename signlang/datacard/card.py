@@ -74,7 +74,7 @@ def sizes_chart(common: Sequence[tuple[tuple[int, int], int]]) -> Figure:
 
 
 def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image.Image:
-    """Lay images out in rows, each shrunk to fit a square, its own proportions kept."""
+    """Arrange thumbnails in a grid; aspect ratios are kept."""
     lines = -(-len(rows) // columns)
     step = THUMBNAIL_SIZE + GAP
     width = min(len(rows), columns) * step - GAP
@@ -86,7 +86,7 @@ def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image
 
 
 def thumbnail(index: Index, row: int) -> Image.Image:
-    """One image in a square of `THUMBNAIL_SIZE` pixels."""
+    """One image, padded to `THUMBNAIL_SIZE` x `THUMBNAIL_SIZE` pixels."""
     image = image_io.decode(image_io.read_bytes(index.root / index.paths[row]))
     return ImageOps.pad(
         image, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, color=BACKGROUND
@@ -94,7 +94,7 @@ def thumbnail(index: Index, row: int) -> Image.Image:
 
 
 def mean_image(pixels: npt.NDArray[np.uint8], rows: Ints) -> Image.Image:
-    """Average images of (N, h, w, 3) pixel by pixel: it shows where hands are held."""
+    """Average images of (N, h, w, 3) pixel by pixel, which shows where hands are held."""
     total = np.zeros(pixels.shape[1:], dtype=np.float64)
     for start in range(0, len(rows), 1024):
         total += pixels[rows[start : start + 1024]].sum(0, dtype=np.float64)
@@ -104,7 +104,7 @@ def mean_image(pixels: npt.NDArray[np.uint8], rows: Ints) -> Image.Image:
 
 LISTED_FILES: Final = 20  # rows of a table of files; the CSV files have all
 GROUPS: Final = 12
-STRIP: Final = 5  # images of a group
+GROUP_IMAGES: Final = 5  # shown of a group
 SUSPECTS: Final = 30
 
 
@@ -144,8 +144,8 @@ def duplicates_section(analysis: Analysis) -> Section:
             "Exact duplicates are equal files. Near duplicates are different files whose grey "
             f"images, 32 x 32 pixels, correlate by {analysis.near:g} or more and differ by at most "
             f"{analysis.detail:g} standard deviations in every 4 x 4 of them: the same image "
-            "encoded again, scaled or a little brighter, or the next frame of a film; not one that "
-            "was mirrored, or cut by more than about one hundredth."
+            "encoded again, scaled or a little brighter, or the next frame of a video; not one "
+            "that was mirrored, or cropped by more than about one hundredth."
         ),
         Table("Pairs of duplicates", header, rows),
     ]
@@ -168,7 +168,7 @@ def duplicates_section(analysis: Analysis) -> Section:
 
 def _groups(analysis: Analysis) -> Iterator[ImageBlock]:
     for number, rows in enumerate(analysis.duplicates.ordered_groups()[:GROUPS], start=1):
-        shown = rows[:STRIP].tolist()
+        shown = rows[:GROUP_IMAGES].tolist()
         classes = sorted({analysis.label(row) for row in rows.tolist()})
         where = f"class{'es' * (len(classes) > 1)} {', '.join(classes)}"
         if analysis.folds is not None:
@@ -179,7 +179,7 @@ def _groups(analysis: Analysis) -> Iterator[ImageBlock]:
         yield ImageBlock(
             f"duplicates-{number:03d}",
             f"Duplicates, group {number}: {len(shown)} images side by side",
-            thumbnail_grid(analysis.index, shown, columns=STRIP),
+            thumbnail_grid(analysis.index, shown, columns=GROUP_IMAGES),
             f"Group {number}: {len(rows):,} images; {where}: {names}{more}",
         )
 
@@ -190,23 +190,22 @@ def labels_section(analysis: Analysis) -> Section | None:
     if predictions is None:
         return None
     text = (
-        f"Networks judged {len(predictions.rows):,} of {len(analysis.index):,} images that they "
-        f"were not trained on ({counted(predictions.files, 'file')} of predictions) and gave "
-        f"{analysis.agreement:.1%} of them their label. Confident learning (Northcutt et al., 2021, "
-        f"as cleanlab implements it) holds {counted(len(analysis.suspects), 'label')} for wrong. "
-        "A person has to look: a rare way to show a sign, or a weak network, looks the same. All "
-        "are in suspicious.csv."
+        f"There are out-of-fold predictions of {len(predictions.rows):,} of "
+        f"{len(analysis.index):,} images ({counted(predictions.files, 'file')}); "
+        f"{analysis.agreement:.1%} of them equal the label. According to confident learning "
+        "(Northcutt et al., 2021, as cleanlab implements it) "
+        f"{counted(len(analysis.suspects), 'label')} may be wrong. Check them by eye: a rare way "
+        "to show a sign, or a weak network, has the same effect. All are in suspicious.csv."
     )
     if predictions.relabelled:
-        text += (
-            f" {counted(predictions.relabelled, 'image')} got another label since the networks ran."
-        )
+        changed = counted(predictions.relabelled, "image")
+        text += f" The label of {changed} has changed since the predictions."
     rows: Rows = [
         [
             analysis.index.paths[s.row],
             ImageBlock(
                 f"suspicious-{number:03d}",
-                f"Labelled {analysis.label(s.row)}, perhaps {analysis.index.classes[s.suggested]}",
+                f"Labelled {analysis.label(s.row)}, suggested {analysis.index.classes[s.suggested]}",
                 thumbnail(analysis.index, s.row),
             ),
             analysis.label(s.row),
@@ -216,14 +215,14 @@ def labels_section(analysis: Analysis) -> Section | None:
         ]
         for number, s in enumerate(analysis.suspects[:SUSPECTS])
     ]
-    header = ["file", "image", "label", "perhaps", "p(label)", "p(perhaps)"]
+    header = ["file", "image", "label", "suggested", "p(label)", "p(suggested)"]
     caption = f"Suspicious labels, the surest first{first_of(len(rows), len(analysis.suspects))}"
     table = [Table(caption, header, rows)] if rows else []
     return Section("Suspicious labels", [Text(text), *table])
 
 
 def first_of(rows: int, total: int) -> str:
-    """Say in a caption that a table shows a part only.
+    """End of a caption of a table that shows only its first rows.
 
     >>> first_of(20, 31), first_of(3, 3)
     (', 20 of 31', '')
@@ -237,7 +236,7 @@ LISTED: Final = 20  # rows of a table of signers
 
 
 def data_card(analysis: Analysis) -> Page:
-    """Put the card together."""
+    """Build the data card."""
     index = analysis.index
     signers = f"{len(set(index.signers) - {''}):,}" if index.signers else "unknown"
     tiles = {
@@ -266,7 +265,7 @@ def data_card(analysis: Analysis) -> Page:
         lead=f"Written by signlang {__version__} for {analysis.split}. The images, names, labels "
         f"and signers have the fingerprint {index.fingerprint}.",
         tiles=tiles,
-        notes=[Notes("What to know before using it", warnings(analysis), is_warning=True)],
+        notes=[Notes("Warnings", warnings(analysis), is_warning=True)],
         sections=sections,
         ours=FIGURES,
     )
@@ -296,8 +295,8 @@ def _classes(analysis: Analysis) -> Section:
         else "All classes have equally many images."
     )
     text = (
-        f"{size} A mean image is sharp where hands are held alike, and shows a background that "
-        "is always the same."
+        f"{size} A mean image is sharp where the hands of a class are aligned, and shows a "
+        "background that is always the same."
     )
     return Section("Classes", [Text(text), chart, Table("Images of each class", header, rows)])
 
@@ -306,8 +305,8 @@ def _signers(analysis: Analysis) -> Section:
     index = analysis.index
     if index.signers is None:
         text = (
-            "Who is in the images is not known. Give a CSV file path,signer as "
-            "data.signers=FILE, or place it as signers.csv beside the class folders."
+            "The signers are unknown. Give a CSV file path,signer as data.signers=FILE, or place "
+            "it as signers.csv beside the class folders."
         )
         return Section("Signers", [Text(text)])
     covered = statistics.coverage(index.signers, index.labels, len(index.classes))
@@ -333,8 +332,8 @@ def _signers(analysis: Analysis) -> Section:
             ]
             for row in lacking[:LISTED]
         ]
-        caption = f"Signers who lack classes{first_of(len(rows), len(lacking))}"
-        blocks.append(Table(caption, ["signer", "images", "lacks"], rows))
+        caption = f"Signers without images of some classes{first_of(len(rows), len(lacking))}"
+        blocks.append(Table(caption, ["signer", "images", "missing classes"], rows))
     return Section("Signers", blocks)
 
 

@@ -1,7 +1,7 @@
 """Search for exact and near-duplicate images.
 
 A near duplicate is nearly the same image (encoded again, scaled, a little brighter, the next
-frame of a film), not the same sign shown again, and not another hand in front of the same wall.
+frame of a video), not the same sign repeated, and not another hand before the same background.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from signlang.console import track
 
 @dataclass(frozen=True)
 class Pairs:
-    """How many pairs of images are duplicates; across folds None where there are no folds."""
+    """Numbers of duplicate pairs; across folds None if there are no folds."""
 
     total: int
     across_classes: int
@@ -25,7 +25,7 @@ class Pairs:
 
 
 class Partners:
-    """The most similar duplicate of every image among those that a condition admits.
+    """The most similar duplicate of every image under a condition.
 
     Attributes:
         row: (N,) the partner, -1 where there is none.
@@ -37,26 +37,26 @@ class Partners:
         self.similarity = np.zeros(count, dtype=np.float32)
 
     def update(self, left: Ints, right: Ints, similarity: Floats32) -> None:
-        """Take pairs, sorted by similarity, in both directions."""
+        """Update with pairs, sorted by similarity, in both directions."""
         for one, other in ((left, right), (right, left)):
             better = similarity > self.similarity[one]
-            self.row[one[better]] = other[better]  # of repeated rows the last and best one stays
+            self.row[one[better]] = other[better]  # the last and best of repeated rows is kept
             self.similarity[one[better]] = similarity[better]
 
     @property
     def exists(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether there is one."""
+        """(N,) whether the image has a partner."""
         return self.row >= 0
 
 
 @dataclass(frozen=True, eq=False)
 class Duplicates:
-    """What was found.
+    """Duplicates of a data set: numbers, groups and partners.
 
     Attributes:
         exact: Pairs of equal files.
         near: Pairs of different files with nearly the same image.
-        group: (N,) number of the connected group, from 0 in order of the rows; -1 for single ones.
+        group: (N,) number of the connected group, from 0 in order of the rows; -1 without one.
         nearest: The most similar other image.
         other_class: The most similar one with another label.
         other_fold: The most similar one in another fold; none where there are no folds.
@@ -75,9 +75,9 @@ class Duplicates:
         return int(self.group.max(initial=-1)) + 1
 
     def ordered_groups(self) -> list[Ints]:
-        """Rows of each group; groups and rows across classes first, then across folds, then long.
+        """Rows of each group, ordered: across classes, then across folds, then by size.
 
-        A film is one long group: the first rows of it are those that need a look.
+        A video is one large group; its first rows are the ones to check.
         """
         order = np.argsort(self.group, kind="stable")[(self.group < 0).sum() :]
         starts = np.flatnonzero(np.diff(self.group[order])) + 1
@@ -87,7 +87,7 @@ class Duplicates:
         return [self._ordered(rows, urgency) for rows in groups]
 
     def _ordered(self, rows: Ints, urgency: Ints) -> Ints:
-        """Put the most urgent row first and its partner beside it."""
+        """Put the most urgent row first and its partner second."""
         rows = rows[np.argsort(-urgency[rows], kind="stable")]
         first = int(rows[0])
         partners = (self.nearest, self.other_fold, self.other_class)[int(urgency[first])]
@@ -106,7 +106,7 @@ def vectors(pixels: npt.NDArray[np.uint8]) -> Floats32:
     """Turn images into grey vectors of mean 0 and length 1, so that a product is a correlation.
 
     Args:
-        pixels: (N, h, w, 3) RGB; sides are multiples of `PATCH`.
+        pixels: (N, h, w, 3) RGB; h and w are multiples of `PATCH`.
 
     Returns:
         (N, h * w), patch after patch of `PATCH` x `PATCH` pixels; zeros for images without any
@@ -133,16 +133,16 @@ def find_duplicates(
     near: float = 0.98,
     detail: float = 0.25,
 ) -> Duplicates:
-    """Compare every image with every other one, in blocks: memory grows with N, not its square.
+    """Compare all pairs of images, in blocks: memory grows with N, not with its square.
 
     Args:
         vectors: (N, D) of length 1 or 0, see `vectors`.
         digests: (N,) of the files.
         labels: (N,) labels.
-        folds: (N,) in which fold each image is tested, or None.
+        folds: (N,) fold in which each image is tested, or None.
         near: Correlation from which two images are near duplicates, if they also agree in detail.
-        detail: The most that their difference may be in any 4 x 4 pixels, in standard deviations of
-            the image. In front of one background, correlation alone takes all hands for equal.
+        detail: Largest difference in any 4 x 4 pixels, in standard deviations of the image. Before
+            one background, correlation alone cannot tell hands apart.
     """
     count = len(vectors)
     files = np.unique(np.array(digests), return_inverse=True)[1].astype(np.int64)
@@ -163,7 +163,7 @@ def find_duplicates(
 def similar_pairs(
     vectors: Floats32, left: Ints, right: Ints, detail: float
 ) -> npt.NDArray[np.bool_]:
-    """Whether pairs of images agree everywhere, not only on the whole.
+    """Whether pairs of images agree in every patch, not only on average.
 
     Args:
         vectors: (N, D) of length 1, see `vectors`.
@@ -211,7 +211,7 @@ def connected_groups(component: Ints, left: Ints, right: Ints) -> Ints:
 
 
 class _Search:
-    """Counts, partners and groups, updated block by block; pairs themselves are not kept."""
+    """Counts, partners and groups, updated block by block; pairs are not stored."""
 
     def __init__(self, files: Ints, labels: Ints, folds: Ints | None) -> None:
         count = len(files)
@@ -221,7 +221,7 @@ class _Search:
         self.nearest, self.other_class, self.other_fold = (Partners(count) for _ in range(3))
 
     def add_exact(self) -> None:
-        """Join equal files: each with the first of its set, and with the first that differs."""
+        """Join equal files: each with the first of its group, and the first of another class."""
         order = np.argsort(self.files, kind="stable")
         ends = np.flatnonzero(np.diff(self.files[order])) + 1
         left, right = [], []
@@ -241,7 +241,7 @@ class _Search:
             self._join(one, other, np.ones(len(one), dtype=np.float32))
 
     def add(self, left: Ints, right: Ints, similarity: Floats32) -> None:
-        """Take the near duplicates that one block brought."""
+        """Add the near duplicates of one block."""
         different = self.files[left] != self.files[right]
         left, right, similarity = left[different], right[different], similarity[different]
         if not len(left):

@@ -17,20 +17,20 @@ from signlang.data.index import Index
 from signlang.errors import DataError, listing
 
 NAME: Final = "predictions.csv"
-# of cleanlab's five filters the one that found most of 2 % and 5 % labels flipped on purpose in the
-# Sign Language Digits (88 % and 86 %) with the fewest false alarms
+# of cleanlab's five filters the one with the highest recall of 2 % and 5 % labels flipped on
+# purpose in the Sign Language Digits (88 % and 86 %), and with the fewest false alarms
 FILTER: Final = "low_self_confidence"
 
 
 @dataclass(frozen=True, eq=False)
 class OutOfFoldPredictions:
-    """What networks say of images that they were not trained on.
+    """Predictions for images that the networks were not trained on.
 
     Attributes:
-        rows: (n,) rows of the index that were judged, sorted.
-        probabilities: (n, classes), the mean over all files that judge an image.
-        files: How many files were read.
-        relabelled: How many images have another label now than when they were judged.
+        rows: (n,) rows of the index with predictions, sorted.
+        probabilities: (n, classes), the mean over all files that contain the image.
+        files: Number of files.
+        relabelled: Images whose label has changed since the predictions.
     """
 
     rows: Ints
@@ -45,7 +45,7 @@ class Suspect:
 
     Attributes:
         row: Its row in the index.
-        suggested: The label that the networks give it.
+        suggested: The predicted label.
         given_probability: Mean probability of the given label.
         suggested_probability: Mean probability of the suggested label.
     """
@@ -60,7 +60,7 @@ def prediction_files(sources: str | Iterable[str]) -> list[Path]:
     """Find the predictions: a file, a run folder, a folder of run folders, or several of these.
 
     Raises:
-        DataError: If there is nothing at a place, or no predictions below it.
+        DataError: If a path does not exist, or there are no predictions below it.
     """
     predictions: dict[Path, None] = {}
     for source in [sources] if isinstance(sources, str) else sources:
@@ -78,7 +78,7 @@ def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredic
     """Read predictions (path,label,predicted,confidence,p_<class>...) and average them by image.
 
     Raises:
-        DataError: If a file is unreadable, or speaks of other images or classes than the index.
+        DataError: If a file is unreadable, or has other images or classes than the index.
     """
     row_of = {path: row for row, path in enumerate(index.paths)}
     total = np.zeros((len(index), len(index.classes)))
@@ -89,8 +89,9 @@ def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredic
         unknown = [path for path in paths if path not in row_of]
         if unknown:
             raise DataError(
-                f"{file} judges {len(unknown)} images that are not in {index.root} (or cannot be "
-                f"used): give the data set that its run was trained on.{listing(unknown, most=5)}"
+                f"{file} has predictions of {len(unknown)} images that are not in {index.root} (or "
+                "cannot be used): give the data set that its run was trained on."
+                f"{listing(unknown, most=5)}"
             )
         rows = np.array([row_of[path] for path in paths], dtype=np.int64)
         np.add.at(total, rows, probabilities)
@@ -112,12 +113,12 @@ def suspicious_labels(labels: Ints, predictions: OutOfFoldPredictions) -> list[S
 
     Args:
         labels: (N,) labels of the whole index.
-        predictions: Of some or all of its images.
+        predictions: Predictions of some or all of its images.
     """
     from cleanlab.filter import find_label_issues
 
     own_labels, probabilities = labels[predictions.rows], predictions.probabilities
-    present, compact = np.unique(own_labels, return_inverse=True)  # cleanlab wants no empty class
+    present, compact = np.unique(own_labels, return_inverse=True)  # cleanlab refuses empty classes
     if len(present) < 2:
         return []
     normalized = probabilities[:, present] + 1e-12
@@ -164,13 +165,15 @@ def _check_header(file: Path, header: Sequence[str], columns: Sequence[str]) -> 
     absent = [name for name in ("path", "label") if name not in header]
     if absent:
         raise DataError(
-            f"{file} is no file of predictions: it has no column {' and no column '.join(absent)}."
+            f"{file} is no file of predictions: it has no column {' and no column '.join(absent)}. "
+            "Give a predictions.csv of a run."
         )
     missing = [name.removeprefix("p_") for name in columns if name not in header]
     extra = [n.removeprefix("p_") for n in header if n.startswith("p_") and n not in columns]
     if missing or extra:
         raise DataError(
-            f"{file} judges other classes than the data set has; "
+            f"{file} has other classes than the data set; "
             f"only in the file: {', '.join(extra) or 'none'}; "
-            f"only in the data set: {', '.join(missing) or 'none'}."
+            f"only in the data set: {', '.join(missing) or 'none'}. "
+            "Give the predictions of a run on this data set."
         )

@@ -11,18 +11,18 @@ from signlang.arrays import Ints
 from signlang.data.image_io import ImageFacts
 
 Size = tuple[int, int]
-FAR: Final = 2.0  # times as large or as small as usual, by the side of a square of equal area
+FAR: Final = 2.0  # ratio to the median size, by the square root of the area
 RARE: Final = 0.1  # share of the images; sizes that are more frequent than this are not odd
 
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """Who shows which sign.
+    """Images of each signer and class.
 
     Attributes:
         names: (S,) signers, sorted.
         counts: (S, classes) images.
-        unknown: Images whose signer is not known.
+        unknown: Images without a known signer.
     """
 
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class Coverage:
 
     @property
     def incomplete(self) -> Ints:
-        """Rows of the signers that lack a class, those that lack most first."""
+        """Rows of the signers without images of some class, those that lack most first."""
         lacking = (self.counts == 0).sum(1)
         rows = np.argsort(-lacking, kind="stable")
         kept: Ints = rows[lacking[rows] > 0]
@@ -40,7 +40,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sides of the images in pixels.
+    """Sizes of the images in pixels.
 
     Attributes:
         common: Sizes (width, height) and how many images have them, the most common first.
@@ -56,7 +56,7 @@ class Sizes:
 
 
 def imbalance(counts: Ints) -> float:
-    """How many times larger the largest class is than the smallest.
+    """Ratio of the largest class to the smallest.
 
     >>> imbalance(np.array([200, 100, 150]))
     2.0
@@ -79,7 +79,7 @@ def coverage(signers: Sequence[str], labels: Ints, classes: int) -> Coverage:
 
 
 def sizes(facts: Sequence[ImageFacts]) -> Sizes:
-    """Summarise the sizes of images as they are shown.
+    """Summarise the sizes of images, after EXIF orientation.
 
     >>> wide, square = ImageFacts("", 4, 2, "", ""), ImageFacts("", 3, 3, "", "")
     >>> result = sizes([wide, wide, square])
@@ -104,10 +104,10 @@ def kinds(facts: Sequence[ImageFacts]) -> list[tuple[str, int]]:
 
 
 def oddities(facts: Sequence[ImageFacts]) -> dict[int, str]:
-    """Say what is unusual about usable images: how they are stored, or a size far from the usual.
+    """Unusual properties of usable images: how they are stored, or an unusual size.
 
-    A size is far if the side of a square of equal area is more than `FAR` times as long or as short
-    as the median one, and fewer than `RARE` of the images are so.
+    A size is unusual if the square root of its area differs from the median by more than a factor
+    of `FAR`, and fewer than `RARE` of the images do.
 
     Returns:
         A phrase by row.
@@ -135,7 +135,7 @@ def oddities(facts: Sequence[ImageFacts]) -> dict[int, str]:
 
 
 def samples(labels: Ints, label: int, signers: Sequence[str] | None, most: int) -> list[int]:
-    """Choose images of a class, evenly spread over the sorted paths, of different signers first.
+    """Select images of a class, evenly spread over the sorted paths, of different signers first.
 
     >>> samples(np.array([0, 0, 0, 1, 0]), 0, ["ann", "ann", "bob", "ann", "cid"], 3)
     [0, 2, 4]
