@@ -155,22 +155,22 @@ def show_columns(
     if not verbose():
         return
     screen = Console(highlight=False)
-    wide = [
+    widths = [
         max(map(len, (*name.split("\n"), *cells)))
         for name, cells in zip(header, zip(*rows, strict=True), strict=True)
     ]
-    wide[flexible] = min(wide[flexible], NARROWEST)
-    shown = len(header)
-    while shown > flexible + 1 and sum(wide[:shown]) + 2 * (shown - 1) > screen.width:
-        shown -= 1
-    left_out = ", ".join(name.replace("-\n", "").replace("\n", " ") for name in header[shown:])
+    widths[flexible] = min(widths[flexible], NARROWEST)
+    columns = len(header)
+    while columns > flexible + 1 and sum(widths[:columns]) + 2 * (columns - 1) > screen.width:
+        columns -= 1
+    left_out = ", ".join(name.replace("-\n", "").replace("\n", " ") for name in header[columns:])
     table = Table(
         title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
         pad_edge=False, padding=(0, 1, 0, 0),
         caption=f"not shown, for want of width: {left_out}" if left_out else None,
         caption_justify="left",
     )  # fmt: skip
-    for number, name in enumerate(header[:shown]):
+    for number, name in enumerate(header[:columns]):
         table.add_column(
             escape(name),
             justify="left" if number == flexible else "right",
@@ -179,7 +179,7 @@ def show_columns(
             vertical="top",
         )
     for row in rows:
-        table.add_row(*map(escape, row[:shown]))
+        table.add_row(*map(escape, row[:columns]))
     screen.print(table)
 
 
@@ -191,10 +191,10 @@ def show_lines(lines: Iterable[str]) -> None:
             screen.print(line, markup=False)
 
 
-def track(items: Iterable[Item], doing: str, total: int) -> Iterator[Item]:
+def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
     """Yield the items and show how far they have come."""
     with progress() as bar:
-        task = bar.add_task(doing, total=total, note="")
+        task = bar.add_task(description, total=total, note="")
         for item in items:
             yield item
             bar.advance(task)

@@ -14,13 +14,13 @@ from typing import Any, Final
 from signlang.errors import DataError, SettingError
 
 
-def cache_folder(cache_dir: str | os.PathLike[str], *parts: str) -> Path:
+def cache_folder(cache_dir: str | os.PathLike[str], *names: str) -> Path:
     """Make a folder of the cache and return it.
 
     Raises:
         SettingError: If it cannot be made or written to.
     """
-    path = Path(cache_dir).expanduser().joinpath(*parts)
+    path = Path(cache_dir).expanduser().joinpath(*names)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,9 +87,9 @@ def write_between(file: Path, name: str, text: str) -> None:
         DataError: If the file lacks one of them.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, found, rest = file.read_text("utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
+    before, opening, rest = file.read_text("utf-8").partition(begin)
+    _, closing, after = rest.partition(end)
+    if not opening or not closing:
         raise DataError(f"{file} lacks the lines {begin} and {end}.")
     with atomic_write(file) as temporary:
         temporary.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")

@@ -81,7 +81,7 @@ class History(Checkpoint):
     def __init__(self, file: str) -> None:
         self.file = Path(file)
         self.rows: list[dict[str, str]] = []
-        self.started = self.trained = 0.0
+        self.started = self.training_seconds = 0.0
         self.images = 0
 
     def on_save_checkpoint(
@@ -113,7 +113,7 @@ class History(Checkpoint):
         self.images += len(batch[1])
         if trainer.is_last_batch and torch.cuda.is_available():
             torch.cuda.synchronize()  # once an epoch: the batches were only queued so far
-        self.trained = time.perf_counter() - self.started
+        self.training_seconds = time.perf_counter() - self.started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rewrite all rows atomically."""
@@ -146,7 +146,7 @@ class History(Checkpoint):
             "epoch": str(trainer.current_epoch),
             **metrics,
             "seconds": f"{time.perf_counter() - self.started:.3f}",
-            "images_per_second": f"{self.images / self.trained:.1f}",
+            "images_per_second": f"{self.images / self.training_seconds:.1f}",
         }
 
     def _write(self) -> None:

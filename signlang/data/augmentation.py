@@ -71,15 +71,15 @@ def affine_matrices(angles: Floats, shifts: Floats, zooms: Floats, size: tuple[i
     Returns:
         (B, 2, 3), from where a point was to where it goes.
 
-    >>> found = affine_matrices(np.array([0.0]), np.array([[3.0, 0.0]]), np.ones((1, 2)), (5, 5))
-    >>> found[0].tolist()
+    >>> matrices = affine_matrices(np.array([0.0]), np.array([[3.0, 0.0]]), np.ones((1, 2)), (5, 5))
+    >>> matrices[0].tolist()
     [[1.0, 0.0, 3.0], [-0.0, 1.0, 0.0]]
     """
     cosines, sines = np.cos(angles), np.sin(angles)
-    turned = np.array([[cosines, sines], [-sines, cosines]]).transpose(2, 0, 1) * zooms[:, None]
+    rotations = np.array([[cosines, sines], [-sines, cosines]]).transpose(2, 0, 1) * zooms[:, None]
     middle = (np.array(size) - 1) / 2
-    moved = middle + shifts - turned @ middle
-    return np.concatenate([turned, moved[:, :, None]], axis=2)
+    offsets = middle + shifts - rotations @ middle
+    return np.concatenate([rotations, offsets[:, :, None]], axis=2)
 
 
 SCENES: Final = 64  # backgrounds drawn where the user gives no folder
@@ -182,10 +182,10 @@ class Augmentation:
 
         assert self.backgrounds is not None
         rng = np.random.default_rng((seed, 1))
-        chosen = self.backgrounds[rng.integers(len(self.backgrounds), size=len(batch))]
+        backgrounds = self.backgrounds[rng.integers(len(self.backgrounds), size=len(batch))]
         blended = [
             cv2.addWeighted(image, 1 - self.weight, scene, self.weight, 0)
-            for image, scene in zip(batch, chosen, strict=True)
+            for image, scene in zip(batch, backgrounds, strict=True)
         ]
         return np.stack(blended).astype(np.uint8, copy=False)
 

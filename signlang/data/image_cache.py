@@ -73,12 +73,12 @@ class DecodedImages:
 
     def __getitem__(self, rows: Any) -> Pixels:
         """Images by their rows: a copy for an array of rows, a view for one row or a slice."""
-        found: Pixels = self._array[rows]
-        self._read += found.nbytes
+        images: Pixels = self._array[rows]
+        self._read += images.nbytes
         if self._read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
             self._read = 0
-        return found
+        return images
 
 
 @lru_cache(maxsize=4)  # the jobs of one sweep share one mapping
@@ -101,7 +101,7 @@ def decode_images(index: Index, size: int, cache_dir: str) -> DecodedImages:
     """
     file = files.cache_folder(cache_dir, "pixels") / f"{index.content}-{size}-v{VERSION}.npy"
     with _cached(FileLock(file.with_suffix(".lock"))):
-        if not _is_sound(file, (len(index), size, size, 3)):
+        if not _is_intact(file, (len(index), size, size, 3)):
             _build(index, size, file)
     return DecodedImages(file)
 
@@ -154,35 +154,35 @@ def _decode(index: Index, row: int, size: int) -> Pixels:
         raise DataError(f"{path}: {error}. Repeat the command.") from None
 
 
-def _is_sound(file: Path, shape: tuple[int, ...]) -> bool:
+def _is_intact(file: Path, shape: tuple[int, ...]) -> bool:
     try:
-        seal = json.loads(_finish(file).read_text())
+        manifest = json.loads(_manifest_path(file).read_text())
         array = DecodedImages(file)
-        if tuple(seal["shape"]) != shape or array.shape != shape:
+        if tuple(manifest["shape"]) != shape or array.shape != shape:
             return False
-        untouched = seal["stamp"] == _manifest_of(file)
+        untouched = manifest["signature"] == _file_signature(file)
         if untouched and math.prod(shape) > ALWAYS_VERIFIED:
             return True
-        if _checksum(array) != seal["crc32"]:
+        if _checksum(array) != manifest["crc32"]:
             log.warning("%s was damaged: decoding again", file)
             return False
         if not untouched:
-            _write_manifest(file, seal)
+            _write_manifest(file, manifest)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return False
     return True
 
 
-def _finish(file: Path) -> Path:
+def _manifest_path(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def _write_manifest(file: Path, seal: dict[str, Any]) -> None:
-    with atomic_write(_finish(file)) as temporary:
-        temporary.write_text(json.dumps({**seal, "stamp": _manifest_of(file)}))
+def _write_manifest(file: Path, manifest: dict[str, Any]) -> None:
+    with atomic_write(_manifest_path(file)) as temporary:
+        temporary.write_text(json.dumps({**manifest, "signature": _file_signature(file)}))
 
 
-def _manifest_of(file: Path) -> list[int]:
+def _file_signature(file: Path) -> list[int]:
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
 

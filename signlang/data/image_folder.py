@@ -53,7 +53,7 @@ def list_folder(root: Path) -> list[ImageEntry]:
         )
     _refuse_subset_folders(root, folders)
     entries: list[ImageEntry] = []
-    passed_over: list[str] = []
+    skipped: list[str] = []
     empty: list[str] = []
     for name in folders:
         label = unicodedata.normalize("NFC", name)
@@ -63,7 +63,7 @@ def list_folder(root: Path) -> list[ImageEntry]:
             if is_image_name(file.suffix) or looks_like_image(file):
                 entries.append(ImageEntry(path, label))
             else:
-                passed_over.append(path)
+                skipped.append(path)
         if len(entries) == before:
             empty.append(name)
     if empty:
@@ -71,13 +71,13 @@ def list_folder(root: Path) -> list[ImageEntry]:
             f"{len(empty)} of the {len(folders)} class folders of {root} hold no image: "
             f"{', '.join(empty)}. Fill or remove them."
         )
-    passed_over += [n for n in names if n not in folders and is_image_name(Path(n).suffix)]
-    if passed_over:
+    skipped += [n for n in names if n not in folders and is_image_name(Path(n).suffix)]
+    if skipped:
         log.warning(
             "%d files of %s are no images of a class and were passed over:%s",
-            len(passed_over),
+            len(skipped),
             root,
-            listing(passed_over, most=5),
+            listing(skipped, most=5),
         )
     return entries
 
@@ -95,9 +95,9 @@ def list_csv(file: Path) -> list[ImageEntry]:
     missing = [f"line {n}" for n, row in rows if not (row["path"] and row["label"])]
     if missing:
         raise DataError(f"{file}: no path or no label in:{listing(missing)}")
-    twice = [path for path, n in Counter(row["path"] for _, row in rows).items() if n > 1]
-    if twice:
-        raise DataError(f"{file} names {len(twice)} images more than once:{listing(twice)}")
+    repeated = [path for path, n in Counter(row["path"] for _, row in rows).items() if n > 1]
+    if repeated:
+        raise DataError(f"{file} names {len(repeated)} images more than once:{listing(repeated)}")
     return [
         ImageEntry(row["path"], unicodedata.normalize("NFC", row["label"]), row.get("signer") or "")
         for _, row in rows
@@ -188,14 +188,14 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _refuse_subset_folders(root: Path, folders: list[str]) -> None:
     """Refuse a folder whose folders are parts of a data set: they would become classes."""
-    parts = [
+    subsets = [
         name for name in folders if SUBSET_NAMES & set(name.lower().replace("-", "_").split("_"))
     ]
-    if len(parts) == len(folders) and any(
-        inner.is_dir() for name in parts for inner in (root / name).iterdir()
+    if len(subsets) == len(folders) and any(
+        inner.is_dir() for name in subsets for inner in (root / name).iterdir()
     ):
         raise DataError(
-            f"The folders of {root} look like parts of a data set, not like signs: "
-            f"{', '.join(parts)}. Give the one to learn from, e.g. data.root={root / parts[0]}; "
-            "folds are cut out of it here."
+            f"The folders of {root} look like subsets of a data set, not like signs: "
+            f"{', '.join(subsets)}. Give the one to train on, e.g. data.root={root / subsets[0]}; "
+            "it is split into folds here."
         )

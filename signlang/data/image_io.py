@@ -27,12 +27,12 @@ Result = TypeVar("Result")
 
 
 def map_in_order(
-    make: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
     """Call a function for each item in threads; decoders of images let threads run side by side.
 
     Args:
-        make: What to call; what it raises comes out where its result would.
+        function: What to call; what it raises comes out where its result would.
         items: Its arguments, taken one by one.
         workers: Threads.
         ahead: Results that may wait to be taken, which bounds the memory.
@@ -44,7 +44,7 @@ def map_in_order(
     pool = ThreadPoolExecutor(workers)
     try:
         for item in items:
-            waiting.append(pool.submit(make, item))
+            waiting.append(pool.submit(function, item))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while len(waiting) > 1:
@@ -168,18 +168,20 @@ def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:
         BadImageError: As `decode`.
     """
     image = _load(data)
-    found, mode = str(image.format), image.mode
+    kind, mode = str(image.format), image.mode
     odd = []
-    expected = _SUFFIXES.get(found, {end for end, kind in _endings().items() if kind == found})
-    if suffix and suffix.lower() not in expected:
-        odd.append(f"a {found} named {suffix}")
+    suffixes = _SUFFIXES.get(
+        kind, {end for end, format_name in _endings().items() if format_name == kind}
+    )
+    if suffix and suffix.lower() not in suffixes:
+        odd.append(f"a {kind} named {suffix}")
     orientation = _orientation(image)
     if orientation in _TURNS:
         odd.append("turned by EXIF")
     if mode != "RGB":
         odd.append(f"mode {mode}")
     rgb = _upright(_as_rgb(image), orientation)
-    return ImageFacts(digest_of(data), rgb.width, rgb.height, f"{found} {mode}", ", ".join(odd))
+    return ImageFacts(digest_of(data), rgb.width, rgb.height, f"{kind} {mode}", ", ".join(odd))
 
 
 def looks_like_image(path: Path) -> bool:
@@ -199,17 +201,17 @@ def resize_image(image: Image.Image, size: int) -> Pixels:
     version 13 Pillow else changes their order for tall images. A service repeats them exactly,
     see `deploy.resizing`.
     """
-    for sides in ((size, image.height), (size, size)):
-        if image.size != sides:
-            image = image.resize(sides, Image.Resampling.BILINEAR)
+    for shape in ((size, image.height), (size, size)):
+        if image.size != shape:
+            image = image.resize(shape, Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8)
 
 
-def resize_batch(batch: Pixels, *sides: int) -> Pixels:
+def resize_batch(batch: Pixels, *sizes: int) -> Pixels:
     """Bring a batch (B, h, w, 3) to (B, side, side, 3), through one side after another."""
-    for side in sides:
-        if batch.shape[1:3] != (side, side):
-            batch = np.stack([resize_image(Image.fromarray(image), side) for image in batch])
+    for size in sizes:
+        if batch.shape[1:3] != (size, size):
+            batch = np.stack([resize_image(Image.fromarray(image), size) for image in batch])
     return batch
 
 

@@ -32,35 +32,35 @@ from signlang.files import IMAGE_COLUMNS, atomic_write, write_csv, write_json
 VERSION: Final = 1  # of the memory; raise it when `images.inspect` judges differently
 
 
-def inspect_files(root: Path, paths: Sequence[str], memory: Path) -> list[ImageFacts | str]:
+def inspect_files(root: Path, paths: Sequence[str], cache_file: Path) -> list[ImageFacts | str]:
     """Decode every image that is not remembered, in parallel.
 
     Args:
         root: What the paths are relative to.
         paths: Files.
-        memory: A file that keeps the findings; made, renewed, and replaced when it is damaged.
+        cache_file: A file that keeps the findings; made, renewed, and replaced when it is damaged.
 
     Returns:
         For each path its facts, or a sentence on why it cannot be used.
     """
-    known = _previous_results(memory)
-    stamps = [_file_signature(root / path) for path in paths]
-    found: dict[str, list[Any]] = {
-        path: known[path]
-        for path, stamp in zip(paths, stamps, strict=True)
-        if stamp and path in known and known[path][:2] == stamp
+    previous = _previous_results(cache_file)
+    signatures = [_file_signature(root / path) for path in paths]
+    entries: dict[str, list[Any]] = {
+        path: previous[path]
+        for path, signature in zip(paths, signatures, strict=True)
+        if signature and path in previous and previous[path][:2] == signature
     }
-    missing = [(p, s) for p, s in zip(paths, stamps, strict=True) if p not in found]
+    missing = [(p, s) for p, s in zip(paths, signatures, strict=True) if p not in entries]
     if missing:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = pool.map(lambda item: _inspect_one(root / item[0]), missing)
-            for (path, stamp), result in zip(
+            for (path, signature), result in zip(
                 missing, track(results, "checking images", len(missing)), strict=True
             ):
-                found[path] = [*(stamp or [0, 0]), result]
-        with atomic_write(memory) as temporary:
-            temporary.write_text(json.dumps({"version": VERSION, "files": found}))
-    return [_restored(found[path][2]) for path in paths]
+                entries[path] = [*(signature or [0, 0]), result]
+        with atomic_write(cache_file) as temporary:
+            temporary.write_text(json.dumps({"version": VERSION, "files": entries}))
+    return [_restored(entries[path][2]) for path in paths]
 
 
 def _inspect_one(path: Path) -> list[Any] | str:
@@ -82,9 +82,9 @@ def _file_signature(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _previous_results(memory: Path) -> dict[str, list[Any]]:
+def _previous_results(cache_file: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(memory.read_text())
+        content = json.loads(cache_file.read_text())
         return dict(content["files"]) if content["version"] == VERSION else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -147,18 +147,18 @@ class Index:
         names = [self.classes[label] for label in self.labels]
         return _digest((self.content, *self.paths, *names, *(self.signers or ())))
 
-    def write(self, folder: Path, parts: npt.NDArray[np.str_]) -> None:
+    def write(self, folder: Path, subsets: npt.NDArray[np.str_]) -> None:
         """Write `data.csv` (path,label,signer,part), `classes.json`, and `excluded.csv` if any.
 
         Args:
             folder: Where to.
-            parts: (N,) what each image is used for.
+            subsets: (N,) what each image is used for.
         """
         signers = self.signers or ("",) * len(self)
         rows = (
-            (path, self.classes[label], signer, part)
-            for path, label, signer, part in zip(
-                self.paths, self.labels, signers, parts, strict=True
+            (path, self.classes[label], signer, subset)
+            for path, label, signer, subset in zip(
+                self.paths, self.labels, signers, subsets, strict=True
             )
         )
         write_csv(folder / "data.csv", IMAGE_COLUMNS, rows)
@@ -193,8 +193,10 @@ def read_index(
     if known is not None:
         entries = [replace(entry, signer=known.get(entry.path, "")) for entry in entries]
 
-    memory = files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
-    results = inspect_files(base, [entry.path for entry in entries], memory)
+    cache_file = (
+        files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
+    )
+    results = inspect_files(base, [entry.path for entry in entries], cache_file)
     good = [(e, r) for e, r in zip(entries, results, strict=True) if isinstance(r, ImageFacts)]
     bad = tuple(
         BadFile(e.path, r) for e, r in zip(entries, results, strict=True) if isinstance(r, str)
@@ -233,9 +235,9 @@ def _index(
     )
 
 
-def _digest(parts: Iterable[str]) -> str:
+def _digest(texts: Iterable[str]) -> str:
     state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        name = unicodedata.normalize("NFC", part)
+    for text in texts:
+        name = unicodedata.normalize("NFC", text)
         state.update(os.fsencode(name) + b"\0")
     return state.hexdigest()

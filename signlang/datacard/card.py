@@ -205,7 +205,7 @@ def labels_section(analysis: Analysis) -> Section | None:
             analysis.index.paths[s.row],
             ImageBlock(
                 f"suspicious-{number:03d}",
-                f"Labelled {analysis.label(s.row)}, suggested {analysis.index.classes[s.suggested]}",
+                f"Label {analysis.label(s.row)}, suggested {analysis.index.classes[s.suggested]}",
                 thumbnail(analysis.index, s.row),
             ),
             analysis.label(s.row),

@@ -85,7 +85,7 @@ class Classifier(pl.LightningModule):
         self.register_buffer("mean", 255 * means, persistent=False)
         self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
         self.learning_rate = math.nan
-        self._trained: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
+        self._train_outputs: list[tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]] = []
         self.metrics = nn.ModuleDict(
             {
                 "train_metrics": _metrics(len(classes), full=False),
@@ -149,7 +149,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget the batches of the epoch before, or of one that was interrupted."""
-        self._trained.clear()
+        self._train_outputs.clear()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep the learning rate of this step; a scheduler sets the next one right after it."""
@@ -158,8 +158,8 @@ class Classifier(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics and the learning rate it ended with."""
         metrics = cast(MetricCollection, self.metrics["train_metrics"])
-        if self._trained:  # once an epoch: at each step it would take half a millisecond
-            losses, counts, logits, labels = zip(*self._trained, strict=True)
+        if self._train_outputs:  # once an epoch: at each step it would take half a millisecond
+            losses, counts, logits, labels = zip(*self._train_outputs, strict=True)
             weight = torch.tensor(counts, dtype=torch.float32, device=self.device)
             metrics.update(value=torch.stack(losses), weight=weight,
                            preds=torch.cat(logits), target=torch.cat(labels))  # fmt: skip
@@ -211,7 +211,7 @@ class Classifier(pl.LightningModule):
         loss: torch.Tensor = criterion(logits, labels)
         values = loss.detach(), len(labels), logits.detach(), labels
         if stage == "train":
-            self._trained.append(values)
+            self._train_outputs.append(values)
         else:
             metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
             metrics.update(**dict(zip(("value", "weight", "preds", "target"), values, strict=True)))

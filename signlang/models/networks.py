@@ -274,7 +274,7 @@ def _check_contract(network: Any, target: str, num_classes: int, image_size: int
     Raises:
         SettingError: Says what it returns instead.
     """
-    wanted = f"(2, 3, {image_size}, {image_size}) to (2, {num_classes}) logits"
+    mapping = f"(2, 3, {image_size}, {image_size}) to (2, {num_classes}) logits"
     if not isinstance(network, nn.Module):
         raise SettingError(
             f"model.network: {target} returns {type(network).__name__}, not a torch.nn.Module."
@@ -285,13 +285,13 @@ def _check_contract(network: Any, target: str, num_classes: int, image_size: int
             logits = network.eval()(torch.zeros(2, 3, image_size, image_size))
     except Exception as error:  # a user's network may raise anything
         raise SettingError(
-            f"model.network: {target} must map {wanted}; it fails: {type(error).__name__}: {error}"
+            f"model.network: {target} must map {mapping}; it fails: {type(error).__name__}: {error}"
         ) from error
     network.train(was_training)
     shape = tuple(getattr(logits, "shape", ()))
     if shape != (2, num_classes):
-        given = f"a tensor of {shape}" if shape else type(logits).__name__
-        raise SettingError(f"model.network: {target} must map {wanted}; it returns {given}.")
+        returned = f"a tensor of {shape}" if shape else type(logits).__name__
+        raise SettingError(f"model.network: {target} must map {mapping}; it returns {returned}.")
 
 
 def head_of(network: nn.Module, num_classes: int) -> str:

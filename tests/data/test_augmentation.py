@@ -54,9 +54,9 @@ def angles(transforms: list[Any]) -> np.ndarray[Any, Any]:
 def test_images_are_turned_both_ways_as_far_as_published(
     transforms: list[Any], largest: float
 ) -> None:
-    found = angles(transforms)
-    assert found.max() == pytest.approx(largest, abs=0.15 * largest)
-    assert found.min() == pytest.approx(-largest, abs=0.15 * largest)
+    sampled = angles(transforms)
+    assert sampled.max() == pytest.approx(largest, abs=0.15 * largest)
+    assert sampled.min() == pytest.approx(-largest, abs=0.15 * largest)
 
 
 def test_six_of_ten_images_are_flipped() -> None:

@@ -55,23 +55,23 @@ def cached_file(folder: Path) -> Path:
     return next((folder / "pixels").glob("*.npy"))
 
 
-@pytest.mark.parametrize("damage", ["byte", "cut", "empty", "seal", "no seal", "other"])
+@pytest.mark.parametrize("damage", ["byte", "cut", "empty", "manifest", "no manifest", "other"])
 def test_a_damaged_cache_is_rebuilt(tiny: Path, tmp_path: Path, damage: str) -> None:
     index = index_of(tiny, tmp_path)
     good = image_cache.decode_images(index, 16, str(tmp_path))[:].copy()
     file = cached_file(tmp_path)
     data = file.read_bytes()
-    seal = file.with_suffix(".json")
+    manifest = file.with_suffix(".json")
     if damage == "byte":
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     elif damage == "cut":
         file.write_bytes(data[:-100])
     elif damage == "empty":
         file.write_bytes(b"")
-    elif damage == "seal":
-        seal.write_text("{")
-    elif damage == "no seal":
-        seal.unlink()
+    elif damage == "manifest":
+        manifest.write_text("{")
+    elif damage == "no manifest":
+        manifest.unlink()
         file.write_bytes(bytes(len(data)))
     else:
         np.save(file, np.zeros_like(good))

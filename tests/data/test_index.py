@@ -53,13 +53,13 @@ def test_the_fingerprint_is_of_the_signers_and_labels_too(folder: Path, cache_di
     (folder / "signers.csv").write_text(table.replace("A/A0.png,s0", "A/A0.png,s1"), "utf-8")
     other = index_of(folder, cache_dir)
     (folder / "signers.csv").unlink()
-    nobody = index_of(folder, cache_dir)
+    unsigned = index_of(folder, cache_dir)
     (folder / "A").rename(folder / "C")
     renamed = index_of(folder, cache_dir)
-    assert before.content == other.content == nobody.content
-    assert nobody.signers is None
-    found = [index.fingerprint for index in (before, other, nobody, renamed)]
-    assert len(set(found)) == 4
+    assert before.content == other.content == unsigned.content
+    assert unsigned.signers is None
+    fingerprints = [index.fingerprint for index in (before, other, unsigned, renamed)]
+    assert len(set(fingerprints)) == 4
 
 
 def test_hidden_files_junk_links_and_nested_folders(folder: Path, cache_dir: Path) -> None:
@@ -135,11 +135,11 @@ def test_one_class_empty_class_and_no_classes(folder: Path, cache_dir: Path) -> 
         index_of(folder / "nowhere", cache_dir)
 
 
-def test_parts_of_a_data_set_are_not_taken_for_classes(tmp_path: Path, cache_dir: Path) -> None:
-    for part in ("train", "test"):
-        image(tmp_path / part / "A" / "a.png")
-        image(tmp_path / part / "B" / "b.png", "blue")
-    with pytest.raises(DataError, match=r"look like parts .* data\.root=.*test"):
+def test_subset_folders_are_not_taken_for_classes(tmp_path: Path, cache_dir: Path) -> None:
+    for subset in ("train", "test"):
+        image(tmp_path / subset / "A" / "a.png")
+        image(tmp_path / subset / "B" / "b.png", "blue")
+    with pytest.raises(DataError, match=r"look like subsets .* data\.root=.*test"):
         index_of(tmp_path, cache_dir)
 
 

@@ -125,8 +125,8 @@ def photograph(rng: np.random.Generator, canvas: Floats32) -> Pixels:
     if rng.random() < 0.3:  # a partial shadow with a straight, soft edge
         angle, offset, soft = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.2), rng.uniform(0.01, 0.15)
         x = np.arange(size, dtype=np.float32) / size - 0.5
-        side = np.cos(angle) * x[None] + np.sin(angle) * x[:, None] - offset
-        canvas = canvas * (1 - rng.uniform(0.2, 0.5) * np.clip(side / soft, 0, 1))[..., None]
+        distance = np.cos(angle) * x[None] + np.sin(angle) * x[:, None] - offset
+        canvas = canvas * (1 - rng.uniform(0.2, 0.5) * np.clip(distance / soft, 0, 1))[..., None]
     blur = size / 96 * min(rng.gamma(1.6, 0.28), 1.2)
     canvas = cv2.GaussianBlur(canvas, (0, 0), max(blur, 0.2)).astype(np.float32)
     canvas = np.clip(canvas, 0, None) ** rng.uniform(0.8, 1.25)
@@ -252,10 +252,10 @@ def _write_all(folder: Path, signers: int, takes: int, size: int, seed: int, wor
         command = [sys.executable, "-m", "signlang.data.synthetic.generator", str(folder)]
         tasks = [
             subprocess.Popen(
-                [*command, *map(str, (part, signers, workers, takes, size, seed))],
+                [*command, *map(str, (number, signers, workers, takes, size, seed))],
                 env={**os.environ, "PYTHONPATH": paths},
             )
-            for part in range(workers)
+            for number in range(workers)
         ]
         codes = [task.wait() for task in tasks]
         if any(codes):
@@ -315,5 +315,5 @@ def write_dataset(
 
 
 if __name__ == "__main__":  # one of the processes that `write_dataset` starts
-    part, total, step, *rest = (int(word) for word in sys.argv[2:])
-    _write_people(Path(sys.argv[1]), range(part, total, step), *rest)
+    first, total, step, *rest = (int(word) for word in sys.argv[2:])
+    _write_people(Path(sys.argv[1]), range(first, total, step), *rest)

@@ -151,9 +151,9 @@ def skeleton(sign: str, build: Build, rng: np.random.Generator) -> dict[str, lis
         radii = (THUMB_RADII[link] * build.breadth, THUMB_RADII[link + 1] * build.breadth)
         (palm if link == 0 else digits).append((a, b, radii))
     sleeve: list[Bone] = []
-    for side in (-0.13, 0.0, 0.13):
-        wrist, elbow = np.array([side, 0.12, -0.02]), np.array([side * 1.5, -2.6, -0.1])
-        cuff = np.array([side, build.sleeve_end, -0.02])
+    for offset in (-0.13, 0.0, 0.13):
+        wrist, elbow = np.array([offset, 0.12, -0.02]), np.array([offset * 1.5, -2.6, -0.1])
+        cuff = np.array([offset, build.sleeve_end, -0.02])
         if build.sleeve:
             sleeve.append((cuff, elbow, (0.26, 0.42)))
             elbow = cuff + 0.1 * (elbow - cuff)
@@ -184,14 +184,14 @@ def draw_capsule(depth: Floats32, start: Floats, end: Floats, radii: tuple[float
     rise = np.float32(dz / np.hypot(length, dz))
     along, across = x * ux + y * uy, np.square(y * ux - x * uy)
     ra, dr = np.float32(radii[0]), np.float32(radii[1] - radii[0])
-    seen = along  # where along the axis the sight line of a pixel meets the surface
+    position = along  # where along the axis the sight line of a pixel meets the surface
     if abs(rise) > 0.08:
-        seen = along + rise * np.sqrt(np.maximum(np.square(ra + dr / 2) - across, 0.0))
-    t = seen * np.float32(1.0 / length)
+        position = along + rise * np.sqrt(np.maximum(np.square(ra + dr / 2) - across, 0.0))
+    t = position * np.float32(1.0 / length)
     t = np.minimum(np.maximum(t, 0.0), 1.0)
-    square = np.square(ra + dr * t) - np.square(along - t * np.float32(length)) - across
-    height = np.float32(az) + t * np.float32(dz) + np.sqrt(np.maximum(square, 0.0))
-    np.copyto(window, height, where=(square > 0.0) & (height > window))
+    height_squared = np.square(ra + dr * t) - np.square(along - t * np.float32(length)) - across
+    height = np.float32(az) + t * np.float32(dz) + np.sqrt(np.maximum(height_squared, 0.0))
+    np.copyto(window, height, where=(height_squared > 0.0) & (height > window))
 
 
 @dataclass(frozen=True)
@@ -256,15 +256,17 @@ def draw_hand(
     bones = skeleton(sign, build, rng)
     matrix, shift = _projection(sign, build, view, size * SUPERSAMPLING)
     unit = view.scale * size * SUPERSAMPLING
-    ends = np.array([p for part in bones.values() for b in part for p in b[:2]]) @ matrix.T + shift
+    ends = (
+        np.array([p for group in bones.values() for b in group for p in b[:2]]) @ matrix.T + shift
+    )
     low, high = ends.min(0)[:2] - 0.3 * unit, ends.max(0)[:2] + 0.3 * unit
     left, top = (np.clip(low / SUPERSAMPLING, 0, size - 1)).astype(int)
     right, bottom = (np.clip(high / SUPERSAMPLING, 0, size - 1)).astype(int) + 1
     shift = shift - SUPERSAMPLING * np.array([left, top, 0])  # from here on inside that window
     shape = (SUPERSAMPLING * (bottom - top), SUPERSAMPLING * (right - left))
 
-    def paint(depth: Floats32, part: str) -> Floats32:
-        for start, end, (first, last) in bones[part]:
+    def paint(depth: Floats32, group: str) -> Floats32:
+        for start, end, (first, last) in bones[group]:
             radii = (first * unit, last * unit)
             draw_capsule(depth, matrix @ start + shift, matrix @ end + shift, radii)
         return depth
