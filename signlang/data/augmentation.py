@@ -1,9 +1,8 @@
 """Random image transforms of the training subset, applied to whole batches.
 
-The same function as albumentations' `Affine`. That one takes 236 microseconds for an image of
-100 x 100, three quarters of them in Python; the small networks learn from one in 700.
-
-The transformations are those of the published studies, in their order, by albumentations.
+The transforms are those of the published studies, in their order, by albumentations. `Affine`
+replaces albumentations' own: that one takes 236 microseconds for an image of 100 x 100, three
+quarters of them in Python, where small networks train on one in 700.
 """
 
 from collections.abc import Sequence
@@ -21,11 +20,11 @@ from signlang.errors import DataError, SettingError, listing
 
 
 class Affine:
-    """Rotates, shifts and zooms whole batches; what comes in from outside repeats the edge.
+    """Rotates, shifts and zooms whole batches; the border is filled with the nearest pixel.
 
     Args:
-        rotate: Largest angle, in degrees, either way.
-        shift: Largest shift of each axis, as a share of the side.
+        rotate: Largest angle, in degrees, in both directions.
+        shift: Largest shift of each axis, as a share of the image size.
         zoom: Largest zoom of each axis, as a share.
     """
 
@@ -33,11 +32,11 @@ class Affine:
         self.rotate, self.shift, self.zoom = rotate, shift, zoom
 
     def __call__(self, batch: Pixels, rng: np.random.Generator) -> Pixels:
-        """Transform a batch; equal states of the generator transform equally.
+        """Transform a batch, reproducibly for equal states of the generator.
 
         Args:
             batch: (B, h, w, 3).
-            rng: Draws angles, shifts and zooms.
+            rng: Generator of angles, shifts and zooms.
 
         Returns:
             (B, h, w, 3).
@@ -60,16 +59,16 @@ class Affine:
 
 
 def affine_matrices(angles: Floats, shifts: Floats, zooms: Floats, size: tuple[int, int]) -> Floats:
-    """Matrices that zoom, then rotate, then shift about the middle of an image.
+    """Matrices that zoom, then rotate, then shift about the centre of an image.
 
     Args:
-        angles: (B,) in radians, counter-clockwise as one looks at the image.
+        angles: (B,) in radians, counter-clockwise in the displayed image.
         shifts: (B, 2) to the right and down, in pixels.
         zooms: (B, 2) of the horizontal and the vertical axis.
         size: Width and height, in pixels.
 
     Returns:
-        (B, 2, 3), from where a point was to where it goes.
+        (B, 2, 3), from source to destination coordinates.
 
     >>> matrices = affine_matrices(np.array([0.0]), np.array([[3.0, 0.0]]), np.ones((1, 2)), (5, 5))
     >>> matrices[0].tolist()
@@ -82,17 +81,17 @@ def affine_matrices(angles: Floats, shifts: Floats, zooms: Floats, size: tuple[i
     return np.concatenate([rotations, offsets[:, :, None]], axis=2)
 
 
-SCENES: Final = 64  # backgrounds drawn where the user gives no folder
+SCENES: Final = 64  # generated backgrounds if no folder is given
 BACKGROUND_WEIGHT: Final = 0.12  # of the alphabet study
 
 
 def none() -> list[Any]:
-    """Nothing at random."""
+    """No transforms."""
     return []
 
 
 def asl_alphabet() -> list[Any]:
-    """The alphabet study's transformations, with the middle of the probabilities it used.
+    """Transforms of the alphabet study, with the middle of the probabilities it used.
 
     Rotation up to 10 degrees, horizontal flip, brightness and contrast, shuffled channels, hue and
     saturation, blur of 3 to 7 pixels, and 8 to 10 holes of 10 to 30 pixels, all for 200 x 200.
@@ -114,20 +113,20 @@ def asl_alphabet() -> list[Any]:
 
 
 def digits() -> list[Any]:
-    """The digits study's transformations, as Keras' ImageDataGenerator applies them to all.
+    """Transforms of the digits study, as Keras' ImageDataGenerator applies them to every image.
 
-    Rotation up to 20 degrees, shifts up to a tenth of each side, zoom of each axis by up to a
-    tenth; what comes in from outside repeats the nearest pixel.
+    Rotation up to 20 degrees, shifts up to a tenth of width and height, zoom of each axis by up to
+    a tenth; the border is filled with the nearest pixel.
     """
     return [Affine(rotate=20, shift=0.1, zoom=0.1)]
 
 
 class Augmentation:
-    """Transforms whole batches; equal seeds transform equally, in whatever process.
+    """Transforms whole batches, reproducibly for equal seeds in any process.
 
     Args:
-        transforms: albumentations transforms, in order; before them, `Affine` for whole batches.
-        size: Side of the images that go out, in pixels.
+        transforms: albumentations transforms, in order; `Affine` is applied before them.
+        size: Width and height of the results, in pixels.
         backgrounds: (M, h, h, 3) images to blend in at random, or None.
         background_weight: Their share in the blend, 0 to 1.
     """
@@ -147,7 +146,7 @@ class Augmentation:
         self.weight = background_weight
         self.affine = [one for one in transforms if isinstance(one, Affine)]
         self.others = [one for one in transforms if not isinstance(one, Affine)]
-        # shrinking averages, as the resizing of images that are judged does
+        # shrinking averages, as `resize_image` does for prediction
         resize = A.Resize(size, size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image")
         self.transform = A.Compose([*self.others, resize]) if transforms else None
 
@@ -156,7 +155,7 @@ class Augmentation:
 
         Args:
             batch: (B, h, h, 3).
-            seed: Of everything random in this batch.
+            seed: Seed of all random numbers of this batch.
 
         Returns:
             (B, size, size, 3).
@@ -193,16 +192,16 @@ class Augmentation:
 def read_backgrounds(
     folder: str | None, weight: float | None, size: int, seed: int
 ) -> Pixels | None:
-    """Read the images of a folder as backgrounds, or draw scenes where there is no folder.
+    """Read the images of a folder as backgrounds, or generate scenes if no folder is given.
 
     Args:
-        folder: Images of places without hands, of any size.
-        weight: The share that was asked for; None means 0.12 if a folder is given, else 0.
-        size: Side of the images they are blended with, in pixels.
-        seed: Of the drawn scenes.
+        folder: Images without hands, of any size.
+        weight: Share of the background; None means 0.12 if a folder is given, else 0.
+        size: Width and height of the images to blend with, in pixels.
+        seed: Seed of the generated scenes.
 
     Returns:
-        (M, size, size, 3), or None if nothing is to be blended.
+        (M, size, size, 3), or None if the weight is 0.
 
     Raises:
         DataError: If the folder is missing, holds no image, or bad ones.
@@ -230,5 +229,7 @@ def read_backgrounds(
         except BadImageError as error:
             bad.append(f"{file}: {error}")
     if bad:
-        raise DataError(f"{len(bad)} backgrounds cannot be used:{listing(bad)}")
+        raise DataError(
+            f"{len(bad)} backgrounds cannot be used:{listing(bad)}\nFix or remove them."
+        )
     return np.stack(scenes)

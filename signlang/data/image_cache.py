@@ -26,21 +26,20 @@ from signlang.errors import DataError
 from signlang.files import atomic_write
 from signlang.system import cpu_count
 
-VERSION: Final = 2  # of the pixels; raise it when `images` decodes or resizes differently
-ALWAYS_VERIFIED: Final = 1 << 30  # bytes; summing up a larger file at each start would cost seconds
-RESIDENT: Final = 1 << 28  # bytes of a mapped file that count as this process' memory at most
+VERSION: Final = 2  # of the pixels; raise it when `image_io` decodes or resizes differently
+ALWAYS_VERIFIED: Final = 1 << 30  # bytes; the checksum of a larger file would cost seconds
+RESIDENT: Final = 1 << 28  # bytes of a mapped file that may count as this process' memory
 _CHUNK: Final = 256  # images
 
 
 class DecodedImages:
-    """The pixels of all images in a mapped file, read-only: index it as an array.
+    """Read-only pixels of all images in a memory-mapped file, indexed like an array.
 
-    What a process has read of a mapped file counts as its memory. From time to time the mapping is
-    therefore told to let go; the pages stay in the system's cache, which all processes share, and
-    come back at the next touch without the disk.
+    Pages that a process has read of a mapped file count as its memory. They are therefore released
+    from time to time by `madvise`; they stay in the system's page cache, which all processes share.
 
     Args:
-        file: As `numpy.save` writes it.
+        file: An array in the format of `numpy.save`.
 
     Attributes:
         shape: (N, size, size, 3).
@@ -83,14 +82,14 @@ class DecodedImages:
 
 @lru_cache(maxsize=4)  # the jobs of one sweep share one mapping
 def decode_images(index: Index, size: int, cache_dir: str) -> DecodedImages:
-    """Map the pixels of all images, read-only; decode them first if nobody has.
+    """Map the pixels of all images, read-only; decode them first if they are not cached.
 
-    Processes that ask at once wait for the first. A file in the cache is used only if its checksum
-    still holds (for one above 1 GiB: unless it was not touched since it was last summed up).
+    Concurrent processes wait for the first one. A cached file is used only if its checksum matches
+    (above 1 GiB the check is skipped if size and modification time are unchanged).
 
     Args:
         index: The images.
-        size: Side of the square, in pixels.
+        size: Width and height of the resized images, in pixels.
         cache_dir: The cache folder.
 
     Returns:
@@ -136,7 +135,7 @@ def _build(index: Index, size: int, file: Path) -> None:
 
 
 def _images(index: Index, size: int) -> Iterator[Pixels]:
-    """Decode by all cores, in order, no further ahead than memory is worth."""
+    """Decode on all cores, in order, in chunks that bound the memory."""
     with ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(index), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(index)))

@@ -13,13 +13,13 @@ from signlang.console import log
 from signlang.data.image_io import is_image_name, looks_like_image
 from signlang.errors import DataError, listing
 
-JUNK: Final = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what systems leave in folders
+JUNK: Final = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files of operating systems
 SUBSET_NAMES: Final = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
 
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """One image as its owner describes it."""
+    """Path, label and signer of one image."""
 
     path: str
     label: str
@@ -30,12 +30,12 @@ def list_folder(root: Path) -> list[ImageEntry]:
     """List the images below a folder that has one folder per class.
 
     Images may lie in folders of any depth below their class; links are followed; hidden files and
-    what operating systems leave behind are passed over. A file whose name does not look like a
-    image is looked into, and passed over with a line in the log if it holds none.
+    files of operating systems are skipped. A file without an image suffix is opened, and skipped
+    with a log line if it holds no image.
 
     Raises:
         DataError: If there is no such folder, it has no class folders, some class folder is empty,
-            or its folders look like parts (`train`, `test`) rather than classes.
+            or its folders look like subsets (`train`, `test`) rather than classes.
     """
     if not root.is_dir():
         raise DataError(
@@ -74,7 +74,7 @@ def list_folder(root: Path) -> list[ImageEntry]:
     skipped += [n for n in names if n not in folders and is_image_name(Path(n).suffix)]
     if skipped:
         log.warning(
-            "%d files of %s are no images of a class and were passed over:%s",
+            "%d files of %s are no images of a class and were skipped:%s",
             len(skipped),
             root,
             listing(skipped, most=5),
@@ -83,10 +83,10 @@ def list_folder(root: Path) -> list[ImageEntry]:
 
 
 def list_csv(file: Path) -> list[ImageEntry]:
-    """List the images that a CSV file names: columns path,label and, if known, signer.
+    """List the images of a CSV file with the columns path,label and, if known, signer.
 
-    Paths are relative to the file's folder, or absolute; a file that is missing is found later,
-    when every image is opened.
+    Paths are relative to the file's folder, or absolute; missing files are reported later, when
+    every image is opened.
 
     Raises:
         DataError: If a column or a value is missing, or a path is named twice.
@@ -105,7 +105,7 @@ def list_csv(file: Path) -> list[ImageEntry]:
 
 
 def read_signers(root: Path, signers: str | None, paths: list[str]) -> dict[str, str] | None:
-    """Read who is in which image.
+    """Read the signers of images.
 
     Args:
         root: The folder of class folders.
@@ -114,7 +114,7 @@ def read_signers(root: Path, signers: str | None, paths: list[str]) -> dict[str,
         paths: The images of the data set.
 
     Returns:
-        The signer by path, or None where nothing is known.
+        The signer by path, or None if signers are unknown.
 
     Raises:
         DataError: If the file is missing or unreadable, or leaves images without a signer.
@@ -143,8 +143,8 @@ def _complete(file: Path, known: dict[str, str], paths: list[str]) -> dict[str, 
     unknown = [path for path in paths if path not in known]
     if unknown:
         raise DataError(
-            f"{file} does not say who is in {len(unknown)} of {len(paths)} images:"
-            f"{listing(unknown)}\nAdd them, or do without signers: data.signers=null."
+            f"{file} has no signer for {len(unknown)} of {len(paths)} images:"
+            f"{listing(unknown)}\nAdd them, or ignore signers: data.signers=null."
         )
     return known
 
@@ -187,7 +187,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_subset_folders(root: Path, folders: list[str]) -> None:
-    """Refuse a folder whose folders are parts of a data set: they would become classes."""
+    """Refuse a folder whose folders are subsets of a data set: they would become classes."""
     subsets = [
         name for name in folders if SUBSET_NAMES & set(name.lower().replace("-", "_").split("_"))
     ]

@@ -1,6 +1,6 @@
 """Reading image files as upright 8-bit RGB arrays: decoding, EXIF orientation, resizing.
 
-Training, description and service all read images here, so that all see the same pixels.
+Training, data cards and the server all read images here and therefore get the same pixels.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ Result = TypeVar("Result")
 def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
-    """Call a function for each item in threads; decoders of images let threads run side by side.
+    """Map a function over items in threads, in order; image decoders release the interpreter lock.
 
     Args:
-        function: What to call; what it raises comes out where its result would.
-        items: Its arguments, taken one by one.
-        workers: Threads.
-        ahead: Results that may wait to be taken, which bounds the memory.
+        function: Called once per item; an exception is raised in place of its result.
+        items: Its arguments, consumed one by one.
+        workers: Number of threads.
+        ahead: Largest number of pending results, which bounds the memory.
 
     >>> list(map_in_order(str.upper, "abc", workers=2, ahead=2))
     ['A', 'B', 'C']
@@ -52,14 +52,14 @@ def map_in_order(
         pool.shutdown()
     finally:
         pool.shutdown(cancel_futures=True)
-    # Who knows the length asks no further and drops the generator here: what would then be left to
-    # do would be done by a destructor, in which Ctrl-C is printed and lost.
+    # A caller that knows the length drops the generator here; the rest would then run in a
+    # destructor, in which Ctrl-C is printed and lost.
     for last in waiting:
         yield last.result()
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Take items in lists of `size`; the last one may be shorter.
+    """Group items into lists of `size`; the last one may be shorter.
 
     >>> list(batched("abc", 2))
     [['a', 'b'], ['c']]
@@ -69,19 +69,17 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-MAX_PIXELS: Final = 100_000_000  # more than any camera of hands takes; a small file can hold a bomb
+MAX_PIXELS: Final = 100_000_000  # above any camera's; protects from decompression bombs
 MAX_BYTES: Final = 256 * 2**20
-STILL_FORMATS: Final = {
-    "MPO"
-}  # a telephone's JPEG with a second view behind it: the first is the image
+STILL_FORMATS: Final = {"MPO"}  # a phone's JPEG with a second view: the first frame is used
 _SIXTEEN_BIT: Final = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 _WITH_ALPHA: Final = {"RGBA", "LA", "PA", "RGBa", "La"}
-# what decoders throw at damaged files
+# exceptions of decoders on damaged files
 _DAMAGE: Final = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
     struct.error, zlib.error, MemoryError, ZeroDivisionError,
 )  # fmt: skip
-# EXIF 2.32, tag 0x0112: what brings the rows and columns of the file into the order of the scene
+# EXIF 2.32, tag 0x0112: the transpose that turns the stored image upright
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,14 +99,14 @@ class BadImageError(Exception):
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of an image file once it has been decoded.
+    """Properties of a decoded image file.
 
     Attributes:
         digest: BLAKE2 of the bytes, 32 hexadecimal digits.
-        width: As shown, after the orientation has been honoured, in pixels.
+        width: After EXIF orientation, in pixels.
         height: Likewise.
-        kind: Format and pixel mode as found in the file, e.g. `JPEG RGB`.
-        odd: What is unusual about the file although it is usable, or nothing.
+        kind: Format and pixel mode of the file, e.g. `JPEG RGB`.
+        odd: Unusual properties of the file although it is usable, or empty.
     """
 
     digest: str
@@ -158,11 +156,11 @@ def decode(data: bytes) -> Image.Image:
 
 
 def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:
-    """Decode an image as `decode` does and say what it is.
+    """Decode an image as `decode` does and return its properties.
 
     Args:
-        data: The file.
-        suffix: The ending of the file's name, to notice a wrong one.
+        data: Content of the file.
+        suffix: Suffix of the file's name; one that does not fit the content is reported.
 
     Raises:
         BadImageError: As `decode`.
@@ -185,7 +183,7 @@ def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:
 
 
 def looks_like_image(path: Path) -> bool:
-    """Whether a file with an unusual name holds an image, judged by its first bytes."""
+    """Whether a file holds an image according to its first bytes."""
     try:
         with Image.open(path):
             return True
@@ -194,12 +192,12 @@ def looks_like_image(path: Path) -> bool:
 
 
 def resize_image(image: Image.Image, size: int) -> Pixels:
-    """Squeeze an image to a square, (size, size, 3), as published studies do.
+    """Resize an image to (size, size, 3) without keeping its aspect ratio, as published studies do.
 
     The filter is PIL's bilinear one, which averages when shrinking. Its two passes, first along the
-    rows and then along the columns, each rounded to whole bytes, are written out here: since
-    version 13 Pillow else changes their order for tall images. A service repeats them exactly,
-    see `deploy.resizing`.
+    rows and then along the columns, each rounded to whole bytes, are called one by one: since
+    version 13 Pillow otherwise changes their order for tall images. `deploy.onnx_resize` repeats
+    them exactly.
     """
     for shape in ((size, image.height), (size, size)):
         if image.size != shape:
@@ -208,7 +206,7 @@ def resize_image(image: Image.Image, size: int) -> Pixels:
 
 
 def resize_batch(batch: Pixels, *sizes: int) -> Pixels:
-    """Bring a batch (B, h, w, 3) to (B, side, side, 3), through one side after another."""
+    """Resize a batch (B, h, w, 3) to (B, size, size, 3), through several sizes in order."""
     for size in sizes:
         if batch.shape[1:3] != (size, size):
             batch = np.stack([resize_image(Image.fromarray(image), size) for image in batch])
@@ -250,7 +248,7 @@ def _load(data: bytes) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
-    except _DAMAGE:  # of the notes beside the pixels, not of the pixels
+    except _DAMAGE:  # of the metadata, not of the pixels
         return 1
 
 
@@ -282,8 +280,7 @@ def read_image(data: bytes, limit_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode the bytes of an image file as training does: (H, W, 3), upright, RGB.
 
     Raises:
-        BadImageError: If they are no image, damaged, animated, or above the limit; the text
-            says which.
+        BadImageError: If they are no image, damaged, animated, or above the limit.
     """
     if not data:
         raise BadImageError("empty (0 bytes)")
@@ -293,10 +290,10 @@ def read_image(data: bytes, limit_pixels: int = MAX_PIXELS) -> Pixels:
 
 
 def _check_pixels(data: bytes, limit: int) -> None:
-    """Refuse by what the first bytes say, before memory is taken for the pixels."""
+    """Refuse by the size in the header, before memory is allocated for the pixels."""
     try:
         width, height = Image.open(io.BytesIO(data)).size
-    except Exception:  # of whatever kind: decoding will say what is wrong
+    except Exception:  # of any kind: decoding reports it
         return
     if width * height > limit:
         raise BadImageError(f"{width} x {height} pixels, more than the limit of {limit:,}")
@@ -310,12 +307,12 @@ FORMS: Final = (
 
 
 def as_images(images: Any) -> list[Pixels]:
-    """Bring images in the forms that users have into uint8 RGB arrays.
+    """Convert images of several types to uint8 RGB arrays.
 
     Args:
         images: One image or a sequence of them: paths, bytes of files, PIL images, uint8 arrays
-            (H, W, 3), or float arrays (3, H, W) between 0 and 1. Arrays with a first axis more are
-            batches. Torch tensors count as arrays.
+            (H, W, 3), or float arrays (3, H, W) between 0 and 1. Arrays with one more leading axis
+            are batches. Torch tensors count as arrays.
 
     Returns:
         One (H, W, 3) for each image.
@@ -359,5 +356,5 @@ def _as_pixels(image: Any) -> Pixels:
 
 
 def _as_array(image: Any) -> npt.NDArray[Any]:
-    """A numpy array; of a torch tensor without importing torch."""
+    """Convert to a numpy array, also from a torch tensor, without importing torch."""
     return np.asarray(image.detach().cpu().numpy() if hasattr(image, "detach") else image)

@@ -1,9 +1,7 @@
 """The image index: every file decoded once and checked, with labels, signers and a fingerprint.
 
-What was found is remembered by path, size and modification time, so that the second command on the
-same folder decodes nothing.
-
-Everything after this module speaks of rows of that table, never of files on a disk.
+Results are cached by path, size and modification time, so that a second command on the same folder
+decodes nothing. All later modules refer to images by their row in the index.
 """
 
 import hashlib
@@ -29,19 +27,19 @@ from signlang.data.image_io import BadImageError, ImageFacts
 from signlang.errors import DataError, SettingError, listing
 from signlang.files import IMAGE_COLUMNS, atomic_write, write_csv, write_json
 
-VERSION: Final = 1  # of the memory; raise it when `images.inspect` judges differently
+VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
 
 
 def inspect_files(root: Path, paths: Sequence[str], cache_file: Path) -> list[ImageFacts | str]:
-    """Decode every image that is not remembered, in parallel.
+    """Decode every image without a cached result, in parallel.
 
     Args:
-        root: What the paths are relative to.
+        root: Folder that the paths are relative to.
         paths: Files.
-        cache_file: A file that keeps the findings; made, renewed, and replaced when it is damaged.
+        cache_file: Cached results; created, updated, and replaced if damaged.
 
     Returns:
-        For each path its facts, or a sentence on why it cannot be used.
+        For each path its facts, or the reason why it cannot be used.
     """
     previous = _previous_results(cache_file)
     signatures = [_file_signature(root / path) for path in paths]
@@ -101,7 +99,7 @@ class BadFile:
     reason: str
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """Path and reason in one line."""
         return f"{self.path}: {self.reason}"
 
 
@@ -110,13 +108,13 @@ class Index:
     """All usable images of a data set, sorted by path.
 
     Attributes:
-        root: What the paths are relative to.
+        root: Folder that the paths are relative to.
         classes: Names of the classes, sorted by code point; a label is a position in them.
         paths: One per image, POSIX.
         labels: (N,) positions in `classes`.
-        signers: Who is in each image, or None where the data set does not say.
+        signers: Signer of each image, or None if unknown.
         facts: Digest, size and kind of each file.
-        excluded: Files that cannot be used and were left out because the user said so.
+        excluded: Unusable files, left out by `on_bad_image=exclude`.
     """
 
     root: Path
@@ -128,7 +126,7 @@ class Index:
     excluded: tuple[BadFile, ...] = ()
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Number of images."""
         return len(self.paths)
 
     @cached_property
@@ -143,7 +141,7 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of images, names, labels and signers: what a run was trained on."""
+        """Digest of images, paths, labels and signers, which identifies the data of a run."""
         names = [self.classes[label] for label in self.labels]
         return _digest((self.content, *self.paths, *names, *(self.signers or ())))
 
@@ -151,8 +149,8 @@ class Index:
         """Write `data.csv` (path,label,signer,part), `classes.json`, and `excluded.csv` if any.
 
         Args:
-            folder: Where to.
-            subsets: (N,) what each image is used for.
+            folder: Folder of the files.
+            subsets: (N,) names of the subset of each image.
         """
         signers = self.signers or ("",) * len(self)
         rows = (
@@ -168,7 +166,7 @@ class Index:
             write_csv(folder / "excluded.csv", ("path", "reason"), bad)
 
 
-@lru_cache(maxsize=4)  # the jobs of one sweep share one reading
+@lru_cache(maxsize=4)  # the jobs of one sweep share one index
 def read_index(
     root: Path, *, cache_dir: str, signers: str | None = "auto", on_bad_image: str = "error"
 ) -> Index:
@@ -176,7 +174,7 @@ def read_index(
 
     Args:
         root: A folder with one folder per class, or a CSV file `path,label[,signer]`.
-        cache_dir: Where findings are remembered.
+        cache_dir: Cache folder of the inspection results.
         signers: A CSV file `path,signer`; `auto` looks for `signers.csv` in `root` and above it.
         on_bad_image: `error` stops at files that cannot be used and lists them all; `exclude`
             leaves them out.
@@ -205,7 +203,7 @@ def read_index(
         raise DataError(
             f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as images:"
             f"{listing(map(str, bad), most=1000)}\n"
-            "Mend or remove them, or leave them out with data.on_bad_image=exclude."
+            "Fix or remove them, or leave them out with data.on_bad_image=exclude."
         )
     return _index(root, base, good, bad)
 

@@ -1,8 +1,8 @@
 """Generator of the built-in data set: signers, scenes, camera effects and hands.
 
-It needs no download, no consent and no licence, and is hard enough that networks can be told apart
-by it. Every random stream is derived from the arguments alone; bytes may differ between machines
-only where their arithmetic rounds differently.
+It needs no download, no consent and no licence, and is hard enough to rank networks by accuracy.
+Every random stream is derived from the arguments alone; bytes differ between machines only if their
+arithmetic rounds differently.
 """
 
 import csv
@@ -97,7 +97,7 @@ PAINTERS: tuple[Callable[[np.random.Generator, int, Floats32], None], ...] = (
 
 
 def _skin_distractors(rng: np.random.Generator, size: int, canvas: Floats32) -> None:
-    """Round and long things in the colour of skin: faces, arms, wood."""
+    """Draw round and long shapes in the colour of skin: faces, arms, wood."""
     tone = skin_tone(rng)
     for _ in range(int(rng.integers(1, 5))):
         ends = rng.uniform(0, size, (2, 2)).astype(int).tolist()
@@ -120,7 +120,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Pixels:
 
 
 def photograph(rng: np.random.Generator, canvas: Floats32) -> Pixels:
-    """What light, lens, sensor and codec make of an image (size, size, 3) in 0..1: bytes."""
+    """Apply shadow, lens, sensor and codec effects to an image (size, size, 3) in 0..1."""
     size = canvas.shape[0]
     if rng.random() < 0.3:  # a partial shadow with a straight, soft edge
         angle, offset, soft = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.2), rng.uniform(0.01, 0.15)
@@ -173,7 +173,7 @@ def _build(rng: np.random.Generator) -> hand.Build:
 
 
 def _view(rng: np.random.Generator, home: np.random.Generator) -> hand.View:
-    """A random look at a hand, under a light that keeps to the signer's own."""
+    """A random view of a hand, under a light similar to the signer's own."""
     light = np.array([home.normal(0, 0.5), home.normal(-0.4, 0.4), 0.9]) + rng.normal(0, 0.25, 3)
     warmth = home.normal(0, 0.06) + rng.normal(0, 0.04)
     strength = np.exp(home.normal(0.15, 0.12) + rng.normal(0, 0.15))
@@ -195,7 +195,7 @@ def _room(seed: int, signer: int, size: int) -> Pixels:
 
 
 def _background(rng: np.random.Generator, seed: int, signer: int, size: int) -> Pixels:
-    """The signer's own place from a slightly other angle, or some other place."""
+    """The signer's own scene, shifted at random, or another scene."""
     if rng.random() < 0.2:
         return draw_scene(rng, size)
     x, y = rng.integers(0, size // 3 + 1, 2)
@@ -259,7 +259,7 @@ def _write_all(folder: Path, signers: int, takes: int, size: int, seed: int, wor
         ]
         codes = [task.wait() for task in tasks]
         if any(codes):
-            raise RuntimeError("a process that draws images failed; its message stands above")
+            raise RuntimeError("a process that draws images failed; see its message above")
     rows = [
         (_path(sign, signer, take), f"s{signer:03d}")
         for sign, signer, take in product(SIGNS, range(signers), range(takes))
@@ -279,12 +279,11 @@ def write_dataset(
 ) -> None:
     """Write the data set: `<sign>/s<signer>_<take>.png`, and `signers.csv` (path, signer).
 
-    The folder appears complete or not at all, also when several processes write it at once: then
-    the first one's is kept. A folder that is already there is left as it is, so its name should
-    tell what was asked for.
+    The folder is written atomically; of several concurrent writers the first one wins. An existing
+    folder is kept unchanged, so its name should encode the arguments.
 
     Args:
-        folder: Where to; what is missing of the path above it is made.
+        folder: The folder; missing parents are created.
         signers: Number of people.
         takes: Images of each sign by each person.
         size: Edge of an image in pixels.
@@ -292,19 +291,19 @@ def write_dataset(
         workers: Number of processes; by default one per core, but one for few images.
 
     Raises:
-        FileExistsError: If the folder holds something else, without a `signers.csv`.
+        FileExistsError: If the folder is not empty and has no `signers.csv`.
         RuntimeError: If one of the processes fails.
     """
     if (folder / "signers.csv").is_file():
         return
     if folder.exists() and any(folder.iterdir()):
-        hint = "move away what it holds, or choose another folder"
+        hint = "empty it, or choose another folder"
         raise FileExistsError(f"{folder} is not empty and has no signers.csv: {hint}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     most = max(1, signers * takes * len(SIGNS) // 200)  # a process takes longer to start than that
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        draft.chmod(0o755)  # mkdtemp lets nobody else read it
+        draft.chmod(0o755)  # mkdtemp creates it readable for its owner only
         _write_all(draft, signers, takes, size, seed, min(workers or os.cpu_count() or 1, most))
         draft.replace(folder)
     except OSError:

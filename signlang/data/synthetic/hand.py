@@ -4,9 +4,9 @@ Bones are tapered capsules. Lengths are in units of the palm (wrist to middle kn
 thumb side of a right hand whose palm faces the viewer, +y runs along the fingers, +z out of the
 palm; angles are in degrees.
 
-Each bone is solved in closed form into one depth image, from which normals, contact shade and
-cast shadow follow, so that folded fingers, the thumb across the palm and the back of the hand come
-for free.
+Each bone is rendered in closed form into one depth image, from which normals, contact shade and
+cast shadow follow, so that folded fingers, the thumb across the palm and the back of the hand need
+no special cases.
 """
 
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ PHALANGES = (0.47, 0.30, 0.23)  # shares of a finger's length, from knuckle to t
 THUMB = (0.46, 0.37, 0.28)  # metacarpal, proximal and distal length
 THUMB_ROOT = np.array([0.20, 0.14, 0.06])
 THUMB_RADII = (0.17, 0.125, 0.105, 0.085)
-# How a finger may be held: flexion at knuckle, middle and end joint.
+# Poses of a finger: flexion at knuckle, middle and end joint.
 FLEXION = {
     "U": (5.0, 8.0, 5.0),  # up
     "F": (84.0, 100.0, 55.0),  # folded into the palm
     "T": (56.0, 58.0, 26.0),  # bent towards the thumb
     "O": (52.0, 56.0, 40.0),  # curved
 }
-# Sign: fingers from index to pinky, then what the thumb does and with which finger:
+# Sign: fingers from index to pinky, then the action of the thumb and its finger:
 # "o" stands out, "a" lies across the palm, "f" holds a folded finger down, "t" touches a tip.
 POSES = {
     "0": ("OOOO", "t", 0),
@@ -55,7 +55,7 @@ POSES = {
 
 @dataclass(frozen=True)
 class Build:
-    """What stays the same in all images of one signer's hand."""
+    """Properties of one signer's hand, equal in all images."""
 
     tone: tuple[float, float, float]  # albedo of the back of the hand, RGB in 0..1
     palm_tone: tuple[float, float, float]
@@ -88,7 +88,7 @@ def _finger(index: int, flexion: Floats, spread: float, build: Build) -> list[Fl
 
 
 def _thumb(target: Floats, build: Build) -> list[Floats]:
-    """Joints of a thumb whose tip reaches for a target: two-bone inverse kinematics."""
+    """Joints of a thumb whose tip is at a target: two-bone inverse kinematics."""
     first, second, third = (length * build.thumb for length in THUMB)
     root = THUMB_ROOT * np.array([build.palm_width, 1.0, 1.0])
     rest = _unit(np.array([0.75, 0.55, 0.45]))
@@ -196,7 +196,7 @@ def draw_capsule(depth: Floats32, start: Floats, end: Floats, radii: tuple[float
 
 @dataclass(frozen=True)
 class View:
-    """How one image looks at the hand: lengths are shares of the image's edge."""
+    """Camera and light of one image: lengths are shares of the image's edge."""
 
     centre: tuple[float, float]
     scale: float  # the palm's length
@@ -242,7 +242,7 @@ def _shade(depth: Floats32, view: View, unit: float) -> Floats32:
 
 
 def _even_out(depth: Floats32, sigma: float) -> Floats32:
-    """Fill the valleys between the bones of the palm, which flesh would fill."""
+    """Fill the valleys between the bones of the palm."""
     inside = np.isfinite(depth)
     weight = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), sigma)
     filled = cv2.GaussianBlur(np.where(inside, depth, 0), (0, 0), sigma)
