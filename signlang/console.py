@@ -1,4 +1,4 @@
-"""What the user sees while a command works: log lines, progress bars, and the log of a run."""
+"""Terminal output: log lines, progress bars and tables; and the log file of a run."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ from rich.table import Table
 log: Final = logging.getLogger("signlang")
 CONSOLE: Final = Console(stderr=True, highlight=False)
 Item = TypeVar("Item")
-NARROWEST: Final = 32  # characters of a column of texts, before columns of figures are left out
+NARROWEST: Final = 32  # characters of a column of texts, before columns of numbers are left out
 _muted: Final[set[int]] = set()  # processes
 LIBRARIES: Final = (
     "pytorch_lightning", "lightning.pytorch", "lightning_fabric", "torch", "timm",
@@ -34,7 +34,7 @@ LIBRARIES: Final = (
 class _ConsoleHandler(logging.Handler):
     """Writes records through rich, so that log lines and progress bars do not overwrite each other.
 
-    Records of other libraries are for the run's log; only their errors reach the screen.
+    Records of other libraries go to the run's log; only their errors are shown.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -49,9 +49,9 @@ class _ConsoleHandler(logging.Handler):
 
 
 def start(verbose: bool = True) -> None:
-    """Send the log to the screen: everything of ours, or warnings and errors only.
+    """Send the log to the screen: all records of signlang, or warnings and errors only.
 
-    Python's own warnings and the chatter of the libraries go to the log of the run.
+    Python's own warnings and the messages of libraries go to the log of the run.
     """
     if os.getpid() in _muted:
         return
@@ -63,12 +63,12 @@ def start(verbose: bool = True) -> None:
     logging.captureWarnings(True)
     for name in LIBRARIES:
         library = logging.getLogger(name)
-        library.handlers.clear()  # Lightning brings handlers of its own to the screen
+        library.handlers.clear()  # Lightning adds handlers of its own for the screen
         library.propagate = True
 
 
 def mute() -> None:
-    """Keep everything of this process off the screen for good; the logs of runs still get it."""
+    """Suppress all terminal output of this process; the logs of runs are still written."""
     _muted.add(os.getpid())
     _remove_handlers()
     logging.getLogger().addHandler(logging.NullHandler())  # without any, Python would print errors
@@ -81,20 +81,20 @@ def _remove_handlers() -> None:
 
 
 class _RunLog(logging.FileHandler):
-    """A log file that gives up in silence when it cannot be written: the run itself will tell."""
+    """A log file that ignores write errors: the run itself reports a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing; a full disk would otherwise print a trace for every line."""
+        """Ignore the error; a full disk would otherwise print a trace for every line."""
 
     def close(self) -> None:
-        """Close the file; what the disk cannot take of it is lost."""
+        """Close the file; lines that do not fit on the disk are lost."""
         with suppress(OSError):
             super().close()
 
 
 @contextmanager
 def log_to(file: Path) -> Iterator[None]:
-    """Copy every log record of this process to the end of a file as long as the block runs."""
+    """Append every log record of this process to a file while the block runs."""
     handler = _RunLog(file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -107,13 +107,13 @@ def log_to(file: Path) -> Iterator[None]:
 
 
 def verbose() -> bool:
-    """Whether progress is shown."""
+    """Whether progress and tables are shown."""
     handlers = logging.getLogger().handlers
     return any(isinstance(h, _ConsoleHandler) and h.level <= logging.INFO for h in handlers)
 
 
 def progress() -> Progress:
-    """A progress bar with the time that is left; invisible when quiet or not on a terminal."""
+    """A progress bar with the remaining time; invisible when quiet or not on a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -144,13 +144,13 @@ def show_columns(
 ) -> None:
     """Show a table on the standard output, unless quiet.
 
-    On a narrow screen the last columns are left out, and the table says so below.
+    On a narrow screen the last columns are left out and listed below the table.
 
     Args:
-        title: Above it.
+        title: Title above the table.
         header: Names of the columns, the most important first; may have line breaks.
-        rows: Their cells.
-        flexible: The column of texts, which may be broken into lines; all others are figures.
+        rows: Cells of each row.
+        flexible: The column of texts, which may be broken into lines; all others are numbers.
     """
     if not verbose():
         return
@@ -167,7 +167,7 @@ def show_columns(
     table = Table(
         title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
         pad_edge=False, padding=(0, 1, 0, 0),
-        caption=f"not shown, for want of width: {left_out}" if left_out else None,
+        caption=f"left out, the screen is too narrow: {left_out}" if left_out else None,
         caption_justify="left",
     )  # fmt: skip
     for number, name in enumerate(header[:columns]):
@@ -192,7 +192,7 @@ def show_lines(lines: Iterable[str]) -> None:
 
 
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Yield the items and show how far they have come."""
+    """Yield the items and show a progress bar."""
     with progress() as bar:
         task = bar.add_task(description, total=total, note="")
         for item in items:

@@ -1,7 +1,7 @@
-"""Errors for people: what is wrong, where, and how to mend it, in one or a few sentences.
+"""Errors for users: what is wrong, where, and how to fix it, in one or a few sentences.
 
-A command prints the text of a `SignlangError` without a stack trace and ends with its exit code.
-Anything else that escapes is a fault of the program; its trace goes into the run's log.
+A command prints the text of a `SignlangError` without a stack trace and exits with its code.
+Any other exception is a fault of the program; its trace is written to the run's log.
 """
 
 from collections.abc import Iterable
@@ -38,15 +38,15 @@ class BundleError(SignlangError):
 
 
 class SweepError(SignlangError):
-    """A sweep in which jobs failed; each has been told of before."""
+    """A sweep with failed jobs; each failure has been reported before."""
 
 
 class ServiceError(SignlangError):
-    """A service that cannot start: an address that is taken, or a process that does not live."""
+    """A server that cannot start: its address is in use, or a process ended."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Say what may have been meant, then what there is, to follow the sentence of an error.
+    """Suggest the closest known word, then list all of them, to end an error message.
 
     >>> suggestion("sqeezenet", ["resnet18", "squeezenet"])
     'Did you mean squeezenet? There are: resnet18, squeezenet.'
@@ -57,7 +57,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def listing(lines: Iterable[str], most: int = 20) -> str:
-    r"""Indent lines below a sentence and say how many were left out.
+    r"""Indent lines below a sentence, followed by the number of omitted ones.
 
     >>> listing(["a", "b", "c"], most=2)
     '\n  a\n  b\n  ... and 1 more'

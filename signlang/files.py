@@ -15,17 +15,17 @@ from signlang.errors import DataError, SettingError
 
 
 def cache_folder(cache_dir: str | os.PathLike[str], *names: str) -> Path:
-    """Make a folder of the cache and return it.
+    """Create a folder of the cache and return it.
 
     Raises:
-        SettingError: If it cannot be made or written to.
+        SettingError: If it cannot be created or written to.
     """
     path = Path(cache_dir).expanduser().joinpath(*names)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingError(
-            f"The cache folder {path} cannot be made ({error.strerror}): "
+            f"The cache folder {path} cannot be created ({error.strerror}): "
             "choose another with cache_dir=DIR or the environment variable SIGNLANG_CACHE."
         ) from None
     if not os.access(path, os.W_OK):
@@ -41,9 +41,9 @@ IMAGE_COLUMNS: Final = ("path", "label", "signer", "part")  # columns of a run's
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Yield a temporary name beside a file; what is written there replaces the file at the end.
+    """Yield a temporary path beside a file, which replaces the file at the end of the block.
 
-    The old content stays if the process is killed, the disk is full, or the block raises.
+    The old content is kept if the process is killed, the disk is full, or the block raises.
     """
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}")
     try:
@@ -56,7 +56,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Replace a CSV file; names that are not valid UTF-8 survive as they are."""
+    """Write a CSV file atomically; names that are not valid UTF-8 are preserved."""
     with (
         atomic_write(file) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
@@ -75,13 +75,13 @@ def read_csv(file: Path) -> list[dict[str, str]]:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Replace a JSON file, indented for people."""
+    """Write an indented JSON file atomically."""
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def write_between(file: Path, name: str, text: str) -> None:
-    """Replace what stands between the marks `<!-- name: begin -->` and `<!-- name: end -->`.
+    """Replace the text between the markers `<!-- name: begin -->` and `<!-- name: end -->`.
 
     Raises:
         DataError: If the file lacks one of them.
@@ -106,7 +106,7 @@ def content_digest(folder_: Path) -> str:
 
 @lru_cache(maxsize=8)
 def file_digest(file: str) -> str:
-    """Digest of a file's content, with its name in front for people."""
+    """Name of a file and the digest of its content."""
     path = Path(file).expanduser()
     with path.open("rb") as stream:
         return f"{path.name} {hashlib.file_digest(stream, 'blake2b').hexdigest()[:32]}"

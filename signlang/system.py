@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def cpu_count() -> int:
-    """Processors that this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """Name of the processor, as its maker has it where the system tells."""
+    """Name of the processor: its model name if the system has it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -26,7 +26,7 @@ def cpu_name() -> str:
 
 @lru_cache(maxsize=1)
 def git_commit() -> str | None:
-    """Commit of the checkout this code lies in, with `+changes` if it was edited; None if none."""
+    """Commit of the checkout of this code, with `+changes` if it was edited; None without one."""
     place = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -46,7 +46,7 @@ def git_commit() -> str | None:
 
 
 def device() -> str:
-    """Name the processor, and the GPU if torch sees one."""
+    """Names of the processor and, if torch finds one, of the GPU."""
     import torch
 
     threads = torch.get_num_threads()

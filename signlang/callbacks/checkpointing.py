@@ -19,14 +19,14 @@ from signlang.files import atomic_write
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint to a temporary file and renames it.
 
-    Lightning's own writing may copy from another file system: killed at that moment, it would leave
-    half a file where the last good checkpoint was.
+    Lightning's own writer may copy from another file system: killed at that moment, it would leave
+    a truncated file in place of the last good checkpoint.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Replace the file at `path`, or leave it as it was if the disk is full."""
+        """Replace the file at `path`, or leave it unchanged if the disk is full."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)  # into a file, torch reports a full disk as another error
@@ -38,7 +38,7 @@ class SeedEachEpoch(pl.Callback):
     """Seeds torch for each epoch, so that dropout depends on the run's seed and the epoch only.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -57,13 +57,13 @@ class ResumableEarlyStopping(EarlyStopping):
     """Early stopping that stays stopped when a run is resumed after its last epoch."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once if the restored state says that patience had run out."""
+        """Stop at once if patience was exhausted in the restored state."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
 
 class InterruptGuard(pl.Callback):
-    """Ends training at the next batch if Ctrl-C came while Python could not raise.
+    """Ends training at the next batch if Ctrl-C arrived while Python could not raise.
 
     An exception that a signal raises inside a destructor, or in Python code called from C, is
     printed and dropped; the run would continue.

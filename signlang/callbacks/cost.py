@@ -50,7 +50,7 @@ def parameters(network: nn.Module) -> int:
 def flops(network: nn.Module, image_size: int) -> int:
     """Count the operations for one image (fvcore; training mode; a multiply-add is 1).
 
-    The network is left as it was: fvcore runs a copy, whose batch statistics change. It runs two
+    The network is not changed: fvcore runs a copy, whose batch statistics change. It runs two
     images, as batch normalization of a single value is undefined, and half of that is returned.
     """
     from fvcore.nn import FlopCountAnalysis
@@ -79,12 +79,12 @@ def latencies_ms(classifier: Classifier, image_size: int, repeats: int = REPEATS
     """Time single images on the CPU with one thread, in float32, after a warm-up.
 
     Args:
-        classifier: From bytes to logits; left as it was.
-        image_size: Side of the image, in pixels.
-        repeats: How many are timed.
+        classifier: Maps bytes to logits; not changed.
+        image_size: Width and height of the image, in pixels.
+        repeats: Number of timed images.
 
     Returns:
-        Milliseconds of each.
+        Milliseconds of each image.
     """
     network = copy.deepcopy(classifier).cpu().float().eval()
     image = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
@@ -116,7 +116,7 @@ def profile(classifier: Classifier, image_size: int) -> Cost:
 
 
 class CostProfile(pl.Callback):
-    """Measures the network once it has been tested, and logs the costs."""
+    """Measures the cost of the network after its test, and logs it."""
 
     def __init__(self) -> None:
         self.cost: Cost | None = None

@@ -14,14 +14,14 @@ class OneCycle(pl.Callback):
     """Adds a `OneCycleLR` with cosine annealing to every optimizer (arXiv 1708.07120).
 
     Lightning steps it after each optimizer step, and saves and restores its state. It spans the
-    planned run; early stopping cuts it off.
+    planned epochs; early stopping ends it early.
 
     Args:
         warm_up: Share of the steps in which the learning rate rises.
         start_divisor: The highest learning rate, `optimizer.lr`, divided by the first.
         end_divisor: The first learning rate divided by the last.
         momentum: Lowest (at the highest learning rate) and highest momentum, or first beta; None
-            leaves it alone.
+            keeps it constant.
     """
 
     def __init__(

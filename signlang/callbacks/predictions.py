@@ -19,7 +19,7 @@ from signlang.reporting.plots import image_grid, literal_text, matrix_figure
 class PredictionCollector(pl.Callback):
     """Collects the predictions for the validation subset and the test fold.
 
-    It works for `Trainer.validate` and `Trainer.test`; validation during training is not kept.
+    It works for `Trainer.validate` and `Trainer.test`; validation during training is ignored.
     """
 
     def __init__(self) -> None:
@@ -61,8 +61,8 @@ def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Float
     Args:
         file: The CSV file.
         index: All images.
-        rows: (n,) those that were predicted.
-        probabilities: (n, classes) of those.
+        rows: (n,) rows of the predicted images.
+        probabilities: (n, classes) of these.
     """
     predicted = probabilities.argmax(1)
     lines = (
@@ -89,7 +89,7 @@ class ImageLogger(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Show the images of the very first batch as the network gets them."""
+        """Show the images of the very first batch after augmentation."""
         if trainer.global_step == 0 and batch_idx == 0:
             images, labels = batch
             classes = trainer.datamodule.index.classes  # type: ignore[attr-defined]

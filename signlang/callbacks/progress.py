@@ -71,8 +71,8 @@ class History(Checkpoint):
     """Writes one row per epoch to `history.csv`: metrics, learning rate, seconds and speed.
 
     It is a Lightning `Checkpoint` because those are called after the module has logged its epoch.
-    The rows are in each checkpoint, so that a resumed run has those of its own epochs: no more, no
-    less, in whatever state the file is.
+    The rows are stored in each checkpoint, so that a resumed run restores exactly the rows of its
+    own epochs, whatever the file holds.
 
     Args:
         file: The CSV file.
@@ -87,7 +87,7 @@ class History(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the rows into the checkpoint, and that of the epoch which ends with it."""
+        """Store the rows in the checkpoint, including that of the epoch which ends with it."""
         recorded = bool(self.rows) and self.rows[-1]["epoch"] == str(trainer.current_epoch)
         ends = trainer.is_last_batch and not recorded
         checkpoint[ROWS] = [*self.rows, self._row(trainer)] if ends else self.rows
@@ -95,7 +95,7 @@ class History(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the rows of the finished epochs; none if the checkpoint has none."""
+        """Restore the rows of the finished epochs, if the checkpoint has any."""
         self.rows = list(checkpoint.get(ROWS, []))
 
     def on_train_batch_start(

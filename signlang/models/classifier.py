@@ -1,7 +1,7 @@
 """The LightningModule: normalization, network, loss, metrics and optimizer.
 
-Mean, deviation and names of the classes travel inside its checkpoints, so that
-inference preprocesses images as training did.
+Mean, deviation and names of the classes are stored in its checkpoints, so that inference
+preprocesses images as training did.
 """
 
 import math
@@ -41,15 +41,15 @@ class Classifier(pl.LightningModule):
     Args:
         network: The node of the network.
         classes: Names of the classes, in the order of the logits.
-        image_size: Side of the square images, in pixels.
-        mean: Of red, green and blue, of pixels in 0 to 1; subtracted.
-        std: Likewise; divided by.
+        image_size: Width and height of the images, in pixels.
+        mean: Mean of red, green and blue, for pixels in 0 to 1.
+        std: Standard deviation, likewise.
         optimizer: The node of the optimizer.
         loss: The node of the loss that trains.
         label_smoothing: Share of the target that is spread over all classes, 0 to 1.
-        start: `pretrained` and `weights` of `networks.build_network`. They are not kept in
-            checkpoints, which bring weights of their own.
-        resolve: How targets are followed; training follows all of them. Not kept either, so that a
+        start: `pretrained` and `weights` of `networks.build_network`. They are not stored in
+            checkpoints, which have weights of their own.
+        resolve: Resolver of targets; training resolves all of them. Not stored either, so that a
             checkpoint cannot choose it.
     """
 
@@ -97,7 +97,7 @@ class Classifier(pl.LightningModule):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 images (B, size, size, 3) to logits (B, classes)."""
         count, height, width, channels = images.shape
-        # whole rows: to broadcast three numbers along each pixel takes four times as long
+        # whole rows: broadcasting three numbers along each pixel takes four times as long
         mean, scale = (v.flatten().repeat(height * width) for v in (self.mean, self.scale))
         normalized = images.reshape(count, -1).to(self.mean.dtype).sub_(mean).mul_(scale)
         # a view: the bytes are in channels-last order already
@@ -107,7 +107,7 @@ class Classifier(pl.LightningModule):
 
     @torch.no_grad()
     def predict_images(self, images: Any, sizes: Sequence[int] = ()) -> torch.Tensor:
-        """Probabilities of the classes for images in the form that a user has.
+        """Predict the probabilities of the classes for images of several types.
 
         Args:
             images: One image or many: paths, PIL images, uint8 arrays or tensors (N, H, W, 3), or
@@ -116,7 +116,7 @@ class Classifier(pl.LightningModule):
                 the network's. Only runs with `data.stored_size` have more than one.
 
         Returns:
-            (N, classes), on the processor, uncalibrated.
+            (N, classes), on the CPU, uncalibrated.
 
         Raises:
             ValueError: If an array has another shape, type or range; says which is expected.
@@ -148,7 +148,7 @@ class Classifier(pl.LightningModule):
         return {"logits": self._step(batch, "test")[1], "labels": batch[1]}
 
     def on_train_epoch_start(self) -> None:
-        """Forget the batches of the epoch before, or of one that was interrupted."""
+        """Discard the batches of the previous epoch, or of an interrupted one."""
         self._train_outputs.clear()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -156,7 +156,7 @@ class Classifier(pl.LightningModule):
         self.learning_rate = float(optimizer.param_groups[0]["lr"])
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training metrics and the learning rate it ended with."""
+        """Log the epoch's training metrics and its last learning rate."""
         metrics = cast(MetricCollection, self.metrics["train_metrics"])
         if self._train_outputs:  # once an epoch: at each step it would take half a millisecond
             losses, counts, logits, labels = zip(*self._train_outputs, strict=True)
@@ -178,7 +178,7 @@ class Classifier(pl.LightningModule):
         """Build the optimizer; fused where it can be, so that a step is one pass over the weights.
 
         Raises:
-            SettingError: If what the node names is no optimizer, or refuses its settings.
+            SettingError: If the target is no optimizer, or refuses its settings.
         """
         optimizer = build(
             self.optimizer, {"fused": True}, key="optimizer", resolve=self.resolve,
@@ -197,9 +197,9 @@ class Classifier(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm; Lightning itself refuses to, beside a fused optimizer in mixed precision.
+        """Clip by norm, also with a fused optimizer in mixed precision, which Lightning refuses.
 
-        Its reason, gradients scaled for float16, does not arise: that precision is not offered.
+        Its reason, gradients scaled for float16, does not apply: that precision is not offered.
         """
         if gradient_clip_val:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
@@ -252,7 +252,7 @@ class Classifier(pl.LightningModule):
         metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         values["step"] = torch.tensor(float(self.current_epoch))  # dashboards count epochs
-        # the validation of the best checkpoint, after training, is no point of the curve
+        # the validation of the best checkpoint, after training, does not belong to the curve
         self.log_dict(values, logger=self.trainer.state.fn != "validate")
         metrics.reset()
 
@@ -272,14 +272,14 @@ def _metrics(classes: int, full: bool = True) -> MetricCollection:
 
 
 def load_classifier(file: Path, *, resolve: Resolver = import_listed, kind: str = "") -> Classifier:
-    """Load a checkpoint on the processor, in evaluation mode.
+    """Load a checkpoint on the CPU, in evaluation mode.
 
     Nothing of the file is executed: its hyper-parameters and weights are plain data, and its
-    network is built only if `resolve` knows it.
+    network is built only if `resolve` accepts its target.
 
     Args:
         file: A checkpoint of a run.
-        resolve: `components.import_target` where the file is trusted.
+        resolve: `components.import_target` if the file is trusted.
         kind: `_target_` of the LightningModule; empty for `Classifier`.
 
     Raises:
@@ -289,7 +289,7 @@ def load_classifier(file: Path, *, resolve: Resolver = import_listed, kind: str 
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         settings, state = dict(content["hyper_parameters"]), dict(content["state_dict"])
-        for key in ("start", "resolve"):  # would fetch first weights, or choose who is trusted
+        for key in ("start", "resolve"):  # would download weights, or choose what is trusted
             settings.pop(key, None)
     except Exception as error:  # torch raises many kinds on a damaged file
         raise RunError(

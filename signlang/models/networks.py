@@ -1,8 +1,7 @@
 """Networks: torch modules from (B, 3, size, size) to (B, num_classes) logits.
 
-Timings: one core of an Intel Xeon with AMX, torch 2.15.0, bfloat16, channels last.
-
-Networks see normalized images; the classifier around them normalizes.
+Their inputs are normalized by the classifier. Timings in this module: one core of an Intel Xeon
+with AMX, torch 2.15.0, bfloat16, channels last.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from signlang.validation import check_image_size
 
 
 class StridedDepthwise(nn.Conv2d):
-    """A depthwise convolution with a stride that stays in float32 under autocast on a processor.
+    """A strided depthwise convolution that stays in float32 under autocast on a CPU.
 
     oneDNN computes its gradient in bfloat16 by a loop: 215 ms against 37 ms in float32 for
     (64, 96, 64, 64) and a stride of 2, 74 against 1 ms for (64, 192, 16, 16). Four such layers
@@ -41,7 +40,7 @@ class StridedDepthwise(nn.Conv2d):
 class OutOfPlaceReLU(nn.ReLU):
     """A ReLU that works in place on GPUs only, where that saves memory and costs nothing.
 
-    On a processor relu_ takes 67 ms for (64, 96, 112, 112), and relu 41 with its allocation.
+    On a CPU relu_ takes 67 ms for (64, 96, 112, 112), and relu 41 with its allocation.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -61,7 +60,7 @@ OUT_OF_PLACE: Final = {nn.ReLU: OutOfPlaceReLU, nn.ReLU6: OutOfPlaceReLU6}
 
 
 def optimize_for_cpu(network: nn.Module) -> nn.Module:
-    """Replace strided depthwise convolutions and activations in place; it is changed itself.
+    """Replace strided depthwise convolutions and activations of a network in place.
 
     >>> [type(layer).__name__ for layer in optimize_for_cpu(nn.Sequential(
     ...     nn.Conv2d(8, 8, 3, stride=2, groups=8), nn.ReLU6(inplace=True),
@@ -104,7 +103,7 @@ def simple_cnn(num_classes: int, image_size: int, pretrained: bool = False) -> n
     so it follows the pooling here: the same function at a ninth of the cost.
 
     Raises:
-        WeightsError: If pretrained weights are wanted: there are none.
+        WeightsError: If pretrained weights are requested: there are none.
     """
     if pretrained:
         raise WeightsError("simple_cnn has no pretrained weights: use model.pretrained=false.")
@@ -119,7 +118,7 @@ def simple_cnn(num_classes: int, image_size: int, pretrained: bool = False) -> n
     pooled = image_size // 3 // 3 // 3
     network = DenseHead(nn.Sequential(*layers, nn.Flatten()), 128 * pooled * pooled, num_classes)
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):  # as Keras does, in which the study was made
+        if isinstance(layer, nn.Conv2d | nn.Linear):  # as Keras, which the study used
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -146,7 +145,7 @@ def squeezenet(num_classes: int, image_size: int, pretrained: bool = False) -> n
     """SqueezeNet 1.0 of torchvision (Iandola et al. 2016).
 
     Its logits pass through a ReLU, so that a class whose logits start below zero may never get a
-    gradient. The last bias therefore starts at 1 instead of 0, to which softmax is indifferent.
+    gradient. The last bias therefore starts at 1 instead of 0, which does not change the softmax.
     """
     from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 
@@ -178,7 +177,7 @@ def timm(
         )
     try:
         return _timm(architecture, pretrained, num_classes=num_classes, img_size=image_size)
-    except TypeError:  # most networks take any size and have no such option
+    except TypeError:  # most networks accept any size and have no such option
         return _timm(architecture, pretrained, num_classes=num_classes)
 
 
@@ -192,7 +191,7 @@ def _timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
         return library.create_model(name, pretrained=True, **options)
 
 
-# own networks: the layer that depends on the classes, and what a file of plain weights fills
+# own networks: the layer that depends on the classes, and the submodule that plain weights fill
 FACTORIES: Final[Mapping[str, tuple[str, str]]] = {
     "resnet18": ("fc", ""),
     "mobilenetv2": ("classifier", ""),
@@ -218,7 +217,7 @@ def build_network(
         network: A node with `_target_` and arguments, see `signlang.components` for the contract;
             or the name of one of `FACTORIES`.
         num_classes: Number of logits.
-        image_size: Side of the images, in pixels.
+        image_size: Width and height of the images, in pixels.
         pretrained: Download ImageNet weights.
         weights: A file of weights instead, see `weights.load`.
         resolve: `components.import_listed` for a node from a file.
@@ -226,7 +225,7 @@ def build_network(
     Raises:
         SettingError: If there is no such network, the images are too small for it, or it breaks the
             contract.
-        WeightsError: If weights cannot be had or do not fit.
+        WeightsError: If weights cannot be downloaded or do not fit.
         RunError: If the node comes from a file and names unknown code.
 
     >>> sum(p.numel() for p in build_network("simple_cnn", 10, 100).parameters())
@@ -255,10 +254,10 @@ def build_network(
 
 
 def _own_name(node: Mapping[str, Any]) -> str | None:
-    """Name of one of our own networks; None for another.
+    """Name of a network of this module; None for another.
 
     Raises:
-        SettingError: If the node names one of ours that is not there.
+        SettingError: If the node names a network of this module that does not exist.
     """
     module, _, name = str(node.get(TARGET, "")).rpartition(".")
     if module != OWN_NETWORKS:
@@ -269,10 +268,10 @@ def _own_name(node: Mapping[str, Any]) -> str | None:
 
 
 def _check_contract(network: Any, target: str, num_classes: int, image_size: int) -> None:
-    """Refuse what does not map (N, 3, size, size) to (N, num_classes).
+    """Refuse a network that does not map (N, 3, size, size) to (N, num_classes).
 
     Raises:
-        SettingError: Says what it returns instead.
+        SettingError: If it returns anything else.
     """
     mapping = f"(2, 3, {image_size}, {image_size}) to (2, {num_classes}) logits"
     if not isinstance(network, nn.Module):
@@ -295,7 +294,7 @@ def _check_contract(network: Any, target: str, num_classes: int, image_size: int
 
 
 def head_of(network: nn.Module, num_classes: int) -> str:
-    """Name of the output layer: the one timm names, else the last with that many outputs.
+    """Name of the output layer: timm's own entry, else the last one with that many outputs.
 
     >>> head_of(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), 3)
     '1'

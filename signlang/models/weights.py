@@ -16,22 +16,22 @@ State = Mapping[str, torch.Tensor]
 
 
 def use_cache_if_offline() -> None:
-    """Make the hub use its cache only, if its server does not answer within seconds.
+    """Switch the hub to its cache if its server does not respond within seconds.
 
-    By default it retries for most of a minute, file by file.
+    By default it retries for most of a minute for each file.
     """
     from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # of whatever client the hub uses
-        log.info("the hub of weights does not answer (%s)", type(error).__name__)
+    except Exception as error:  # of whichever client the hub uses
+        log.info("the hub of weights does not respond (%s): using its cache", type(error).__name__)
         constants.HF_HUB_OFFLINE = True
 
 
 @contextmanager
 def downloading(name: str) -> Iterator[None]:
-    """Turn the errors of a hub, for instance without a network, into one sentence."""
+    """Turn download errors of a hub into one sentence."""
     try:
         yield
     except Exception as error:
@@ -81,7 +81,7 @@ def load(network: nn.Module, file: str, head: str, backbone: str = "") -> None:
     """Copy the weights of a file into a network.
 
     The head may differ in its number of classes or be absent from the file; it then keeps its
-    random weights, and the log says so. Everything else must fit.
+    random weights, which is logged. Everything else must fit.
 
     Args:
         network: The network, changed in place.
@@ -91,7 +91,7 @@ def load(network: nn.Module, file: str, head: str, backbone: str = "") -> None:
             is dropped.
 
     Raises:
-        WeightsError: If the file cannot be read, or names every layer that does not fit.
+        WeightsError: If the file cannot be read or does not fit; lists every layer that differs.
     """
     state = read_state(file)
     target = network.state_dict()
@@ -135,17 +135,17 @@ def _matters(key: str, new_head: list[str]) -> bool:
 
 
 def load_full_state(network: Any, file: str, classes: int) -> None:
-    """Copy weights into a network, the head too; nothing may be missing or left over.
+    """Copy weights into a network including its head; every entry must match.
 
     A prefix of all names in the file, as wrappers add it, is dropped.
 
     Args:
         network: Changed in place.
         file: See `weights.read_state`.
-        classes: How many outputs it has.
+        classes: Number of its outputs.
 
     Raises:
-        WeightsError: Names every layer that does not fit.
+        WeightsError: If the file does not fit; lists every layer that differs.
     """
     target, state = network.state_dict(), read_state(file)
     while not any(key in target for key in state):

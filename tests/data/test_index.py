@@ -180,7 +180,7 @@ def test_a_csv_with_faults_is_refused(
 
 def test_signers_that_leave_images_out_are_refused(folder: Path, cache_dir: Path) -> None:
     (folder / "signers.csv").write_text("path,signer\nA/A0.png,ann\n")
-    with pytest.raises(DataError, match=r"who is in 8 of 9 images"):
+    with pytest.raises(DataError, match=r"has no signer for 8 of 9 images"):
         index_of(folder, cache_dir)
     assert index_of(folder, cache_dir, signers="").signers is None
     with pytest.raises(DataError, match="There is no file"):
