@@ -10,6 +10,7 @@ from signlang.errors import ServiceError, SettingError
 from signlang.system import cpu_count
 
 MIB: Final = 2**20
+METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when imported
 
 
 @dataclass(frozen=True)

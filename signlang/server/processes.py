@@ -20,12 +20,9 @@ from typing import Any, Final
 
 from signlang.errors import ServiceError, SignlangError
 from signlang.server import json_log
-from signlang.server.config import ServeConfig
+from signlang.server.config import METRICS_VARIABLE, ServeConfig
 
 BACKLOG: Final = 2048  # connections that wait to be accepted
-METRICS_VARIABLE: Final = (
-    "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client looks at it when it is imported
-)
 
 
 @contextmanager
