@@ -1,0 +1,233 @@
+"""Constrained types of settings and files, and one dialect of their errors, on top of pydantic.
+
+A model states each rule once; the sentence of an error is derived from it, so that the two cannot
+differ. Neither torch nor omegaconf is needed here.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from signlang.errors import SettingError, SignlangError, listing, suggestion
+
+Schema = Mapping[str, Any]  # a JSON schema, or a piece of one
+
+
+class Strict(BaseModel):
+    """Base of all models: no unknown keys, no conversions, no nan or infinity, no changes.
+
+    `true` is no number and `"5"` is no integer. A field whose values come as another type (a path
+    as text, a tuple as a list) says `Field(strict=False)`. A rule that a type cannot state is a
+    validator that raises ValueError; that of a field completes `key=value: ...`, that of a model is
+    a sentence of its own and names the settings.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _existing(path: Path) -> Path:
+    if not path.expanduser().exists():
+        raise ValueError("there is no such file or folder.")
+    return path.expanduser()
+
+
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, BeforeValidator(_as_text)]  # digits alone come as a number
+ExistingPath = Annotated[
+    Path,
+    Field(strict=False, description="the path of a file or folder"),
+    BeforeValidator(_as_text),
+    AfterValidator(_existing),
+]
+
+
+def validated(
+    model: type[Model],
+    values: object,
+    *,
+    error: type[SignlangError] = SettingError,
+    before: str = "",
+    fix: str = "",
+) -> Model:
+    """Make a model of values that came from outside.
+
+    Args:
+        model: See `Strict`.
+        values: What is to be a mapping; a key of a nested model is written `split.seed`.
+        error: What is raised.
+        before: Start of the text, e.g. what file it is about.
+        fix: End of the text, where the problems themselves do not say what to do.
+
+    Raises:
+        SignlangError: `error`, with every problem: where it is, what is there, what it must be.
+
+    >>> class Split(Strict):
+    ...     n: int = Field(ge=2)
+    ...     seed: Index = 0
+    >>> validated(Split, {"n": 5}).n
+    5
+    >>> validated(Split, {"n": True})
+    Traceback (most recent call last):
+        ...
+    signlang.errors.SettingError: n=true: it must be a whole number of at least 2.
+    >>> validated(Split, {"n": 2, "sed": 1})
+    Traceback (most recent call last):
+        ...
+    signlang.errors.SettingError: There is no setting sed. Did you mean seed? There are: n, seed.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as refused:
+        found = problems(model, refused)
+    if len(found) == 1:
+        raise error(" ".join(filter(None, (before, found[0], fix))))
+    many = listing(found) + (f"\n{fix}" if fix else "")
+    raise error((before or f"{len(found)} settings cannot work:") + many)
+
+
+def problems(model: type[BaseModel], refused: ValidationError) -> list[str]:
+    """Each problem as a sentence, in the order of the fields."""
+    whole = model.model_json_schema()
+    return list(dict.fromkeys(_sentence(whole, details) for details in refused.errors()))
+
+
+def _sentence(whole: Schema, details: Mapping[str, Any]) -> str:
+    """One error of pydantic (type, loc, input, ctx) as a sentence that says what to do."""
+    key, schema = _located(whole, details["loc"])
+    value, kind = details["input"], details["type"]
+    if kind == "extra_forbidden":
+        name = ".".join(map(str, details["loc"]))
+        return f"There is no setting {name}. {suggestion(name, _keys(schema, key))}"
+    wanted = requirement(schema, whole)
+    if kind == "missing":
+        return f"{key} is missing: it must be {wanted}."
+    if kind == "value_error":
+        text = str(details["ctx"]["error"])
+        return text if isinstance(value, Mapping) else f"{_shown(key, value, schema)}: {text}"
+    close = get_close_matches(str(value), map(str, schema.get("enum", ())), n=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return f"{_shown(key, value, schema)}: it must be {wanted}.{meant}"
+
+
+def _located(whole: Schema, loc: tuple[int | str, ...]) -> tuple[str, Schema]:
+    """Key and schema of a place; members of a union, which pydantic counts as places, are not."""
+    key, schema = "", whole
+    for step in loc:
+        schema = _resolved(schema, whole)
+        inside = (
+            schema.get("items") if isinstance(step, int) else schema.get("additionalProperties")
+        )
+        inside = schema.get("properties", {}).get(step, inside)
+        if not isinstance(inside, Mapping):
+            break
+        key, schema = f"{key}[{step}]" if isinstance(step, int) else _joined(key, step), inside
+    return key, _resolved(schema, whole)
+
+
+def _resolved(schema: Schema, whole: Schema) -> Schema:
+    """Follow a reference, and take the object or list out of "that or null"."""
+    if "$ref" in schema:
+        return _resolved(whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
+    inner = [one for one in schema.get("anyOf", ()) if not one.keys().isdisjoint(NESTED)]
+    return _resolved(inner[0], whole) if len(inner) == 1 else schema
+
+
+NESTED: Final = ("$ref", "items", "additionalProperties")
+
+
+def _joined(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
+
+
+def _keys(schema: Schema, prefix: str) -> list[str]:
+    return [_joined(prefix, key) for key in schema.get("properties", ())]
+
+
+def _shown(key: str, value: object, schema: Schema) -> str:
+    """`key=value` as it is typed; of a secret (`writeOnly`) the key only."""
+    return key if schema.get("writeOnly") else f"{key}={typed(value)}"
+
+
+def typed(value: object) -> str:
+    """A value as it is written on a command line.
+
+    >>> typed([True, None, 0.5, "a"])
+    '[true,null,0.5,a]'
+    """
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(typed, value))}]"
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+LONGEST: Final = 100  # characters of a value in an error
+NOUNS: Final = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "a text",
+    "null": "null",
+    "object": "a mapping of keys to values",
+    "array": "a list",
+}
+
+
+def requirement(schema: Schema, whole: Schema) -> str:
+    """What a value must be, from its JSON schema; a description takes precedence.
+
+    >>> requirement({"type": "integer", "minimum": 1, "maximum": 9}, {})
+    'a whole number from 1 to 9'
+    >>> requirement({"anyOf": [{"exclusiveMinimum": 0, "type": "number"}, {"type": "null"}]}, {})
+    'a number above 0 or null'
+    """
+    if "description" in schema and "properties" not in schema:
+        return str(schema["description"])
+    if "anyOf" in schema:
+        return " or ".join(requirement(_resolved(one, whole), whole) for one in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        *others, last = map(typed, schema.get("enum", [schema.get("const")]))
+        return f"{', '.join(others)} or {last}" if others else last
+    if "minLength" in schema:
+        return f"a text of at least {schema['minLength']} characters"
+    noun = NOUNS.get(schema.get("type", ""), "another value")
+    return f"{noun} {bounds}" if (bounds := _bounds(schema)) else noun
+
+
+def _bounds(schema: Schema) -> str:
+    """The range of a number in words; "" without one."""
+    ends = {name: _written(schema[name]) for name in LIMITS if name in schema}
+    if "minimum" in ends and len(ends) == 2:
+        low = ends.pop("minimum")
+        ((name, high),) = ends.items()
+        return f"from {low} to {high}" if name == "maximum" else f"from {low} to below {high}"
+    return " and ".join(f"{LIMITS[name]} {end}" for name, end in ends.items())
+
+
+LIMITS: Final = {
+    "minimum": "of at least",
+    "exclusiveMinimum": "above",
+    "maximum": "of at most",
+    "exclusiveMaximum": "below",
+}
+
+
+def _written(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
