@@ -43,6 +43,12 @@ def _existing(path: Path) -> Path:
     return path.expanduser()
 
 
+def _folder(path: Path) -> Path:
+    if not path.expanduser().is_dir():
+        raise ValueError("there is no such folder.")
+    return path.expanduser()
+
+
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -54,6 +60,12 @@ ExistingPath = Annotated[
     Field(strict=False, description="the path of a file or folder"),
     BeforeValidator(_as_text),
     AfterValidator(_existing),
+]
+ExistingFolder = Annotated[
+    Path,
+    Field(strict=False, description="the path of a folder"),
+    BeforeValidator(_as_text),
+    AfterValidator(_folder),
 ]
 
 
@@ -105,6 +117,19 @@ def problems(model: type[BaseModel], refused: ValidationError) -> list[str]:
     """Each problem as a sentence, in the order of the fields."""
     whole = model.model_json_schema()
     return list(dict.fromkeys(_sentence(whole, details) for details in refused.errors()))
+
+
+def requirement_of(model: type[BaseModel], key: str) -> str | None:
+    """What the value of a dotted key must be; None where the model has no such key.
+
+    >>> class Split(Strict):
+    ...     n: int = Field(ge=2)
+    >>> requirement_of(Split, "n"), requirement_of(Split, "m")
+    ('a whole number of at least 2', None)
+    """
+    whole = model.model_json_schema()
+    located, schema = _located(whole, tuple(key.split(".")))
+    return requirement(schema, whole) if located == key else None
 
 
 def _sentence(whole: Schema, details: Mapping[str, Any]) -> str:
@@ -168,12 +193,12 @@ def typed(value: object) -> str:
     """A value as it is written on a command line.
 
     >>> typed([True, None, 0.5, "a"])
-    '[true,null,0.5,a]'
+    '[true, null, 0.5, a]'
     """
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(typed, value))}]"
+        return f"[{', '.join(map(typed, value))}]"
     text = str(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
@@ -214,18 +239,19 @@ def requirement(schema: Schema, whole: Schema) -> str:
 def _bounds(schema: Schema) -> str:
     """The range of a number in words; "" without one."""
     ends = {name: _written(schema[name]) for name in LIMITS if name in schema}
-    if "minimum" in ends and len(ends) == 2:
-        low = ends.pop("minimum")
-        ((name, high),) = ends.items()
-        return f"from {low} to {high}" if name == "maximum" else f"from {low} to below {high}"
-    return " and ".join(f"{LIMITS[name]} {end}" for name, end in ends.items())
+    return RANGES[tuple(ends)].format(*ends.values()) if ends else ""
 
 
-LIMITS: Final = {
-    "minimum": "of at least",
-    "exclusiveMinimum": "above",
-    "maximum": "of at most",
-    "exclusiveMaximum": "below",
+LIMITS: Final = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+RANGES: Final[Mapping[tuple[str, ...], str]] = {
+    ("minimum",): "of at least {}",
+    ("exclusiveMinimum",): "above {}",
+    ("maximum",): "of at most {}",
+    ("exclusiveMaximum",): "below {}",
+    ("minimum", "maximum"): "from {} to {}",
+    ("minimum", "exclusiveMaximum"): "from {} to below {}",
+    ("exclusiveMinimum", "maximum"): "above {} and up to {}",
+    ("exclusiveMinimum", "exclusiveMaximum"): "between {} and {}",
 }
 
 

@@ -1,15 +1,30 @@
-"""Validation of the configurations of all verbs, before data or torch is touched."""
+"""Schemas of the configurations of train, describe, evaluate and export.
 
-import math
-from collections.abc import Callable, Mapping
+Each verb checks its configuration in milliseconds, before data is read or torch is imported.
+"""
+
+from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from signlang.errors import SettingError, suggestion
+from signlang.constraints import (
+    Count,
+    ExistingFolder,
+    ExistingPath,
+    Index,
+    Positive,
+    Share,
+    Strict,
+    Text,
+    requirement_of,
+    typed,
+    validated,
+)
+from signlang.errors import SettingError
 from signlang.files import is_plain_name
 
 # network -> side of the smallest image that its layers can work on, in pixels
@@ -44,327 +59,310 @@ def check_image_size(name: str, image_size: int) -> None:
         )
 
 
-Rule = tuple[Callable[[Any], bool], str]
+Target = Annotated[
+    str,
+    Field(
+        pattern=r"\.",
+        description="the dotted path of a class or function, e.g. my_networks.TinyNet",
+    ),
+]
+Precision = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _whole(least: int) -> Rule:
-    def holds(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    return holds, f"must be a whole number of at least {least}"
+class Config(Strict, extra="ignore"):
+    """A node of a configuration, which may have keys that only the component itself knows."""
 
 
-def _number(test: Callable[[float], bool], text: str) -> Rule:
-    def holds(value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value) and test(float(value))
+class Component(Config):
+    """A part that Hydra makes, of ours or of the user's own."""
 
-    return holds, f"must be {text}"
+    target: Target = Field(alias="_target_")
 
 
-def _flag() -> Rule:
-    return lambda value: isinstance(value, bool), "must be true or false"
+class ModelConfig(Component):
+    """The LightningModule and its network."""
+
+    name: Text
+    network: Component
+    architecture: str = Field(
+        default="", description="the name of a network of timm, e.g. efficientnet_b0"
+    )
+    normalization: Literal["imagenet", "half", "unit", "training"]
+    pretrained: bool
+    weights: ExistingPath | None = None
 
 
-def _word(words: tuple[str, ...]) -> Rule:
-    return lambda value: value in words, f"must be one of {', '.join(words)}"
+class OptimizerConfig(Component):
+    """An optimizer; one of the user's own may lack either."""
+
+    lr: Positive = 1.0
+    weight_decay: float = Field(default=0.0, ge=0)
 
 
-RULES: Final[Mapping[str, Rule]] = {
-    "folds": _whole(2),
-    "fold": _whole(0),
-    "seed": _whole(0),
-    "batch_size": _whole(1),
-    "workers": _whole(0),
-    "image_size": _whole(1),
-    "overwrite": _flag(),
-    "verbose": _flag(),
-    "label_smoothing": _number(lambda x: 0 <= x < 1, "a number from 0 to below 1"),
-    "wanted_precision": _number(lambda x: 0 < x < 1, "a number between 0 and 1"),
-    "trainer.max_epochs": _whole(1),
-    "model.pretrained": _flag(),
-    "model.normalization": _word((*NORMALIZATIONS, "training")),
-    "data.on_bad_image": _word(("error", "exclude")),
-    "split.name": _word(("stratified", "signer", "blocks")),
-    "split.seed": _whole(0),
-}
-OPTIONAL: Final[Mapping[str, Rule]] = {
-    "optimizer.lr": _number(lambda x: x > 0, "a number above 0"),
-    "optimizer.weight_decay": _number(lambda x: x >= 0, "a number of at least 0"),
-    "split.blocks": _whole(2),
-    "augment.background_weight": _number(lambda x: 0 <= x < 1, "a number from 0 to below 1"),
-    "data.stored_size": _whole(1),
-}
+class DataConfig(Config):
+    """A data set."""
+
+    name: Text
+    root: ExistingPath | None = None
+    signers: Text | None = None
+    on_bad_image: Literal["error", "exclude"]
+    stored_size: Count | None = None
 
 
-def check_train_config(cfg: DictConfig) -> None:
-    """Refuse settings that cannot work, without reading data or importing torch.
+class SplitConfig(Config):
+    """A rule that assigns images to folds, of ours or of the user's own."""
 
-    Raises:
-        SettingError: Names the setting, what it is and what it must be.
-    """
-    for key, (holds, text) in RULES.items():
-        value = setting(cfg, key)
-        if not holds(value):
-            raise SettingError(f"{key}={value}: it {text}.")
-    for key, (holds, text) in OPTIONAL.items():
-        value = setting(cfg, key)
-        if value is not None and not holds(value):
-            raise SettingError(f"{key}={value}: it {text}.")
-    _check_fold(cfg)
-    _check_validation(cfg.split.validation)
-    _check_network(cfg)
-    _check_files(cfg)
+    name: Text
+    seed: Index
+    validation: Literal["fold"] | Annotated[float, Field(gt=0, le=0.5)] = Field(
+        description="a share of the training folds above 0 and up to 0.5, or the word fold (the "
+        "test fold also chooses the checkpoint)"
+    )
+    blocks: int | None = Field(default=None, ge=2)
 
 
-def setting(cfg: DictConfig, key: str) -> Any:
-    """Value of a dotted key, None where there is none, resolved.
+class AugmentConfig(Config):
+    """Random transforms of training images."""
 
-    Raises:
-        SettingError: If it is mandatory and missing, or refers to something that is not there.
-    """
-    try:
-        return OmegaConf.select(cfg, key, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        first = str(error).splitlines()[0]
-        raise SettingError(f"{key} is missing: {first}.") from None
+    backgrounds: ExistingPath | None = None
+    background_weight: Share | None = None
 
 
-def _check_fold(cfg: DictConfig) -> None:
-    if cfg.fold >= cfg.folds:
-        raise SettingError(
-            f"fold={cfg.fold}: there are {cfg.folds} folds, counted from 0 to {cfg.folds - 1}."
-        )
+class TrainerConfig(Config):
+    """Options of Lightning's Trainer."""
+
+    max_epochs: Count
+    precision: Literal["auto", "32-true", "bf16-mixed"]
 
 
-def _check_validation(share: Any) -> None:
-    if share == "fold":
-        return
-    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 0.5:
-        raise SettingError(
-            f"split.validation={share}: it must be a share of the training folds above 0 and up to "
-            "0.5, or the word fold (the test fold also chooses the checkpoint)."
-        )
+class FoldsConfig(Config):
+    """What train, describe and evaluate share."""
 
+    folds: int = Field(ge=2)
+    seed: Index
+    verbose: bool
+    data: DataConfig
+    split: SplitConfig
 
-def _check_network(cfg: DictConfig) -> None:
-    for key in ("model", "model.network", "loss", "optimizer"):
-        target = setting(cfg, f"{key}._target_")
-        if not isinstance(target, str) or "." not in target:
-            raise SettingError(
-                f"{key}._target_={target}: it must be the dotted path of a class or function, "
-                "e.g. my_networks.TinyNet."
+    @model_validator(mode="after")
+    def _check_data(self) -> "FoldsConfig":
+        if self.data.name == "folder" and self.data.root is None:
+            raise ValueError("data=folder needs data.root=DIR, a folder with one folder per sign.")
+        if self.split.name == "signer" and not self.data.signers:
+            raise ValueError(
+                "split=signer needs data.signers=FILE, a CSV path,signer: who is in each image."
             )
-    module, _, name = str(cfg.model.network._target_).rpartition(".")
-    if module == "signlang.models.networks" and name in MINIMUM_SIZES:
-        check_image_size(name, cfg.image_size)
-    if cfg.model.name == "timm" and not isinstance(setting(cfg, "model.architecture"), str):
-        raise SettingError("model=timm needs model.architecture=NAME, e.g. efficientnet_b0.")
+        return self
 
 
-def _check_files(cfg: DictConfig) -> None:
-    for key in ("model.weights", "data.root", "augment.backgrounds"):
-        value = setting(cfg, key)
-        if value is not None and not Path(str(value)).expanduser().exists():
-            raise SettingError(f"{key}={value}: there is no such file or folder.")
-    if cfg.data.name == "folder" and cfg.data.root is None:
-        raise SettingError("data=folder needs data.root=DIR, a folder with one folder per sign.")
-    if cfg.split.name == "signer" and not cfg.data.signers:
-        raise SettingError(
-            "split=signer needs data.signers=FILE, a CSV path,signer: who is in each image."
-        )
-    precision, known = cfg.trainer.precision, ("auto", "32-true", "bf16-mixed")
-    if str(precision) not in known:
-        raise SettingError(f"trainer.precision={precision}: {suggestion(str(precision), known)}")
+class TrainConfig(FoldsConfig):
+    """`conf/train.yaml`."""
+
+    fold: Index
+    batch_size: Count
+    workers: Index
+    image_size: Count
+    overwrite: bool
+    label_smoothing: Share
+    wanted_precision: Precision
+    trainer: TrainerConfig
+    model: ModelConfig
+    loss: Component
+    optimizer: OptimizerConfig
+    augment: AugmentConfig
+
+    @model_validator(mode="after")
+    def _check_fold_and_size(self) -> "TrainConfig":
+        check_fold(self.fold, self.folds)
+        module, _, name = self.model.network.target.rpartition(".")
+        if module == "signlang.models.networks" and name in MINIMUM_SIZES:
+            check_image_size(name, self.image_size)
+        return self
 
 
-DESCRIBE_SHARED: Final = ("folds", "seed", "verbose", "split.name", "split.seed")
-DESCRIBE_RULES: Final[dict[str, Rule]] = {
-    "near": (
-        lambda x: isinstance(x, int | float) and not isinstance(x, bool) and 0.5 <= x <= 1,
-        "must be a correlation from 0.5 to 1, where 1 is the same image",
-    ),
-    "detail": (
-        lambda x: isinstance(x, int | float) and not isinstance(x, bool) and x > 0,
-        "must be a number of standard deviations above 0",
-    ),
-    "samples": (
-        lambda x: isinstance(x, int) and not isinstance(x, bool) and 1 <= x <= 100,
-        "must be a whole number from 1 to 100",
-    ),
-}
-
-
-def check_describe_config(cfg: DictConfig) -> None:
-    """Refuse settings that cannot work, in milliseconds.
+def check_fold(fold: int | None, folds: int) -> None:
+    """Refuse a fold that there is not; None are all.
 
     Raises:
-        SettingError: Names the setting, what it is and what it must be.
+        SettingError: If it is not below the number of folds.
+
+    >>> check_fold(4, 5)
     """
-    for key, (holds, text) in {
-        **{key: RULES[key] for key in DESCRIBE_SHARED},
-        **DESCRIBE_RULES,
-    }.items():
-        value = setting(cfg, key)
-        if not holds(value):
-            raise SettingError(f"{key}={value}: it {text}.")
-    blocks = setting(cfg, "split.blocks")
-    holds, text = OPTIONAL["split.blocks"]
-    if blocks is not None and not holds(blocks):
-        raise SettingError(f"split.blocks={blocks}: it {text}.")
-    root = setting(cfg, "data.root")
-    if root is not None and not Path(str(root)).expanduser().exists():
-        raise SettingError(f"data.root={root}: there is no such file or folder.")
+    if fold is not None and fold >= folds:
+        raise SettingError(f"fold={fold}: there are {folds} folds, counted from 0 to {folds - 1}.")
 
 
-EVALUATE_SHARED: Final = (
-    "folds",
-    "seed",
-    "verbose",
-    "data.on_bad_image",
-    "split.name",
-    "split.seed",
-)
+class DescribeConfig(FoldsConfig):
+    """`conf/describe.yaml`."""
+
+    near: float = Field(
+        ge=0.5, le=1, description="a correlation from 0.5 to 1, where 1 is the same image"
+    )
+    detail: float = Field(gt=0, description="a number of standard deviations above 0")
+    samples: int = Field(ge=1, le=100)
+
+
+def _is_color(numbers: list[float]) -> list[float]:
+    if len(numbers) != 3:
+        raise ValueError("it must be [R,G,B], three numbers.")
+    return numbers
+
+
 OF_WEIGHTS: Final = ("classes", "mean", "std", "size", "swap_axes")
 OF_RUNS: Final = ("unseen", "calibrate", "wanted_precision")
-FILES: Final = ("run", "bundle", "model.weights", "classes", "mapping", "data.root")
 
 
-def _three(least: float) -> Rule:
-    def holds(value: Any) -> bool:
-        numbers = list(value) if isinstance(value, list | ListConfig) else []
-        return len(numbers) == 3 and all(
-            isinstance(x, int | float) and math.isfinite(x) and x >= least for x in numbers
-        )
+class EvaluateConfig(FoldsConfig):
+    """`conf/evaluate.yaml`."""
 
-    return holds, f"must be [R,G,B], three numbers of at least {least:g}"
+    run: ExistingPath | None = None
+    bundle: ExistingPath | None = None
+    model: ModelConfig | None = None
+    classes: ExistingPath | None = None
+    mean: Annotated[list[Annotated[float, Field(ge=0)]], AfterValidator(_is_color)] | None = None
+    std: Annotated[list[Annotated[float, Field(ge=1e-6)]], AfterValidator(_is_color)] | None = None
+    size: Count | None = None
+    swap_axes: bool = False
+    mapping: ExistingPath | None = None
+    fold: Index | None = None
+    unseen: bool = False
+    calibrate: bool = False
+    trust: bool = False
+    wanted_precision: Precision | None = None
 
-
-EVALUATE_OPTIONAL: Final[Mapping[str, Rule]] = {
-    "optimizer.lr": _number(lambda x: x > 0, "a number above 0"),
-    "fold": RULES["fold"],
-    "split.blocks": OPTIONAL["split.blocks"],
-    "size": RULES["image_size"],
-    "mean": _three(0),
-    "std": _three(1e-6),
-    "wanted_precision": RULES["wanted_precision"],
-    **dict.fromkeys(("swap_axes", "unseen", "calibrate", "trust"), RULES["overwrite"]),
-}
-
-
-def check_evaluate_config(cfg: DictConfig) -> None:
-    """Refuse settings that cannot work, in milliseconds.
-
-    Raises:
-        SettingError: Names the setting, what it is and what it must be.
-    """
-    for key in EVALUATE_SHARED:
-        _check_evaluate(key, setting(cfg, key), RULES[key])
-    for key, rule in EVALUATE_OPTIONAL.items():
-        value = setting(cfg, key)
-        if value is not None:
-            _check_evaluate(key, value, rule)
-    _check_predictor(cfg)
-    for key in FILES:
-        value = setting(cfg, key)
-        if value is not None and not Path(str(value)).expanduser().exists():
-            raise SettingError(f"{key}={value}: there is no such file or folder.")
-    if cfg.data.name == "folder" and cfg.data.root is None:
-        raise SettingError("data=folder needs data.root=DIR, a folder with one folder per sign.")
-    if cfg.fold is not None and cfg.fold >= cfg.folds:
-        raise SettingError(
-            f"fold={cfg.fold}: there are {cfg.folds} folds, counted from 0 to {cfg.folds - 1}."
-        )
-
-
-def _check_evaluate(key: str, value: Any, rule: Rule) -> None:
-    holds, text = rule
-    if not holds(value):
-        raise SettingError(f"{key}={value}: it {text}.")
-
-
-def _check_predictor(cfg: DictConfig) -> None:
-    """There must be one network, and no setting that is for another kind."""
-    kinds = {"run": cfg.run, "bundle": cfg.bundle, "model": setting(cfg, "model.name")}
-    given = [kind for kind, value in kinds.items() if value is not None]
-    if len(given) != 1:
-        raise SettingError(
-            "Which network is to be evaluated? Give one of run=RUN, bundle=BUNDLE, and "
-            "model=NAME model.weights=FILE classes=FILE"
-            + (f", not {' and '.join(given)}." if given else ".")
-        )
-    (kind,) = given
-    if kind == "model":
-        lacking = [key for key in ("model.weights", "classes") if setting(cfg, key) is None]
-        if lacking:
-            raise SettingError(
-                f"model={cfg.model.name} needs {' and '.join(f'{key}=FILE' for key in lacking)}: "
-                "its weights, and the names of its classes in order."
+    @model_validator(mode="after")
+    def _check_network(self) -> "EvaluateConfig":
+        """There must be one network, and no setting that is for another kind."""
+        kinds = {"run": self.run, "bundle": self.bundle, "model": self.model}
+        given = [kind for kind, value in kinds.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "Which network is to be evaluated? Give one of run=RUN, bundle=BUNDLE, and "
+                "model=NAME model.weights=FILE classes=FILE"
+                + (f", not {' and '.join(given)}." if given else ".")
             )
-    idle = [*(OF_WEIGHTS if kind != "model" else ()), *(OF_RUNS if kind != "run" else ())]
-    for key in idle:
-        if cfg[key] not in (None, False):
-            only = "model=NAME" if key in OF_WEIGHTS else "run=RUN"
-            raise SettingError(f"{key}={cfg[key]} is for {only}, it has no effect with {kind}.")
+        (kind,) = given
+        if self.model:
+            needed = {"model.weights": self.model.weights, "classes": self.classes}
+            lacking = [f"{key}=FILE" for key, value in needed.items() if value is None]
+            if lacking:
+                raise ValueError(
+                    f"model={self.model.name} needs {' and '.join(lacking)}: its weights, and the "
+                    "names of its classes in order."
+                )
+        idle = [*(OF_WEIGHTS if kind != "model" else ()), *(OF_RUNS if kind != "run" else ())]
+        for key in idle:
+            if (value := getattr(self, key)) not in (None, False):
+                only = "model=NAME" if key in OF_WEIGHTS else "run=RUN"
+                raise ValueError(
+                    f"{key}={typed(value)} is for {only}, it has no effect with {kind}."
+                )
+        check_fold(self.fold, self.folds)
+        return self
 
 
 EXPORT_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-FORMATS: Final = ("onnx", "torch_export")
 GENERATED: Final = "generated"
 
 
-def check_export_config(cfg: DictConfig) -> None:
-    """Refuse settings that cannot work, in milliseconds.
+def _is_folder_name(name: str) -> str:
+    if not is_plain_name(name) or "/" in name or name.strip() != name or name == ".":
+        raise ValueError("it must do as the name of a folder.")
+    return name
+
+
+def _has_onnx(formats: list[str]) -> list[str]:
+    if "onnx" not in formats:
+        raise ValueError("onnx must be among them, for it is what a bundle is used by.")
+    return formats
+
+
+class ExportConfig(Config):
+    """`conf/export.yaml`."""
+
+    run: ExistingFolder
+    name: Annotated[Text, AfterValidator(_is_folder_name)] | None
+    zip: bool
+    overwrite: bool
+    formats: Annotated[
+        list[Literal["onnx", "torch_export"]],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        AfterValidator(_has_onnx),
+    ]
+    quantize: bool
+    int8_loss: Share
+    calibration_images: Count
+    verify: Literal["generated"] | Count = Field(
+        description="a number of images of at least 1, or the word generated (the run's images are "
+        "gone: only drawn ones are compared)"
+    )
+    images: ExistingPath | None
+    trust: bool
+    verbose: bool
+
+    @model_validator(mode="after")
+    def _check_images(self) -> "ExportConfig":
+        if self.quantize and self.verify == GENERATED:
+            raise ValueError(
+                "quantize=true needs the run's images, to calibrate and to measure what it costs: "
+                "leave verify=generated out, or quantize=true."
+            )
+        return self
+
+
+ConfigModel = TypeVar("ConfigModel", bound=Config)
+
+
+def checked_config(model: type[ConfigModel], cfg: DictConfig) -> ConfigModel:
+    """Check the configuration of a verb, without reading data or importing torch.
 
     Raises:
-        SettingError: Names the setting, what it is and what it must be.
+        SettingError: Names each setting that cannot work, what it is and what it must be.
     """
-    missing = [name for name in EXPORT_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise SettingError(f'An export needs {", ".join(missing)}: pip install "signlang[export]".')
-    if not Path(str(cfg.run)).expanduser().is_dir():
-        raise SettingError(f"run={cfg.run}: there is no such folder.")
-    if cfg.images is not None and not Path(str(cfg.images)).expanduser().exists():
-        raise SettingError(f"images={cfg.images}: there is no such folder.")
-    for key in ("zip", "overwrite", "quantize", "trust"):
-        if not isinstance(cfg[key], bool):
-            raise SettingError(f"{key}={cfg[key]}: it must be true or false.")
-    if cfg.name is not None and not _is_name(str(cfg.name)):
-        raise SettingError(f"name={cfg.name}: it must do as the name of a folder.")
-    _check_formats(cfg.formats)
-    _check_numbers(cfg)
-    if cfg.quantize and cfg.verify == GENERATED:
-        raise SettingError(
-            "quantize=true needs the run's images, to calibrate and to measure what it costs: "
-            "leave verify=generated out, or quantize=true."
-        )
+    problems: list[str] = []
+    values = _plain(cfg, model, problems)
+    if problems:
+        raise SettingError("\n".join(problems))
+    return validated(model, values)
 
 
-def _is_name(name: str) -> bool:
-    return is_plain_name(name) and "/" not in name and name.strip() == name and name != "."
+def _plain(node: Any, model: type[Config], problems: list[str], prefix: str = "") -> Any:
+    """A configuration as dicts and lists, without references that no rule needs and that fail."""
+    if not isinstance(node, DictConfig):
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    plain = {}
+    for name in node:
+        key = prefix + str(name)
+        try:
+            plain[name] = _plain(node[name], model, problems, f"{key}.")
+        except MissingMandatoryValue:
+            wanted = requirement_of(model, key)
+            must = f"it must be {wanted}" if wanted else f"give {key}=VALUE"
+            problems.append(f"{key} is missing: {must}.")
+        except OmegaConfBaseException as error:
+            if requirement_of(model, key):
+                problems.append(f"{key} cannot be used: {str(error).splitlines()[0]}.")
+    return plain
 
 
-def _check_formats(formats: Any) -> None:
-    given = [formats] if isinstance(formats, str) else list(formats)
-    for name in given:
-        if name not in FORMATS:
-            raise SettingError(f"formats={name}: {suggestion(str(name), FORMATS)}")
-    if "onnx" not in given:
-        raise SettingError("formats: onnx must be among them, for it is what a bundle is used by.")
+def check_train_config(cfg: DictConfig) -> None:
+    """See `checked_config`."""
+    checked_config(TrainConfig, cfg)
 
 
-def _check_numbers(cfg: DictConfig) -> None:
-    if cfg.verify != GENERATED and not _is_count(cfg.verify):
-        raise SettingError(
-            f"verify={cfg.verify}: it must be a number of images of at least 1, or the word "
-            "generated (the run's images are gone: only drawn ones are compared)."
-        )
-    if not _is_count(cfg.calibration_images):
-        raise SettingError(f"calibration_images={cfg.calibration_images}: it must be at least 1.")
-    loss = cfg.int8_loss
-    if not isinstance(loss, int | float) or isinstance(loss, bool) or not 0 <= loss < 1:
-        raise SettingError(f"int8_loss={loss}: it must be a number from 0 to below 1.")
+def check_describe_config(cfg: DictConfig) -> None:
+    """See `checked_config`."""
+    checked_config(DescribeConfig, cfg)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def check_evaluate_config(cfg: DictConfig) -> None:
+    """See `checked_config`."""
+    checked_config(EvaluateConfig, cfg)
+
+
+def check_export_config(cfg: DictConfig) -> None:
+    """See `checked_config`; looks for the packages of an export as well."""
+    lacking = [name for name in EXPORT_PACKAGES if find_spec(name) is None]
+    if lacking:
+        raise SettingError(f'An export needs {", ".join(lacking)}: pip install "signlang[export]".')
+    checked_config(ExportConfig, cfg)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from signlang.constraints import (
     Count,
+    ExistingFolder,
     ExistingPath,
     Index,
     Positive,
@@ -41,9 +42,11 @@ class Example(Strict):
     threshold: Probability = 0.5
     between: Annotated[float, Field(gt=0, lt=1)] = 0.5
     port: int = Field(default=80, ge=0, le=100_000_000)
+    most: float = Field(default=0.5, gt=0, le=0.5)
     low: int = Field(default=0, le=3)
     flag: bool = False
     file: ExistingPath | None = None
+    folder: ExistingFolder | None = None
     name: Text = "a"
     scores: dict[str, float] = Field(default={})
     places: list[str] = Field(default=[])
@@ -68,11 +71,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"lr": math.inf}, "lr=inf: it must be a number above 0 or null."),
     ({"smoothing": 1}, "smoothing=1: it must be a number from 0 to below 1."),
     ({"threshold": 1.5}, "threshold=1.5: it must be a number from 0 to 1."),
-    ({"between": 1}, "between=1: it must be a number above 0 and below 1."),
+    ({"between": 1}, "between=1: it must be a number between 0 and 1."),
     ({"port": -1}, "port=-1: it must be a whole number from 0 to 100000000."),
+    ({"most": 0}, "most=0: it must be a number above 0 and up to 0.5."),
     ({"low": 4}, "low=4: it must be a whole number of at most 3."),
     ({"flag": 1}, "flag=1: it must be true or false."),
     ({"file": "nowhere"}, "file=nowhere: there is no such file or folder."),
+    ({"folder": __file__}, f"folder={__file__}: there is no such folder."),
     ({"file": None, "name": None}, "name=null: it must be a text."),
     ({"scores": {"a": "x"}}, "scores.a=x: it must be a number."),
     ({"places": ["a", 1]}, "places[1]=1: it must be a text."),

@@ -405,18 +405,18 @@ def test_what_the_run_said_must_be_known(
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("formats=[onnx,coreml]", "formats=coreml"),
+        ("formats=[onnx,coreml]", r"formats\[1\]=coreml: it must be onnx or torch_export"),
         ("formats=[torch_export]", "onnx must be among them"),
         ("verify=0", "verify=0"),
         ("int8_loss=2", "int8_loss=2"),
         ("calibration_images=0", "calibration_images=0"),
         ("quantize=maybe", "quantize=maybe"),
         ("name=a/b", "name=a/b"),
-        ("images=/nowhere", "no such folder"),
+        ("images=/nowhere", "images=/nowhere: there is no such file or folder"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(trained: Path, word: str, sentence: str) -> None:
-    with pytest.raises(SettingError, match=sentence.replace("/", "/")):
+    with pytest.raises(SettingError, match=sentence):
         validation.check_export_config(wished(trained, word))
     with pytest.raises(SettingError, match="quantize=true needs the run's images"):
         validation.check_export_config(wished(trained, "quantize=true", "verify=generated"))

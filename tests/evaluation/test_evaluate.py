@@ -527,15 +527,15 @@ def test_a_bundle_is_judged_before_and_after_its_temperature(place: Path) -> Non
         ([], "Which network is to be evaluated?"),
         (["run=.", "bundle=."], "not run and bundle."),
         (["run=nowhere"], "run=nowhere: there is no such file or folder."),
-        (["run=.", "swap_axes=true"], "swap_axes=True is for model=NAME"),
-        (["bundle=.", "calibrate=true"], "calibrate=True is for run=RUN"),
+        (["run=.", "swap_axes=true"], "swap_axes=true is for model=NAME"),
+        (["bundle=.", "calibrate=true"], "calibrate=true is for run=RUN"),
         (["model=squeezenet"], "model=squeezenet needs model.weights=FILE and classes=FILE"),
         (["run=.", "mapping=nowhere.csv"], "mapping=nowhere.csv: there is no such file"),
         (["run=.", "fold=5"], "fold=5: there are 5 folds"),
         (["run=.", "wanted_precision=1"], "wanted_precision=1: it must be a number between 0"),
         (["run=.", "unseen=perhaps"], "unseen=perhaps: it must be true or false."),
         (["model=squeezenet", "mean=[1,2]"], "mean=[1, 2]: it must be [R,G,B]"),
-        (["model=squeezenet", "std=[0,1,1]"], "std=[0, 1, 1]: it must be [R,G,B]"),
+        (["model=squeezenet", "std=[0,1,1]"], "std[0]=0: it must be a number of at least 1e-06"),
     ],
 )
 def test_wrong_settings_are_one_sentence(words: list[str], sentence: str, place: Path) -> None:
