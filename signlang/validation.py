@@ -313,7 +313,7 @@ class ExportConfig(Config):
 ConfigModel = TypeVar("ConfigModel", bound=Config)
 
 
-def checked_config(model: type[ConfigModel], cfg: DictConfig) -> ConfigModel:
+def validated_config(model: type[ConfigModel], cfg: DictConfig) -> ConfigModel:
     """Check the configuration of a verb, without reading data or importing torch.
 
     Raises:
@@ -346,23 +346,23 @@ def _plain(node: Any, model: type[Config], problems: list[str], prefix: str = ""
 
 
 def check_train_config(cfg: DictConfig) -> None:
-    """See `checked_config`."""
-    checked_config(TrainConfig, cfg)
+    """See `validated_config`."""
+    validated_config(TrainConfig, cfg)
 
 
 def check_describe_config(cfg: DictConfig) -> None:
-    """See `checked_config`."""
-    checked_config(DescribeConfig, cfg)
+    """See `validated_config`."""
+    validated_config(DescribeConfig, cfg)
 
 
 def check_evaluate_config(cfg: DictConfig) -> None:
-    """See `checked_config`."""
-    checked_config(EvaluateConfig, cfg)
+    """See `validated_config`."""
+    validated_config(EvaluateConfig, cfg)
 
 
 def check_export_config(cfg: DictConfig) -> None:
-    """See `checked_config`; looks for the packages of an export as well."""
+    """See `validated_config`; looks for the packages of an export as well."""
     lacking = [name for name in EXPORT_PACKAGES if find_spec(name) is None]
     if lacking:
         raise SettingError(f'An export needs {", ".join(lacking)}: pip install "signlang[export]".')
-    checked_config(ExportConfig, cfg)
+    validated_config(ExportConfig, cfg)
