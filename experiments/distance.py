@@ -19,7 +19,6 @@ from signlang.data.splits import frame_number
 from signlang.errors import DataError, SignlangError
 from signlang.files import write_between
 from signlang.reporting.page import markdown
-from signlang.runs.folder import RunFolder
 from signlang.runs.results import Run
 from signlang.studies import ranking
 from signlang.studies.ranking import Row
@@ -68,9 +67,9 @@ def _shares(row: Row) -> Iterator[str]:
 
 def distances(run: Run) -> list[int]:
     """How many frames is each test image from the nearest one of its class that was learnt?"""
-    folder = RunFolder(run.path)
+    folder = run.folder
     films: dict[str, list[str]] = {}
-    for image in sorted(folder.images(), key=lambda image: _number(image["path"])):
+    for image in sorted(folder.images, key=lambda image: _number(image["path"])):
         films.setdefault(image["label"], []).append(image["path"])
     learnt = {image["path"] for image in folder.images_of("train")}
     found = {}

@@ -53,9 +53,10 @@ class LoadedRun:
         Raises:
             RunError: If the file is missing or damaged.
         """
+        from signlang.runs.folder import RunFolder
         from signlang.runs.results import read_predictions
 
-        table = read_predictions(self.path, int(self.metrics["fold"]))
+        table = read_predictions(RunFolder(self.path), int(self.metrics["fold"]))
         names = table.classes
         columns: Table = {
             "path": list(table.paths),

@@ -8,7 +8,7 @@ from signlang.hydra_app import run
 
 
 def export(cfg: DictConfig) -> Path:
-    """Write what recognises signs without torch, after it was found to say the same as the run.
+    """Write what recognises signs without torch, once it agrees with the run.
 
     Returns:
         The bundle, a folder or a ZIP file.
@@ -16,26 +16,32 @@ def export(cfg: DictConfig) -> Path:
     from signlang import validation
 
     validation.check_export_config(cfg)  # in milliseconds: before torch is imported
-    from signlang.deploy import bundle_writer, model_card, parity, pipeline
-    from signlang.inference import bundle
+    from signlang.deploy import bundle_writer, model_card, onnx_export, parity, pipeline
+    from signlang.inference.bundle import load_bundle
+    from signlang.inference.onnx_model import OnnxModel
     from signlang.runs import trained_run
 
     trained = trained_run.load_trained_run(Path(str(cfg.run)).expanduser(), trust=cfg.trust)
-    out, found = bundle_writer.bundle_target(cfg, trained), pipeline.run_images(cfg, trained)
+    out, images = bundle_writer.bundle_target(cfg, trained), pipeline.run_images(cfg, trained)
     with bundle_writer.assemble_bundle(out) as folder:
-        info = bundle_writer.manifest_fields(trained, bundle_writer.bundle_name(cfg, trained))
-        network = pipeline.write_models(cfg, trained, folder, info)
-        agreement = parity.verify_parity(trained, bundle.load_bundle(folder), found, cfg.verify)
-        layers = ""
-        if found is not None and cfg.quantize:
-            layers = pipeline.quantize(cfg, trained, found, network, folder)
-            info["models"]["int8"] = pipeline.INT8
-            bundle_writer.write_manifest(folder, info)
-        measured = pipeline.measure(cfg, trained, found, folder, layers)
-        info |= pipeline.describe_models(measured, agreement, trained)
-        model_card.card(trained, measured, info).write(folder)
-        bundle_writer.write_manifest(folder, info)
-        bundle.load_bundle(folder)  # as a service will
+        graph = onnx_export.network_graph(trained)
+        models = {"fp32": pipeline.onnx_model(trained, graph)}
+        program = folder / onnx_export.PROGRAM if "torch_export" in cfg.formats else None
+        if program is not None:
+            onnx_export.write_program(trained, program)
+        network = OnnxModel(models["fp32"], trained.classes, bundle_writer.MODEL_FILES["fp32"])
+        agreement = parity.verify_parity(trained, network, images, cfg.verify, program)
+        int8_layers = ""
+        if images is not None and cfg.quantize:
+            models["int8"], int8_layers = pipeline.quantize(cfg, trained, images, graph)
+        measured = pipeline.measure(cfg, trained, images, models, int8_layers)
+        manifest = bundle_writer.manifest_fields(
+            trained, bundle_writer.bundle_name(cfg, trained), models
+        ) | pipeline.describe_models(measured, agreement, trained)
+        bundle_writer.write_files(trained, models, folder)
+        model_card.card(trained, measured, manifest).write(folder)
+        bundle_writer.write_manifest(folder, manifest)
+        load_bundle(folder)  # as a service will
     pipeline.report(out, trained, measured, agreement)
     return out
 

@@ -105,7 +105,7 @@ def test_the_answer_is_that_of_the_bundle(client: httpx.Client, bundle: Path) ->
     got = client.post(
         "/v1/predict", content=stream.getvalue(), headers={"content-type": "image/png"}
     )
-    (wanted,) = OnnxModel(load_bundle(bundle))(pixels[None])
+    (wanted,) = OnnxModel.from_bundle(load_bundle(bundle))(pixels[None])
     found = got.json()["predictions"][0]["probabilities"]
     assert [found[name] for name in bundles.COLOURS] == pytest.approx(wanted.tolist(), abs=2e-6)
 

@@ -41,7 +41,7 @@ def trained_run(case: Case) -> TrainedRun:
     """A network as a finished run would hand it out; what it has learnt changes no time."""
     torch.manual_seed(0)
     network = classifier(case).eval()
-    return TrainedRun(Path(), {"model": case.network}, {"settings": {}}, network, None, {})
+    return TrainedRun(Path(), {"model": case.network}, {"settings": {}}, {}, network, None)
 
 
 def ways(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:

@@ -5,7 +5,7 @@ import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,14 +18,9 @@ from signlang.files import atomic_write, write_json
 from signlang.inference.bundle import FORMAT, MANIFEST
 from signlang.runs.trained_run import TrainedRun
 
-ZIP_TIMESTAMP: Final = (
-    1980,
-    1,
-    1,
-    0,
-    0,
-    0,
-)  # of every file in a ZIP: equal bundles give equal bytes
+# of every file in a ZIP: equal bundles give equal bytes
+ZIP_TIMESTAMP: Final = (1980, 1, 1, 0, 0, 0)
+MODEL_FILES: Final = {"fp32": "model.onnx", "int8": "model.int8.onnx"}  # by precision
 OVERRIDE: Final = re.compile(r"((?:[+~]*[\w.@-]+=)?)(.*)", re.DOTALL)
 
 
@@ -81,8 +76,13 @@ def assemble_bundle(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def copy_tables(run: TrainedRun, folder: Path) -> None:
-    """Copy what a service may want to know of the run, without the user's paths."""
+def write_files(run: TrainedRun, models: Mapping[str, bytes], folder: Path) -> None:
+    """Write the models by precision, and what a service may want to know of the run.
+
+    The user's paths are left out.
+    """
+    for precision, data in models.items():
+        (folder / MODEL_FILES[precision]).write_bytes(data)
     write_json(folder / "classes.json", list(run.classes))
     write_json(folder / "record.json", strip_paths(dict(run.record)))
     write_json(folder / "metrics.json", strip_paths(dict(run.metrics)))
@@ -95,11 +95,16 @@ def write_manifest(folder: Path, info: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST, {**info, "files": files})
 
 
-def manifest_fields(run: TrainedRun, name: str) -> dict[str, Any]:
-    """What `bundle.json` says before anything was measured."""
-    model = run.classifier
+def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[str, Any]:
+    """What `bundle.json` says of the models, but for what was measured.
+
+    Args:
+        run: The run.
+        name: Of the bundle.
+        models: Precisions, keys of `MODEL_FILES`.
+    """
+    model, calibration = run.classifier, run.calibration
     mean, std = (model.mean / 255).flatten(), (1 / (255 * model.scale)).flatten()
-    made = run.calibration
     return {
         "format": FORMAT,
         "name": name,
@@ -115,10 +120,10 @@ def manifest_fields(run: TrainedRun, name: str) -> dict[str, Any]:
             "colours": "RGB",
             "where": "in the graph: its input is images of any size, uint8 (N, H, W, 3)",
         },
-        "temperature": made.temperature,
-        "reject_threshold": made.reject_threshold,
-        "wanted_precision": made.wanted_precision,
-        "models": {"fp32": "model.onnx"},
+        "temperature": calibration.temperature,
+        "reject_threshold": calibration.reject_threshold,
+        "wanted_precision": calibration.wanted_precision,
+        "models": {precision: MODEL_FILES[precision] for precision in models},
         "fingerprint": run.metrics["fingerprint"],
     }
 

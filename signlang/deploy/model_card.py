@@ -128,7 +128,7 @@ NOT_FOR: Final = (
 def card(run: TrainedRun, found: ExportMeasurements, info: Mapping[str, Any]) -> Page:
     """Put the card together."""
     test = run.metrics["test"]
-    others = ranking.cross_validation(run.path)
+    others = ranking.cross_validation(run)
     tiles = {
         "accuracy on its test fold": f"{test['accuracy']:.4f}",
         "classes": f"{len(run.classes)}",
@@ -230,7 +230,7 @@ def _row(text: str, images: int, accuracy: str, low: float, high: float) -> Sequ
 def _confusion(run: TrainedRun, found: ExportMeasurements) -> list[Text | ImageBlock | Table]:
     import numpy as np
 
-    rows = run.part("test")
+    rows = run.subset("test")
     assert found.probabilities is not None
     judged = Predictions(
         run.classes,
@@ -258,7 +258,7 @@ def _confusion(run: TrainedRun, found: ExportMeasurements) -> list[Text | ImageB
 
 
 def _confidence(run: TrainedRun) -> Section:
-    made, error = run.calibration, run.calibration_error
+    made, error = run.calibration, run.calibration.test_error
     if not made.images:
         return Section(
             "Confidence",

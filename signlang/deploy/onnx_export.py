@@ -16,7 +16,6 @@ from signlang.errors import SignlangError
 from signlang.runs.trained_run import TrainedRun
 
 OPSET: Final = 18  # what torch's exporter is written for; others are converted from it
-MODEL: Final = "model.onnx"
 PROGRAM: Final = "model.pt2"
 CHATTER: Final = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 

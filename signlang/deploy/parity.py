@@ -7,6 +7,7 @@ them as in service: its graph gets them in their own size.
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +19,6 @@ from signlang.console import track
 from signlang.data.image_io import batched, decode, read_image, resize_batch, resize_image
 from signlang.deploy.onnx_export import PROGRAM
 from signlang.errors import BundleError, DataError
-from signlang.inference.bundle import Bundle
 from signlang.inference.onnx_model import OnnxModel
 from signlang.runs import trained_run
 from signlang.runs.trained_run import Rows, RunImages, TrainedRun
@@ -107,32 +107,38 @@ class Parity:
     largest_difference: float
 
 
-def verify_parity(run: TrainedRun, bundle: Bundle, found: RunImages | None, most: int) -> Parity:
-    """Show images to run and bundle.
+def verify_parity(
+    run: TrainedRun,
+    network: OnnxModel,
+    images: RunImages | None,
+    most: int,
+    program: Path | None = None,
+) -> Parity:
+    """Compare the probabilities of a run with those of the models exported from it.
 
     Args:
         run: The run.
-        bundle: What was made of it.
-        found: The run's images, if they are to be used.
+        network: The ONNX model of full precision.
+        images: The run's images, if they are to be used.
         most: How many of its test fold.
+        program: File of `torch.export`, if there is one.
 
     Raises:
         BundleError: If another class is the most probable one for any image, or a probability
             differs by more than 1e-4.
         DataError: If images are not there any more.
     """
-    network = OnnxModel(bundle)
-    rows: Rows = trained_run.evenly_spaced(run.part("test"), most) if found else []
+    rows: Rows = trained_run.evenly_spaced(run.subset("test"), most) if images else []
     others = synthetic_files(run.sides[0])
     shown: list[Iterator[Images]] = [iter(others.items())]
-    if found:
-        files = ((path, found.read(path)) for path, _ in rows)
+    if images:
+        files = ((path, images.read(path)) for path, _ in rows)
         shown.append(track(files, "comparing run and bundle", len(rows)))
-    program = _program(bundle)
+    loaded = None if program is None else torch.export.load(program).module()
     largest = 0.0
-    for images in shown:
-        for batch in batched(images, trained_run.BATCH):
-            largest = max(largest, _compared(run, network, program, batch))
+    for source in shown:
+        for batch in batched(source, trained_run.BATCH):
+            largest = max(largest, _compared(run, network, loaded, batch))
     return Parity(len(rows), len(others), largest)
 
 
@@ -208,8 +214,8 @@ def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> No
     Raises:
         DataError: If more than a hundredth are now taken for something else than then.
     """
-    told = run.predictions()
-    then = dict(zip(told.paths, told.predicted, strict=True))
+    recorded = run.predictions
+    then = dict(zip(recorded.paths, recorded.predicted, strict=True))
     now = probabilities.argmax(1)
     other = sum(then[path] != said for (path, _), said in zip(rows, now, strict=True))
     if other > max(CHANGED_LABELS * len(rows), 1):
@@ -229,10 +235,3 @@ def _own_sizes(network: OnnxModel, files: list[bytes]) -> Iterator[AnyFloats]:
             together = []
         together.append(pixels)
     yield network(np.stack(together))
-
-
-def _program(bundle: Bundle) -> Any:
-    """The program of torch.export, if there is one."""
-    if PROGRAM not in bundle.info["files"]:
-        return None
-    return torch.export.load(bundle.path / PROGRAM).module()

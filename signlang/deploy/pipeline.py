@@ -1,4 +1,4 @@
-"""Steps of an export: write, quantize, measure and report the models."""
+"""Steps of an export: build, quantize, measure and report the models."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,6 @@ from signlang.data.image_io import resize_batch
 from signlang.deploy import bundle_writer, onnx_export, quantization
 from signlang.deploy.parity import Parity, check_unchanged
 from signlang.errors import BundleError
-from signlang.inference.bundle import load_bundle
 from signlang.inference.onnx_model import OnnxModel, session_options
 from signlang.metrics.significance import wilson_interval
 from signlang.runs import trained_run
@@ -24,7 +23,6 @@ from signlang.runs.trained_run import RunImages, TrainedRun
 from signlang.system import cpu_count
 from signlang.validation import GENERATED
 
-INT8: Final = "model.int8.onnx"
 SELECTION_IMAGES: Final = 500  # images that choose among ways to quantize
 TIMED: Final = 50  # runs of one image each
 
@@ -65,79 +63,83 @@ def run_images(cfg: DictConfig, run: TrainedRun) -> RunImages | None:
 
     Raises:
         DataError: If they are gone.
-        RunError: If it is not known what the run said of them.
+        RunError: If the run's predictions of them cannot be read.
     """
     if cfg.verify == GENERATED:
         return None
-    run.predictions()  # to be known before anything is made
+    _ = run.predictions  # read before anything is computed: the test fold is compared with them
     return trained_run.find_images(run, cfg.images, str(cfg.cache_dir))
 
 
-def write_models(
-    cfg: DictConfig, run: TrainedRun, folder: Path, info: Mapping[str, Any]
-) -> onnx.ModelProto:
-    """Write the graph, and what else was asked for, into the folder of a bundle.
-
-    Returns:
-        The part of the graph behind the squeezing.
-    """
-    network = onnx_export.network_graph(run)
-    onnx.save(onnx_export.whole_graph(network, run.sides), folder / onnx_export.MODEL)
-    if "torch_export" in cfg.formats:
-        onnx_export.write_program(run, folder / onnx_export.PROGRAM)
-    bundle_writer.copy_tables(run, folder)
-    bundle_writer.write_manifest(folder, info)
-    return network
+def onnx_model(run: TrainedRun, network: onnx.ModelProto) -> bytes:
+    """The ONNX file of a network graph, with the resizing in front."""
+    return bytes(onnx_export.whole_graph(network, run.sides).SerializeToString())
 
 
 def quantize(
-    cfg: DictConfig, run: TrainedRun, found: RunImages, network: onnx.ModelProto, folder: Path
-) -> str:
-    """Write the quantized graph beside the other; say which layers it concerns."""
-    training = trained_run.evenly_spaced(run.part("train"), cfg.calibration_images)
+    cfg: DictConfig, run: TrainedRun, images: RunImages, network: onnx.ModelProto
+) -> tuple[bytes, str]:
+    """Quantize a network graph.
+
+    Returns:
+        The ONNX file, with the resizing in front, and which layers compute with 8 bits.
+    """
+    training = trained_run.evenly_spaced(run.subset("train"), cfg.calibration_images)
     choosing = trained_run.evenly_spaced(
-        run.part("validation") or run.part("train"), SELECTION_IMAGES
+        run.subset("validation") or run.subset("train"), SELECTION_IMAGES
     )
-    squares = np.concatenate(list(_network_squares(run, found, training)))
+    resized = np.concatenate(list(_network_images(run, images, training)))
     labels = trained_run.label_array(choosing)
-    judging = list(_network_squares(run, found, choosing))
+    batches = list(_network_images(run, images, choosing))
 
     def accuracy(model: onnx.ModelProto) -> float:
-        judge = _judge(model)
-        said = np.concatenate([judge(squares) for squares in judging])
-        return float((said.argmax(1) == labels).mean())
+        predict = _network_session(model)
+        probabilities = np.concatenate([predict(batch) for batch in batches])
+        return float((probabilities.argmax(1) == labels).mean())
 
     whole = accuracy(network)
-    made, way = quantization.quantize_model(network, squares, lambda model: whole - accuracy(model))
-    onnx.save(onnx_export.whole_graph(made, run.sides), folder / INT8)
-    return way
+    quantized, layers = quantization.quantize_model(
+        network, resized, lambda model: whole - accuracy(model)
+    )
+    return onnx_model(run, quantized), layers
 
 
 def measure(
-    cfg: DictConfig, run: TrainedRun, found: RunImages | None, folder: Path, quantized: str
+    cfg: DictConfig,
+    run: TrainedRun,
+    images: RunImages | None,
+    models: Mapping[str, bytes],
+    int8_layers: str = "",
 ) -> ExportMeasurements:
-    """Measure all models of a bundle; `quantized` says which layers of int8 are.
+    """Measure speed, size, and accuracy on the test fold.
+
+    Args:
+        cfg: The configuration.
+        run: The run.
+        images: The run's images, if they are to be used.
+        models: ONNX file of each precision.
+        int8_layers: Which layers of int8 compute with 8 bits.
 
     Raises:
         BundleError: If int8 loses more accuracy on the test fold than is allowed.
         DataError: If the images are not those that the run was tested on.
     """
-    bundle = load_bundle(folder)
-    networks = {precision: OnnxModel(bundle, precision) for precision in bundle.models}
-    latency = {name: _latency(network, run.sides[0]) for name, network in networks.items()}
-    size = {
-        name: round((folder / file).stat().st_size / 1e6, 3) for name, file in bundle.models.items()
+    networks = {
+        precision: OnnxModel(data, run.classes, bundle_writer.MODEL_FILES[precision])
+        for precision, data in models.items()
     }
-    if found is None:
-        return ExportMeasurements(0, {}, None, latency, size, quantized)
-    rows = run.part("test")
-    said = found.judged(list(networks.values()), rows, "judging the test fold")
+    latency = {name: _latency(network, run.sides[0]) for name, network in networks.items()}
+    size = {name: round(len(data) / 1e6, 3) for name, data in models.items()}
+    if images is None:
+        return ExportMeasurements(0, {}, None, latency, size, int8_layers)
+    rows = run.subset("test")
+    outputs = images.probabilities(list(networks.values()), rows, "predicting the test fold")
     labels = trained_run.label_array(rows)
     correct = {
-        name: int((p.argmax(1) == labels).sum()) for name, p in zip(networks, said, strict=True)
+        name: int((p.argmax(1) == labels).sum()) for name, p in zip(networks, outputs, strict=True)
     }
-    check_unchanged(run, rows, said[0])
-    result = ExportMeasurements(len(rows), correct, said[0], latency, size, quantized)
+    check_unchanged(run, rows, outputs[0])
+    result = ExportMeasurements(len(rows), correct, outputs[0], latency, size, int8_layers)
     if result.int8_loss is not None and result.int8_loss > cfg.int8_loss:
         raise BundleError(
             f"int8 recognises {result.accuracy('int8'):.4f} of the test fold instead of "
@@ -149,20 +151,20 @@ def measure(
 
 
 def describe_models(
-    found: ExportMeasurements, agreement: Parity, run: TrainedRun
+    measured: ExportMeasurements, agreement: Parity, run: TrainedRun
 ) -> dict[str, Any]:
     """What `bundle.json` says of the measurements."""
     accuracy: dict[str, Any] = {"run": run.metrics["test"]["accuracy"]}
-    if found.images:
-        accuracy |= {name: round(found.accuracy(name), 6) for name in found.correct}
-        low, high = wilson_interval(found.correct["fp32"], found.images)
-        accuracy |= {"images": found.images, "interval": [round(low, 6), round(high, 6)]}
-    if found.int8_loss is not None:
-        accuracy |= {"int8_loss": round(found.int8_loss, 6), "int8_layers": found.quantized}
+    if measured.images:
+        accuracy |= {name: round(measured.accuracy(name), 6) for name in measured.correct}
+        low, high = wilson_interval(measured.correct["fp32"], measured.images)
+        accuracy |= {"images": measured.images, "interval": [round(low, 6), round(high, 6)]}
+    if measured.int8_loss is not None:
+        accuracy |= {"int8_loss": round(measured.int8_loss, 6), "int8_layers": measured.quantized}
     return {
         "accuracy": accuracy,
-        "latency_ms": dict(found.latency_ms),
-        "size_mb": dict(found.size_mb),
+        "latency_ms": dict(measured.latency_ms),
+        "size_mb": dict(measured.size_mb),
         "verified": {
             "images": agreement.images,
             "drawn": agreement.drawn,
@@ -171,44 +173,44 @@ def describe_models(
     }
 
 
-def report(out: Path, run: TrainedRun, found: ExportMeasurements, agreement: Parity) -> None:
-    """Tell the user what was written and how good it is."""
+def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: Parity) -> None:
+    """Show what was written and how good it is."""
     rows = {
         "run and bundle agree on": f"{agreement.images} images of the test fold, "
         f"{agreement.drawn} drawn ones; probabilities differ by at most "
         f"{agreement.largest_difference:.1e}",
         "accuracy of the run": f"{run.metrics['test']['accuracy']:.4f}",
     }
-    for name in found.latency_ms:
-        share = f"accuracy {found.accuracy(name):.4f}, " if found.images else ""
-        rows[name] = f"{share}{found.size_mb[name]:.1f} MB, {found.latency_ms[name]:.2f} ms"
-    if found.quantized:
-        rows["int8"] += f" ({found.quantized})"
+    for name in measured.latency_ms:
+        share = f"accuracy {measured.accuracy(name):.4f}, " if measured.images else ""
+        rows[name] = f"{share}{measured.size_mb[name]:.1f} MB, {measured.latency_ms[name]:.2f} ms"
+    if measured.quantized:
+        rows["int8"] += f" ({measured.quantized})"
     show_table(
         f"bundle of {run.metrics['model']} on {run.metrics['data']}",
         {**rows, "bundle": str(out), "use it": f"python -m signlang.predict bundle={out} IMAGES"},
     )
 
 
-def _network_squares(run: TrainedRun, found: RunImages, rows: trained_run.Rows) -> Iterator[Pixels]:
-    """Yield images of the network's size, (n, size, size, 3)."""
-    for squares in found.squares(rows, "reading images for int8"):
-        yield resize_batch(squares, *run.sides[1:])
+def _network_images(run: TrainedRun, images: RunImages, rows: trained_run.Rows) -> Iterator[Pixels]:
+    """Yield batches of images of the network's size, (n, size, size, 3)."""
+    for batch in images.batches(rows, "reading images for int8"):
+        yield resize_batch(batch, *run.sides[1:])
 
 
-def _judge(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
-    """Judge (n, size, size, 3) images by a graph without squeezing."""
+def _network_session(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
+    """Run a network graph, without the resizing, on (n, size, size, 3) images."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), session_options(cpu_count()), providers=["CPUExecutionProvider"]
     )
 
-    def judge(squares: Pixels) -> Floats32:
-        (said,) = session.run(None, {"squares": squares.transpose(0, 3, 1, 2)})
-        return np.asarray(said, dtype=np.float32)
+    def predict(images: Pixels) -> Floats32:
+        (probabilities,) = session.run(None, {"squares": images.transpose(0, 3, 1, 2)})
+        return np.asarray(probabilities, dtype=np.float32)
 
-    return judge
+    return predict
 
 
 def _latency(network: OnnxModel, size: int) -> float:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from omegaconf import DictConfig
@@ -20,8 +20,10 @@ from signlang.evaluation.results import Evaluation, TrainingOverlap
 from signlang.metrics import calibration
 from signlang.metrics.calibration import Calibration, LabeledProbabilities
 from signlang.metrics.classification import classification_metrics
-from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import instantiate_component
+
+if TYPE_CHECKING:  # it imports torch
+    from signlang.runs.trained_run import TrainedRun
 
 LIKE: Final = 0.01  # losses of the same images on other machines differ by much less
 
@@ -35,17 +37,18 @@ def training_overlap(candidate: BatchPredictor, index: Index, cache_dir: str) ->
         cache_dir: The caller's cache.
     """
     none = np.zeros(len(index), dtype=np.bool_)
-    if candidate.kind != "run":
+    run = candidate.run
+    if run is None:
         return TrainingOverlap(
             none, none, f"its {candidate.kind} do{'es' * (candidate.kind == 'bundle')} not say"
         )
-    used = [(row["path"], row["part"]) for row in RunFolder(candidate.path).images()
+    used = [(row["path"], row["part"]) for row in run.folder.images
             if row["part"].startswith(("train", "validation"))]  # fmt: skip
-    if candidate.facts["trained_on"].get("fingerprint") == index.fingerprint:
+    if run.record["data"]["fingerprint"] == index.fingerprint:
         digests = dict(zip(index.paths, (fact.digest for fact in index.facts), strict=True))
     else:
         try:
-            root = images_root(candidate.path, cache_dir)
+            root = images_root(run.path, cache_dir)
         except DataError as error:
             return TrainingOverlap(
                 none, none, f"the images of the run are not there to compare: {error}"
@@ -78,12 +81,18 @@ def _digests(root: Path, paths: Sequence[str], sizes: set[int]) -> dict[str, str
 
 
 def recalibrate(
-    candidate: BatchPredictor, wanted_precision: float, cache_dir: str, *, write: bool
+    candidate: BatchPredictor,
+    run: "TrainedRun",
+    wanted_precision: float,
+    cache_dir: str,
+    *,
+    write: bool,
 ) -> Calibration:
     """Fit the calibration of a run on its own validation images.
 
     Args:
-        candidate: A run.
+        candidate: The network of the run.
+        run: The run.
         wanted_precision: Between 0 and 1.
         cache_dir: The caller's cache.
         write: Put `calibration.json` into the run folder; the test fold is then judged as well.
@@ -92,29 +101,31 @@ def recalibrate(
         DataError: If the images are not there, or not those that the run was made with.
         RunError: If the network says nothing that is a number.
     """
-    run, root = candidate.path, images_root(candidate.path, cache_dir)
-    judged = {"validation": _subset_probabilities(candidate, root, "validation")}
-    _check_same(run, root, judged["validation"])
+    root = images_root(run.path, cache_dir)
+    outputs = {"validation": _subset_probabilities(candidate, run, root, "validation")}
+    _check_same(run, root, outputs["validation"])
     if write:
-        judged["test"] = _subset_probabilities(candidate, root, "test")
-        with RunFolder(run).locked():
-            calibration.write_calibration(run, judged, wanted_precision)
-    return calibration.fit_calibration(*judged["validation"], wanted_precision)
+        outputs["test"] = _subset_probabilities(candidate, run, root, "test")
+        with run.folder.locked():
+            calibration.write_calibration(run.path, outputs, wanted_precision)
+    return calibration.fit_calibration(*outputs["validation"], wanted_precision)
 
 
-def _subset_probabilities(candidate: BatchPredictor, root: Path, part: str) -> LabeledProbabilities:
-    """Show the images of one part to the network."""
-    rows = RunFolder(candidate.path).subset(part, candidate.classes)
+def _subset_probabilities(
+    candidate: BatchPredictor, run: "TrainedRun", root: Path, subset: str
+) -> LabeledProbabilities:
+    """Show the images of one subset to the network."""
+    rows = run.subset(subset)
     if not rows:
-        raise DataError(f"{candidate.path / 'data.csv'} names no {part} images.")
+        raise DataError(f"{run.path / 'data.csv'} names no {subset} images.")
     starts = range(0, len(rows), BATCH)
-    said: list[Floats] = []
-    for start in track(starts, f"judging the {part} images of the run", len(starts)):
+    outputs: list[Floats] = []
+    for start in track(starts, f"predicting the {subset} images of the run", len(starts)):
         batch = [_read(root / path, candidate.sides[0]) for path, _ in rows[start : start + BATCH]]
-        said.append(candidate.judge(candidate.prepared(np.stack(batch))))
-    probabilities = np.concatenate(said)
+        outputs.append(candidate.judge(candidate.prepared(np.stack(batch))))
+    probabilities = np.concatenate(outputs)
     if not np.isfinite(probabilities).all():
-        raise RunError(f"The training of {candidate.path} diverged: it cannot be calibrated.")
+        raise RunError(f"The training of {run.path} diverged: it cannot be calibrated.")
     return probabilities, np.array([label for _, label in rows], dtype=np.int64)
 
 
@@ -125,11 +136,10 @@ def _read(file: Path, side: int) -> Pixels:
         raise DataError(f"{file}: {error}.") from None
 
 
-def _check_same(run: Path, root: Path, judged: LabeledProbabilities) -> None:
+def _check_same(run: "TrainedRun", root: Path, outputs: LabeledProbabilities) -> None:
     """Refuse images that give another loss than when the run was made."""
-    metrics = RunFolder(run).metrics() or {}
-    then = float(metrics["validation"]["loss"])
-    now = classification_metrics(*judged)["loss"]
+    then = float(run.metrics["validation"]["loss"])
+    now = classification_metrics(*outputs)["loss"]
     if abs(now - then) > LIKE * max(then, 0.1):
         raise DataError(
             f"The validation images in {root} give a loss of {now:.4f}, but {then:.4f} when the "
@@ -211,15 +221,17 @@ def _rows(cfg: DictConfig, index: Index, before: TrainingOverlap) -> Ints:
 
 def _calibration(cfg: DictConfig, candidate: BatchPredictor) -> Calibration:
     """What came with the network; a run without any, or with another wish, is calibrated again."""
-    given, wanted = candidate.calibration, cfg.wanted_precision
-    if candidate.kind != "run":
+    given, wanted, run = candidate.calibration, cfg.wanted_precision, candidate.run
+    if run is None:
         return given or Calibration()
     fits = given is not None and wanted in (None, given.wanted_precision)
     if given is not None and fits and not cfg.calibrate:
         return given
     default = given.wanted_precision if given else Calibration.wanted_precision
     try:
-        return recalibrate(candidate, wanted or default, str(cfg.cache_dir), write=cfg.calibrate)
+        return recalibrate(
+            candidate, run, wanted or default, str(cfg.cache_dir), write=cfg.calibrate
+        )
     except (DataError, RunError) as error:
         if cfg.calibrate or wanted is not None:
             raise

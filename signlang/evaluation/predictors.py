@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +15,9 @@ from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
 from signlang.metrics.calibration import Calibration, apply_temperature
 from signlang.validation import NORMALIZATIONS
+
+if TYPE_CHECKING:  # it imports torch
+    from signlang.runs.trained_run import TrainedRun
 
 BATCH: Final = 64  # images
 
@@ -32,6 +35,7 @@ class BatchPredictor:
         judge: Maps (n, side, side, 3) to (n, classes) probabilities, uncalibrated.
         calibration: What came with it, if anything.
         facts: What else is known of it, for the record.
+        run: The run that it is, if it is one.
     """
 
     kind: str
@@ -42,6 +46,7 @@ class BatchPredictor:
     judge: Callable[[Pixels], Floats]
     calibration: Calibration | None
     facts: Mapping[str, Any]
+    run: "TrainedRun | None" = None
 
     def prepared(self, images: Pixels) -> Pixels:
         """Bring (n, h, w, 3) images to the last side, through any that are still to come."""
@@ -71,6 +76,7 @@ def run_predictor(path: Path, *, trust: bool = False) -> BatchPredictor:
             "fingerprint": run.record["fingerprint"],
             "protocol": run.metrics.get("protocol", ""),
         },
+        run=run,
     )  # fmt: skip
 
 
@@ -84,7 +90,7 @@ def bundle_predictor(path: Path) -> BatchPredictor:
     from signlang.inference.onnx_model import OnnxModel
 
     bundle = load_bundle(path)
-    network = OnnxModel(bundle)
+    network = OnnxModel.from_bundle(bundle)
 
     def judge(images: Pixels) -> Floats:
         return apply_temperature(network(images), 1 / bundle.temperature)

@@ -1,5 +1,6 @@
-"""ONNX models of a bundle, run by onnxruntime."""
+"""ONNX models, run by onnxruntime."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +15,12 @@ PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvide
 
 
 class OnnxModel:
-    """The network of a bundle; may be called from several threads at once.
+    """An ONNX network that maps images to probabilities; any number of threads may call it.
 
     Args:
-        bundle: See `load`.
-        precision: One of `bundle.models`.
+        data: Content of the ONNX file.
+        classes: Names, in the order of the probabilities.
+        file: Where the content comes from, for errors.
         device: `cpu` or `cuda`.
         threads: That share the work of one call, on a processor.
 
@@ -26,20 +28,40 @@ class OnnxModel:
         classes: Names, in the order of the probabilities.
 
     Raises:
-        BundleError: If there is no such model in the bundle, or it cannot be used.
+        BundleError: If the network cannot be used.
         SettingError: If onnxruntime is not installed, or the device is not there.
     """
 
     def __init__(
-        self, bundle: Bundle, precision: str = "fp32", device: str = "cpu", threads: int = 1
+        self, data: bytes, classes: Sequence[str], file: str, device: str = "cpu", threads: int = 1
     ) -> None:
+        self.classes = tuple(classes)
+        self._session = _session(data, len(classes), file, device, threads)
+
+    @classmethod
+    def from_bundle(
+        cls, bundle: Bundle, precision: str = "fp32", device: str = "cpu", threads: int = 1
+    ) -> "OnnxModel":
+        """Load a network of a bundle.
+
+        Args:
+            bundle: See `load_bundle`.
+            precision: One of `bundle.models`.
+            device: `cpu` or `cuda`.
+            threads: That share the work of one call, on a processor.
+
+        Raises:
+            BundleError: If there is no such model in the bundle, or it cannot be used.
+            SettingError: If onnxruntime is not installed, or the device is not there.
+        """
         if precision not in bundle.models:
             raise BundleError(
                 f"{bundle.path} has no {precision} model, only {', '.join(bundle.models)}."
                 + (" Export it with quantize=true." if precision == "int8" else "")
             )
-        self.classes = bundle.classes
-        self._session = _session(bundle, bundle.models[precision], device, threads)
+        name = bundle.models[precision]
+        file = f"{name} of {bundle.path}"
+        return cls(bundle.read(name), bundle.classes, file, device, threads)
 
     def __call__(self, images: Pixels) -> Floats32:
         """Map (N, H, W, 3) RGB images of any one size to (N, classes) probabilities.
@@ -82,7 +104,7 @@ def _overflows() -> bool:
     return not set(found.split()) & {"avx512_vnni", "avx_vnni"}
 
 
-def _session(bundle: Bundle, file: str, device: str, threads: int) -> Any:
+def _session(data: bytes, classes: int, file: str, device: str, threads: int) -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -94,19 +116,17 @@ def _session(bundle: Bundle, file: str, device: str, threads: int) -> Any:
     if wanted not in known:
         there = ", ".join(name for name, provider in PROVIDERS.items() if provider in known)
         raise SettingError(f"device={device}: onnxruntime does not offer it here, only {there}.")
-    options, data = session_options(threads), bundle.read(file)
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=[wanted])
+        session = onnxruntime.InferenceSession(data, session_options(threads), providers=[wanted])
         given = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
         made = [(o.name, o.type, o.shape[-1]) for o in session.get_outputs()]
     except Exception as error:  # onnxruntime has no base class for what it raises
         first = str(error).strip().splitlines()[0][:200]
         raise BundleError(
-            f"{file} of {bundle.path} cannot be used by onnxruntime {onnxruntime.__version__}: "
-            f"{first}"
+            f"{file} cannot be used by onnxruntime {onnxruntime.__version__}: {first}"
         ) from None
     if given != [("images", "tensor(uint8)", 4)] or made != [
-        ("probabilities", "tensor(float)", len(bundle.classes))
+        ("probabilities", "tensor(float)", classes)
     ]:
-        raise BundleError(f"{file} of {bundle.path} is another kind of network: {given} to {made}.")
+        raise BundleError(f"{file} is another kind of network: {given} to {made}.")
     return session

@@ -196,7 +196,7 @@ class Predictor:
             SettingError: If onnxruntime is not installed, or the device is not there.
         """
         bundle = load_bundle(path)
-        model = OnnxModel(bundle, precision, device, workers)
+        model = OnnxModel.from_bundle(bundle, precision, device, workers)
         if threshold is None:
             threshold = bundle.reject_threshold or 0.0
         return cls(bundle, model, threshold, min(top, len(bundle.classes)), batch_size, workers)

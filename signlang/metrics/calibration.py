@@ -7,7 +7,7 @@ Nothing here needs torch.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,12 +124,15 @@ class Calibration:
         reject_threshold: Lowest confidence, after the temperature, of an accepted image; None
             where no threshold reaches the wanted precision.
         images: Validation images that it was fitted on; 0 where that is not known.
+        test_error: Calibration error of the test fold, `before` and `after`; empty where it was
+            not measured.
     """
 
     temperature: float = 1.0
     wanted_precision: float = 0.99
     reject_threshold: float | None = None
     images: int = 0
+    test_error: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -305,15 +308,17 @@ def read_calibration(run: Path) -> Calibration | None:
     try:
         content = json.loads(file.read_text("utf-8"))
         threshold = content["reject_threshold"]
+        errors = content.get("calibration_error", {}).get("test", {})
         calibration = Calibration(
             float(content["temperature"]),
             float(content["wanted_precision"]),
             None if threshold is None else float(threshold),
             int(content["images"]),
+            {name: float(error) for name, error in errors.items()},
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{file} cannot be read ({error}): delete it, or calibrate again.") from None
     if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
         raise RunError(f"{file} has a temperature of {calibration.temperature}: delete it.")

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,8 +68,9 @@ class RunFolder:
             )
         return record
 
+    @cached_property
     def images(self) -> list[dict[str, str]]:
-        """Read `data.csv`: path, label, signer and subset of every image.
+        """Path, label, signer and subset of every image, from `data.csv`, which is read once.
 
         Raises:
             RunError: If it is missing or damaged.
@@ -80,12 +82,12 @@ class RunFolder:
         return rows
 
     def images_of(self, subset: str) -> list[dict[str, str]]:
-        """Read the rows of `train`, `validation` or `test`; an image may be in both of the latter.
+        """The rows of `train`, `validation` or `test`; an image may be in both of the latter.
 
         Raises:
             RunError: If `data.csv` is missing or damaged.
         """
-        return [row for row in self.images() if subset in row["part"].split("+")]
+        return [row for row in self.images if subset in row["part"].split("+")]
 
     def subset(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
         """Paths and labels of the images of a subset.

@@ -21,17 +21,17 @@ COLUMNS: Final = ("path", "label", "predicted", "confidence")
 ROUNDING: Final = 1e-3  # of a sum of probabilities with six decimals each, of up to 2,000 classes
 
 
-def read_predictions(run: Path, fold: int) -> Predictions:
+def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     """Read `predictions.csv` of a run, and who is in the images from its `data.csv`.
 
     Args:
-        run: Its folder.
+        folder: Of the run.
         fold: Number of its test fold.
 
     Raises:
         RunError: If a file is missing, was cut off, or names classes that the run does not know.
     """
-    file, classes = run / "predictions.csv", _classes(run)
+    file, classes = folder.path / "predictions.csv", _classes(folder.path)
     expected = [*COLUMNS, *(f"p_{name}" for name in classes)]
     try:
         with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
@@ -58,7 +58,7 @@ def read_predictions(run: Path, fold: int) -> Predictions:
         raise RunError(f"{file} is empty, or holds probabilities that are none. {TRAIN_AGAIN}")
     paths = tuple(row[0] for row in rows)
     return Predictions(
-        classes, paths, labels, table, np.full(len(rows), fold), _signers(run, paths)
+        classes, paths, labels, table, np.full(len(rows), fold), _signers(folder, paths)
     )
 
 
@@ -73,13 +73,13 @@ def _classes(run: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _signers(run: Path, paths: Sequence[str]) -> tuple[str, ...] | None:
+def _signers(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
     """Check that exactly the test fold was judged, and say who is in it."""
-    tested = {row["path"]: row["signer"] for row in RunFolder(run).images_of("test")}
+    tested = {row["path"]: row["signer"] for row in folder.images_of("test")}
     if set(paths) != tested.keys() or len(paths) != len(tested):
         raise RunError(
-            f"{run / 'predictions.csv'} holds {len(paths)} images, but the test fold in data.csv "
-            f"has {len(tested)}: it was cut off or is of another run. {TRAIN_AGAIN}"
+            f"{folder.path / 'predictions.csv'} holds {len(paths)} images, but the test fold in "
+            f"data.csv has {len(tested)}: it was cut off or is of another run. {TRAIN_AGAIN}"
         )
     signers = tuple(tested[path] for path in paths)
     return signers if all(signers) else None
@@ -99,11 +99,18 @@ class Run:
         path: Its folder.
         metrics: Content of `metrics.json`, with every key of `METRICS`.
         record: Content of `record.json`.
+        history: (epochs,) of each column of `history.csv`; empty without the file.
     """
 
     path: Path
     metrics: Mapping[str, Any]
     record: Mapping[str, Any]
+    history: Mapping[str, Floats]
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """Its folder, with the images of `data.csv` once they were asked for."""
+        return RunFolder(self.path)
 
     @property
     def fold(self) -> int:
@@ -129,7 +136,7 @@ class Run:
         Raises:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
         """
-        found = read_predictions(self.path, self.fold)
+        found = read_predictions(self.folder, self.fold)
         right, told = int(found.correct.sum()), self.figure("accuracy")
         if abs(right - told * len(found.paths)) > ROUNDED:
             raise RunError(
@@ -138,11 +145,6 @@ class Run:
                 f"different runs, or were changed. {TRAIN_AGAIN}"
             )
         return found
-
-    @cached_property
-    def history(self) -> dict[str, Floats]:
-        """(epochs,) of each column of `history.csv`; empty without the file."""
-        return read_history(self.path)
 
 
 def read_history(run: Path) -> dict[str, Floats]:
@@ -163,7 +165,7 @@ def read_history(run: Path) -> dict[str, Floats]:
 
 
 def read_run(path: Path) -> Run | None:
-    """Read the figures of a run; None if it is not finished.
+    """Read a run, but for its predictions and the list of its images; None if it is not finished.
 
     Raises:
         RunError: If a file is missing or damaged, or they do not belong together.
@@ -184,8 +186,7 @@ def read_run(path: Path) -> Run | None:
             f"{path / 'metrics.json'} and record.json beside it are of different runs: train this "
             "one again with overwrite=true"
         )
-    read_history(path)  # a damaged one is to be known before anything is written
-    return Run(path, metrics, record)
+    return Run(path, metrics, record, read_history(path))
 
 
 def _lacking(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:

@@ -1,10 +1,9 @@
 """A finished run with its best checkpoint, its calibration and its source images."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -25,34 +24,24 @@ from signlang.data.image_io import (
 from signlang.data.sources import images_root
 from signlang.errors import DataError, RunError
 from signlang.inference.onnx_model import OnnxModel
-from signlang.metrics import calibration
-from signlang.metrics.calibration import Calibration
-from signlang.metrics.classification import Predictions
+from signlang.metrics.calibration import Calibration, read_calibration
 from signlang.models.classifier import Classifier, load_classifier
 from signlang.runs.folder import TRAIN_AGAIN, RunFolder
-from signlang.runs.results import read_predictions, read_run
+from signlang.runs.results import Run, read_run
 from signlang.system import cpu_count
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedRun:
+class TrainedRun(Run):
     """A finished run with its network.
 
     Attributes:
-        path: Its folder.
-        metrics: Content of `metrics.json`.
-        record: Content of `record.json`.
-        classifier: The best checkpoint, on the processor, ready to judge.
+        classifier: The best checkpoint, on the processor, in evaluation mode.
         stored: The calibration that lies in its folder, if any.
-        calibration_error: Of the test fold, `before` and `after`; empty if not known.
     """
 
-    path: Path
-    metrics: Mapping[str, Any]
-    record: Mapping[str, Any]
     classifier: Classifier
     stored: Calibration | None
-    calibration_error: Mapping[str, float]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -76,27 +65,19 @@ class TrainedRun:
         both = (int(stored or self.image_size), self.image_size)
         return both[:1] if both[0] == both[1] else both
 
-    def predictions(self) -> Predictions:
-        """What the network said of its test fold when the run was made.
-
-        Raises:
-            RunError: If `predictions.csv` or `data.csv` is missing or damaged.
-        """
-        return read_predictions(self.path, int(self.metrics["fold"]))
-
     @property
     def signers(self) -> int:
         """People in all images of the run, or 0 where that is not known."""
-        names = {row["signer"] for row in RunFolder(self.path).images()}
+        names = {row["signer"] for row in self.folder.images}
         return 0 if "" in names else len(names)
 
-    def part(self, name: str) -> list[tuple[str, int]]:
-        """Paths and labels of the images of a part: `train`, `validation` or `test`.
+    def subset(self, name: str) -> list[tuple[str, int]]:
+        """Paths and labels of the images of a subset: `train`, `validation` or `test`.
 
         Raises:
             DataError: If `data.csv` names classes that the network does not know.
         """
-        return RunFolder(self.path).subset(name, self.classes)
+        return self.folder.subset(name, self.classes)
 
 
 def load_trained_run(path: Path, *, trust: bool = False) -> TrainedRun:
@@ -109,18 +90,18 @@ def load_trained_run(path: Path, *, trust: bool = False) -> TrainedRun:
     Raises:
         RunError: If there is no finished run, it is damaged, or names unknown code.
     """
-    run, folder = read_run(path), RunFolder(path)
+    run = read_run(path)
     if run is None:
         folds = sorted(place.name for place in path.glob("fold=*"))
         if folds:
             raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
-        what = "is a run that is not finished" if folder.record() else "is no run folder"
+        begun = RunFolder(path).record() is not None
+        what = "is a run that is not finished" if begun else "is no run folder"
         raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
     resolve = import_target if trust else import_listed
-    model = load_classifier(folder.best, resolve=resolve, kind=_module_target(path))
-    found = calibration.read_calibration(path)
-    errors = _calibration_error(path) if found else {}
-    return TrainedRun(path, run.metrics, run.record, model, found, errors)
+    model = load_classifier(run.folder.best, resolve=resolve, kind=_module_target(path))
+    stored = read_calibration(path)
+    return TrainedRun(path, run.metrics, run.record, run.history, model, stored)
 
 
 def _module_target(path: Path) -> str:
@@ -132,16 +113,6 @@ def _module_target(path: Path) -> str:
         return str(OmegaConf.select(OmegaConf.load(file), "model._target_") or "")
     except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({type(error).__name__}). {TRAIN_AGAIN}") from None
-
-
-def _calibration_error(path: Path) -> dict[str, float]:
-    """Before and after, of the test fold if it was measured there."""
-    found = json.loads((path / calibration.FILE).read_text("utf-8")).get("calibration_error")
-    if isinstance(found, dict):
-        found = found.get("test", found)
-    if not isinstance(found, dict):
-        return {}
-    return {key: float(found[key]) for key in ("before", "after") if key in found}
 
 
 Rows = Sequence[tuple[str, int]]  # paths and labels
@@ -187,20 +158,22 @@ class RunImages:
         except BadImageError as error:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
-    def squares(self, rows: Rows, doing: str) -> Iterator[Pixels]:
+    def batches(self, rows: Rows, doing: str) -> Iterator[Pixels]:
         """Decode images in batches of at most 64: (n, side, side, 3)."""
         paths = [path for path, _ in rows]
-        squares = map_in_order(self.square, paths, cpu_count(), 2 * BATCH)
-        for batch in batched(track(squares, doing, len(rows)), BATCH):
+        images = map_in_order(self.square, paths, cpu_count(), 2 * BATCH)
+        for batch in batched(track(images, doing, len(rows)), BATCH):
             yield np.stack(batch)
 
-    def judged(self, networks: Sequence[OnnxModel], rows: Rows, doing: str) -> list[Floats32]:
+    def probabilities(
+        self, networks: Sequence[OnnxModel], rows: Rows, doing: str
+    ) -> list[Floats32]:
         """(n, classes) probabilities of each network."""
-        said: list[list[Floats32]] = [[] for _ in networks]
-        for squares in self.squares(rows, doing):
-            for network, found in zip(networks, said, strict=True):
-                found.append(network(squares))
-        return [np.concatenate(found) for found in said]
+        outputs: list[list[Floats32]] = [[] for _ in networks]
+        for batch in self.batches(rows, doing):
+            for network, of_network in zip(networks, outputs, strict=True):
+                of_network.append(network(batch))
+        return [np.concatenate(of_network) for of_network in outputs]
 
 
 def find_images(run: TrainedRun, moved_to: str | None, cache_dir: str | None = None) -> RunImages:

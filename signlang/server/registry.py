@@ -145,7 +145,7 @@ def load_models(options: ServeConfig) -> ModelRegistry:
 
 
 def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
-    network = OnnxModel(bundle, options.precision, options.device, options.threads)
+    network = OnnxModel.from_bundle(bundle, options.precision, options.device, options.threads)
     side = bundle.sides[0]  # the graph squeezes to the others
     try:
         network(np.zeros((1, side, side, 3), dtype=np.uint8))

@@ -4,7 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from signlang.arrays import Flags
@@ -278,17 +277,17 @@ class CrossValidation:
     high: float
 
 
-def cross_validation(run: Path) -> list[CrossValidation]:
+def cross_validation(run: Run) -> list[CrossValidation]:
     """The setting of a run, and those that differ from it in the split alone.
 
     Args:
-        run: `runs/<study>/<what was chosen>/fold=<k>`; elsewhere there are none.
+        run: In `runs/<study>/<what was chosen>/fold=<k>`; elsewhere there are none.
     """
-    here = run.resolve()
+    here = run.path.resolve()
     if not here.name.startswith("fold="):
         return []
     try:
-        study = read_study(here.parent.parent)
+        study = read_study(here.parent.parent, known=run)
         own = [setting for setting in study.settings if setting.path.name == here.parent.name]
         wanted = {settings_without_split(setting.runs[0]) for setting in own}
         alike = [

@@ -183,8 +183,12 @@ class Study:
 FOLD: Final = re.compile(r"fold=(\d+)")
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, known: Run | None = None) -> Study:
     """Read all run folders of a study.
+
+    Args:
+        path: Its folder.
+        known: One of its runs that has been read already.
 
     Raises:
         RunError: If there are none, or the folds of a setting do not belong together.
@@ -199,7 +203,7 @@ def read_study(path: Path) -> Study:
         folds = _fold_folders(folder)
         if not folds:
             continue
-        setting, why = _setting(folder, folds)
+        setting, why = _setting(folder, folds, known)
         if setting is not None:
             settings.append(setting)
         else:
@@ -215,11 +219,13 @@ def _fold_folders(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in sorted(found, key=lambda f: f[1]) if match}
 
 
-def _setting(folder: Path, paths: Mapping[int, Path]) -> tuple[Setting | None, str]:
+def _setting(
+    folder: Path, paths: Mapping[int, Path], known: Run | None
+) -> tuple[Setting | None, str]:
     runs, missing = [], {}
     for fold, path in sorted(paths.items()):
         try:
-            run = _run(path)
+            run = _run(path, known)
         except RunError as error:
             missing[fold] = f"{identity.UNUSABLE} ({str(error).rstrip('.')})"
             continue
@@ -253,9 +259,9 @@ def _without_runs(folder: Path, missing: Mapping[int, str]) -> str:
     return f"{folder}: {identity.reasons(missing)}."
 
 
-def _run(path: Path) -> Run | None:
-    """Read a run of a study; None if it is not finished."""
-    run = read_run(path)
+def _run(path: Path, known: Run | None) -> Run | None:
+    """Read a run of a study, unless it is the known one; None if it is not finished."""
+    run = known if known is not None and known.path.resolve() == path else read_run(path)
     if run is not None and f"fold={run.fold}" != path.name:
         raise RunError(
             f"{path / 'metrics.json'} is of fold {run.fold}: the folder was moved or copied "

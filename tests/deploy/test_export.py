@@ -3,8 +3,10 @@
 import hashlib
 import json
 import shutil
+import sys
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from PIL import Image
 
 from signlang import validation
 from signlang.data.image_io import decode, read_image, resize_image
-from signlang.deploy import onnx_export, parity, pipeline
+from signlang.deploy import bundle_writer, onnx_export, parity, pipeline
 from signlang.deploy.onnx_resize import resize_graph
 from signlang.errors import BundleError, DataError, RunError, SettingError, SignlangError
 from signlang.export import export
@@ -60,7 +62,7 @@ def classifier(name: str, size: int, **options: Any) -> Classifier:
 
 def untrained(model: Classifier, stored: int | None = None) -> TrainedRun:
     settings = {"settings": {"data.stored_size": stored}}
-    return TrainedRun(Path(), {"model": "a network"}, settings, model, Calibration(1.7), {})
+    return TrainedRun(Path(), {"model": "a network"}, settings, {}, model, Calibration(1.7))
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -113,7 +115,7 @@ def test_a_bundle_says_what_the_run_recorded(
     exported: tuple[Path, Result], trained: Path, tiny: Path
 ) -> None:
     bundle = load_bundle(exported[0])
-    network = OnnxModel(bundle)
+    network = OnnxModel.from_bundle(bundle)
     rows = read_csv(trained / "predictions.csv")
     assert bundle.classes == network.classes == ("A", "B", "ß")
     recorded = np.array([[float(row[f"p_{name}"]) for name in bundle.classes] for row in rows])
@@ -126,7 +128,10 @@ def test_a_bundle_says_what_the_run_recorded(
 def test_images_of_every_kind_are_judged_alike(
     exported: tuple[Path, Result], trained: Path
 ) -> None:
-    network, run = OnnxModel(load_bundle(exported[0])), trained_run.load_trained_run(trained)
+    network, run = (
+        OnnxModel.from_bundle(load_bundle(exported[0])),
+        trained_run.load_trained_run(trained),
+    )
     for name, data in parity.synthetic_files(32, seed=7).items():
         square = torch.from_numpy(resize_image(decode(data), 32)[None].copy())
         with torch.inference_mode():
@@ -194,10 +199,10 @@ def test_int8_is_smaller_measured_and_close(
     assert accuracy["fp32"] - accuracy["int8"] == pytest.approx(accuracy["int8_loss"], abs=1e-6)
     rows = read_csv(trained / "predictions.csv")
     images = np.stack([read_image((tiny / row["path"]).read_bytes()) for row in rows])
-    said = OnnxModel(bundle, "int8")(images)
+    said = OnnxModel.from_bundle(bundle, "int8")(images)
     right = [bundle.classes[k] == row["label"] for k, row in zip(said.argmax(1), rows, strict=True)]
     assert np.mean(right) == pytest.approx(accuracy["int8"], abs=1e-6)
-    assert np.abs(said - OnnxModel(bundle)(images)).max() < 0.2
+    assert np.abs(said - OnnxModel.from_bundle(bundle)(images)).max() < 0.2
     operations = {node.op_type for node in onnx.load(exported[0] / "model.int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operations
 
@@ -230,7 +235,7 @@ def test_damaged_bundles_are_refused_in_a_sentence(
     model.write_bytes(whole[: len(whole) // 2])
     resealed(bundle)
     with pytest.raises(BundleError, match="cannot be used by onnxruntime"):
-        OnnxModel(load_bundle(bundle))
+        OnnxModel.from_bundle(load_bundle(bundle))
     model.unlink()
     with pytest.raises(BundleError, match=r"incomplete: model\.onnx is missing"):
         load_bundle(bundle)
@@ -244,7 +249,7 @@ def test_damaged_bundles_are_refused_in_a_sentence(
             load_bundle(tmp_path / key / "bundle")
     resealed(altered(exported[0], tmp_path / "fewer"), classes=["A", "B"])
     with pytest.raises(BundleError, match="another kind of network"):
-        OnnxModel(load_bundle(tmp_path / "fewer" / "bundle"))
+        OnnxModel.from_bundle(load_bundle(tmp_path / "fewer" / "bundle"))
     (bundle / "bundle.json").write_text("{")
     with pytest.raises(BundleError, match="is damaged"):
         load_bundle(bundle)
@@ -264,9 +269,9 @@ def test_what_is_no_bundle_is_refused(
     with pytest.raises(BundleError, match=r"has no \.\./secret"):
         plain.read("../secret")
     with pytest.raises(BundleError, match="has no fp16 model, only fp32, int8"):
-        OnnxModel(plain, "fp16")
+        OnnxModel.from_bundle(plain, "fp16")
     with pytest.raises(SettingError, match="device=tpu"):
-        OnnxModel(plain, device="tpu")
+        OnnxModel.from_bundle(plain, device="tpu")
 
 
 def zipped(folder: Path, file: Path, inside: str = "") -> Path:
@@ -307,24 +312,26 @@ def test_a_bundle_of_another_network_does_not_pass(
     with torch.no_grad():
         network.classifier.bias.add_(torch.tensor([0.01, 0.0, 0.0]))
     with pytest.raises(BundleError, match="The run and the bundle made of it disagree"):
-        parity.verify_parity(run, load_bundle(exported[0]), trained_run.find_images(run, None), 500)
+        parity.verify_parity(
+            run,
+            OnnxModel.from_bundle(load_bundle(exported[0])),
+            trained_run.find_images(run, None),
+            500,
+        )
 
 
 @pytest.mark.usefixtures("configuration")
-def test_int8_that_costs_too_much_is_refused(
-    exported: tuple[Path, Result], trained: Path, tmp_path: Path
-) -> None:
-    bundle = altered(exported[0], tmp_path)
-    run = trained_run.load_trained_run(trained)
-    other = classifier("simple_cnn", 32)
-    graph = onnx_export.whole_graph(onnx_export.network_graph(untrained(other)), (32,))
-    onnx.save(graph, bundle / "model.int8.onnx")
-    resealed(bundle)
-    cfg, found = wished(trained), trained_run.find_images(run, None)
+def test_int8_that_costs_too_much_is_refused(exported: tuple[Path, Result], trained: Path) -> None:
+    run, other = trained_run.load_trained_run(trained), untrained(classifier("simple_cnn", 32))
+    models = {
+        "fp32": load_bundle(exported[0]).read("model.onnx"),
+        "int8": pipeline.onnx_model(other, onnx_export.network_graph(other)),
+    }
+    cfg, images = wished(trained), trained_run.find_images(run, None)
     with pytest.raises(BundleError, match=r"more than int8_loss=0\.01"):
-        pipeline.measure(cfg, run, found, bundle, "all layers")
+        pipeline.measure(cfg, run, images, models, "all layers")
     cfg.int8_loss = 0.99
-    assert pipeline.measure(cfg, run, found, bundle, "all layers").int8_loss > 0.01  # type: ignore[operator]
+    assert pipeline.measure(cfg, run, images, models, "all layers").int8_loss > 0.01  # type: ignore[operator]
 
 
 @pytest.fixture
@@ -381,6 +388,44 @@ def test_drawn_images_or_moved_ones_will_do(
     export(wished(run, f"out={out / 'b'}", f"images={tiny}", "verify=4", "overwrite=true"))
     assert load_bundle(out / "b").info["verified"]["images"] == 4
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip", "c"]
+
+
+@pytest.fixture(scope="module")
+def opened() -> Counter[str]:
+    """How often each file was opened for reading; an audit hook stays until the process ends."""
+    counts: Counter[str] = Counter()
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str) and "w" not in (arguments[1] or ""):
+            counts[arguments[0]] += 1
+
+    sys.addaudithook(count)
+    return counts
+
+
+@pytest.mark.usefixtures("configuration")
+def test_a_run_is_read_once_and_a_bundle_sealed_and_loaded_once(
+    trained: Path, tmp_path: Path, opened: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed: list[Path] = []
+    write_manifest = bundle_writer.write_manifest
+
+    def seal(folder: Path, info: Mapping[str, Any]) -> None:
+        sealed.append(folder)
+        write_manifest(folder, info)
+
+    monkeypatch.setattr(bundle_writer, "write_manifest", seal)
+    opened.clear()
+    export(wished(trained, f"out={tmp_path / 'b'}", "quantize=true", "int8_loss=0.9", "verify=5"))
+    names = (
+        "metrics.json", "record.json", "predictions.csv", "data.csv", "classes.json",
+        "history.csv", "calibration.json", "checkpoints/best.ckpt",
+    )  # fmt: skip
+    assert {name: opened[str(trained / name)] for name in names} == dict.fromkeys(names, 1)
+    (folder,) = sealed
+    assert opened[str(folder / "bundle.json")] == 1
+    # once for its checksum, once when the bundle is loaded as a service will
+    assert opened[str(folder / "model.onnx")] == opened[str(folder / "model.int8.onnx")] == 2
 
 
 @pytest.mark.usefixtures("configuration")
@@ -458,7 +503,7 @@ def test_a_real_network_with_two_squeezes_and_int8(shared: Path, tmp_path: Path)
     assert result.code == 0, result.err
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.sides == (200, 224)
-    network = OnnxModel(bundle)
+    network = OnnxModel.from_bundle(bundle)
     for row in read_csv(run / "predictions.csv"):
         said = network(read_image((tmp_path / "asl" / row["path"]).read_bytes())[None])[0]
         recorded = np.array([[float(row[f"p_{name}"]) for name in bundle.classes]])

@@ -23,7 +23,8 @@ from signlang.metrics.classification import Predictions, reliability_diagram
 from signlang.metrics.factor_effects import Effect
 from signlang.metrics.significance import wilson_interval
 from signlang.reporting import label_placement, plots
-from signlang.runs.results import Run, read_predictions
+from signlang.runs.folder import RunFolder
+from signlang.runs.results import Run, read_history, read_predictions
 from signlang.studies import comparison, sections
 from signlang.studies import plots as study_plots
 from signlang.studies.ranking import Pair, Ranking, Row
@@ -277,7 +278,7 @@ def test_a_image_that_is_gone_leaves_a_hole(tmp_path: Path, images: Path) -> Non
     assert some[0] is not None
     assert some[0].size == (sources.THUMBNAIL_SIZE, sources.THUMBNAIL_SIZE)
     assert some[1] is None
-    found = read_predictions(write_run(tmp_path / "one", {"model": "cnn"}), 0)
+    found = read_predictions(RunFolder(write_run(tmp_path / "one", {"model": "cnn"})), 0)
     sheet = plots.mistakes_figure(found, [0, 1], some)
     assert isinstance(sheet, Figure)
 
@@ -436,7 +437,7 @@ def test_factors_of_an_incomplete_grid_are_not_averaged(tmp_path: Path) -> None:
 
 def test_curves_of_a_single_epoch_are_visible(tmp_path: Path) -> None:
     run = write_run(tmp_path / "study", {"model": "a"}, epochs=1)
-    chart = study_plots.learning_curves([Run(run, {}, {})])
+    chart = study_plots.learning_curves([Run(run, {}, {}, read_history(run))])
     assert chart is not None
     assert [line.get_marker() for line in chart.axes[0].lines] == ["o", "o"]
 
