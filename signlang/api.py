@@ -150,7 +150,7 @@ def load_study(path: PathLike) -> LoadedStudy:
         study.path,
         {key: [row[key] for row in rows] for key in leaderboard.columns(study)},
         verdicts.sentences(ranked),
-        list(study.incomplete),
+        list(map(str, study.incomplete)),
         [
             LoadedRun(run.path, run.metrics, run.record)
             for setting in study.settings

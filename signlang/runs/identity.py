@@ -1,11 +1,9 @@
-"""Name, settings and fingerprint of a run, its provenance record, and the folds a study lacks."""
+"""Name, settings and fingerprint of a run, and its provenance record."""
 
 import hashlib
 import importlib.util
 import json
 import platform
-import re
-import shlex
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,7 +14,7 @@ from typing import Any, Final
 from omegaconf import DictConfig, OmegaConf
 
 import signlang
-from signlang.files import content_digest, file_digest, read_csv
+from signlang.files import content_digest, file_digest
 from signlang.system import device, git_commit
 
 # settings of where and how a run is trained, not of what it is; data has its own fingerprint
@@ -183,74 +181,3 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in value.items():
         flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-# first words of the reason if a fold must be trained again, and if that would not help
-UNUSABLE: Final = "cannot be used"
-DIVERGED: Final = "diverged"
-PATH: Final = re.compile(r"[\w.-]*(/[\w.-]*)+")  # means nothing else to Hydra or a shell
-
-
-def state(path: Path) -> str:
-    """State of an unfinished run, in words."""
-    try:
-        lines = (path / "run.log").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    heads = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)]
-    if heads and " ERROR " in heads[-1]:
-        return f"failed (see {path / 'run.log'})"
-    done = len(read_csv(path / "history.csv"))
-    return f"is not finished ({done} epoch{'s' * (done != 1)} done)"
-
-
-def reasons(missing: Mapping[int, str]) -> str:
-    """List why each fold is missing.
-
-    >>> reasons({2: "was not started", 1: "failed"})
-    'fold 1 failed; fold 2 was not started'
-    """
-    return "; ".join(f"fold {fold} {why}" for fold, why in sorted(missing.items()))
-
-
-def sentence(folder: Path, missing: Mapping[int, str], record: Mapping[str, Any]) -> str:
-    """Name the missing folds, with the commands that train them."""
-    folds = range(record["settings"]["folds"])
-    finished = len(folds) - sum(fold in folds for fold in missing)
-    trainable = {
-        k: why for k, why in missing.items() if k in folds and not why.startswith(DIVERGED)
-    }
-    again = {fold for fold, why in trainable.items() if why.startswith(UNUSABLE)}
-    commands = [
-        "\n    " + _command(folder, record["overrides"], which, more)
-        for which, more in ((trainable.keys() - again, []), (again, ["overwrite=true"]))
-        if which
-    ]
-    text = f"{folder} has {finished} of {len(folds)} folds: {reasons(missing)}."
-    return f"{text} Complete it with{''.join(commands)}" if commands else text
-
-
-def _command(
-    folder: Path, overrides: Sequence[str], folds: Iterable[int], more: Sequence[str]
-) -> str:
-    """The command line that trains folds of a setting."""
-    runs_dir = folder.parent.parent
-    chosen = [
-        _unquoted(word)
-        for word in overrides
-        if word.partition("=")[0] not in {"fold", "runs_dir", "overwrite"}
-    ]
-    location = [] if str(runs_dir) == "runs" else [f"runs_dir={runs_dir}"]
-    numbers = f"fold={','.join(map(str, sorted(folds)))}"
-    return shlex.join(["python", "-m", "signlang.train", "-m", *chosen, *location, *more, numbers])
-
-
-def _unquoted(word: str) -> str:
-    """Write a path without quotes where it needs none.
-
-    >>> _unquoted("data.root='/images/mine'"), _unquoted("data.root='/a, b'")
-    ('data.root=/images/mine', "data.root='/a, b'")
-    """
-    key, _, value = word.partition("=")
-    inner = value.strip("'\"")
-    return f"{key}={inner}" if PATH.fullmatch(inner) else word

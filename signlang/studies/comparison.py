@@ -195,7 +195,7 @@ def report_page(standings: Ranking) -> Page:
         tiles=tiles,
         notes=[
             Notes("Verdicts", verdicts.sentences(standings)),
-            Notes("What is missing", study.incomplete, is_warning=True),
+            Notes("What is missing", list(map(str, study.incomplete)), is_warning=True),
         ],
         sections=[section for section in made if section is not None],
         ours=FIGURES,
@@ -271,7 +271,7 @@ def write_comparison(standings: Ranking, out: Path, sort: str = leaderboard.RANK
 
 
 def _incomplete(study: Study) -> str:
-    lacking = "\n".join(study.incomplete)
+    lacking = "\n".join(map(str, study.incomplete))
     return (
         f"{study.path} is not complete, and means over different folds do not compare.\n{lacking}\n"
         "Complete it, or look at what there is with --allow-incomplete."

@@ -265,11 +265,12 @@ def _missing(study: Study) -> Iterator[str]:
     if not study.incomplete:
         return
     yield "\n## What is missing"
-    for sentence in study.incomplete:
-        first, *commands = sentence.split("\n    ")
-        yield f"\n{markdown(first)}"
-        if commands:
-            yield "\n" + "\n".join(f"    {command}" for command in commands)
+    for setting in study.incomplete:
+        if not setting.commands:
+            yield f"\n{markdown(setting.text)}"
+            continue
+        yield f"\n{markdown(setting.text)} Complete it with\n"
+        yield from (f"    {command}" for command in setting.commands)
 
 
 def _published(row: Row, line: Line) -> list[str]:

@@ -17,10 +17,15 @@ import numpy as np
 from signlang.arrays import Floats
 from signlang.errors import RunError, suggestion
 from signlang.metrics.classification import Predictions
-from signlang.runs import identity
 from signlang.runs.folder import RunFolder
 from signlang.runs.identity import UNNAMED, differences, is_below
 from signlang.runs.results import Run, read_run
+from signlang.studies.missing_folds import (
+    FoldState,
+    IncompleteSetting,
+    MissingFold,
+    unfinished_fold,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,7 @@ class Setting:
 
     path: Path
     runs: tuple[Run, ...]
-    missing: Mapping[int, str]
+    missing: Mapping[int, MissingFold]
 
     @property
     def name(self) -> str:
@@ -126,12 +131,12 @@ class Study:
     Attributes:
         path: Its folder.
         settings: With at least one finished run.
-        unusable: Settings without any, by the name of their folder, with a sentence and its mend.
+        unusable: Settings without any.
     """
 
     path: Path
     settings: tuple[Setting, ...]
-    unusable: Mapping[str, str]
+    unusable: Sequence[IncompleteSetting]
 
     @property
     def name(self) -> str:
@@ -170,14 +175,14 @@ class Study:
         return ", ".join([setting.model, *chosen])
 
     @property
-    def incomplete(self) -> list[str]:
-        """What is missing, a sentence with its mend for each setting."""
-        told = [
-            identity.sentence(setting.path, setting.missing, setting.runs[0].record)
+    def incomplete(self) -> list[IncompleteSetting]:
+        """All settings that lack folds."""
+        partly = [
+            IncompleteSetting(setting.path, setting.missing, setting.runs[0].record)
             for setting in self.settings
             if setting.missing
         ]
-        return [*told, *self.unusable.values()]
+        return [*partly, *self.unusable]
 
 
 FOLD: Final = re.compile(r"fold=(\d+)")
@@ -198,16 +203,17 @@ def read_study(path: Path, known: Run | None = None) -> Study:
         hint = suggestion(path.name, sorted(near)) if near else "Train something first."
         raise RunError(f"{path}: there is no such folder. {hint}")
     path = path if path.name not in {"", ".."} else path.resolve()  # `.` has no parents
-    settings, unusable = [], {}
+    settings: list[Setting] = []
+    unusable: list[IncompleteSetting] = []
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
         folds = _fold_folders(folder)
         if not folds:
             continue
-        setting, why = _setting(folder, folds, known)
-        if setting is not None:
+        setting = _setting(folder, folds, known)
+        if isinstance(setting, Setting):
             settings.append(setting)
         else:
-            unusable[folder.name] = why
+            unusable.append(setting)
     if not settings:
         raise RunError(_nothing(path, unusable))
     settings.sort(key=lambda s: (-s.mean("accuracy"), s.name))
@@ -221,42 +227,44 @@ def _fold_folders(folder: Path) -> dict[int, Path]:
 
 def _setting(
     folder: Path, paths: Mapping[int, Path], known: Run | None
-) -> tuple[Setting | None, str]:
-    runs, missing = [], {}
+) -> Setting | IncompleteSetting:
+    runs: list[Run] = []
+    missing: dict[int, MissingFold] = {}
     for fold, path in sorted(paths.items()):
         try:
             run = _run(path, known)
         except RunError as error:
-            missing[fold] = f"{identity.UNUSABLE} ({str(error).rstrip('.')})"
+            missing[fold] = MissingFold(FoldState.UNUSABLE, str(error).rstrip("."))
             continue
         if run is None:
-            missing[fold] = identity.state(path)
+            missing[fold] = unfinished_fold(path)
         elif not math.isfinite(run.figure("loss")):
-            missing[fold] = (
-                f"{identity.DIVERGED}, its loss is {run.figure('loss')} (move the setting out of "
-                "the study, or choose a lower learning rate)"
+            missing[fold] = MissingFold(
+                FoldState.DIVERGED,
+                f"its loss is {run.figure('loss')}: move the setting out of the study, or choose a "
+                "lower learning rate",
             )
         else:
             runs.append(run)
     if not runs:
-        return None, _without_runs(folder, missing)
+        return _without_runs(folder, missing)
     for run in runs[1:]:
         _belong_together(runs[0], run)
     absent = set(range(int(runs[0].metrics["folds"]))) - {run.fold for run in runs} - set(missing)
-    missing |= dict.fromkeys(absent, "was not started")
-    return Setting(folder, tuple(sorted(runs, key=lambda r: r.fold)), missing), ""
+    missing |= dict.fromkeys(absent, MissingFold(FoldState.NOT_STARTED))
+    return Setting(folder, tuple(sorted(runs, key=lambda r: r.fold)), missing)
 
 
-def _without_runs(folder: Path, missing: Mapping[int, str]) -> str:
-    """Say what is known of a setting that has no finished run."""
+def _without_runs(folder: Path, missing: Mapping[int, MissingFold]) -> IncompleteSetting:
+    """A setting that has no finished run, with the record of any fold that has one."""
     for fold in sorted(missing):
         with suppress(RunError):
             record = RunFolder(folder / f"fold={fold}").record() or {}
             folds = record.get("settings", {}).get("folds")
             if isinstance(folds, int) and "overrides" in record:
-                absent = dict.fromkeys(range(folds), "was not started")
-                return identity.sentence(folder, {**absent, **missing}, record)
-    return f"{folder}: {identity.reasons(missing)}."
+                absent = dict.fromkeys(range(folds), MissingFold(FoldState.NOT_STARTED))
+                return IncompleteSetting(folder, {**absent, **missing}, record)
+    return IncompleteSetting(folder, missing, None)
 
 
 def _run(path: Path, known: Run | None) -> Run | None:
@@ -277,8 +285,11 @@ def _belong_together(one: Run, other: Run) -> None:
         RunError: With the settings in which they differ.
     """
     changed = differences(one.settings, other.settings)
+    keys = one.settings.keys() | other.settings.keys()
+    unlike = [key for key in keys if one.settings.get(key) != other.settings.get(key)]
     before, now = one.record["data"], other.record["data"]
     if before["fingerprint"] != now["fingerprint"]:
+        unlike.append("data")
         changed.append(
             f"data: {before['images']} images of {before['classes']} classes there "
             f"({before['fingerprint'][:8]}), {now['images']} of {now['classes']} now "
@@ -287,7 +298,7 @@ def _belong_together(one: Run, other: Run) -> None:
     changed += [
         f"{key}: {one.metrics[key]} there, {other.metrics[key]} now"
         for key in ("model", "data", "split", "protocol", "folds", "seed")
-        if one.metrics[key] != other.metrics[key] and not any(c.startswith(key) for c in changed)
+        if one.metrics[key] != other.metrics[key] and not any(is_below(k, [key]) for k in unlike)
     ]
     if changed:
         raise RunError(
@@ -297,10 +308,9 @@ def _belong_together(one: Run, other: Run) -> None:
         )
 
 
-def _nothing(path: Path, unusable: Mapping[str, str]) -> str:
+def _nothing(path: Path, unusable: Sequence[IncompleteSetting]) -> str:
     if unusable:
-        told = "".join(f"\n{why}" for why in unusable.values())
-        return f"{path} holds no finished run.{told}"
+        return "\n".join([f"{path} holds no finished run.", *map(str, unusable)])
     inner = sorted({p.parent.parent.parent.name for p in path.glob("*/*/fold=*/record.json")})
     if inner:
         return f"{path} holds studies, not runs. Name one of them: {', '.join(inner)}."
