@@ -49,11 +49,18 @@ def _folder(path: Path) -> Path:
     return path.expanduser()
 
 
+def _different(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("each name must be there once.")
+    return names
+
+
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Names = Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
 Text = Annotated[str, BeforeValidator(_as_text)]  # digits alone come as a number
 ExistingPath = Annotated[
     Path,
@@ -83,8 +90,8 @@ def validated(
         model: See `Strict`.
         values: What is to be a mapping; a key of a nested model is written `split.seed`.
         error: What is raised.
-        before: Start of the text, e.g. what file it is about.
-        fix: End of the text, where the problems themselves do not say what to do.
+        before: Of a file: its name, and what else the text starts with.
+        fix: Of a file: what to do about it.
 
     Raises:
         SignlangError: `error`, with every problem: where it is, what is there, what it must be.
@@ -107,10 +114,15 @@ def validated(
         return model.model_validate(values)
     except ValidationError as refused:
         found = problems(model, refused)
+    if before:
+        more = f" And {len(found) - MOST} more." if len(found) > MOST else ""
+        raise error(f"{before}: {' '.join(found[:MOST])}{more} {fix}".strip())
     if len(found) == 1:
-        raise error(" ".join(filter(None, (before, found[0], fix))))
-    many = listing(found) + (f"\n{fix}" if fix else "")
-    raise error((before or f"{len(found)} settings cannot work:") + many)
+        raise error(found[0])
+    raise error(f"{len(found)} settings cannot work:{listing(found)}")
+
+
+MOST: Final = 3  # problems of a file that are listed
 
 
 def problems(model: type[BaseModel], refused: ValidationError) -> list[str]:
@@ -186,7 +198,9 @@ def _keys(schema: Schema, prefix: str) -> list[str]:
 
 def _shown(key: str, value: object, schema: Schema) -> str:
     """`key=value` as it is typed; of a secret (`writeOnly`) the key only."""
-    return key if schema.get("writeOnly") else f"{key}={typed(value)}"
+    if schema.get("writeOnly"):
+        return key
+    return f"{key}={typed(value)}" if key else typed(value)
 
 
 def typed(value: object) -> str:

@@ -341,14 +341,14 @@ def copied(run: Path) -> None:
         (cut_metrics, r"fold=1/metrics\.json cannot be read"),
         (
             of_another_version,
-            r"metrics\.json, written by signlang 0\.0\.1, has no usable test\.macr",
+            r"metrics\.json, written by signlang 0\.0\.1: test\.macro_f1 is missi",
         ),
         (diverged, r"fold 1 diverged \(its loss is nan"),
         (diverged_wholly, r"fold 1 diverged \(its loss is nan"),
-        (more_than_all, r"metrics\.json, written by signlang .*, has no usable test\.accuracy"),
+        (more_than_all, r"metrics\.json, written by .*: test\.accuracy=97\.1: it must be a numb"),
         (of_another_run, r"metrics\.json and record\.json beside it are of different runs"),
         (spoilt_history, r"fold=1/history\.csv is damaged \(could not convert .*'much"),
-        (without_data, r"has no usable data\.test of record\.json"),
+        (without_data, r"record\.json, written by .*: data\.test is missing: it must be a whole"),
         (copied, r"fold=1/metrics\.json is of fold 0: the folder was moved or copied here"),
     ],
 )

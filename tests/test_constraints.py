@@ -121,7 +121,12 @@ def test_several_problems_are_listed_at_once() -> None:
 
 def test_an_error_of_a_file_says_which_and_how_to_fix_it() -> None:
     with pytest.raises(BundleError) as refused:
-        validated(Example, {"lr": 0}, error=BundleError, before="a.json:", fix="Export it again.")
+        validated(Example, {"lr": 0}, error=BundleError, before="a.json", fix="Export it again.")
     assert str(refused.value) == (
         "a.json: lr=0: it must be a number above 0 or null. Export it again."
     )
+    with pytest.raises(BundleError, match=r"^a\.json: \[\]: it must be a mapping of keys"):
+        validated(Example, [], error=BundleError, before="a.json")
+    many = dict.fromkeys(("lr", "low", "flag", "port"), "x")
+    with pytest.raises(BundleError, match=r"^a\.json: lr=x: .* low=x: .*\. And 1 more\.$"):
+        validated(Example, many, error=BundleError, before="a.json")

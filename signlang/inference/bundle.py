@@ -6,18 +6,20 @@ PIL and onnxruntime are needed here.
 
 import hashlib
 import json
-import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from pydantic import Field, model_validator
+
+from signlang.constraints import Count, Names, Positive, Probability, Strict, validated
 from signlang.errors import BundleError
 from signlang.files import is_plain_name
 
 MANIFEST: Final = "bundle.json"
-EXPORT_AGAIN: Final = "Copy it anew, or export the run again."
+EXPORT_AGAIN: Final = "Copy it again, or export the run again."
 
 
 def read_file(path: Path, name: str, most: int) -> bytes:
@@ -90,7 +92,7 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         where: The bundle, for errors.
 
     Raises:
-        BundleError: If it is no JSON, of a newer format, or a key is missing or senseless.
+        BundleError: If it is no JSON, of a newer format, or does not fit `Manifest`.
     """
     try:
         info = json.loads(data)
@@ -103,37 +105,43 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
             f"{where} has format {info['format']}, written by signlang "
             f"{info.get('signlang', 'unknown')}; this one reads up to {FORMAT}: update it."
         )
-    for key, holds in RULES.items():
-        if key not in info or not holds(info[key]):
-            raise BundleError(f"bundle.json of {where} has no usable {key}: export the run again.")
-    lacking = [name for name in info["models"].values() if name not in info["files"]]
-    if lacking:
-        raise BundleError(f"bundle.json of {where} has no checksum of {lacking[0]}.")
+    validated(Manifest, info, error=BundleError, before=f"bundle.json of {where}", fix=EXPORT_AGAIN)
     return info
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+class Preprocessing(Strict, extra="ignore"):
+    """What happens to an image in front of the network."""
+
+    sides: Annotated[list[Count], Field(min_length=1)] | None = None
 
 
-def _are_classes(value: Any) -> bool:
-    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    return texts and len(value) > 0 and len(set(value)) == len(value)
+class Manifest(Strict, extra="ignore"):
+    """`bundle.json`, as far as a service needs it."""
+
+    format: Count
+    name: str
+    classes: Names
+    image_size: Count
+    preprocessing: Preprocessing = Preprocessing()
+    temperature: Positive
+    reject_threshold: Probability | None
+    wanted_precision: Probability | None = None
+    models: dict[str, str]
+    files: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check_files(self) -> "Manifest":
+        outside = [name for name in self.files if not is_plain_name(name)]
+        if outside:
+            raise ValueError(f"it names a file outside of the bundle, {outside[0]!r}.")
+        lacking = [name for name in self.models.values() if name not in self.files]
+        if lacking:
+            raise ValueError(f"it has no checksum of {lacking[0]}.")
+        if "fp32" not in self.models:
+            raise ValueError("models.fp32 is missing: it must be the name of an ONNX file.")
+        return self
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
-RULES: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "name": lambda value: isinstance(value, str),
-    "classes": _are_classes,
-    "image_size": lambda value: isinstance(value, int) and value > 0,
-    "temperature": lambda value: _is_number(value) and value > 0,
-    "reject_threshold": lambda value: value is None or (_is_number(value) and 0 <= value <= 1),
-    "models": lambda value: _are_texts(value) and "fp32" in value,
-    "files": lambda value: _are_texts(value) and all(map(is_plain_name, value)),
-}
 MAX_FILE: Final = 4 * 2**30  # bytes
 MAX_MANIFEST: Final = 16 * 2**20
 
@@ -169,8 +177,7 @@ class Bundle:
         The graph does that. Who wants to send smaller images may squeeze them to the first side
         with `data.images.resized`, which changes nothing.
         """
-        found = self.info.get("preprocessing", {}).get("sides", [self.image_size])
-        return tuple(int(side) for side in found)
+        return tuple(self.info.get("preprocessing", {}).get("sides") or [self.image_size])
 
     def read(self, name: str) -> bytes:
         """Read one of its files, e.g. `model.onnx`, `card.md`, `card.html` or `classes.json`.

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from signlang.arrays import Floats
 from signlang.console import log
+from signlang.constraints import Index, Positive, Probability, Strict, validated
 from signlang.errors import RunError
 from signlang.files import write_json
 from signlang.metrics.classification import SMALLEST_PROBABILITY, reliability_diagram
@@ -298,31 +300,32 @@ def write_calibration(
     write_json(run / FILE, summary(calibration, outputs))
 
 
+class CalibrationFile(Strict, extra="ignore"):
+    """`calibration.json`, as far as it is read again."""
+
+    temperature: Positive
+    wanted_precision: Probability
+    reject_threshold: Probability | None
+    images: Index
+    calibration_error: dict[str, dict[str, Probability]] = Field(default={})
+
+
 def read_calibration(run: Path) -> Calibration | None:
     """Read `calibration.json` of a run folder; None where there is none.
 
     Raises:
         RunError: If it is damaged.
     """
-    file = run / FILE
+    file, fix = run / FILE, "Delete it, or calibrate again."
     try:
         content = json.loads(file.read_text("utf-8"))
-        threshold = content["reject_threshold"]
-        errors = content.get("calibration_error", {}).get("test", {})
-        calibration = Calibration(
-            float(content["temperature"]),
-            float(content["wanted_precision"]),
-            None if threshold is None else float(threshold),
-            int(content["images"]),
-            {name: float(error) for name, error in errors.items()},
-        )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{file} cannot be read ({error}): delete it, or calibrate again.") from None
-    if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
-        raise RunError(f"{file} has a temperature of {calibration.temperature}: delete it.")
-    return calibration
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}). {fix}") from None
+    found = validated(CalibrationFile, content, error=RunError, before=str(file), fix=fix)
+    values = found.model_dump(exclude={"calibration_error"})
+    return Calibration(**values, test_error=found.calibration_error.get("test", {}))
 
 
 def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
+from pydantic import AfterValidator, Field, model_validator
 
 from signlang.arrays import Floats
+from signlang.constraints import Count, Index, Strict, validated
 from signlang.errors import RunError
 from signlang.files import read_csv
 from signlang.metrics.classification import Predictions
@@ -86,9 +88,94 @@ def _signers(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
 
 
 SHARE_TOLERANCE: Final = 1e-5  # a macro F1 of 1 is summed up in float32
-WORDS: Final = ("model", "data", "split", "protocol", "fold", "folds", "seed", "fingerprint")
-RECORD: Final = {"settings": dict, "data": dict, "overrides": list, "signlang": str}
-DATA: Final = ("fingerprint", "images", "classes", "test")
+
+
+def _is_proportion(value: float) -> float:
+    if math.isfinite(value) and not 0 <= value < 1 + SHARE_TOLERANCE:
+        raise ValueError("it must be a number from 0 to 1.")
+    return value
+
+
+def _is_positive(value: float) -> float:
+    if math.isfinite(value) and value < 0:
+        raise ValueError("it must be a number of at least 0.")
+    return value
+
+
+# of a run that diverged they may be nan
+Amount = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_is_positive)]
+Proportion = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_is_proportion)]
+
+
+class ValidationMetrics(Strict, extra="ignore"):
+    """Metrics of the validation subset."""
+
+    accuracy: Proportion
+
+
+class TestMetrics(ValidationMetrics):
+    """Metrics of the test fold."""
+
+    macro_f1: Proportion
+    calibration_error: Proportion
+    loss: Amount
+
+
+class CostMetrics(Strict, extra="ignore"):
+    """What the network costs."""
+
+    parameters: Amount
+    flops: Amount
+    size_mb: Amount
+    latency_ms: Amount
+
+
+class MetricsFile(Strict, extra="ignore"):
+    """`metrics.json` of a finished run."""
+
+    status: Literal["finished"]
+    model: str
+    data: str
+    split: str
+    protocol: str
+    fold: Index
+    folds: Count
+    seed: Index
+    test: TestMetrics
+    validation: ValidationMetrics
+    cost: CostMetrics
+    epochs: Amount
+    seconds: Amount
+    images_per_second: Amount
+    fingerprint: str
+
+    @model_validator(mode="after")
+    def _is_finite(self) -> "MetricsFile":
+        if math.isfinite(self.test.loss):
+            for group in ("test", "validation", "cost"):
+                for key, value in getattr(self, group):
+                    if not math.isfinite(value):
+                        raise ValueError(f"{group}.{key}={value}: it must be a number.")
+        return self
+
+
+class RecordData(Strict, extra="ignore"):
+    """The data set of a run."""
+
+    fingerprint: str
+    images: Index
+    classes: Index
+    test: Index
+
+
+class RecordFile(Strict, extra="ignore"):
+    """`record.json`; its format number is checked where it is read."""
+
+    signlang: str
+    fingerprint: str
+    overrides: list[str]
+    settings: dict[str, Any]
+    data: RecordData
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,48 +262,22 @@ def read_run(path: Path) -> Run | None:
     if metrics is None:
         return None
     if record is None:
-        raise RunError(f"{path / 'record.json'} is missing: train this run again")
-    if lacking := _lacking(metrics, record):
+        raise RunError(f"{path / 'record.json'} is missing. {TRAIN_AGAIN}")
+    writer = f", written by signlang {record.get('signlang', 'unknown')}"
+    for schema, name, content in (
+        (RecordFile, "record.json", record), (MetricsFile, "metrics.json", metrics),
+    ):  # fmt: skip
+        before = f"{path / name}{writer}"
+        validated(schema, content, error=RunError, before=before, fix=TRAIN_AGAIN)
+    if metrics["fingerprint"] != record["fingerprint"]:
         raise RunError(
-            f"{path / 'metrics.json'}, written by signlang {record.get('signlang', 'unknown')}, "
-            f"has no usable {', '.join(lacking)}: train this run again with overwrite=true"
-        )
-    if metrics["fingerprint"] != record.get("fingerprint"):
-        raise RunError(
-            f"{path / 'metrics.json'} and record.json beside it are of different runs: train this "
-            "one again with overwrite=true"
+            f"{path / 'metrics.json'} and record.json beside it are of different runs. "
+            f"{TRAIN_AGAIN}"
         )
     return Run(path, metrics, record, read_history(path))
 
 
-def _lacking(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    lacking = [key for key in WORDS if key not in metrics]
-    lacking += ["status"] * (metrics.get("status") != "finished")
-    lacking += [".".join(k) for name, k in METRICS.items() if not _is_usable(metrics, name)]
-    lacking += [
-        f"{key} of record.json" for key, kind in RECORD.items()
-        if not isinstance(record.get(key), kind)
-    ]  # fmt: skip
-    return lacking or [f"data.{key} of record.json" for key in DATA if key not in record["data"]]
-
-
-def _is_usable(metrics: Mapping[str, Any], name: str) -> bool:
-    """Whether a figure is a number that it can be; of a diverged run, any number."""
-    value, loss = (_number(metrics, figure) for figure in (name, "loss"))
-    if value is None or loss is None:
-        return value is not None
-    most = 1 + SHARE_TOLERANCE if name in PROPORTIONS else math.inf
-    return not math.isfinite(loss) or 0 <= value < most
-
-
-def _number(metrics: Mapping[str, Any], name: str) -> float | None:
-    value: Any = metrics
-    for key in METRICS[name]:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-# where the figures of a run are, and what they must be
+# where the figures of a run are
 METRICS: Final[Mapping[str, tuple[str, ...]]] = {
     "accuracy": ("test", "accuracy"),
     "macro_f1": ("test", "macro_f1"),
@@ -232,4 +293,3 @@ METRICS: Final[Mapping[str, tuple[str, ...]]] = {
     "images_per_second": ("images_per_second",),
 }
 ROUNDED: Final = 1.5  # images whose two best classes may be equal in six decimals
-PROPORTIONS: Final = ("accuracy", "macro_f1", "calibration_error", "validation_accuracy")

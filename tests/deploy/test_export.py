@@ -243,9 +243,15 @@ def test_damaged_bundles_are_refused_in_a_sentence(
     resealed(bundle, format=99)
     with pytest.raises(BundleError, match="has format 99"):
         load_bundle(bundle)
-    for key, value in {"classes": ["A", "A"], "temperature": 0, "image_size": "x"}.items():
+    for key, value, sentence in (
+        ("classes", ["A", "A"], r"classes=\[A, A\]: each name must be there once"),
+        ("temperature", 0, "temperature=0: it must be a number above 0"),
+        ("image_size", "x", "image_size=x: it must be a whole number of at least 1"),
+        ("preprocessing", {"sides": [0]}, r"preprocessing\.sides\[0\]=0: it must be a whole"),
+        ("models", {"int8": "model.onnx"}, r"models\.fp32 is missing"),
+    ):
         resealed(altered(exported[0], tmp_path / key), **{key: value})
-        with pytest.raises(BundleError, match=f"no usable {key}"):
+        with pytest.raises(BundleError, match=rf"bundle\.json of .*{sentence}.* export the run"):
             load_bundle(tmp_path / key / "bundle")
     resealed(altered(exported[0], tmp_path / "fewer"), classes=["A", "B"])
     with pytest.raises(BundleError, match="another kind of network"):

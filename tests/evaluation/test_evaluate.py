@@ -561,8 +561,8 @@ def test_what_is_no_finished_run_is_told(again: Path, tiny: Path, place: Path) -
         with pytest.raises(RunError, match=sentence):
             evaluated(place, f"run={path}", f"data.root={tiny}")
     for name, sentence in (
-        ("record.json", r"has no usable settings of record\.json, .*: train this run again"),
-        ("metrics.json", r"metrics\.json, written by .* has no usable model, data, .*: train this"),
+        ("record.json", r"record\.json, .* overrides is missing: .* Train this run again"),
+        ("metrics.json", r"metrics\.json, .* status is missing: .* Train this run again"),
     ):
         whole = (again / name).read_text("utf-8")
         (again / name).write_text('{"format": 2}', "utf-8")

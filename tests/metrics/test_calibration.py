@@ -266,10 +266,18 @@ def test_a_network_that_diverged_gets_no_file(tmp_path: Path) -> None:
     assert calibration.read_calibration(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"temperature": 1}', "{"])
-def test_a_damaged_file_is_one_sentence(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", r"calibration\.json cannot be read"),
+        ("{", r"calibration\.json cannot be read"),
+        ("[]", r"calibration\.json: \[\]: it must be a mapping"),
+        ('{"temperature": 1}', r"wanted_precision is missing: it must be a number from 0 to 1\."),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text(text)
-    with pytest.raises(RunError, match=r"calibration\.json cannot be read"):
+    with pytest.raises(RunError, match=sentence):
         calibration.read_calibration(tmp_path)
 
 
@@ -278,5 +286,5 @@ def test_a_senseless_temperature_is_refused(tmp_path: Path) -> None:
     for temperature in (0, -1, math.nan, math.inf):
         text = json.dumps({**content, "temperature": temperature})
         (tmp_path / "calibration.json").write_text(text)
-        with pytest.raises(RunError, match="has a temperature of"):
+        with pytest.raises(RunError, match=r"temperature=.*: it must be a number above 0\. De"):
             calibration.read_calibration(tmp_path)
