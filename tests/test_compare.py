@@ -341,7 +341,7 @@ def copied(run: Path) -> None:
         (cut_metrics, r"fold=1/metrics\.json cannot be read"),
         (
             of_another_version,
-            r"metrics\.json, written by signlang 0\.0\.1: test\.macro_f1 is missi",
+            r"metrics\.json, written by signlang 0\.0\.1: test\.macro_f1 is miss",
         ),
         (diverged, r"fold 1 diverged \(its loss is nan"),
         (diverged_wholly, r"fold 1 diverged \(its loss is nan"),

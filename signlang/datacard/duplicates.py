@@ -188,7 +188,7 @@ def similar_pairs(
 
 
 def connected_groups(component: Ints, left: Ints, right: Ints) -> Ints:
-    """Join connected components, each named by its smallest row, along edges.
+    """Join connected components along edges; they are numbered by their first rows.
 
     Args:
         component: (N,) the component of every row.
@@ -198,16 +198,15 @@ def connected_groups(component: Ints, left: Ints, right: Ints) -> Ints:
     >>> connected_groups(np.arange(5), np.array([3, 1]), np.array([4, 3])).tolist()
     [0, 1, 2, 1, 1]
     """
-    component = component.copy()
-    while True:
-        one, other = component[left], component[right]
-        apart = one != other
-        if not apart.any():
-            return component
-        one, other = one[apart], other[apart]
-        np.minimum.at(component, np.maximum(one, other), np.minimum(one, other))
-        while (component != component[component]).any():
-            component = component[component]
+    from scipy import sparse  # type: ignore[import-untyped,unused-ignore]
+    from scipy.sparse.csgraph import (  # type: ignore[import-untyped,unused-ignore]
+        connected_components,
+    )
+
+    ends, count = (component[left], component[right]), len(component)
+    edges = sparse.coo_array((np.ones(len(left)), ends), shape=(count, count))
+    joined: Ints = connected_components(edges, directed=False)[1][component].astype(np.int64)
+    return joined
 
 
 class _Search:

@@ -1,4 +1,7 @@
-"""Classification metrics: accuracy, F1, calibration error, confusion matrix, recall per class."""
+"""Classification metrics: accuracy, F1, calibration error, confusion matrix, recall per class.
+
+scikit-learn takes a second to import, so each function imports it.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -126,13 +129,9 @@ def macro_f1(labels: Ints, predicted: Ints) -> float:
 
     A class without images has no recall; it counts through the images that are predicted as it.
     """
-    scores = []
-    for label in np.unique(labels):
-        is_one, is_predicted = labels == label, predicted == label
-        scores.append(
-            2 * int((is_one & is_predicted).sum()) / int(is_one.sum() + is_predicted.sum())
-        )
-    return float(np.mean(scores))
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, labels=np.unique(labels), average="macro"))
 
 
 def restrict_to_classes(probabilities: Floats, classes: Sequence[int]) -> Floats:
@@ -190,8 +189,10 @@ def confusion_counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
     >>> confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
-    flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    return flat.reshape(classes, classes).astype(np.int64)
+    from sklearn import metrics
+
+    counts: Ints = metrics.confusion_matrix(labels, predicted, labels=range(classes))
+    return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,8 +332,10 @@ def per_class_accuracy(labels: Ints, predicted: Ints, classes: tuple[str, ...]) 
     >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), ("A", "B"))
     {'A': 0.5, 'B': 1.0}
     """
+    from sklearn.metrics import recall_score
+
+    present = np.unique(labels)
+    shares = recall_score(labels, predicted, labels=present, average=None)
     return {
-        name: round(float((predicted[labels == label] == label).mean()), 6)
-        for label, name in enumerate(classes)
-        if (labels == label).any()
+        classes[label]: round(float(share), 6) for label, share in zip(present, shares, strict=True)
     }

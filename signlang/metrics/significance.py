@@ -144,8 +144,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
     if min(only_a, only_b) < 0:
         raise ValueError(f"The counts {only_a} and {only_b} must not be negative.")
-    tail = stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
-    return min(1.0, 2 * float(tail))
+    count = only_a + only_b
+    return float(stats.binomtest(only_a, count).pvalue) if count else 1.0
 
 
 def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -172,14 +172,8 @@ def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple
         raise ValueError(f"{correct} correct of {count} cannot be.")
     if count == 0:
         return 0.0, 1.0
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    share = correct / count
-    middle = share + z**2 / (2 * count)
-    half = z * float(np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
-    scale = 1 + z**2 / count
-    low = 0.0 if correct == 0 else (middle - half) / scale
-    high = 1.0 if correct == count else (middle + half) / scale
-    return low, high
+    low, high = stats.binomtest(correct, count).proportion_ci(confidence, method="wilson")
+    return float(low), float(high)
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:

@@ -14,6 +14,7 @@ from signlang.metrics.classification import (
     classification_metrics,
     confusion_counts,
     confusions,
+    macro_f1,
     most_confident_mistakes,
     most_frequent,
     per_class_accuracy,
@@ -50,6 +51,8 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     assert metrics["loss"] == pytest.approx(log_loss(labels, table, labels=range(4)))
     expected = f1_score(labels, table.argmax(1), labels=range(3), average="macro")
     assert metrics["macro_f1"] == pytest.approx(expected)
+    by_hand = (2 * 1 / (4 + 1) + 2 * 3 / (3 + 6) + 2 * 2 / (3 + 3)) / 3
+    assert macro_f1(np.array(LABELS), np.array(PREDICTED)) == pytest.approx(by_hand)
     certain = classification_metrics(np.array([[1.0, 0.0]]), np.array([1]))
     assert certain["loss"] == pytest.approx(300 * math.log(10))  # finite, though p is 0
     assert certain["macro_f1"] == certain["accuracy"] == 0
