@@ -13,9 +13,10 @@ def train(cfg: DictConfig) -> float:
         Accuracy on the test fold, for sweepers.
     """
     from signlang import validation
-    from signlang.runs import lifecycle
 
     validation.check_train_config(cfg)  # in milliseconds, before any data is read
+    from signlang.runs import lifecycle
+
     fold = lifecycle.read_fold(cfg)
     overrides = list(HydraConfig.get().overrides.task)
     cfg.run_folder = str(lifecycle.run_folder(cfg, overrides).path)
