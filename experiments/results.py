@@ -17,18 +17,16 @@ from matplotlib.figure import Figure
 from signlang import console
 from signlang.errors import SignlangError
 from signlang.files import atomic_write, read_csv, write_between, write_csv
-from signlang.reporting import formatting
 from signlang.reporting.page import markdown
 from signlang.reporting.plots import png_bytes
 from signlang.studies import comparison, leaderboard, ranking, sections, verdicts
+from signlang.studies.leaderboard_columns import COLUMNS, chosen, csv_cell
 from signlang.studies.ranking import Ranking, Row
 from signlang.studies.study import read_study
 
 FIGURES: Final = ("cost", "factors", "curves", "confusion", "reliability")
-HEADER: Final = (
-    "network and settings", "accuracy of each fold: mean ± 2 sd", "published", "macro F1",
-    "calibration error", "size MB", "parameters", "FLOPs (M)", "ms per image", "epochs",
-    "s a fold",
+COSTS: Final = (
+    "macro_f1", "calibration_error", "size_mb", "parameters", "flops", "latency_ms", "epochs",
 )  # fmt: skip
 Published = Mapping[tuple[str, str], str]
 
@@ -76,8 +74,7 @@ def _write_lines(file: Path, found: Sequence[Ranking]) -> None:
         studies.setdefault(line["study"], []).append(line)
     for one in found:
         studies[one.study.name] = [
-            {"study": one.study.name}
-            | {name: leaderboard.cell(line.get(name)) for name in leaderboard.columns(one.study)}
+            {"study": one.study.name} | {name: csv_cell(value) for name, value in line.items()}
             for _, line in leaderboard.ranked(one)
         ]
     lines = [line for each in studies.values() for line in each]
@@ -95,10 +92,12 @@ def _section(standings: Ranking, published: Published) -> Iterator[str]:
     study = standings.study
     yield f"\n### `{study.name}`\n"
     names = sections.fold_assignments(row.setting for row in standings.rows)
+    costs = [column.title for column in chosen(COSTS)]
+    header = [COLUMNS["label"].title, leaderboard.FOLDS_AND_MEAN, "published", *costs, "s a fold"]
     for dealing, name in names.items():
         yield f"{name[:1].upper()}{name[1:]}:\n"
-        yield f"| {' | '.join(HEADER)} |"
-        yield f"|{'---|' * 3}{'---:|' * (len(HEADER) - 3)}"
+        yield f"| {' | '.join(header)} |"
+        yield f"|{'---|' * 3}{'---:|' * (len(header) - 3)}"
         for row in standings.rows:
             if row.setting.dealing == dealing:
                 known = published.get((study.name, row.setting.name), "")
@@ -118,20 +117,11 @@ def _section(standings: Ranking, published: Published) -> Iterator[str]:
 
 def _cells(row: Row, published: str) -> Iterator[str]:
     setting = row.setting
-    folds = {run.fold: f"{run.figure('accuracy'):.4f}" for run in setting.runs}
-    each = " ".join(folds.get(fold, "-") for fold in range(setting.folds))
-    mean = formatting.with_spread(setting.mean("accuracy"), setting.two_deviations("accuracy"))
     mark = "" if setting.is_complete else f" ({len(setting.runs)} of {setting.folds} folds)"
     yield markdown(row.label) + mark
-    yield f"{each}: **{mean}**"
+    yield leaderboard.fold_accuracies_and_mean(row)
     yield published
-    yield f"{setting.mean('macro_f1'):.4f}"
-    yield f"{setting.mean('calibration_error'):.4f}"
-    yield f"{setting.mean('size_mb'):.1f}"
-    yield f"{setting.mean('parameters'):,.0f}"
-    yield f"{setting.mean('flops') / 1e6:,.2f}"
-    yield f"{setting.mean('latency_ms'):.2f}"
-    yield f"{setting.mean('epochs'):.0f}"
+    yield from (column.text(row) for column in chosen(COSTS))
     yield f"{setting.mean('seconds'):.0f}"
 
 

@@ -140,7 +140,7 @@ def load_study(path: PathLike) -> LoadedStudy:
     Raises:
         RunError: If there is no run, or runs cannot be compared.
     """
-    from signlang.studies import leaderboard, ranking, verdicts
+    from signlang.studies import leaderboard, leaderboard_columns, ranking, verdicts
     from signlang.studies.study import read_study
 
     study = read_study(Path(path).expanduser())
@@ -148,7 +148,7 @@ def load_study(path: PathLike) -> LoadedStudy:
     rows = [row for _, row in leaderboard.ranked(ranked)]
     return LoadedStudy(
         study.path,
-        {key: [row[key] for row in rows] for key in leaderboard.columns(study)},
+        {key: [row[key] for row in rows] for key in leaderboard_columns.csv_columns(study)},
         verdicts.sentences(ranked),
         list(map(str, study.incomplete)),
         [

@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import metadata
 
 from signlang.errors import RunError, SettingError
 from signlang.metrics.significance import wilson_interval
-from signlang.studies import comparison, leaderboard, verdicts
+from signlang.studies import comparison, leaderboard_columns, verdicts
 from signlang.studies.ranking import rank_settings
 from signlang.studies.study import read_study
 
@@ -466,7 +466,7 @@ def test_sorting_keeps_the_ranks(study: Path) -> None:
         comparison.compare_study(study, sort="acuracy")
     standings = comparison.compare_study(study, sort="optimizer.lr")
     lines = rows_of(study / "leaderboard.csv")
-    assert list(lines[0]) == leaderboard.columns(standings.study)
+    assert list(lines[0]) == list(leaderboard_columns.csv_columns(standings.study))
     assert [float(line["optimizer.lr"]) for line in lines] == [0.001, 0.01]
     by_rank = sorted(lines, key=lambda line: int(line["rank"]))
     assert [line["setting"] for line in by_rank] == [row.setting.name for row in standings.rows]

@@ -45,6 +45,23 @@ def with_spread(mean: float, spread: float) -> str:
     return f"{mean:.4f}" if math.isnan(spread) else f"{mean:.4f} ± {spread:.4f}"
 
 
+PREFIXES: Final = {1e9: " G", 1e6: " M", 1e3: " k"}
+
+
+def short_number(value: float) -> str:
+    """Write a large number as people say it.
+
+    >>> short_number(11191389), short_number(332.98e6), short_number(750), short_number(math.nan)
+    ('11.2 M', '333 M', '750', '-')
+    """
+    if not math.isfinite(value):
+        return "-"
+    for size, letter in PREFIXES.items():
+        if value >= size * 0.9995:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"
+
+
 NAMED: Final = 12  # classes in a sentence
 
 

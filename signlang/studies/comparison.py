@@ -14,6 +14,7 @@ from signlang.reporting.formatting import p_cell, with_spread
 from signlang.reporting.page import ImageBlock, Notes, Number, Page, Rows, Section, Table, Text
 from signlang.studies import leaderboard, ranking, sections, tensorboard, verdicts
 from signlang.studies import plots as study_plots
+from signlang.studies.leaderboard_columns import EACH_FOLD, RANK, REPORT, chosen
 from signlang.studies.ranking import Ranking
 from signlang.studies.study import Study, read_study
 
@@ -91,29 +92,6 @@ CHANCE: Final = (
     "That interval is not adjusted for the number of comparisons, so it may leave out 0 where the "
     "adjusted p is above the limit."
 )
-COLUMN_MEANINGS: Final = {
-    "accuracy ± 2 sd": "share of the images of a test fold that is recognised: mean over the "
-    "finished folds, and two standard deviations (n - 1) of the folds",
-    "95 % interval": "of the accuracy on all tested images together, by Wilson's score (Wilson "
-    "1927, JASA 22). It takes the images for independent: where they show few people, it is too "
-    "narrow",
-    "p": "against the best setting with the same folds: corrected resampled t-test on the folds "
-    "(Nadeau and Bengio 2003, Machine Learning 52), adjusted for the number of comparisons (Holm "
-    "1979, Scandinavian Journal of Statistics 6)",
-    "p (McNemar)": "likewise, from the images that only one of the two recognises (McNemar 1947, "
-    "Psychometrika 12), adjusted by Holm",
-    "macro F1": "F1 of each class, averaged with equal weights; mean over folds",
-    "calibration error": "how far confidence is from accuracy, over 15 bins of equal width (Guo et "
-    "al. 2017, arXiv 1706.04599); mean over folds. 0 is best",
-    "parameters": "trainable numbers of the network",
-    "FLOPs": "of one image, as fvcore counts them: a multiply-add is 1",
-    "MB": "of the weights as stored; 1 MB is a million bytes",
-    "ms": "median time for one image on the device named above; only times of one device compare",
-    "images/s": "images trained on in a second, mean over folds",
-    "epochs": "passes over the training images, mean over folds",
-    "time per fold": "of training, mean over folds",
-    "accuracy of each fold": "the finished folds, from the first to the last",
-}
 METRIC_MEANINGS: Final = {
     "cost against accuracy": "a dashed line joins the networks that no other beats in both (the "
     "Pareto front); bars are two standard deviations over folds, cut off at 1",
@@ -132,7 +110,7 @@ METRIC_MEANINGS: Final = {
 
 def glossary_section() -> Section:
     """The last section of every report."""
-    columns = [[name, text] for name, text in COLUMN_MEANINGS.items()]
+    columns = [[c.title, c.meaning] for c in (*chosen(REPORT), EACH_FOLD) if c.meaning]
     figures = [[name, text] for name, text in METRIC_MEANINGS.items()]
     return Section(
         "How to read it",
@@ -209,7 +187,7 @@ def compare_study(
     out: Path | None = None,
     *,
     allow_incomplete: bool = False,
-    sort: str = leaderboard.RANK,
+    sort: str = RANK,
 ) -> Ranking:
     """Compare all settings of a study, write what comes of it, and show the leaderboard.
 
@@ -245,7 +223,7 @@ def compare_study(
     return standings
 
 
-def write_comparison(standings: Ranking, out: Path, sort: str = leaderboard.RANK) -> None:
+def write_comparison(standings: Ranking, out: Path, sort: str = RANK) -> None:
     """Write everything into a folder.
 
     Raises:
@@ -261,7 +239,7 @@ def write_comparison(standings: Ranking, out: Path, sort: str = leaderboard.RANK
         leaderboard.write_leaderboard(standings, out, sort)
         leaderboard.write_markdown(standings, out, sort)
         leaderboard.write_predictions(standings.study, out)
-        tensorboard.write_tensorboard(standings.study, out)
+        tensorboard.write_tensorboard(standings, out)
         write_report(standings, out)
     except OSError as error:
         file = error.filename2 or error.filename or out

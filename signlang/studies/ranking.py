@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from signlang.arrays import Flags
-from signlang.console import log
 from signlang.errors import RunError, listing
 from signlang.metrics.classification import Predictions
 from signlang.metrics.significance import (
@@ -29,6 +28,7 @@ class Row:
     Attributes:
         setting: With its runs.
         label: Its short name.
+        rank: Its place among the settings whose folds hold the same images, from 1.
         best: The best setting whose folds hold the same images; may be this one.
         interval: Wilson interval (95 %) of the accuracy on all images of the finished folds.
         p: Of the corrected resampled t-test against `best`, Holm-corrected; None for the best
@@ -40,6 +40,7 @@ class Row:
 
     setting: Setting
     label: str
+    rank: int
     best: Setting
     interval: tuple[float, float]
     p: float | None
@@ -118,6 +119,7 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
         Row(
             setting=setting,
             label=name,
+            rank=rank,
             best=best,
             interval=wilson_interval(int(right.sum()), len(right)),
             p=p,
@@ -125,9 +127,10 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
             comparison=test,
             best_label=names[0],
         )
-        for setting, name, right, test, p, p_image in zip(
-            ranked, names, [s.predictions.correct for s in ranked], tests, p_values, p_images,
-            strict=True,
+        for rank, (setting, name, right, test, p, p_image) in enumerate(
+            zip(ranked, names, [s.predictions.correct for s in ranked], tests, p_values, p_images,
+                strict=True),
+            start=1,
         )
     ]  # fmt: skip
 
@@ -245,11 +248,7 @@ def _unlike(one: Run, other: Run, file: str, what: str) -> str:
     )
 
 
-SPLITS: Final = {
-    "stratified": "random folds",
-    "signer": "people not seen in training",
-    "blocks": "other stretches of the film",
-}
+SPLITS: Final = ("stratified", "signer", "blocks")  # in the order of a table
 
 
 @dataclass(frozen=True)
@@ -282,25 +281,24 @@ def cross_validation(run: Run) -> list[CrossValidation]:
 
     Args:
         run: In `runs/<study>/<what was chosen>/fold=<k>`; elsewhere there are none.
+
+    Raises:
+        RunError: If other runs of the study cannot be compared.
     """
     here = run.path.resolve()
     if not here.name.startswith("fold="):
         return []
-    try:
-        study = read_study(here.parent.parent, known=run)
-        own = [setting for setting in study.settings if setting.path.name == here.parent.name]
-        wanted = {settings_without_split(setting.runs[0]) for setting in own}
-        alike = [
-            setting
-            for setting in study.settings
-            if settings_without_split(setting.runs[0]) in wanted
-        ]
-        found = [_cross_validation_of(setting) for setting in alike if len(setting.runs) > 1]
-    except RunError as error:
-        log.warning("the card does without the other folds of the study: %s", error)
-        return []
-    order = list(SPLITS)
-    return sorted(found, key=lambda one: order.index(one.split) if one.split in order else 9)
+    study = read_study(here.parent.parent, known=run)
+    own = [setting for setting in study.settings if setting.path.name == here.parent.name]
+    wanted = {settings_without_split(setting.runs[0]) for setting in own}
+    found = [
+        _cross_validation_of(setting)
+        for setting in study.settings
+        if settings_without_split(setting.runs[0]) in wanted and len(setting.runs) > 1
+    ]
+    return sorted(
+        found, key=lambda one: SPLITS.index(one.split) if one.split in SPLITS else len(SPLITS)
+    )
 
 
 def _cross_validation_of(setting: Setting) -> CrossValidation:

@@ -1,28 +1,20 @@
 """Sections of the study report."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from signlang.console import duration
 from signlang.data import sources
 from signlang.errors import DataError
 from signlang.metrics import classification
 from signlang.metrics.classification import reliability_diagram
 from signlang.reporting import formatting, plots
-from signlang.reporting.formatting import p_cell, with_spread
 from signlang.reporting.page import Blocks, ImageBlock, Number, Rows, Section, Table, Text
 from signlang.studies import plots as study_plots
+from signlang.studies.leaderboard_columns import EACH_FOLD, REPORT, chosen
 from signlang.studies.ranking import Pair, Ranking, Row
 from signlang.studies.study import Setting, Study
 
-PREFIXES: Final = {1e9: " G", 1e6: " M", 1e3: " k"}
 PACKAGES: Final = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy")
-COLUMNS: Final = (
-    "network and settings", "accuracy ± 2 sd", "95 % interval", "p", "p (McNemar)", "macro F1",
-    "calibration error", "parameters", "FLOPs", "MB", "ms", "images/s", "epochs", "time per fold",
-    "accuracy of each fold",
-)  # fmt: skip
 
 
 def fold_assignments(settings: Iterable[Setting]) -> dict[tuple[Any, ...], str]:
@@ -101,38 +93,23 @@ def leaderboard(standings: Ranking) -> Section:
         )
     if any(row.setting.missing for row in standings.rows):
         text += " A setting marked with folds is not complete."
-    header = [*COLUMNS[:1], *(["dealing"] if len(names) > 1 else []), *COLUMNS[1:]]
-    rows = []
-    for row in standings.rows:
-        first, *rest = _line(row)
-        dealing = [names[row.setting.dealing]] if len(names) > 1 else []
-        rows.append([first, *dealing, *rest])
+    label, *figures = [*chosen(REPORT), EACH_FOLD]
+    grouped = len(names) > 1
+    header = [label.title, *(["dealing"] if grouped else []), *(c.title for c in figures)]
+    rows: Rows = [
+        [
+            label.text(row) + _finished_folds(row),
+            *([names[row.setting.dealing]] if grouped else []),
+            *(Number(column.text(row)) for column in figures),
+        ]
+        for row in standings.rows
+    ]
     return Section("Leaderboard", [Text(text), Table("Leaderboard", header, rows)])
 
 
-def _line(row: Row) -> list[str]:
+def _finished_folds(row: Row) -> str:
     setting = row.setting
-    finished = len(setting.runs)
-    mark = f" ({finished} of {setting.folds} folds)" if setting.missing else ""
-    low, high = row.interval
-    is_best = setting is row.best
-    figures = [
-        with_spread(setting.mean("accuracy"), setting.two_deviations("accuracy")),
-        f"{low:.4f} to {high:.4f}",
-        "best" if is_best else p_cell(row.p),
-        "best" if is_best else p_cell(row.p_mcnemar),
-        f"{setting.mean('macro_f1'):.4f}",
-        f"{setting.mean('calibration_error'):.4f}",
-        short(setting.mean("parameters")),
-        short(setting.mean("flops")),
-        f"{setting.mean('size_mb'):.1f}",
-        f"{setting.mean('latency_ms'):.2f}",
-        f"{setting.mean('images_per_second'):,.0f}",
-        f"{setting.mean('epochs'):.0f}",
-        duration(setting.mean("seconds")),
-        " ".join(f"{value:.4f}" for value in setting.values("accuracy")),
-    ]
-    return [row.label + mark, *map(Number, figures)]
+    return f" ({len(setting.runs)} of {setting.folds} folds)" if setting.missing else ""
 
 
 def splits(pairs: Sequence[Pair]) -> Section | None:
@@ -155,20 +132,6 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
         "one observation (Liang and Zeger 1986)."
     )
     return Section("Splits side by side", [Text(text), Table("Splits side by side", header, rows)])
-
-
-def short(value: float) -> str:
-    """Write a large number as people say it.
-
-    >>> short(11191389), short(332.98e6), short(750), short(float("nan"))
-    ('11.2 M', '333 M', '750', '-')
-    """
-    if not math.isfinite(value):
-        return "-"
-    for size, letter in PREFIXES.items():
-        if value >= size * 0.9995:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.0f}"
 
 
 CURVES: Final = 6  # settings whose learning is shown

@@ -15,29 +15,31 @@ from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_confi
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from signlang.files import atomic_write
+from signlang.studies.leaderboard_columns import chosen
+from signlang.studies.ranking import Ranking, Row
 from signlang.studies.study import Setting, Study
 
 FOLDER: Final = "cross_validated"
 EVENTS: Final = "events.out.tfevents."
-MEASURES: Final = ("accuracy", "macro_f1", "calibration_error")
-# what the HPARAMS page lists, in its order
+# of the HPARAMS page, in its order, and of each fold
 LISTED: Final = ("accuracy", "accuracy_2sd", "macro_f1", "calibration_error")
+OF_FOLDS: Final = ("accuracy", "macro_f1", "calibration_error")
 
 
-def write_tensorboard(study: Study, out: Path) -> Path:
+def write_tensorboard(standings: Ranking, out: Path) -> Path:
     """Write `cross_validated/<setting>/` for each setting; those of other settings go away.
 
     Returns:
         The folder to start TensorBoard on.
     """
     place = out / FOLDER
-    names = {setting.name for setting in study.settings}
-    for setting in study.settings:
-        folder = place / setting.name
+    names = {row.setting.name for row in standings.rows}
+    for row in standings.rows:
+        folder = place / row.setting.name
         folder.mkdir(parents=True, exist_ok=True)
         # a new name each time: a TensorBoard that is running goes on to the next file
         file = folder / f"{EVENTS}{time.time():.6f}.signlang"
-        _write(file, study, setting)
+        _write(file, standings.study, row)
         _clear(folder, keep=file)
     for folder in place.iterdir():
         if folder.is_dir() and folder.name not in names:
@@ -57,15 +59,14 @@ def hyperparameters(study: Study, setting: Setting) -> dict[str, bool | float | 
     return {key: _value(word) for key, word in words.items()}
 
 
-def metric_values(setting: Setting) -> dict[str, float]:
-    """Means over the finished folds, by tag."""
-    means = {f"cv/{name}": setting.mean(name) for name in MEASURES}
-    return {**means, "cv/accuracy_2sd": setting.two_deviations("accuracy")}
-
-
-def _write(file: Path, study: Study, setting: Setting) -> None:
-    chosen = hyperparameters(study, setting)
-    metrics = [Metric(f"cv/{name}", display_name=name) for name in LISTED]
+def _write(file: Path, study: Study, row: Row) -> None:
+    setting = row.setting
+    hparams = hyperparameters(study, setting)
+    listed = chosen(LISTED)
+    metrics = [
+        Metric(f"cv/{column.key}", display_name=column.key, description=column.meaning)
+        for column in listed
+    ]
     with atomic_write(file) as temporary, temporary.open("wb") as stream:
         writer = RecordWriter(stream)
         now = time.time()
@@ -79,11 +80,11 @@ def _write(file: Path, study: Study, setting: Setting) -> None:
             add(step, summary=Summary(value=found))
 
         add(file_version="brain.Event:2")
-        add(summary=hparams_config_pb([HParam(name) for name in chosen], metrics))
-        add(summary=hparams_pb(chosen, trial_id=setting.name))
-        scalars(metric_values(setting))
+        add(summary=hparams_config_pb([HParam(name) for name in hparams], metrics))
+        add(summary=hparams_pb(hparams, trial_id=setting.name))
+        scalars({f"cv/{column.key}": column.value(row) for column in listed})
         for run in setting.runs:
-            scalars({f"fold/{name}": run.figure(name) for name in MEASURES}, run.fold)
+            scalars({f"fold/{name}": run.figure(name) for name in OF_FOLDS}, run.fold)
 
 
 def _clear(folder: Path, keep: Path | None = None) -> None:

@@ -119,13 +119,15 @@ def standings(study: Path) -> Ranking:
     """What `standings.judged` makes, without its tests."""
     found = read_study(study)
     best: dict[object, Setting] = {}
-    rows = []
+    rows: list[Row] = []
     for setting in found.settings:
         first = best.setdefault(setting.dealing, setting)
         judged = setting.predictions
         interval = wilson_interval(int(judged.correct.sum()), len(judged.labels))
         p = None if setting is first else 0.0123
-        rows.append(Row(setting, found.label(setting), first, interval, p, p, None, "first"))
+        rows.append(
+            Row(setting, found.label(setting), len(rows) + 1, first, interval, p, p, None, "first")
+        )
     leaders = list(best.values())
     pairs = [Pair(leaders[0], leaders[1], "cnn", 0.1, -0.02, 0.22)] if len(leaders) > 1 else []
     return Ranking(found, rows, pairs)

@@ -1,0 +1,294 @@
+"""Columns of the leaderboard: key, title, value, format, meaning and order of each.
+
+The CSV file, the tables in Markdown, report and terminal, the glossary, TensorBoard and `--sort`
+all read this table.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from signlang.console import duration
+from signlang.reporting.formatting import p_cell, short_number, with_spread
+from signlang.studies.ranking import Row
+from signlang.studies.study import Study
+
+
+def four_digits(value: float) -> str:
+    """Write a share.
+
+    >>> four_digits(0.97)
+    '0.9700'
+    """
+    return f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: Its name in `leaderboard.csv`, in TensorBoard and for `--sort`.
+        value: Of a setting; None where it is not known.
+        title: Heading in tables; empty if only `leaderboard.csv` has the column.
+        meaning: For the glossary.
+        format: Writes a value for a table.
+        higher_is_better: Whether sorting begins with the highest value.
+        cell: Writes the cell of a table where that takes more than the value.
+        narrow_title: Heading where there is little room; `title` if empty.
+        narrow_format: Likewise; `format` if None.
+    """
+
+    key: str
+    value: Callable[[Row], Any]
+    title: str = ""
+    meaning: str = ""
+    format: Callable[[Any], str] = str
+    higher_is_better: bool = False
+    cell: Callable[[Row], str] | None = None
+    narrow_title: str = ""
+    narrow_format: Callable[[Any], str] | None = None
+
+    def text(self, row: Row) -> str:
+        """The cell of a setting in a table."""
+        return self.cell(row) if self.cell is not None else self.format(self.value(row))
+
+    def narrow_text(self, row: Row) -> str:
+        """The cell of a setting where there is little room."""
+        return self.text(row) if self.narrow_format is None else self.narrow_format(self.value(row))
+
+    @property
+    def heading(self) -> str:
+        """The heading where there is little room."""
+        return self.narrow_title or self.title
+
+
+def _mean(key: str, **more: Any) -> Column:
+    return Column(key, lambda row: row.setting.mean(key), **more)
+
+
+def _of_records(key: str) -> Callable[[Row], str]:
+    """What the records of all runs say, each once."""
+    return lambda row: "; ".join(
+        dict.fromkeys(str(run.record.get(key)) for run in row.setting.runs)
+    )
+
+
+def _against_best(p: Callable[[Row], float | None]) -> Callable[[Row], str]:
+    return lambda row: "best" if row.setting is row.best else p_cell(p(row))
+
+
+def _rank(row: Row) -> str:
+    return f"{row.rank}" if row.setting.is_complete else f"{row.rank}*"
+
+
+def fold_accuracies(row: Row) -> dict[int, float | None]:
+    """Accuracy of each fold; None for one that is missing."""
+    known = {run.fold: run.figure("accuracy") for run in row.setting.runs}
+    return {fold: known.get(fold) for fold in range(row.setting.folds)}
+
+
+def _each_fold(row: Row) -> str:
+    values = fold_accuracies(row).values()
+    return " ".join("-" if value is None else four_digits(value) for value in values)
+
+
+RANK: Final = "rank"
+_SETTING: Final = (
+    Column(RANK, lambda row: row.rank, "", cell=_rank),
+    Column("label", lambda row: row.label, "network and settings"),
+    Column("setting", lambda row: row.setting.name),
+    Column("model", lambda row: row.setting.model),
+)
+_FOLDS: Final = (
+    Column("split", lambda row: row.setting.split),
+    Column("protocol", lambda row: row.setting.protocol),
+    Column("folds_done", lambda row: len(row.setting.runs), higher_is_better=True),
+    Column("folds", lambda row: row.setting.folds),
+    Column("complete", lambda row: str(row.setting.is_complete).lower()),
+)
+_METRICS: Final = (
+    _mean(
+        "accuracy",
+        title="accuracy ± 2 sd",
+        meaning="share of the images of a test fold that is recognised: mean over the finished "
+        "folds, and two standard deviations (n - 1) of the folds",
+        higher_is_better=True,
+        cell=lambda row: with_spread(
+            row.setting.mean("accuracy"), row.setting.two_deviations("accuracy")
+        ),
+        narrow_title="accuracy\n± 2 sd",
+    ),
+    Column("accuracy_2sd", lambda row: row.setting.two_deviations("accuracy")),
+    Column(
+        "accuracy_low",
+        lambda row: row.interval[0],
+        "95 % interval",
+        "of the accuracy on all tested images together, by Wilson's score (Wilson 1927, JASA 22). "
+        "It takes the images for independent: where they show few people, it is too narrow",
+        cell=lambda row: "{:.4f} to {:.4f}".format(*row.interval),
+    ),
+    Column("accuracy_high", lambda row: row.interval[1]),
+    _mean(
+        "macro_f1",
+        title="macro F1",
+        meaning="F1 of each class, averaged with equal weights; mean over folds",
+        format=four_digits,
+        higher_is_better=True,
+        narrow_title="macro\nF1",
+    ),
+    _mean(
+        "calibration_error",
+        title="calibration error",
+        meaning="how far confidence is from accuracy, over 15 bins of equal width (Guo et al. "
+        "2017, arXiv 1706.04599); mean over folds. 0 is best",
+        format=four_digits,
+        narrow_title="calibr.\nerror",
+    ),
+    _mean("loss"),
+    _mean("validation_accuracy", higher_is_better=True),
+    _mean(
+        "parameters",
+        title="parameters",
+        meaning="trainable numbers of the network",
+        format="{:,.0f}".format,
+        narrow_title="para-\nmeters",
+        narrow_format=short_number,
+    ),
+    _mean(
+        "flops",
+        title="FLOPs (M)",
+        meaning="millions for one image in training mode, as fvcore counts them: a multiply-add "
+        "is 1",
+        format=lambda value: f"{value / 1e6:,.2f}",
+        narrow_title="FLOPs",
+        narrow_format=short_number,
+    ),
+    _mean(
+        "size_mb",
+        title="size MB",
+        meaning="of the weights as stored; 1 MB is a million bytes",
+        format="{:.1f}".format,
+        narrow_title="size\nMB",
+    ),
+    _mean(
+        "latency_ms",
+        title="ms per image",
+        meaning="median time for one image on one thread of the machine that trained; only times "
+        "of one device compare",
+        format="{:.2f}".format,
+        narrow_title="ms per\nimage",
+    ),
+    _mean(
+        "images_per_second",
+        title="images/s",
+        meaning="images trained on in a second, mean over folds",
+        format="{:,.0f}".format,
+        higher_is_better=True,
+        narrow_title="images\nper s",
+    ),
+    _mean(
+        "epochs",
+        title="epochs",
+        meaning="passes over the training images, mean over folds",
+        format="{:.0f}".format,
+    ),
+    Column(
+        "seconds",
+        lambda row: float(row.setting.values("seconds").sum()),
+        "time",
+        "of training, all finished folds together",
+        format=duration,
+    ),
+    Column(
+        "p",
+        lambda row: row.p,
+        "p",
+        "against the best setting with the same folds: corrected resampled t-test on the folds "
+        "(Nadeau and Bengio 2003, Machine Learning 52), adjusted for the number of comparisons "
+        "(Holm 1979, Scandinavian Journal of Statistics 6)",
+        higher_is_better=True,
+        cell=_against_best(lambda row: row.p),
+    ),
+    Column(
+        "p_mcnemar",
+        lambda row: row.p_mcnemar,
+        "p (McNemar)",
+        "likewise, from the images that only one of the two recognises (McNemar 1947, "
+        "Psychometrika 12), adjusted by Holm",
+        higher_is_better=True,
+        cell=_against_best(lambda row: row.p_mcnemar),
+    ),
+    Column("device", _of_records("device")),
+    Column("signlang", _of_records("signlang")),
+    Column(
+        "data_fingerprint",
+        lambda row: str(row.setting.runs[0].record["data"]["fingerprint"])[:8],
+    ),
+)
+COLUMNS: Final = {column.key: column for column in (*_SETTING, *_FOLDS, *_METRICS)}
+EACH_FOLD: Final = Column(
+    "accuracy_folds",
+    fold_accuracies,
+    "accuracy of each fold",
+    "from the first fold to the last; - for one that is not finished",
+    cell=_each_fold,
+)
+# the columns of the tables, in their order; the terminal leaves out the last ones for want of width
+MARKDOWN: Final = (
+    RANK, "label", "accuracy", "p", "p_mcnemar", "macro_f1", "calibration_error", "size_mb",
+    "parameters", "flops", "latency_ms", "images_per_second", "seconds",
+)  # fmt: skip
+TERMINAL: Final = (
+    RANK, "label", "accuracy", "p", "macro_f1", "calibration_error", "latency_ms", "parameters",
+    "flops", "size_mb", "images_per_second", "seconds",
+)  # fmt: skip
+REPORT: Final = (
+    "label", "accuracy", "accuracy_low", "p", "p_mcnemar", "macro_f1", "calibration_error",
+    "parameters", "flops", "size_mb", "latency_ms", "images_per_second", "epochs", "seconds",
+)  # fmt: skip
+
+
+def chosen(keys: Iterable[str]) -> list[Column]:
+    """The columns of some keys."""
+    return [COLUMNS[key] for key in keys]
+
+
+def csv_columns(study: Study) -> dict[str, Column]:
+    """The columns of `leaderboard.csv` by key; any of them can sort the tables.
+
+    Between those of every study stand the factors of this one, and a column for each fold.
+    """
+    factors = [_factor(key) for key in study.factors if key not in COLUMNS]
+    folds = [_fold(number) for number in range(max(s.folds for s in study.settings))]
+    every = (*_SETTING, *factors, *_FOLDS, *folds, *_METRICS)
+    return {column.key: column for column in every}
+
+
+def _factor(key: str) -> Column:
+    return Column(key, lambda row: row.setting.choice(key))
+
+
+def _fold(number: int) -> Column:
+    return Column(
+        f"accuracy_fold_{number}",
+        lambda row: fold_accuracies(row).get(number),
+        format=four_digits,
+        higher_is_better=True,
+    )
+
+
+def csv_cell(value: object) -> str:
+    """Write a value so that it can be read back: six digits after the point, or six that count.
+
+    >>> csv_cell(0.95), csv_cell(38215264.0), csv_cell(3.2e-9), csv_cell(float("nan"))
+    ('0.950000', '38215264', '3.2e-09', '')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    if value >= 1e3 and value.is_integer():
+        return f"{value:.0f}"
+    return f"{value:.6f}" if not 0 < abs(value) < 1e-3 else f"{value:.6g}"

@@ -1,0 +1,79 @@
+"""All tables of a study read one table of columns: what it explains, sorts and writes."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from test_report import standings, write_run
+
+from signlang import console
+from signlang.studies import comparison, leaderboard
+from signlang.studies.leaderboard_columns import (
+    COLUMNS,
+    EACH_FOLD,
+    MARKDOWN,
+    RANK,
+    REPORT,
+    TERMINAL,
+    chosen,
+    csv_columns,
+)
+from signlang.studies.study import read_study
+
+ACCURACIES = {"one": (1.0, 0.5), "two": (0.75, 0.875)}  # means 0.75 and 0.8125
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for model, accuracies in ACCURACIES.items():
+        for fold, accuracy in enumerate(accuracies):
+            write_run(tmp_path / "s", {"model": model}, fold, accuracy=accuracy)
+    return tmp_path / "s"
+
+
+def test_every_column_of_a_table_has_a_title_and_is_explained() -> None:
+    for column in chosen({*MARKDOWN, *TERMINAL, *REPORT} - {RANK}):
+        assert column.title, column.key
+        assert column.meaning or column.key == "label", column.key
+    assert len({column.title for column in COLUMNS.values() if column.title}) == sum(
+        bool(column.title) for column in COLUMNS.values()
+    )
+
+
+def test_the_tables_have_the_titles_of_the_columns(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = standings(study)
+    leaderboard.write_markdown(found, study)
+    text = (study / "leaderboard.md").read_text("utf-8")
+    (header,) = (line for line in text.splitlines() if "network and settings" in line)
+    titles = [column.title for column in chosen(MARKDOWN)]
+    titles[titles.index(COLUMNS["accuracy"].title)] = leaderboard.FOLDS_AND_MEAN
+    assert header == f"| {' | '.join(titles)} |"
+    assert f"- calibration error: {COLUMNS['calibration_error'].meaning}." in text
+    shown: list[list[str]] = []
+    monkeypatch.setattr(console, "show_columns", lambda _, header, *__, **___: shown.append(header))
+    leaderboard.show_leaderboard(found)
+    assert shown == [[column.heading for column in chosen(TERMINAL)]]
+    page = comparison.report_page(found)
+    explained = {row[0] for row in page.sections[-1].blocks[2].rows}  # type: ignore[union-attr]
+    assert explained == {c.title for c in (*chosen(REPORT), EACH_FOLD)} - {"network and settings"}
+
+
+def test_the_best_value_of_each_column_is_sorted_first(study: Path) -> None:
+    found = standings(study)
+    for key, first in {
+        "accuracy": "two", "accuracy_fold_0": "one", "accuracy_fold_1": "two",
+        "accuracy_2sd": "two", "model": "one", RANK: "two",
+    }.items():  # fmt: skip
+        assert leaderboard.ranked(found, key)[0][1]["model"] == first, key
+
+
+def test_the_file_has_all_columns_and_reads_back(study: Path) -> None:
+    leaderboard.write_leaderboard(standings(study), study)
+    with (study / "leaderboard.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == list(csv_columns(read_study(study)))
+    assert [row["accuracy"] for row in rows] == ["0.812500", "0.750000"]
+    assert [row["accuracy_fold_1"] for row in rows] == ["0.875000", "0.500000"]
+    assert [row["rank"] for row in rows] == ["1", "2"]
