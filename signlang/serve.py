@@ -19,9 +19,9 @@ def serve(cfg: DictConfig) -> None:
     config.check_packages()
     options = checked_config(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     from signlang.server.processes import Supervisor
-    from signlang.server.registry import registered_name
+    from signlang.server.registry import read_bundles
 
-    bundles, default = registered_name(options.paths, options.default)
+    bundles, default = read_bundles(options.paths, options.default)
     console.log.info("Loading %s; the default is %s.", ", ".join(bundles), default)
     json_log.start_json_log()
     Supervisor(options).run()

@@ -177,6 +177,10 @@ REFUSED: dict[str, tuple[int, bytes | Callable[[], Iterator[bytes]], str, str]] 
     "bomb": (413, png_header(60_000, 60_000), "image/png", "pixels"),
     "giant bomb": (413, png_header(2**31 - 1, 2**31 - 1), "image/png", "pixels"),
     "no boundary": (422, b"x", "multipart/form-data", "boundary"),
+    "no name": (
+        422, b"--b\r\nContent-Type: image/png\r\n\r\nab\r\n--b--\r\n",
+        "multipart/form-data; boundary=b", "name",
+    ),
     "malformed": (422, b"x" * 99, "multipart/form-data; boundary=b", "malformed"),
     "multipart cut off": (
         422, b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\nab',
@@ -219,6 +223,21 @@ def test_other_mistakes_get_a_sentence_too(client: httpx.Client) -> None:
     for path in ("/page/../../../pyproject.toml", "/page/%2e%2e/bundle.py", "/page//etc/passwd"):
         assert client.get(path).status_code == 404
     assert client.get("/v1/models/few/card").status_code == 404
+
+
+def test_the_page_is_loaded_once_and_nothing_beside_it(client: httpx.Client) -> None:
+    for path, kind in {
+        "/": "text/html", "/docs": "text/html", "/page/app.js": "text/javascript",
+        "/page/style.css": "text/css", "/page/icon.svg": "image/svg+xml",
+    }.items():  # fmt: skip
+        got = client.get(path)
+        assert (got.status_code, got.headers["content-type"].split(";")[0]) == (200, kind)
+        assert got.headers["cache-control"] == "no-cache"
+        again = client.get(path, headers={"if-none-match": got.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["cache-control"] == "no-cache"
+    for path in ("package.json", "node_modules/x.js", "vendor/.ready", "vendor", ""):
+        assert client.get(f"/page/{path}").status_code == 404, path
 
 
 def test_a_body_that_does_not_arrive_is_given_up(running: Service) -> None:
@@ -287,8 +306,10 @@ def test_the_log_tells_nothing_of_the_images(client: httpx.Client, running: Serv
     client.post("/v1/predict?model=secret", content=encoded("A"), headers=JPEG)
     wait_for(lambda: running.events("request")[-1]["status"] == 404)
     assert "secret" not in running.log.read_text()
-    line = next(one for one in running.events("request") if one["status"] == 200)
+    answered = [one for one in running.events("request") if one["route"] == "/v1/predict"]
+    line = next(one for one in reversed(answered) if one["status"] == 200)
     assert {"time", "level", "route", "method", "status", "milliseconds"} <= set(line)
+    assert (line["model"], line["images"], line["bytes"] > 0) == ("colours", 1, True)
 
 
 def test_figures_for_prometheus_add_up(client: httpx.Client) -> None:

@@ -1,14 +1,11 @@
-"""HTTP inference server: FastAPI app, routes and the web page.
-
-What a request asks for is looked up in a table, never on the disk.
-"""
+"""HTTP inference server: FastAPI app, routes and the web page."""
 
 import hashlib
+import mimetypes
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from http import HTTPStatus
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -18,6 +15,7 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
 
 import signlang
 from signlang.server import schemas, telemetry
@@ -30,45 +28,43 @@ from signlang.server.telemetry import RequestLog
 
 FOLDER: Final = Path(__file__).parent / "page"
 RUNTIME: Final = "vendor/ort.wasm.min.mjs"  # comes by `make page`
-KINDS: Final = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",
+MEDIA_TYPES: Final = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
 }
 
 
-@dataclass(frozen=True, eq=False)
-class StaticFile:
-    """What is served under a name."""
-
-    data: bytes
-    kind: str
-    tag: str
-
-    def answer(self, request: Request) -> Response:
-        """The file, or that the browser has it already."""
-        headers = {"ETag": self.tag, "Cache-Control": "no-cache"}
-        if request.headers.get("if-none-match") == self.tag:
-            return Response(status_code=304, headers=headers)
-        return Response(self.data, media_type=self.kind, headers=headers)
+for _suffix, _type in MEDIA_TYPES.items():  # the table of the system may differ
+    mimetypes.add_type(_type, _suffix)
 
 
-def static_file(data: bytes, kind: str) -> StaticFile:
-    """Make a file of its content."""
-    return StaticFile(data, kind, f'"{hashlib.blake2b(data, digest_size=16).hexdigest()}"')
+class PageFiles(StaticFiles):
+    """Files of the web page; a browser asks each time whether its copy is still the current one."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        """Find a file of the page, or of `vendor`, that `MEDIA_TYPES` knows."""
+        name = PurePosixPath(path)
+        if name.suffix not in MEDIA_TYPES or str(name.parent) not in {".", "vendor"}:
+            return "", None
+        return super().lookup_path(path)
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """Answer with the file, or that the browser has it already."""
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
-def static_files(folder: Path = FOLDER) -> dict[str, StaticFile]:
-    """Read the page: its own files, and what npm brought, if it did."""
-    own = [path for path in folder.iterdir() if path.suffix in KINDS]
-    brought = [path for path in (folder / "vendor").glob("*") if path.suffix in KINDS]
-    return {
-        path.relative_to(folder).as_posix(): static_file(path.read_bytes(), KINDS[path.suffix])
-        for path in sorted(own + brought)
-    }
+def onnx_response(data: bytes, tag: str, request: Request) -> Response:
+    """Answer with a network out of a bundle, or that the browser has it already."""
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type="application/octet-stream", headers=headers)
 
 
 REFUSED: Final[dict[int | str, dict[str, Any]]] = {
@@ -105,7 +101,7 @@ BODY: Final = {
 
 
 def protected(options: ServeConfig) -> list[Any]:
-    """What a route depends on if it asks for the key; the first only describes it."""
+    """Dependencies of protected routes; `APIKeyHeader` only documents the scheme in OpenAPI."""
     return [
         Depends(APIKeyHeader(name="X-API-Key", auto_error=False)),
         Depends(KeyCheck(options.api_key)),
@@ -130,35 +126,34 @@ def prediction_routes(engine: Engine, options: ServeConfig) -> APIRouter:
         ] = None,
     ) -> Response:
         """Recognise the signs in one or many images."""
-        notes = request.scope["state"]["notes"]
-        found = await engine.answer(request.headers, request.stream(), model, top, notes)
-        return JSONResponse(found)
+        answer = await engine.answer(request.headers, request.stream(), model, top)
+        setattr(request.state, telemetry.LOG_FIELDS, answer.log_fields)
+        return JSONResponse(answer.content)
 
     return router
 
 
-def model_routes(shelf: ModelRegistry, options: ServeConfig) -> APIRouter:
-    """Where the networks, their files and their cards are found."""
+def model_routes(models: ModelRegistry, options: ServeConfig) -> APIRouter:
+    """The models, their files and their cards."""
     router = APIRouter(prefix="/v1/models", tags=["networks"])
-    listed = _listed(shelf, options)
-    onnx = {
-        name: static_file(served.onnx, "application/octet-stream") for name, served in shelf.items()
-    }
+    listed = _listed(models, options)
+    tags = {name: f'"{hashlib.sha256(model.onnx).hexdigest()}"' for name, model in models.items()}
 
     @router.get("", response_model=schemas.ModelList, dependencies=protected(options))
-    async def models() -> Response:
+    async def list_models() -> Response:
         """List the networks among which a request can choose, and the limits."""
         return JSONResponse(listed)
 
     @router.get("/{name}/network.onnx", response_class=Response, dependencies=protected(options))
     async def network(name: str, request: Request) -> Response:
         """Load a network into the browser: uint8 images in, probabilities out."""
-        return onnx[shelf.chosen(name)].answer(request)
+        known = models.resolve(name)
+        return onnx_response(models[known].onnx, tags[known], request)
 
     @router.get("/{name}/card", response_class=Response)
     async def card(name: str) -> Response:
         """Read what a network was made of and what it is good for; needs no key."""
-        page = shelf[shelf.chosen(name)].card
+        page = models[models.resolve(name)].card
         if not page:
             raise RequestError(404, "The bundle of this network has no card.")
         headers = {"Content-Security-Policy": CARD_POLICY}
@@ -167,25 +162,25 @@ def model_routes(shelf: ModelRegistry, options: ServeConfig) -> APIRouter:
     return router
 
 
-def _listed(shelf: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
+def _listed(models: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
     return {
         "models": [
             {
                 "name": name,
-                "default": name == shelf.default,
-                "classes": list(served.bundle.classes),
-                "image_size": served.bundle.image_size,
+                "default": name == models.default,
+                "classes": list(model.bundle.classes),
+                "image_size": model.bundle.image_size,
                 "precision": options.precision,
                 "device": options.device,
-                "threshold": served.threshold,
-                "card": f"/v1/models/{name}/card" if served.card else None,
+                "threshold": model.threshold,
+                "card": f"/v1/models/{name}/card" if model.card else None,
                 "browser": {
-                    "precision": served.browser,
+                    "precision": model.browser,
                     "url": f"/v1/models/{name}/network.onnx",
-                    "bytes": len(served.onnx),
+                    "bytes": len(model.onnx),
                 },
             }
-            for name, served in shelf.items()
+            for name, model in models.items()
         ],
         "max_images": options.max_images,
         "max_body_bytes": int(options.max_body_mb * MIB),
@@ -198,23 +193,23 @@ ABOUT: Final = """Recognises static hand signs in images. Send one image as the 
 as `multipart/form-data`; images are neither stored nor logged."""
 
 
-def create_app(shelf: ModelRegistry, options: ServeConfig) -> Any:
+def create_app(models: ModelRegistry, options: ServeConfig) -> Any:
     """Make the ASGI application; it lives in one event loop, from start to shutdown."""
-    engine = Engine(shelf, options)
+    engine = Engine(models, options)
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         engine.close()
 
     app = FastAPI(
         title="signlang", summary="Static hand signs", description=ABOUT,
-        version=signlang.__version__, docs_url=None, redoc_url=None, lifespan=life,
+        version=signlang.__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
     )  # fmt: skip
     app.include_router(prediction_routes(engine, options))
-    app.include_router(model_routes(shelf, options))
-    app.include_router(_watching(engine, options))
-    app.include_router(_page(shelf))
+    app.include_router(model_routes(models, options))
+    app.include_router(_monitoring_routes(engine, options))
+    app.include_router(_page_routes())
     _explain_errors(app)
     _describe(app)
     wrapped: Any = app
@@ -237,8 +232,8 @@ def _describe(app: FastAPI) -> None:
         described["components"]["schemas"].pop(name, None)
 
 
-def _watching(engine: Engine, options: ServeConfig) -> APIRouter:
-    router = APIRouter(tags=["watching"])
+def _monitoring_routes(engine: Engine, options: ServeConfig) -> APIRouter:
+    router = APIRouter(tags=["monitoring"])
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -254,60 +249,58 @@ def _watching(engine: Engine, options: ServeConfig) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, dependencies=protected(options))
     async def metrics() -> Response:
-        """Figures for Prometheus, of all processes."""
-        return Response(telemetry.metrics_page(), media_type=telemetry.KIND)
+        """Metrics for Prometheus, of all processes."""
+        return Response(telemetry.metrics_page(), media_type=telemetry.METRICS_TYPE)
 
     return router
 
 
-def _page(shelf: ModelRegistry) -> APIRouter:
+def _page_routes() -> APIRouter:
     router = APIRouter(include_in_schema=False)
-    files = static_files()
+    files = PageFiles(directory=FOLDER)
 
     @router.get("/")
     async def page(request: Request) -> Response:
-        return files["index.html"].answer(request)
+        return await files.get_response("index.html", request.scope)
 
     @router.get("/docs")
     async def docs(request: Request) -> Response:
-        return files["docs.html"].answer(request)
+        return await files.get_response("docs.html", request.scope)
 
     @router.get("/page/{name:path}")
-    async def part(name: str, request: Request) -> Response:
-        if name not in files:
-            raise HTTPException(HTTPStatus.NOT_FOUND)
-        return files[name].answer(request)
+    async def file(name: str, request: Request) -> Response:
+        return await files.get_response(name, request.scope)
 
     return router
 
 
 def _explain_errors(app: FastAPI) -> None:
-    """Answer every error with one sentence, in the form of `schema.Trouble`."""
+    """Answer every error with one sentence, in the form of `schemas.ErrorResponse`."""
 
-    def said(status: int, sentence: str, headers: Any = None) -> JSONResponse:
+    def error_response(status: int, sentence: str, headers: Any = None) -> JSONResponse:
         return JSONResponse({"error": sentence}, status, headers=headers)
 
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> Response:
-        return said(error.status, error.sentence, dict(error.headers))
+        return error_response(error.status, error.sentence, dict(error.headers))
 
     @app.exception_handler(HTTPException)
     async def missing(_: Request, error: HTTPException) -> Response:
         sentence = {
             404: "There is nothing at this address; /docs lists what there is.",
             405: "This address takes other methods; /docs lists them.",
-        }.get(error.status_code, "This request cannot be served.")
-        return said(error.status_code, sentence, error.headers)
+        }.get(error.status_code, "This request cannot be model.")
+        return error_response(error.status_code, sentence, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         names = ", ".join(sorted({str(found["loc"][-1]) for found in error.errors()}))
-        return said(422, f"This setting of the request has no usable value: {names}.")
+        return error_response(422, f"This setting of the request has no usable value: {names}.")
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, error: ClientDisconnect) -> Response:
-        return said(499, "Nobody waits for the answer.")
+        return error_response(499, "The client closed the request.")
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
-        return said(500, "The service failed at this request; its log says where.")
+        return error_response(500, "The service failed at this request; its log says where.")

@@ -31,8 +31,19 @@ from signlang.server.schemas import RequestError, too_busy
 from signlang.system import cpu_count
 
 
+@dataclass(eq=False)
+class Slot:
+    """What one request occupies.
+
+    Attributes:
+        images: How many.
+    """
+
+    images: int = 1
+
+
 class Admission:
-    """The room of one process.
+    """Bounds the images and bytes that one process holds.
 
     Args:
         images: That may be inside, whether read, waiting or computed.
@@ -53,53 +64,37 @@ class Admission:
         return self.inside >= self._images
 
     @contextmanager
-    def seat(self, size: int) -> Iterator["Slot"]:
-        """Take room for one image and a body of at most `size` bytes while the block runs.
+    def reserve(self, size: int) -> Iterator[Slot]:
+        """Reserve one image and a body of at most `size` bytes while the block runs.
 
         Raises:
-            Refusal: 429 if there is none.
+            RequestError: 429 if there is no room.
         """
         if self.inside + 1 > self._images or self._bytes + size > self._size:
             raise too_busy()
-        seat = Slot(self)
+        slot = Slot()
         self.inside += 1
         self._bytes += size
         try:
-            yield seat
+            yield slot
         finally:
-            self.inside -= seat.images
+            self.inside -= slot.images
             self._bytes -= size
 
-    def widen(self, seat: "Slot", images: int) -> None:
-        """Take room for all images of a request, once it is known how many they are.
+    def extend(self, slot: Slot, images: int) -> None:
+        """Reserve all images of a request, once it is known how many they are.
 
         Raises:
-            Refusal: 429 if there is none.
+            RequestError: 429 if there is no room.
         """
-        more = max(images, 1) - seat.images
+        more = max(images, 1) - slot.images
         if self.inside + more > self._images:
             raise too_busy()
         self.inside += more
-        seat.images += more
+        slot.images += more
 
 
-class Slot:
-    """The room of one request.
-
-    Attributes:
-        images: That it has room for.
-    """
-
-    def __init__(self, admission: Admission) -> None:
-        self.images = 1
-        self._admission = admission
-
-    def widen(self, images: int) -> None:
-        """See `Admission.widen`."""
-        self._admission.widen(self, images)
-
-
-Seen = Callable[[str, int, float], None]
+OnBatch = Callable[[str, int, float], None]
 
 
 @dataclass(eq=False)
@@ -117,7 +112,7 @@ class Batcher:
         runners: Batches that are computed at the same time.
         max_batch: Images of one batch, for each network.
         wait_s: How long an image may wait for others, although a runner is free.
-        seen: Told of each batch: network, images, seconds.
+        on_batch: Called after each batch with network, images and seconds.
     """
 
     def __init__(
@@ -126,12 +121,12 @@ class Batcher:
         runners: int,
         max_batch: Mapping[str, int],
         wait_s: float = 0.0,
-        seen: Seen = lambda name, size, seconds: None,
+        on_batch: OnBatch = lambda name, size, seconds: None,
     ) -> None:
         self._networks = networks
         self._waiting: dict[str, deque[_Job]] = {name: deque() for name in networks}
         self._free = runners
-        self._max_batch, self._wait_s, self._seen = max_batch, wait_s, seen
+        self._max_batch, self._wait_s, self._on_batch = max_batch, wait_s, on_batch
         self._pool = ThreadPoolExecutor(runners, thread_name_prefix="network")
         self._is_planned = False
 
@@ -199,9 +194,9 @@ class Batcher:
 
     def _timed(self, name: str, images: Pixels) -> Floats32:
         start = time.perf_counter()
-        found = self._networks[name](images)
-        self._seen(name, len(images), time.perf_counter() - start)
-        return found
+        probabilities = self._networks[name](images)
+        self._on_batch(name, len(images), time.perf_counter() - start)
+        return probabilities
 
     def _hand_out(
         self,
@@ -223,25 +218,38 @@ class Batcher:
         self._plan(loop, 0.0)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a request.
+
+    Attributes:
+        content: In the form of `schemas.PredictResponse`.
+        log_fields: What the log may say of the request.
+    """
+
+    content: Mapping[str, Any]
+    log_fields: Mapping[str, str | int]
+
+
 class Engine:
-    """What answers; close it at the end.
+    """Answers requests; close it at the end.
 
     Args:
-        shelf: The networks.
+        models: The loaded models.
         options: The limits.
 
     Attributes:
-        admission: Who is inside.
+        admission: Bounds the requests inside.
     """
 
-    def __init__(self, shelf: ModelRegistry, options: ServeConfig) -> None:
-        self.shelf, self.options = shelf, options
+    def __init__(self, models: ModelRegistry, options: ServeConfig) -> None:
+        self.models, self.options = models, options
         self.admission = Admission(options.queue, int(options.queue_mb * MIB))
         self.max_body = int(options.max_body_mb * MIB)
         self._batcher = Batcher(
-            {name: served.network for name, served in shelf.items()},
+            {name: model.network for name, model in models.items()},
             options.side_by_side,
-            {name: served.max_batch for name, served in shelf.items()},
+            {name: model.max_batch for name, model in models.items()},
             options.wait_ms / 1000,
             telemetry.record_batch,
         )
@@ -255,37 +263,34 @@ class Engine:
     async def answer(
         self,
         headers: Mapping[str, str],
-        pieces: AsyncIterator[bytes],
+        chunks: AsyncIterator[bytes],
         model: str | None,
         top: int | None,
-        notes: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Answer a request in the form of `schema.Answer`.
+    ) -> Answer:
+        """Answer a request.
 
         Args:
             headers: Of the request, in lower case.
-            pieces: Of its body.
+            chunks: Of its body.
             model: Name of the network, or nothing for the default.
             top: How many signs to name for each image; nothing for all.
-            notes: Takes what the log may tell of the request.
 
         Raises:
-            Refusal: If it is not served.
+            RequestError: If it is not served.
         """
         begin = time.perf_counter()
-        name = self.shelf.chosen(model)
-        kind = headers.get("content-type", "")
-        uploads.content_kind(kind)
-        size = uploads.declared(headers.get("content-length"), self.max_body)
+        name = self.models.resolve(model)
+        content_type = headers.get("content-type", "")
+        uploads.check_content_type(content_type)
+        size = uploads.declared_size(headers.get("content-length"), self.max_body)
         try:
-            with self.admission.seat(size) as seat:
+            with self.admission.reserve(size) as slot:
                 telemetry.INSIDE.set(self.admission.inside)
                 async with asyncio.timeout(self.options.timeout_s):
-                    body = await uploads.read_body(pieces, self.max_body, self.options.body_s)
-                    images = await self._decoded(body, kind, seat, self.shelf[name])
-                    notes |= {"model": name, "images": len(images), "bytes": len(body)}
+                    body = await uploads.read_body(chunks, self.max_body, self.options.body_s)
+                    images = await self._decoded(body, content_type, slot, self.models[name])
                     read = time.perf_counter()
-                    found = await self._batcher.run(name, images)
+                    probabilities = await self._batcher.run(name, images)
         except TimeoutError:
             raise RequestError(
                 503, f"There was no answer within {self.options.timeout_s:g} seconds.",
@@ -293,29 +298,24 @@ class Engine:
             ) from None  # fmt: skip
         finally:
             telemetry.INSIDE.set(self.admission.inside)
-        served = self.shelf[name]
-        predictions = [_prediction(row.tolist(), served, top) for row in found]
+        predictions = [_prediction(row.tolist(), self.models[name], top) for row in probabilities]
         for prediction in predictions:
             telemetry.IMAGES.labels(name, "yes" if prediction["sure"] else "no").inc()
-        end = time.perf_counter()
-        return {
+        content = {
             "model": name,
             "precision": self.options.precision,
             "device": self.options.device,
             "predictions": predictions,
-            "milliseconds": {
-                "reading": round((read - begin) * 1000, 3),
-                "network": round((end - read) * 1000, 3),
-                "total": round((end - begin) * 1000, 3),
-            },
+            "milliseconds": _milliseconds(begin, read, time.perf_counter()),
         }
+        return Answer(content, {"model": name, "images": len(images), "bytes": len(body)})
 
     async def _decoded(
-        self, body: bytes, kind: str, seat: Slot, served: LoadedModel
+        self, body: bytes, content_type: str, slot: Slot, model: LoadedModel
     ) -> list[Pixels]:
-        files = uploads.uploaded_files(body, kind, self.options.max_images)
-        seat.widen(len(files))
-        loop, side, most = asyncio.get_running_loop(), served.bundle.sides[0], len(files)
+        files = await uploads.uploaded_files(body, content_type, self.options.max_images)
+        self.admission.extend(slot, len(files))
+        loop, side, count = asyncio.get_running_loop(), model.bundle.sides[0], len(files)
         tasks = [
             loop.run_in_executor(
                 self._decoders,
@@ -324,7 +324,7 @@ class Engine:
                 side,
                 self.options.max_pixels,
                 number,
-                most,
+                count,
             )
             for number, data in enumerate(files, 1)
         ]
@@ -335,15 +335,20 @@ class Engine:
                 task.cancel()
 
 
+def _milliseconds(begin: float, read: float, end: float) -> dict[str, float]:
+    spans = {"reading": read - begin, "network": end - read, "total": end - begin}
+    return {name: round(seconds * 1000, 3) for name, seconds in spans.items()}
+
+
 def _prediction(
-    probabilities: Sequence[float], served: LoadedModel, top: int | None
+    probabilities: Sequence[float], model: LoadedModel, top: int | None
 ) -> dict[str, Any]:
-    """Write out one row of probabilities in the form of `schema.Prediction`."""
-    ranked = sorted(zip(probabilities, served.bundle.classes, strict=True), key=lambda p: -p[0])
+    """Write out one row of probabilities in the form of `schemas.Prediction`."""
+    ranked = sorted(zip(probabilities, model.bundle.classes, strict=True), key=lambda p: -p[0])
     confidence, label = ranked[0]
     return {
         "label": label,
         "confidence": round(confidence, 6),
-        "sure": confidence >= served.threshold,
+        "sure": confidence >= model.threshold,
         "probabilities": {name: round(value, 6) for value, name in ranked[:top]},
     }

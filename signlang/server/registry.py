@@ -55,7 +55,7 @@ CARD: Final = "card.html"
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A network that answers.
+    """A model ready to predict.
 
     Attributes:
         bundle: Where it comes from.
@@ -83,32 +83,32 @@ class ModelRegistry(Mapping[str, LoadedModel]):
         default: Name of the one that answers when a request names none.
     """
 
-    def __init__(self, served: Mapping[str, LoadedModel], default: str) -> None:
-        self._served, self.default = dict(served), default
+    def __init__(self, models: Mapping[str, LoadedModel], default: str) -> None:
+        self._models, self.default = dict(models), default
 
     def __getitem__(self, name: str) -> LoadedModel:
-        return self._served[name]
+        return self._models[name]
 
     def __iter__(self) -> Any:
-        return iter(self._served)
+        return iter(self._models)
 
     def __len__(self) -> int:
-        return len(self._served)
+        return len(self._models)
 
-    def chosen(self, name: str | None) -> str:
+    def resolve(self, name: str | None) -> str:
         """The name of the network that a request asks for.
 
         Raises:
-            Refusal: 404 if there is none of that name.
+            RequestError: 404 if there is none of that name.
         """
         name = name or self.default
-        if name not in self._served:
-            there = ", ".join(sorted(self._served))
+        if name not in self._models:
+            there = ", ".join(sorted(self._models))
             raise RequestError(404, f"There is no network of this name. There are: {there}.")
         return name
 
 
-def registered_name(paths: Sequence[Path], default: str | None) -> tuple[dict[str, Bundle], str]:
+def read_bundles(paths: Sequence[Path], default: str | None) -> tuple[dict[str, Bundle], str]:
     """Read bundles, without their networks.
 
     Returns:
@@ -138,7 +138,7 @@ def load_models(options: ServeConfig) -> ModelRegistry:
     Raises:
         SignlangError: If one cannot be used.
     """
-    bundles, default = registered_name(options.paths, options.default)
+    bundles, default = read_bundles(options.paths, options.default)
     return ModelRegistry(
         {name: _load_model(bundle, options) for name, bundle in bundles.items()}, default
     )

@@ -38,7 +38,7 @@ class SecureHeaders:
     """ASGI middleware that adds to each answer the headers it does not set itself.
 
     Args:
-        app: What answers.
+        app: The application.
         shared: Whether pages of other origins may read answers, as far as CORS lets them.
     """
 
@@ -74,7 +74,7 @@ class KeyCheck:
         """Compare in a time that does not depend on what is given.
 
         Raises:
-            Refusal: 401 without the key.
+            RequestError: 401 without the key.
         """
         if self._digest is None:
             return

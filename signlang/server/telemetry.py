@@ -26,7 +26,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from signlang.server.config import METRICS_VARIABLE
 from signlang.server.json_log import log
 
-KIND: Final = CONTENT_TYPE_LATEST
+METRICS_TYPE: Final = CONTENT_TYPE_LATEST
 SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 REQUESTS: Final = Counter("signlang_requests", "Requests answered", ["route", "method", "status"])
 LATENCY: Final = Histogram(
@@ -48,7 +48,7 @@ STARTS: Final = Counter("signlang_worker_starts", "Processes started, those agai
 
 
 def metrics_page() -> bytes:
-    """All figures in Prometheus' text format."""
+    """All metrics in Prometheus' text format."""
     if not os.environ.get(METRICS_VARIABLE):
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
@@ -63,14 +63,15 @@ def record_batch(model: str, images: int, seconds: float) -> None:
 
 
 METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+LOG_FIELDS: Final = "log_fields"  # of `request.state`: what a route adds to the line of a request
 QUIET: Final = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds by machines
 
 
 class RequestLog:
-    """ASGI middleware that counts requests and writes them down.
+    """ASGI middleware that counts requests and logs them.
 
     Args:
-        app: What answers.
+        app: The application.
     """
 
     def __init__(self, app: Any) -> None:
@@ -81,17 +82,17 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begin, status = time.perf_counter(), 499  # 499: nobody waited for the answer
-        notes: dict[str, Any] = scope.setdefault("state", {}).setdefault("notes", {})
+        begin, status = time.perf_counter(), 499  # 499: the client closed the request
+        state: dict[str, Any] = scope.setdefault("state", {})
 
-        async def watched(message: Any) -> None:
+        async def recording(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, recording)
         except Exception:
             status = 500
             raise
@@ -103,7 +104,7 @@ class RequestLog:
             LATENCY.labels(route).observe(seconds)
             if route not in QUIET or status >= 400:
                 facts = {"route": route, "method": method, "status": status}
-                facts |= {"milliseconds": round(seconds * 1000, 2), **notes}
+                facts |= {"milliseconds": round(seconds * 1000, 2), **state.get(LOG_FIELDS, {})}
                 log.log(_level(status), "request", extra=facts)
 
 

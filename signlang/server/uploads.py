@@ -1,6 +1,6 @@
 """Bounded reading of request bodies and decoding of uploaded images.
 
-Starlette's own parser puts large files on the disk; nothing of a request may come there.
+Nothing of a request is written to the disk.
 
 The kind and the size of an image are judged by its first bytes, before anything is decoded: only
 four decoders are ever reached, and a small file that holds a huge image is refused.
@@ -8,7 +8,7 @@ four decoders are ever reached, and a small file that holds a huge image is refu
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from PIL import (
@@ -19,8 +19,9 @@ from PIL import (
     UnidentifiedImageError,
     WebPImagePlugin,
 )
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from signlang.arrays import Pixels
 from signlang.data.image_io import BadImageError, read_image, resize_image
@@ -35,26 +36,30 @@ RAW: Final = {
 MULTIPART: Final = "multipart/form-data"
 
 
-def content_kind(content_type: str) -> str:
-    """The media type of a body that may be read.
+def media_type(content_type: str) -> str:
+    """The media type in a Content-Type header.
 
-    Raises:
-        Refusal: 415 if it is not one for images.
-
-    >>> content_kind("image/PNG; q=1")
+    >>> media_type("image/PNG; q=1")
     'image/png'
     """
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in RAW and kind != MULTIPART:
-        raise RequestError(415, f"This is not an image by its Content-Type. {ACCEPTED_TYPES}")
-    return kind
+    return content_type.partition(";")[0].strip().lower()
 
 
-def declared(length: str | None, most: int) -> int:
-    """Bytes to make room for: what the request declares, or the most it may have.
+def check_content_type(content_type: str) -> None:
+    """Refuse a body that is no image by its Content-Type.
 
     Raises:
-        Refusal: 413 if it declares more than that.
+        RequestError: 415.
+    """
+    if media_type(content_type) not in {*RAW, MULTIPART}:
+        raise RequestError(415, f"This is not an image by its Content-Type. {ACCEPTED_TYPES}")
+
+
+def declared_size(length: str | None, most: int) -> int:
+    """Bytes to reserve for a body: what the request declares, or the most it may have.
+
+    Raises:
+        RequestError: 413 if it declares more than that.
     """
     if length is None or not length.isdecimal():
         return most
@@ -63,17 +68,17 @@ def declared(length: str | None, most: int) -> int:
     return int(length)
 
 
-async def read_body(pieces: AsyncIterator[bytes], most: int, seconds: float) -> bytes:
+async def read_body(chunks: AsyncIterator[bytes], most: int, seconds: float) -> bytes:
     """Read a body.
 
     Raises:
-        Refusal: 413 if it has more than `most` bytes, 408 if it takes longer than `seconds`.
+        RequestError: 413 if it has more than `most` bytes, 408 if it takes longer than `seconds`.
     """
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
-            async for piece in pieces:
-                body += piece
+            async for chunk in chunks:
+                body += chunk
                 if len(body) > most:
                     raise _too_large(most)
     except TimeoutError:
@@ -83,44 +88,74 @@ async def read_body(pieces: AsyncIterator[bytes], most: int, seconds: float) -> 
     return bytes(body)
 
 
-def uploaded_files(body: bytes, content_type: str, most: int) -> list[bytes]:
+class ImageParts(MultiPartParser):
+    """The parts of a multipart body, at most some number, kept in memory.
+
+    Args:
+        body: The whole body.
+        boundary: Between its parts.
+        most: Parts that it may have.
+
+    Attributes:
+        is_complete: Whether the body has been read to its closing boundary.
+    """
+
+    def __init__(self, body: bytes, boundary: bytes, most: int) -> None:
+        # latin-1 maps bytes to characters one to one: fields without a file name are images too
+        content_type = f'{MULTIPART}; boundary="{boundary.decode("latin-1")}"; charset=latin-1'
+        super().__init__(
+            Headers({"content-type": content_type}), _chunks(body), max_part_size=len(body)
+        )
+        self.spool_max_size = len(body) + 1  # larger files would go to the disk
+        self.most, self.is_complete = most, False
+
+    def on_part_begin(self) -> None:
+        """Refuse the first part too many, before anything is kept of it."""
+        if len(self.items) == self.most:
+            raise RequestError(
+                413, f"More than {self.most} images in one request: send several requests."
+            )
+        super().on_part_begin()
+
+    def on_end(self) -> None:
+        """Note that the last boundary was there."""
+        self.is_complete = True
+
+
+async def _chunks(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
+
+
+async def uploaded_files(body: bytes, content_type: str, most: int) -> list[bytes]:
     """Take the files out of a body: one if it is an image, any number if it is multipart.
 
     Names of fields and files are not looked at; fields without a file name count as files as well.
 
+    Args:
+        body: The whole body.
+        content_type: Of the request, checked by `media_type`.
+        most: Files that it may hold.
+
     Raises:
-        Refusal: 413 for more than `most`, 422 if there is none or the body is malformed.
+        RequestError: 413 for more than `most`, 422 if there is none or the body is malformed.
     """
-    if content_kind(content_type) != MULTIPART:
+    if media_type(content_type) != MULTIPART:
         return [body]
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise RequestError(422, "The multipart body has no boundary.")
-    parts: list[bytearray] = []
-
-    def begin() -> None:
-        if len(parts) == most:
-            raise RequestError(
-                413, f"More than {most} images in one request: send several requests."
-            )
-        parts.append(bytearray())
-
-    def take(data: bytes, start: int, end: int) -> None:
-        parts[-1].extend(memoryview(data)[start:end])
-
-    ended: list[bool] = []
-    callbacks = {"on_part_begin": begin, "on_part_data": take, "on_end": lambda: ended.append(True)}
+    parser = ImageParts(body, boundary, most)
     try:
-        parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
-        parser.write(body)
-        parser.finalize()
-    except MultipartParseError:
-        raise RequestError(422, "The multipart body is malformed.") from None
-    if not ended:
+        parts = (await parser.parse()).multi_items()
+    except MultiPartException as error:
+        raise RequestError(422, f"The multipart body is malformed. {error.message}") from None
+    if not parser.is_complete:
         raise RequestError(422, "The multipart body is cut off.")
     if not parts:
         raise RequestError(422, "The request holds no image.")
-    return [bytes(part) for part in parts]
+    return [
+        part.encode("latin-1") if isinstance(part, str) else await part.read() for _, part in parts
+    ]
 
 
 def _too_large(most: int) -> RequestError:
@@ -146,7 +181,7 @@ def decode_upload(data: bytes, size: int, most: int, number: int, count: int) ->
         count: How many there are.
 
     Raises:
-        Refusal: 413 for too many pixels, 415 for another kind of file, 422 for a damaged one.
+        RequestError: 413 for too many pixels, 415 for another kind of file, 422 for a damaged one.
     """
     which = "The image" if count == 1 else f"Image {number} of {count}"
     if not data:

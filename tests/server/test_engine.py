@@ -153,15 +153,15 @@ def test_the_best_batch_is_found_by_trying() -> None:
 
 def test_room_is_given_back() -> None:
     admission = Admission(images=4, size=100)
-    with admission.seat(50) as seat:
-        seat.widen(3)
+    with admission.reserve(50) as slot:
+        admission.extend(slot, 3)
         assert admission.inside == 3
-        with admission.seat(50) as other:
+        with admission.reserve(50) as other:
             assert admission.is_full
             with pytest.raises(RequestError, match="again") as refused:
-                other.widen(2)
+                admission.extend(other, 2)
             assert refused.value.status == 429
-        with pytest.raises(RequestError), admission.seat(51):
+        with pytest.raises(RequestError), admission.reserve(51):
             pass
     assert (admission.inside, admission.is_full) == (0, False)
 
@@ -196,13 +196,19 @@ def test_nothing_of_a_request_reaches_the_disk(tmp_path: Path) -> None:
         transport = httpx.ASGITransport(application)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             is_watched = True
-            for files in ([("a", ("x.png", stream.getvalue()))], [("a", ("../x", b"no"))]):
-                await client.post("/v1/predict", files=files)
-            got = await client.post(
-                "/v1/predict", content=stream.getvalue(), headers={"content-type": "image/png"}
-            )
+            image = stream.getvalue()
+            answers = [
+                await client.post("/v1/predict", files=[("a", ("x.png", image))]),
+                await client.post("/v1/predict", files=[("a", (None, image))]),  # a field, no file
+                await client.post(
+                    "/v1/predict", content=image, headers={"content-type": "image/png"}
+                ),
+            ]
+            refused = await client.post("/v1/predict", files=[("a", ("../x", b"no"))])
             is_watched = False
-            assert got.status_code == 200
+            assert [answer.status_code for answer in answers] == [200] * 3, answers[1].text
+            assert len({str(answer.json()["predictions"]) for answer in answers}) == 1
+            assert refused.status_code == 415
 
     sys.addaudithook(audit)  # stays for the rest of the process, but only looks here
     in_loop(task)
