@@ -17,7 +17,6 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from signlang.arrays import Floats
 from signlang.metrics.factor_effects import Effect, pareto
 from signlang.reporting.formatting import p_text
-from signlang.reporting.label_placement import Name, write_names
 from signlang.reporting.plots import BLUE, COLOURS, INK, literal_text, new_figure, style_axes
 from signlang.runs.results import Run
 from signlang.studies.study import Setting
@@ -124,8 +123,8 @@ COSTS: Final = {
     "flops": "FLOPs (a multiply-add is 1)",
     "latency_ms": "ms per image",
 }
-NAMED: Final = 9  # more points than this get numbers, explained beside the panels
-KEY_LINES: Final = 15  # of one column of explanations
+KEY_LINES: Final = 15  # of one column of the key
+MARKER: Final = 12.5  # points: room for a number of two digits
 
 
 @dataclass(frozen=True)
@@ -178,13 +177,14 @@ def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point
 def cost_chart(found: Sequence[Point], groups: Sequence[str]) -> Figure:
     """Draw accuracy against parameters, FLOPs and latency, a panel each, with the Pareto fronts.
 
+    Points have numbers, which a key beside the panels explains.
+
     Args:
         found: The most accurate first; at least one.
         groups: What each group of points has in common, for the legend.
     """
     twice = len({(p.name, p.group) for p in found}) < len(found)
-    numbered = len(found) > NAMED or twice
-    columns = -(-len(found) // KEY_LINES) if numbered else 0
+    columns = -(-len(found) // KEY_LINES)
     keys = [literal_text(p.label if twice else p.name, 60) for p in found]
     room = 0.5 + 0.075 * max(map(len, keys))  # inches, of 9 points
     figure = new_figure(WIDTH + room * columns, 4.0 if len(groups) > 1 else 3.7)
@@ -204,11 +204,6 @@ def cost_chart(found: Sequence[Point], groups: Sequence[str]) -> Figure:
         handles = [panels[0].plot([], [], "o-", color=colour(g))[0] for g in range(len(groups))]
         titles = [literal_text(group, 60) for group in groups]
         figure.legend(handles, titles, loc="outside upper left", frameon=False, labelcolor=INK)
-    texts = [str(number) if numbered else literal_text(p.name) for number, p in enumerate(found, 1)]
-    for panel, cost in zip(panels, COSTS, strict=True):
-        names = [Name(text, p.costs[cost], p.accuracy, colour(p.group))
-                 for text, p in zip(texts, found, strict=True)]  # fmt: skip
-        write_names(panel, names, _lines(found, cost))
     return figure
 
 
@@ -228,15 +223,30 @@ def _cost_panel(panel: Axes, found: Sequence[Point], cost: str) -> None:
         panel.errorbar(
             x, y, [y - bars[0], bars[1] - y], linestyle="none", capsize=2.5, **look  # type: ignore[arg-type]
         )  # fmt: skip
-        panel.plot(x, y, "o", color=colour(group), markersize=6.5, markeredgecolor="white")
         line = _front(members, cost)
         panel.plot(line[:, 0], line[:, 1], color=colour(group), linewidth=1.2, linestyle="--")
+    _numbered_points(panel, found, cost)
     low, high = _limits(found)
     panel.set_ylim(low, high)
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
     panel.set_yticks([tick for tick in ticks if low < tick <= 1 + 1e-9])
     panel.set_ylim(low, high)
     _cost_axis(panel, np.array([p.costs[cost] for p in found]))
+
+
+def _numbered_points(panel: Axes, found: Sequence[Point], cost: str) -> None:
+    """Draw the points with their numbers in them, the most accurate on top."""
+    for number, point in reversed(list(enumerate(found, start=1))):
+        place = (point.costs[cost], point.accuracy)
+        order = 3 + 1 / number
+        panel.plot(
+            *place, "o", color=colour(point.group), markersize=MARKER, markeredgecolor="white",
+            zorder=order,
+        )  # fmt: skip
+        panel.annotate(
+            str(number), place, ha="center", va="center_baseline", fontsize=7, color="white",
+            fontweight="bold", zorder=order,
+        )  # fmt: skip
 
 
 def _bar(point: Point) -> tuple[float, float]:
@@ -253,15 +263,8 @@ def _front(members: Sequence[Point], cost: str) -> Floats:
     return ordered
 
 
-def _lines(found: Sequence[Point], cost: str) -> list[Floats]:
-    """The bars and the fronts, which names should not cover."""
-    bars = [np.array([(p.costs[cost], end) for end in _bar(p)]) for p in found]
-    groups = sorted({p.group for p in found})
-    return bars + [_front([p for p in found if p.group == group], cost) for group in groups]
-
-
 def _limits(found: Sequence[Point]) -> tuple[float, float]:
-    """Room for the bars, and above and below for names."""
+    """Room for the bars and the points."""
     ends = np.array([_bar(point) for point in found])
     low, high = float(ends.min()), float(ends.max())
     room = max(0.18 * (high - low), 0.002)

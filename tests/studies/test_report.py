@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from conftest import QUICK, run_command
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
@@ -22,7 +21,7 @@ from signlang.metrics import classification
 from signlang.metrics.classification import Predictions, reliability_diagram
 from signlang.metrics.factor_effects import Effect
 from signlang.metrics.significance import wilson_interval
-from signlang.reporting import label_placement, plots
+from signlang.reporting import plots
 from signlang.runs.folder import RunFolder
 from signlang.runs.results import Run, read_history, read_predictions
 from signlang.studies import comparison, sections
@@ -371,30 +370,17 @@ def point(name: str, cost: float, accuracy: float, group: int = 0) -> study_plot
     )
 
 
-def test_names_of_networks_do_not_overlap() -> None:
-    rng = np.random.default_rng(1)
-    found = [
-        point(f"network_number_{n}", 10 ** rng.uniform(5, 8), rng.uniform(0.9, 0.99))
-        for n in range(study_plots.NAMED)
-    ]
-    chart = study_plots.cost_chart(found, ["all"])
-    chart.draw_without_rendering()
-    for panel in chart.axes:
-        texts = [t for t in panel.texts if t.get_text()]
-        assert len(texts) == len(found)
-        # an annotation's own extent would take its line in
-        boxes = np.array([Text.get_window_extent(text).extents for text in texts])
-        for number, box in enumerate(boxes):
-            assert label_placement.shared(box, boxes[:number]).max(initial=0) < 1
-            assert panel.bbox.x0 - 2 < box[0] < box[2] < panel.bbox.x1 + 2
-
-
-def test_many_networks_get_numbers_and_a_key() -> None:
-    found = [point(f"net{n}", 10.0**n, 0.9, group=n % 2) for n in range(study_plots.NAMED + 9)]
+@pytest.mark.parametrize("count", [1, 18])
+def test_points_of_the_chart_of_costs_have_numbers_and_a_key(count: int) -> None:
+    found = [point(f"net{n}", 10.0 ** (n + 1), 0.9 - n / 100, group=n % 2) for n in range(count)]
     chart = study_plots.cost_chart(found, ["one", "other"])
-    assert len(chart.axes) == 5
-    assert {t.get_text() for t in chart.axes[0].texts} == {str(n) for n in range(1, 19)}
-    assert chart.axes[4].texts[-1].get_text() == "18  net17"
+    columns = -(-count // study_plots.KEY_LINES)
+    assert len(chart.axes) == 3 + columns
+    for panel in chart.axes[:3]:
+        numbers = {text.get_text(): text.xy for text in panel.texts}  # type: ignore[attr-defined]
+        assert numbers == {str(n): (10.0**n, 0.9 - (n - 1) / 100) for n in range(1, count + 1)}
+    key = [text.get_text() for column in chart.axes[3:] for text in column.texts]
+    assert key == [f"{n:2}  net{n - 1}" for n in range(1, count + 1)]
     assert study_plots.ticks(1e-3, 1e3)
 
 
