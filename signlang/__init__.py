@@ -2,7 +2,9 @@
 
 Importing the package prepares the process, before torch is imported anywhere: it keeps glibc from
 handing large buffers back to the kernel after every training step, OpenCV from starting threads
-beside torch's, and albumentations from asking the network for a newer release of itself.
+beside torch's, and albumentations from asking the network for a newer release of itself. For a
+command, the folder in which it is typed comes last in the search for modules, so that a `torch.py`
+that lies there beside somebody's run folder is not taken for torch.
 """
 
 import ctypes
@@ -37,6 +39,23 @@ def _keep_large_buffers() -> None:
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def _search_here_last(arguments: list[str], path: list[str]) -> None:
+    """Move the current folder, which `python -m` puts first, to the end of the search path.
+
+    Args:
+        arguments: Of the interpreter; those of a notebook or of another module change nothing.
+        path: `sys.path`, changed in place.
+
+    >>> path = ["/home/me", "/usr/lib/python3"]
+    >>> _search_here_last(["python", "-m", "signlang.train"], path)
+    >>> path
+    ['/usr/lib/python3', '/home/me']
+    """
+    module = arguments[arguments.index("-m") + 1 :][:1] if "-m" in arguments else []
+    if path and module and module[0].partition(".")[0] == "signlang":
+        path.append(path.pop(0))
+
+
 def __getattr__(name: str) -> Any:
     """Import the Python API when it is used; `import signlang` alone takes a few milliseconds."""
     if name not in __all__:
@@ -50,3 +69,5 @@ def __getattr__(name: str) -> Any:
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 _keep_large_buffers()
+if not sys.flags.safe_path:
+    _search_here_last(sys.orig_argv, sys.path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +36,15 @@ class LoadedRun:
         metrics: Content of `metrics.json`.
         record: Content of `record.json`: versions, device, settings, fingerprints.
         trust: Whether `network` follows code of unknown origin that the run names.
+        nodes: The components of the user's own configuration if the run was trained by `train`;
+            `network` then follows these and no others.
     """
 
     path: Path
     metrics: Mapping[str, Any]
     record: Mapping[str, Any]
     trust: bool = False
+    nodes: Mapping[str, Any] | None = None
 
     @cached_property
     def predictions(self) -> Table:
@@ -87,7 +90,7 @@ class LoadedRun:
         """
         from signlang.runs.trained_run import load_trained_run
 
-        return load_trained_run(self.path, trust=self.trust).classifier
+        return load_trained_run(self.path, trust=self.trust, nodes=self.nodes).classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +131,7 @@ def load_run(path: PathLike, *, trust: bool = False) -> LoadedRun:
     return LoadedRun(run.path, run.metrics, run.record, trust)
 
 
-def load_study(path: PathLike) -> LoadedStudy:
+def load_study(path: PathLike, *, trust: bool = False) -> LoadedStudy:
     """Read all runs of a study and compare them; nothing is written.
 
     Settings that lack folds are in the leaderboard with the folds they have, and `incomplete`
@@ -136,6 +139,7 @@ def load_study(path: PathLike) -> LoadedStudy:
 
     Args:
         path: Its folder, `runs/<study>`.
+        trust: Of each run, see `load_run`.
 
     Raises:
         RunError: If there is no run, or runs cannot be compared.
@@ -152,7 +156,7 @@ def load_study(path: PathLike) -> LoadedStudy:
         verdicts.sentences(ranked),
         list(map(str, study.incomplete)),
         [
-            LoadedRun(run.path, run.metrics, run.record)
+            LoadedRun(run.path, run.metrics, run.record, trust)
             for setting in study.settings
             for run in setting.runs
         ],
@@ -192,13 +196,15 @@ def train(overrides: Sequence[str] = ()) -> LoadedRun:
     Raises:
         SignlangError: As the command prints it.
     """
+    from signlang.components import configured_nodes
     from signlang.runs import lifecycle
     from signlang.train import train as task
 
     with composed("train", overrides) as cfg:
         words = list(cfg.hydra.overrides.task)
         task(without_hydra(cfg))
-        return load_run(lifecycle.run_folder(cfg, words).path, trust=True)
+        run = load_run(lifecycle.run_folder(cfg, words).path)
+        return replace(run, nodes=configured_nodes(cfg))
 
 
 def evaluate(overrides: Sequence[str]) -> Path:

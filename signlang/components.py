@@ -23,7 +23,11 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from signlang.errors import RunError, SettingError, SignlangError
 
@@ -31,6 +35,11 @@ Resolver = Callable[[str], Any]
 TARGET: Final = "_target_"
 HYDRA_KEYS: Final = {TARGET, "_partial_", "_convert_", "_recursive_"}
 OWN_NETWORKS: Final = "signlang.models.networks"
+OWN_MODULE: Final = "signlang.models.classifier.Classifier"
+# of conf/model, and no component of a LightningModule
+MODEL_KEYS: Final = (
+    "name", "architecture", "image_size", "pretrained", "weights", "normalization",
+)  # fmt: skip
 # names of arguments by which a factory fetches or reads files
 FETCHING: Final = (
     "pretrained", "weights", "checkpoint", "cache_dir", "hub", "url", "file", "path", "pickle",
@@ -92,11 +101,59 @@ def import_listed(target: str) -> Any:
         RunError: If it is anything else; says how to follow it all the same.
     """
     if not is_listed(str(target)):
-        raise RunError(
-            f"The run names code to run that is not known to be harmless: {target}. If you trust "
-            "where the folder comes from, say trust=true."
-        )
+        raise untrusted(target)
     return import_target(str(target))
+
+
+def untrusted(target: Any) -> RunError:
+    """The error for code that a file from elsewhere names."""
+    return RunError(
+        f"The run names code to run that is not known to be harmless: {target}. If you trust "
+        "where the folder comes from, say trust=true."
+    )
+
+
+def read_saved_config(file: Path) -> dict[str, Any]:
+    """Read the saved configuration of a run folder as plain data.
+
+    It may come from elsewhere: an interpolation in it, `${oc.env:SECRET}` for one, stays a text.
+
+    Raises:
+        RunError: If the file is missing or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RunError(f"{file} cannot be read ({type(error).__name__}).") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{file} holds no configuration.")
+    return content
+
+
+def saved_value(config: Mapping[str, Any], key: str) -> Any:
+    """Value of a dotted key of a saved configuration, None where there is none.
+
+    >>> saved_value({"data": {"root": "images"}}, "data.root"), saved_value({}, "data.root")
+    ('images', None)
+    """
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def configured_nodes(cfg: DictConfig) -> dict[str, Any]:
+    """`_target_` and components of the LightningModule, as the user's own configuration names them.
+
+    The checkpoint of a run holds them as well, but a run folder may come from elsewhere, even one
+    that is resumed here.
+    """
+    model = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(model, dict)
+    nodes = {str(key): value for key, value in model.items() if key not in MODEL_KEYS}
+    for key in ("optimizer", "loss"):
+        nodes[key] = OmegaConf.to_container(cfg[key], resolve=True)
+    return nodes
 
 
 def is_listed(target: str) -> bool:
@@ -110,10 +167,10 @@ def is_listed(target: str) -> bool:
     module, _, name = target.rpartition(".")
     if module == OWN_NETWORKS:
         return name in importlib.import_module(OWN_NETWORKS).FACTORIES
-    if target in {"timm.create_model", "signlang.models.classifier.Classifier"}:
+    if target == "timm.create_model":
         return True
     if module == "torch.optim":
-        return name in importlib.import_module(module).__all__
+        return inspect.isclass(getattr(importlib.import_module(module), name, None))
     if module == "torch.nn":
         return name.endswith("Loss")
     if module == "torchvision.models":
@@ -129,13 +186,20 @@ def check_listed_arguments(target: str, arguments: Mapping[str, Any]) -> None:
     """
     for key, value in arguments.items():
         fetches = any(word in key.lower() for word in FETCHING)
-        remote = key == "model_name" and not str(value).replace("_", "").replace(".", "").isalnum()
-        plain = value is None or isinstance(value, bool | int | float | str | list | tuple)
-        if remote or (fetches and value) or not plain:
+        named = key in {"model_name", "architecture"}
+        remote = named and not str(value).replace("_", "").replace(".", "").isalnum()
+        if remote or (fetches and value) or key.startswith("_") or not _is_plain(value):
             raise RunError(
                 f"The run's {target} has the argument {key}={value}, which could fetch or read "
                 "files. If you trust where the folder comes from, say trust=true."
             )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text, or a list of such: nothing that names a component."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def build(

@@ -36,6 +36,21 @@ def cache_folder(cache_dir: str | os.PathLike[str], *names: str) -> Path:
     return path
 
 
+def escaping_link(folder: Path, *names: str) -> Path | None:
+    """The first link below a folder that leads out of it; None if there is none.
+
+    Args:
+        folder: May come from elsewhere, and is about to be written to.
+        names: Of entries of the folder; none given: all of it.
+    """
+    inside = folder.resolve()
+    tops = [folder / name for name in names] or [folder]
+    for entry in (inner for top in tops for inner in (top, *top.rglob("*")) if inner != folder):
+        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+            return entry
+    return None
+
+
 IMAGE_COLUMNS: Final = ("path", "label", "signer", "part")  # columns of a run's data.csv
 
 

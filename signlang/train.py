@@ -29,7 +29,10 @@ def train(cfg: DictConfig) -> float:
             model = training.build_classifier(cfg, data)
             callbacks, logger = training.build_callbacks(cfg), training.build_loggers(cfg)
             trainer = training.build_trainer(cfg, callbacks, logger)
-            trainer.fit(model, data, ckpt_path=training.resume_checkpoint(folder))
+            last = training.resume_checkpoint(folder)
+            trainer.fit(
+                model, data, ckpt_path=last, weights_only=True
+            )  # it may come from elsewhere
             tester = training.build_tester(cfg, callbacks, logger)
             metrics = training.test_and_record(cfg, folder, tester, data)
             folder.finish(metrics)

@@ -33,6 +33,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_write(Path(path)) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Remove a checkpoint that a better one replaces; anything else stays.
+
+        Its name comes from the checkpoint that a run was resumed from.
+        """
+        file = Path(path)
+        if file.suffix == ".ckpt" and ".." not in file.parts and not file.is_dir():
+            file.unlink(missing_ok=True)
+
 
 class SeedEachEpoch(pl.Callback):
     """Seeds torch for each epoch, so that dropout depends on the run's seed and the epoch only.

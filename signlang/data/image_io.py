@@ -6,6 +6,7 @@ Training, data cards and the server all read images here and therefore get the s
 import hashlib
 import io
 import os
+import stat
 import struct
 import zlib
 from collections import deque
@@ -128,7 +129,10 @@ def read_bytes(path: Path) -> bytes:
         BadImageError: If it is missing, unreadable, empty or larger than 256 MiB.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
+        if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            raise BadImageError("a device, which has no end")
         if size > MAX_BYTES:
             raise BadImageError(f"{size / 2**20:,.0f} MiB, more than an image can be")
         data = path.read_bytes()

@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image, ImageOps
-from yaml import YAMLError
 
 from signlang import files
+from signlang.components import read_saved_config, saved_value
 from signlang.console import log, verbose
 from signlang.data.image_io import BadImageError, decode, read_bytes
 from signlang.data.synthetic import generator as drawing
@@ -198,9 +196,8 @@ def images_root(run: Path, cache_dir: str | None = None) -> Path:
     """
     file = run / ".hydra" / "config.yaml"
     try:
-        config = OmegaConf.load(file)
-        root = _saved_root(config, run, cache_dir)
-    except (OSError, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
+        root = _saved_root(read_saved_config(file), run, cache_dir)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{file} does not say where they lie ({type(error).__name__}).") from None
     except SignlangError as error:
         raise DataError(str(error)) from None
@@ -209,11 +206,11 @@ def images_root(run: Path, cache_dir: str | None = None) -> Path:
     return root.parent if root.is_file() else root
 
 
-def _saved_root(config: Any, run: Path, cache_dir: str | None) -> Path:
+def _saved_root(config: Mapping[str, Any], run: Path, cache_dir: str | None) -> Path:
     """Where the images lie according to the saved configuration."""
-    given = OmegaConf.select(config, "data.root")
-    cache = str(OmegaConf.select(config, "cache_dir"))
-    source = OmegaConf.to_container(OmegaConf.select(config, "data.source") or OmegaConf.create())
+    given = saved_value(config, "data.root")
+    cache = str(saved_value(config, "cache_dir"))
+    source = saved_value(config, "data.source") or {}
     if not isinstance(source, dict):
         raise TypeError("data.source is no mapping")
     target = str(source.get("_target_", ""))
@@ -226,7 +223,7 @@ def _saved_root(config: Any, run: Path, cache_dir: str | None) -> Path:
         given = str(places[-1])
     if given is None:
         raise DataError(f"Only {target or 'the run'} knows where they lie.")
-    place = str(OmegaConf.select(config, "run_folder") or "")
+    place = str(saved_value(config, "run_folder") or "")
     root = _absolute(Path(str(given)).expanduser(), run, place)
     return FINDERS[target](str(root), "") if target in FINDERS else root
 

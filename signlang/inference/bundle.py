@@ -58,6 +58,8 @@ def _missing(path: Path, name: str) -> str:
 
 
 def _from_folder(file: Path, most: int) -> bytes:
+    if not file.is_file():  # reading a pipe or a device may never end
+        raise FileNotFoundError(file)
     if file.stat().st_size > most:
         raise BundleError(f"{file} has more bytes than {most:,}: it is no part of a bundle.")
     return file.read_bytes()

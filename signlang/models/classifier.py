@@ -21,7 +21,16 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from signlang.components import TARGET, Resolver, build, import_listed, import_target, takes
+from signlang.components import (
+    OWN_MODULE,
+    TARGET,
+    Resolver,
+    build,
+    import_listed,
+    import_target,
+    takes,
+    untrusted,
+)
 from signlang.data.image_io import as_images, resize_image
 from signlang.errors import RunError, SettingError
 from signlang.models import networks
@@ -271,7 +280,13 @@ def _metrics(classes: int, full: bool = True) -> MetricCollection:
     return MetricCollection(metrics, compute_groups=False)
 
 
-def load_classifier(file: Path, *, resolve: Resolver = import_listed, kind: str = "") -> Classifier:
+def load_classifier(
+    file: Path,
+    *,
+    resolve: Resolver = import_listed,
+    kind: str = "",
+    nodes: Mapping[str, Any] | None = None,
+) -> Classifier:
     """Load a checkpoint on the CPU, in evaluation mode.
 
     Nothing of the file is executed: its hyper-parameters and weights are plain data, and its
@@ -279,29 +294,36 @@ def load_classifier(file: Path, *, resolve: Resolver = import_listed, kind: str 
 
     Args:
         file: A checkpoint of a run.
-        resolve: `components.import_target` if the file is trusted.
+        resolve: `components.import_target` if the file is trusted, or names no component.
         kind: `_target_` of the LightningModule; empty for `Classifier`.
+        nodes: The components of the user's own configuration, see `components.configured_nodes`;
+            those that the file names are then not looked at.
 
     Raises:
         RunError: If the file is damaged, of another version, or names unknown code.
     """
-    module = resolve(kind) if kind else Classifier
+    if kind not in {"", OWN_MODULE} and resolve is import_listed:
+        raise untrusted(kind)
+    module = Classifier if kind in {"", OWN_MODULE} else resolve(kind)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         settings, state = dict(content["hyper_parameters"]), dict(content["state_dict"])
         for key in ("start", "resolve"):  # would download weights, or choose what is trusted
             settings.pop(key, None)
+        settings |= nodes or {}
+        # a loss with weights of its own is for training
+        state = {key: value for key, value in state.items() if not key.startswith("loss.")}
     except Exception as error:  # torch raises many kinds on a damaged file
         raise RunError(
             f"{file} cannot be loaded ({type(error).__name__}): train the run again with "
             "overwrite=true."
         ) from error
-    # a loss with weights of its own is for training
-    state = {key: value for key, value in state.items() if not key.startswith("loss.")}
     try:
         model: Classifier = module(**settings, resolve=resolve)
         misfits = model.load_state_dict(state, strict=False)
-    except (TypeError, RuntimeError, SettingError) as error:
+    except RunError:
+        raise
+    except Exception as error:  # whatever a network raises at arguments that it was not made for
         raise RunError(
             f"{file} does not fit this version of signlang or its network has changed ({error}): "
             "train the run again with overwrite=true."

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from signlang.console import log
 from signlang.errors import DataError, RunError, listing
-from signlang.files import IMAGE_COLUMNS, read_csv, write_json
+from signlang.files import IMAGE_COLUMNS, escaping_link, read_csv, write_json
 from signlang.runs.identity import FORMAT, differences
 
 LOCK: Final = ".lock"
@@ -122,6 +122,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_links()
             lock = FileLock(self.path / LOCK)
             lock.acquire(timeout=0)
         except Timeout:
@@ -181,6 +182,15 @@ class RunFolder:
             f"{self.path} holds a run with other settings:{listing(changed)}\n"
             "Keep both with study=NAME, or replace the old one with overwrite=true."
         )
+
+    def _refuse_links(self) -> None:
+        """A folder that came from elsewhere could have any file of the user's written to."""
+        link = escaping_link(self.path)
+        if link is not None:
+            raise RunError(
+                f"{link} is a link to {link.resolve()}, outside of its run folder, which is not "
+                "written to: delete the link, or put the file in its place."
+            )
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():

@@ -1,17 +1,20 @@
 """A finished run with its best checkpoint, its calibration and its source images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from signlang.arrays import Floats32, Ints, Pixels
-from signlang.components import import_listed, import_target
+from signlang.components import (
+    TARGET,
+    import_listed,
+    import_target,
+    read_saved_config,
+    saved_value,
+)
 from signlang.console import track
 from signlang.data.image_io import (
     BadImageError,
@@ -80,12 +83,16 @@ class TrainedRun(Run):
         return self.folder.subset(name, self.classes)
 
 
-def load_trained_run(path: Path, *, trust: bool = False) -> TrainedRun:
+def load_trained_run(
+    path: Path, *, trust: bool = False, nodes: Mapping[str, Any] | None = None
+) -> TrainedRun:
     """Read a finished run and load its best checkpoint.
 
     Args:
         path: Its folder.
         trust: Follow whatever code the run names; else only known networks are built.
+        nodes: `_target_` and arguments of the LightningModule in the user's own configuration, see
+            `components.configured_nodes`; nothing that the folder names is followed then.
 
     Raises:
         RunError: If there is no finished run, it is damaged, or names unknown code.
@@ -98,8 +105,10 @@ def load_trained_run(path: Path, *, trust: bool = False) -> TrainedRun:
         begun = RunFolder(path).record() is not None
         what = "is a run that is not finished" if begun else "is no run folder"
         raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
-    resolve = import_target if trust else import_listed
-    model = load_classifier(run.folder.best, resolve=resolve, kind=_module_target(path))
+    resolve = import_target if trust or nodes else import_listed
+    own = dict(nodes or {})
+    kind = str(own.pop(TARGET, "") or _module_target(path))
+    model = load_classifier(run.folder.best, resolve=resolve, kind=kind, nodes=own)
     stored = read_calibration(path)
     return TrainedRun(path, run.metrics, run.record, run.history, model, stored)
 
@@ -110,9 +119,9 @@ def _module_target(path: Path) -> str:
     if not file.is_file():  # it is our own then, or its checkpoint will not fit
         return ""
     try:
-        return str(OmegaConf.select(OmegaConf.load(file), "model._target_") or "")
-    except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({type(error).__name__}). {TRAIN_AGAIN}") from None
+        return str(saved_value(read_saved_config(file), f"model.{TARGET}") or "")
+    except RunError as error:
+        raise RunError(f"{error} {TRAIN_AGAIN}") from None
 
 
 Rows = Sequence[tuple[str, int]]  # paths and labels

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from signlang.callbacks.checkpointing import AtomicCheckpointIO, InterruptGuard
 from signlang.callbacks.cost import Cost, CostProfile
 from signlang.callbacks.predictions import PredictionCollector, write_predictions
-from signlang.components import OWN_NETWORKS, TARGET, build, import_target
+from signlang.components import OWN_NETWORKS, TARGET, build, configured_nodes, import_target
 from signlang.console import log
 from signlang.data.datamodule import HandSignDataModule
 from signlang.data.splits import Fold
@@ -167,7 +167,8 @@ def test_and_record(
         `calibration.json` are written, and the loggers get the hyper-parameters with the final
         metrics.
     """
-    best = load_classifier(folder.best, resolve=import_target, kind=cfg.model[TARGET])
+    nodes = configured_nodes(cfg)
+    best = load_classifier(folder.best, resolve=import_target, kind=nodes.pop(TARGET), nodes=nodes)
     tester.validate(best, datamodule=module, verbose=False)
     validation = {name: float(tester.callback_metrics[f"validation/{name}"]) for name in METRICS}
     tester.test(best, datamodule=module, verbose=False)

@@ -9,7 +9,9 @@ import numpy as np
 from signlang import __version__, console
 from signlang.console import log
 from signlang.errors import RunError, SettingError
+from signlang.files import escaping_link
 from signlang.metrics import factor_effects
+from signlang.reporting import page
 from signlang.reporting.formatting import p_cell, with_spread
 from signlang.reporting.page import ImageBlock, Notes, Number, Page, Rows, Section, Table, Text
 from signlang.studies import leaderboard, ranking, sections, tensorboard, verdicts
@@ -233,6 +235,12 @@ def write_comparison(standings: Ranking, out: Path, sort: str = RANK) -> None:
         raise SettingError(
             f"{out} belongs to a run, whose files are not touched: choose another place with "
             "--out DIR."
+        )
+    link = escaping_link(out, page.FIGURES, tensorboard.FOLDER)
+    if link is not None:
+        raise SettingError(
+            f"{link} is a link to {link.resolve()}, outside of {out}: delete it, or choose another "
+            "place with --out DIR."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
