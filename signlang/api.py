@@ -3,6 +3,53 @@
 `train`, `compare`, `evaluate`, `describe` and `export` take the words of their command line and
 return what they wrote. `load_run`, `load_study` and `load_bundle` read it back at any time.
 An error for people is a `SignlangError`, with the text that the command line prints.
+
+Train a network on both folds of a small drawn data set, and look at the first run:
+
+>>> import numpy as np, pandas as pd, signlang
+>>> from signlang import api
+>>> from tempfile import mkdtemp
+>>> place = mkdtemp()
+>>> own = [f"cache_dir={place}/cache", "verbose=false"]
+>>> data = ["data=synthetic", "data.source.signers=4", "data.source.takes=2",
+...         "data.source.size=32"]
+>>> settings = [*data, "model=simple_cnn", "folds=2", "batch_size=8", "trainer.max_epochs=1"]
+>>> runs = [api.train([*settings, f"fold={fold}", f"runs_dir={place}/runs", *own])
+...         for fold in (0, 1)]
+>>> run = signlang.load_run(runs[0].path)
+>>> run.metrics["status"], run.metrics["epochs"], run.network.training
+('finished', 1, False)
+>>> pd.DataFrame(run.predictions)[["path", "label", "confidence"]].shape
+(40, 3)
+>>> run.network.predict_images(np.zeros((2, 32, 32, 3), np.uint8)).shape
+torch.Size([2, 10])
+
+Compare all runs of the study, which has one setting here:
+
+>>> study = api.compare(run.path.parents[1])
+>>> study.leaderboard["model"], study.incomplete
+(['simple_cnn'], [])
+>>> signlang.load_study(study.path).runs[0].metrics == run.metrics
+True
+
+Export the run, and predict images of any size without torch:
+
+>>> bundle = api.export([f"run={run.path}", "verify=generated", f"out={place}/bundle", *own])
+>>> predictor = signlang.load_bundle(bundle)
+>>> grey = np.full((48, 64, 3), 128, np.uint8)
+>>> first, second = predictor.predict([grey, grey.transpose(2, 0, 1) / 255])
+>>> first.guess in predictor.bundle.classes, first.label == second.label, len(first.top_k)
+(True, True, 3)
+>>> first.unknown == (first.confidence < predictor.threshold)
+True
+
+Evaluate the bundle on labelled images, and describe these:
+
+>>> evaluation = api.evaluate([f"bundle={bundle}", *data, f"out={place}/evaluation", *own])
+>>> sorted(file.name for file in evaluation.glob("*.csv"))
+['per_class.csv', 'per_signer.csv', 'predictions.csv']
+>>> (api.describe([*data, f"out={place}/card", *own]) / "card.html").is_file()
+True
 """
 
 from __future__ import annotations
@@ -181,14 +228,6 @@ def load_bundle(path: PathLike, precision: str = "fp32", device: str = "cpu") ->
 
 def train(overrides: Sequence[str] = ()) -> LoadedRun:
     """Train one network on one fold, as `python -m signlang.train` does; a finished run is read.
-
-    >>> from tempfile import mkdtemp
-    >>> place = mkdtemp()
-    >>> run = train(["model=simple_cnn", "data.source.signers=4", "data.source.takes=2",
-    ...              "data.source.size=32", "folds=2", "batch_size=8", "trainer.max_epochs=1",
-    ...              "verbose=false", f"runs_dir={place}/runs", f"cache_dir={place}/cache"])
-    >>> run.metrics["status"], run.metrics["epochs"], len(run.predictions["path"])
-    ('finished', 1, 40)
 
     Args:
         overrides: `["model=squeezenet", "fold=0"]`, as on the command line.

@@ -47,13 +47,14 @@ sys.addaudithook(hear)
 
 
 @pytest.fixture
-def victim(tmp_path: Path) -> Iterator[Path]:
-    """A folder of the user's that every hostile file wants to be written to; it stays as it is."""
+def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, to which every hostile file wants to write; it stays as it is."""
     global heard
     folder = tmp_path / "victim"
     folder.mkdir()
     (folder / "diary.txt").write_text("a secret")
     (folder / "best.ckpt").write_bytes(b"another")
+    monkeypatch.chdir(folder)
     before = {file.name: file.read_bytes() for file in folder.rglob("*")}
     heard = []
     try:
@@ -137,7 +138,6 @@ def test_a_network_that_is_not_known_to_be_harmless(
 ) -> None:
     torch.save(Payload(victim / "CANARY"), run.parent / "payload.pt")
     (victim.parent / "hostile_parts.py").write_text(MODULE.format(canary=str(victim / "CANARY")))
-    monkeypatch.chdir(victim)
     monkeypatch.syspath_prepend(str(victim.parent))
     poison(run, network=NODES[name])
     with pytest.raises(RunError, match=r"trust=true\.$") as refused:
@@ -292,7 +292,6 @@ def test_every_verb_over_a_hostile_run(run: Path, tiny: Path, victim: Path, tmp_
 def test_a_configuration_is_read_as_plain_data(
     text: str, run: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(victim)
     monkeypatch.setenv("SIGNLANG_SECRET", str(victim))  # it is there: it would be found
     (run / ".hydra" / "config.yaml").write_text(text, "utf-8")
     with pytest.raises(DataError) as refused:
