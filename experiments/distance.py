@@ -1,8 +1,8 @@
-"""Studies of a film come in; accuracy by the distance to the nearest learnt frame goes out.
+"""Accuracy by the distance of a test frame to the nearest training frame of its class.
 
     python experiments/distance.py experiments/asl_alphabet runs/asl_alphabet
 
-Distances are counted in frames of the data set, within the film of a class, in the order of the
+Distances are counted in frames of the data set, within the video of a class, in the order of the
 numbers in their names. The table goes into the README of the experiment.
 """
 
@@ -30,15 +30,19 @@ NAMES: Final = ("1", "2", "3 to 5", "6 to 10", "11 and more")
 
 def main() -> None:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser(description="Split accuracy by the distance to learnt frames.")
+    parser = argparse.ArgumentParser(
+        description="Split accuracy by the distance to training frames."
+    )
     parser.add_argument(
         "folder", type=Path, help="of the experiment, e.g. experiments/asl_alphabet"
     )
     parser.add_argument("studies", type=Path, nargs="+", help="e.g. runs/asl_alphabet")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     console.start()
     try:
-        write_between(given.folder / "README.md", "distance", "\n".join(_lines(given.studies)))
+        write_between(
+            arguments.folder / "README.md", "distance", "\n".join(_lines(arguments.studies))
+        )
     except SignlangError as error:
         sys.exit(str(error))
 
@@ -49,11 +53,11 @@ def _lines(studies: list[Path]) -> Iterator[str]:
     for study in studies:
         for row in ranking.rank_settings(read_study(study)).rows:
             if row.setting.is_complete:
-                yield f"| `{study.name}` | {markdown(row.label)} | {' | '.join(_shares(row))} |"
+                yield f"| `{study.name}` | {markdown(row.label)} | {' | '.join(_accuracies(row))} |"
 
 
-def _shares(row: Row) -> Iterator[str]:
-    """Tell the accuracy of each column, and of how many images."""
+def _accuracies(row: Row) -> Iterator[str]:
+    """Accuracy and number of images of each column."""
     images, right = Counter[int](), Counter[int]()
     for run in row.setting.runs:
         for distance, correct in zip(distances(run), run.predictions.correct, strict=True):
@@ -66,25 +70,25 @@ def _shares(row: Row) -> Iterator[str]:
 
 
 def distances(run: Run) -> list[int]:
-    """How many frames is each test image from the nearest one of its class that was learnt?"""
+    """Distance of each test image to the nearest training frame of its class, in frames."""
     folder = run.folder
-    films: dict[str, list[str]] = {}
+    videos: dict[str, list[str]] = {}
     for image in sorted(folder.images, key=lambda image: _number(image["path"])):
-        films.setdefault(image["label"], []).append(image["path"])
-    learnt = {image["path"] for image in folder.images_of("train")}
-    found = {}
-    for film in films.values():
-        known = [place for place, path in enumerate(film) if path in learnt]
-        for place, path in enumerate(film):
-            near = bisect(known, place)
-            found[path] = min(abs(place - k) for k in known[max(near - 1, 0) : near + 1])
-    return [found[path] for path in run.predictions.paths]
+        videos.setdefault(image["label"], []).append(image["path"])
+    trained = {image["path"] for image in folder.images_of("train")}
+    result = {}
+    for video in videos.values():
+        positions = [place for place, path in enumerate(video) if path in trained]
+        for place, path in enumerate(video):
+            near = bisect(positions, place)
+            result[path] = min(abs(place - k) for k in positions[max(near - 1, 0) : near + 1])
+    return [result[path] for path in run.predictions.paths]
 
 
 def _number(path: str) -> int:
     number = frame_number(path)
     if number is None:
-        raise DataError(f"{path} has no frame number in its name: it cannot be placed in a film.")
+        raise DataError(f"{path} has no frame number in its name: it has no place in a video.")
     return number
 
 

@@ -1,9 +1,9 @@
-"""Folders of studies come in; results.csv, figures and the tables of a README go out.
+"""Results of an experiment: results.csv, figures and the tables of its README.
 
     python experiments/results.py experiments/digits runs/digits_simple_cnn runs/digits_best
 
-What is there of studies that are not named stays as it is. The published figures are read from
-`published.csv` in the folder of the experiment. Photographs of the data sets stay out of it.
+Results of studies that are not named are kept. Published accuracies are read from `published.csv`
+in the folder of the experiment. Photographs of the data sets are not written.
 """
 
 import argparse
@@ -36,27 +36,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Collect the results of an experiment.")
     parser.add_argument("folder", type=Path, help="of the experiment, e.g. experiments/digits")
     parser.add_argument("studies", type=Path, nargs="+", help="e.g. runs/digits_simple_cnn")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     console.start()
     try:
-        collect(given.folder, [ranking.rank_settings(read_study(study)) for study in given.studies])
+        collect(
+            arguments.folder,
+            [ranking.rank_settings(read_study(study)) for study in arguments.studies],
+        )
     except SignlangError as error:
         sys.exit(str(error))
 
 
-def collect(folder: Path, found: Sequence[Ranking]) -> None:
-    """Write `results.csv`, `figures/` and the part of `README.md` between the marks of each study.
+def collect(folder: Path, rankings: Sequence[Ranking]) -> None:
+    """Write `results.csv`, `figures/` and, between markers, the README section of each study.
 
     Raises:
-        DataError: If the README lacks the marks of a study.
+        DataError: If the README lacks the markers of a study.
     """
     published = _published(folder)
-    _write_lines(folder / "results.csv", found)
-    for one in found:
-        if any(row.setting.is_complete for row in one.rows):  # or its table tells costs, no more
-            _write_figures(folder / "figures", one)
-        made = "\n".join(_section(one, published))
-        write_between(folder / "README.md", one.study.name, made)
+    _write_lines(folder / "results.csv", rankings)
+    for result in rankings:
+        if any(row.setting.is_complete for row in result.rows):  # or its table tells costs, no more
+            _write_figures(folder / "figures", result)
+        text = "\n".join(_section(result, published))
+        write_between(folder / "README.md", result.study.name, text)
 
 
 def _write_figures(folder: Path, standings: Ranking) -> None:
@@ -67,12 +70,12 @@ def _write_figures(folder: Path, standings: Ranking) -> None:
                 file.write_bytes(png_bytes(image.image))
 
 
-def _write_lines(file: Path, found: Sequence[Ranking]) -> None:
-    """Replace the lines of the studies in a table that may hold others too."""
+def _write_lines(file: Path, rankings: Sequence[Ranking]) -> None:
+    """Replace the lines of the studies in a table that may also contain others."""
     studies: dict[str, list[dict[str, str]]] = {}
     for line in read_csv(file):  # none without the file
         studies.setdefault(line["study"], []).append(line)
-    for one in found:
+    for one in rankings:
         studies[one.study.name] = [
             {"study": one.study.name} | {name: csv_cell(value) for name, value in line.items()}
             for _, line in leaderboard.ranked(one)
@@ -83,7 +86,7 @@ def _write_lines(file: Path, found: Sequence[Ranking]) -> None:
 
 
 def _published(folder: Path) -> Published:
-    """What was published of a setting, by the names of its study and its folder."""
+    """Published accuracies, by the names of study and setting."""
     return {(row["study"], row["setting"]): row["published"]
             for row in read_csv(folder / "published.csv")}  # fmt: skip
 
@@ -100,8 +103,8 @@ def _section(standings: Ranking, published: Published) -> Iterator[str]:
         yield f"|{'---|' * 3}{'---:|' * (len(header) - 3)}"
         for row in standings.rows:
             if row.setting.dealing == dealing:
-                known = published.get((study.name, row.setting.name), "")
-                yield f"| {' | '.join(_cells(row, known))} |"
+                value = published.get((study.name, row.setting.name), "")
+                yield f"| {' | '.join(_cells(row, value))} |"
         yield ""
     yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(standings))
     runs = [run for setting in study.settings for run in setting.runs]

@@ -1,9 +1,9 @@
-"""A run, its bundle and an image come in; how much two services of it bear goes out.
+"""Load test of one network behind plain Flask and behind signlang.serve.
 
     python experiments/serving/bench.py --run RUN --bundle BUNDLE --image IMAGE
 
-Both sides get the same requests from `hey` (Debian package `hey`), in turn, on the same machine.
-It writes `results.csv`, `memory.csv` and the part of `README.md` between the two marks.
+Both services get the same requests from `hey` (Debian package `hey`), in turn, on the same machine.
+It writes `results.csv`, `memory.csv` and the section of `README.md` between the markers.
 """
 
 import argparse
@@ -28,22 +28,22 @@ from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 PORT: Final = 8791
-FIGURES: Final = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
+METRICS: Final = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
 HEADER: Final = (
     "service", "clients", "requests/s", "times the better Flask", "p50 ms", "p95 ms", "p99 ms",
     "lost",
 )  # fmt: skip
-STEPS: Final = 10  # of the requests during which memory is watched
+STEPS: Final = 10  # memory measurements
 
 
 @dataclass(frozen=True)
-class Side:
-    """A service.
+class Service:
+    """A service under test.
 
     Attributes:
-        name: For the table.
-        command: Starts it.
-        path: Of its predictions.
+        name: Name in the table.
+        command: Command that starts it.
+        path: Path of its predictions.
     """
 
     name: str
@@ -52,37 +52,40 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Load:
-    """What a service bore."""
+class LoadResult:
+    """Result of one load test."""
 
     requests: int
     lost: int
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
 
 
-def sides(run: Path, bundle: Path) -> list[Side]:
+def services(run: Path, bundle: Path) -> list[Service]:
     """Both services: the plain one with one and with all threads, ours with both precisions."""
     plain = [sys.executable, str(HERE / "plain_flask.py"), "--run", str(run), "--port", str(PORT)]
     ours = [sys.executable, "-m", "signlang.serve", f"bundle={bundle}", f"port={PORT}"]
     return [
-        Side("Flask and torch", plain, "/predict"),
-        Side("Flask and torch, 1 thread an image", [*plain, "--threads", "1"], "/predict"),
-        Side("signlang.serve fp32", [*ours, "precision=fp32"], "/v1/predict"),
-        Side("signlang.serve int8", [*ours, "precision=int8"], "/v1/predict"),
+        Service("Flask and torch", plain, "/predict"),
+        Service("Flask and torch, 1 thread an image", [*plain, "--threads", "1"], "/predict"),
+        Service("signlang.serve fp32", [*ours, "precision=fp32"], "/v1/predict"),
+        Service("signlang.serve int8", [*ours, "precision=int8"], "/v1/predict"),
     ]
 
 
 @contextmanager
-def running(side: Side) -> Iterator[int]:
-    """Run a service and yield its process; the log of requests goes nowhere."""
+def running(service: Service) -> Iterator[int]:
+    """Run a service and yield its process id; its output is discarded."""
     process = subprocess.Popen(
-        side.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=HERE.parent.parent
+        service.command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=HERE.parent.parent,
     )
     try:
         until = time.monotonic() + 120
         while not _is_ready():
             if process.poll() is not None or time.monotonic() > until:
-                raise DataError(f"{side.name} did not start: run {' '.join(side.command)}")
+                raise DataError(f"{service.name} did not start: run {' '.join(service.command)}")
             time.sleep(0.1)
         yield process.pid
     finally:
@@ -98,16 +101,16 @@ def _is_ready() -> bool:
         return False
 
 
-def load(side: Side, image: Path, clients: int, amount: Sequence[str]) -> Load:
+def load(service: Service, image: Path, clients: int, amount: Sequence[str]) -> LoadResult:
     """Send requests with `hey`; `amount` is `-n NUMBER` or `-z 10s`."""
     kind = "image/png" if image.suffix == ".png" else "image/jpeg"
-    address = f"http://127.0.0.1:{PORT}{side.path}"
+    address = f"http://127.0.0.1:{PORT}{service.path}"
     command = ["hey", *amount, "-c", str(clients), "-m", "POST", "-T", kind, "-D", str(image)]
     text = subprocess.run([*command, address], capture_output=True, text=True, check=True).stdout
     return parsed(text)
 
 
-def parsed(text: str) -> Load:
+def parsed(text: str) -> LoadResult:
     r"""Read the summary that `hey` prints.
 
     >>> parsed("Requests/sec: 10.5\n 50% in 0.2 secs\n 95% in 0.3 secs\n 99% in 0.4 secs\n"
@@ -119,42 +122,44 @@ def parsed(text: str) -> Load:
     speed = re.search(r"Requests/sec:\s+([\d.]+)", text)
     quantiles = {q: float(s) * 1000 for q, s in re.findall(r"(\d+)% in ([\d.]+) secs", text)}
     good = codes.get("200", 0)
-    figures = {"requests_per_s": float(speed[1]) if speed else 0.0}
-    figures |= {f"p{q}_ms": quantiles.get(q, float("nan")) for q in ("50", "95", "99")}
+    metrics = {"requests_per_s": float(speed[1]) if speed else 0.0}
+    metrics |= {f"p{q}_ms": quantiles.get(q, float("nan")) for q in ("50", "95", "99")}
     total = sum(codes.values()) + failed
-    figures["requests_per_s"] *= good / total if total else 0.0  # only answers count
-    return Load(total, total - good, figures)
+    metrics["requests_per_s"] *= good / total if total else 0.0  # only successful responses count
+    return LoadResult(total, total - good, metrics)
 
 
-def measured(given: argparse.Namespace) -> list[tuple[Side, int, list[Load]]]:
-    """Measure every side at every number of clients, in turn, several times."""
-    found: dict[tuple[str, int], tuple[Side, int, list[Load]]] = {}
-    for number in range(given.rounds):
-        for side in sides(given.run, given.bundle):
-            with running(side):
-                load(side, given.image, 2, ["-n", "20"])  # caches and threads come to life
-                for clients in given.clients:
-                    one = load(side, given.image, clients, ["-z", f"{given.seconds}s"])
-                    _, _, all_of_it = found.setdefault((side.name, clients), (side, clients, []))
-                    all_of_it.append(one)
-                    speed = one.figures["requests_per_s"]
+def measure(arguments: argparse.Namespace) -> list[tuple[Service, int, list[LoadResult]]]:
+    """Measure every service at every number of clients, in turn, several times."""
+    results: dict[tuple[str, int], tuple[Service, int, list[LoadResult]]] = {}
+    for number in range(arguments.rounds):
+        for service in services(arguments.run, arguments.bundle):
+            with running(service):
+                load(service, arguments.image, 2, ["-n", "20"])  # warm-up
+                for clients in arguments.clients:
+                    one = load(service, arguments.image, clients, ["-z", f"{arguments.seconds}s"])
+                    _, _, loads = results.setdefault(
+                        (service.name, clients), (service, clients, [])
+                    )
+                    loads.append(one)
+                    speed = one.metrics["requests_per_s"]
                     sys.stderr.write(
-                        f"round {number + 1} {side.name}, {clients} clients: {speed:.1f}/s, "
+                        f"round {number + 1} {service.name}, {clients} clients: {speed:.1f}/s, "
                         f"lost {one.lost}\n"
                     )
-    return list(found.values())
+    return list(results.values())
 
 
-def memory(given: argparse.Namespace) -> list[tuple[int, float]]:
-    """Watch the memory of our service over many requests: requests so far, MiB."""
-    side = sides(given.run, given.bundle)[2]
-    part = max(1, given.memory // STEPS)
-    found = []
-    with running(side) as process:
+def memory(arguments: argparse.Namespace) -> list[tuple[int, float]]:
+    """Memory of our service over many requests: number of requests and MiB."""
+    service = services(arguments.run, arguments.bundle)[2]
+    batch = max(1, arguments.memory // STEPS)
+    results = []
+    with running(service) as process:
         for step in range(STEPS):
-            load(side, given.image, min(8, part), ["-n", str(part)])
-            found.append(((step + 1) * part, _resident(process)))
-    return found
+            load(service, arguments.image, min(8, batch), ["-n", str(batch)])
+            results.append(((step + 1) * batch, _resident(process)))
+    return results
 
 
 def _resident(process: int) -> float:
@@ -164,82 +169,87 @@ def _resident(process: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20 + sum(_resident(int(c)) for c in children)
 
 
-def median(loads: Sequence[Load], figure: str) -> float:
+def median(loads: Sequence[LoadResult], metric: str) -> float:
     """The median of the rounds."""
-    return statistics.median(one.figures[figure] for one in loads)
+    return statistics.median(one.metrics[metric] for one in loads)
 
 
 def lines(
-    found: Sequence[tuple[Side, int, list[Load]]], grown: Sequence[tuple[int, float]]
+    results: Sequence[tuple[Service, int, list[LoadResult]]], growth: Sequence[tuple[int, float]]
 ) -> Iterator[str]:
     """Write the results in Markdown."""
     best: dict[int, float] = {}
-    for side, clients, loads in found:
-        if "Flask" in side.name:
+    for service, clients, loads in results:
+        if "Flask" in service.name:
             speed = median(loads, "requests_per_s")
             best[clients] = max(speed, best.get(clients, 0.0))
     yield f"| {' | '.join(HEADER)} |"
     yield f"|---|{'---:|' * (len(HEADER) - 1)}"
-    for side, clients, loads in found:
-        speed, *times = (median(loads, figure) for figure in FIGURES)
+    for service, clients, loads in results:
+        speed, *times = (median(loads, metric) for metric in METRICS)
         lost = sum(one.lost for one in loads)
-        shown = " | ".join(f"{value:.1f}" for value in times)
+        latencies = " | ".join(f"{value:.1f}" for value in times)
         ratio = f"{speed / best[clients]:.1f}" if best.get(clients) else ""
-        yield f"| {side.name} | {clients} | {speed:.1f} | {ratio} | {shown} | {lost} |"
+        yield f"| {service.name} | {clients} | {speed:.1f} | {ratio} | {latencies} | {lost} |"
     yield ""
-    if grown:
-        settled = grown[len(grown) // 5][1]
+    if growth:
+        settled = growth[len(growth) // 5][1]
         yield (
-            f"Memory of signlang.serve fp32: {settled:.1f} MiB after {grown[len(grown) // 5][0]:,} "
-            f"requests, {grown[-1][1]:.1f} MiB after {grown[-1][0]:,}."
+            f"Memory of signlang.serve fp32: {settled:.1f} MiB after "
+            f"{growth[len(growth) // 5][0]:,} requests, {growth[-1][1]:.1f} MiB after "
+            f"{growth[-1][0]:,}."
         )
         yield ""
     yield (
-        f"Medians of {len(found[0][2])} rounds; {cpu_name()}, {cpu_count()} cores, "
+        f"Medians of {len(results[0][2])} rounds; {cpu_name()}, {cpu_count()} cores, "
         "which hey shares."
     )
 
 
 def write(
-    out: Path, found: Sequence[tuple[Side, int, list[Load]]], grown: Sequence[tuple[int, float]]
+    out: Path,
+    results: Sequence[tuple[Service, int, list[LoadResult]]],
+    growth: Sequence[tuple[int, float]],
 ) -> None:
-    """Write the tables, and the part of the README between the marks if there is one."""
+    """Write the tables, and the section of the README between the markers if there is one."""
     rows = [
-        (side.name, clients, number, one.requests, one.lost, *(one.figures[f] for f in FIGURES))
-        for side, clients, loads in found
+        (service.name, clients, number, one.requests, one.lost, *(one.metrics[f] for f in METRICS))
+        for service, clients, loads in results
         for number, one in enumerate(loads, 1)
     ]
     out.mkdir(parents=True, exist_ok=True)
     write_csv(
-        out / "results.csv", ("service", "clients", "round", "requests", "lost", *FIGURES), rows
+        out / "results.csv", ("service", "clients", "round", "requests", "lost", *METRICS), rows
     )
-    write_csv(out / "memory.csv", ("requests", "mib"), grown)
+    write_csv(out / "memory.csv", ("requests", "mib"), growth)
     readme = out / "README.md"
-    made = "\n".join(lines(found, grown))
+    text = "\n".join(lines(results, growth))
     if not readme.is_file():
-        sys.stdout.write(made + "\n")
+        sys.stdout.write(text + "\n")
         return
-    write_between(readme, "results", made)
+    write_between(readme, "results", text)
 
 
 def main() -> None:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser(description="Measure two ways of serving one network.")
+    parser = argparse.ArgumentParser(description="Measure two services of one network.")
     parser.add_argument("--run", type=Path, required=True, help="of the training, .../fold=K")
     parser.add_argument("--bundle", type=Path, required=True, help="of that run, quantize=true")
     parser.add_argument("--image", type=Path, required=True, help="JPEG or PNG to send")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, default=10_000, help="requests; 0: do not watch")
+    parser.add_argument(
+        "--memory", type=int, default=10_000, help="requests; 0: do not measure memory"
+    )
     parser.add_argument("--out", type=Path, default=HERE)
-    given = parser.parse_args()
-    given.run, given.bundle = given.run.resolve(), given.bundle.resolve()
+    arguments = parser.parse_args()
+    arguments.run, arguments.bundle = arguments.run.resolve(), arguments.bundle.resolve()
     try:
         if shutil.which("hey") is None:
             raise DataError("The load comes from hey: apt-get install hey.")
-        found = measured(given)
-        write(given.out, found, memory(given) if given.memory else [])
+        results = measure(arguments)
+        write(arguments.out, results, memory(arguments) if arguments.memory else [])
     except SignlangError as error:
         sys.exit(str(error))
 

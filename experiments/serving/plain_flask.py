@@ -1,9 +1,9 @@
-"""The published way: a trained SqueezeNet behind plain Flask, computed by torch, one by one.
+"""The published service: a trained SqueezeNet in torch behind plain Flask, image by image.
 
     python experiments/serving/plain_flask.py --run RUN --port 8001
 
-`bench.py` starts it. It takes nothing from signlang but the weights, so that none of what makes
-signlang fast helps it. Flask's own server answers each connection in a thread of its own.
+`bench.py` starts it. It uses nothing of signlang but the weights, so that no optimization of
+signlang applies to it. Flask's own server handles each connection in a thread of its own.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torchvision import models, transforms
 
 
 def application(run: Path) -> Flask:
-    """Make the service of a run: an image as the body in, its sign and confidence out."""
+    """Create the app of a run: POST /predict maps an image to its sign and confidence."""
     app = Flask(__name__)
     classes = json.loads((run / "classes.json").read_text("utf-8"))
     file = run / "checkpoints" / "best.ckpt"
@@ -51,14 +51,14 @@ def application(run: Path) -> Flask:
 
 def main() -> None:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser(description="Serve a run the plain way.")
+    parser = argparse.ArgumentParser(description="Serve a run by plain Flask.")
     parser.add_argument("--run", type=Path, required=True, help="of the training, .../fold=K")
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--threads", type=int, help="of torch for one image (torch's default)")
-    given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    application(given.run).run(host="127.0.0.1", port=given.port, threaded=True)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    application(arguments.run).run(host="127.0.0.1", port=arguments.port, threaded=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is raced: networks at the size, batch and augmentation of their studies."""
+"""Cases of the benchmark: networks at the size, batch and augmentation of their studies."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,13 +11,13 @@ class Case:
     Attributes:
         name: For tables and the command line.
         network: Name in `conf/model`.
-        data: Name in `conf/data`, whose augmentation is meant as well.
-        size: Side of the images that the network sees, in pixels.
-        batch: Images of a step.
-        classes: Outputs of the network.
+        data: Name in `conf/data`; its augmentation has the same name.
+        size: Width and height of the network's images, in pixels.
+        batch: Images per step.
+        classes: Number of outputs of the network.
         optimizer: Name in `conf/optimizer`.
         rate: Learning rate.
-        goal: How many times the published way's images a second are wanted; 0 for no goal.
+        goal: Wanted speed-up against the published variant; 0 for no goal.
     """
 
     name: str

@@ -8,48 +8,48 @@ class Clock:
     """Counts images from the end of the warm-up until enough time has passed.
 
     Args:
-        seconds: How long to count, at least; two steps are counted in any case.
-        warm_up: Steps before that.
-        settled: Waits until the device has done all that was asked of it.
+        seconds: Shortest duration of the measurement; at least two steps are counted.
+        warm_up: Steps before the measurement.
+        synchronize: Waits until the device has finished all queued work.
     """
 
     def __init__(
-        self, seconds: float, warm_up: int = 2, settled: Callable[[], object] = lambda: None
+        self, seconds: float, warm_up: int = 2, synchronize: Callable[[], object] = lambda: None
     ) -> None:
-        self.seconds, self.warm_up, self.settled = seconds, warm_up, settled
+        self.seconds, self.warm_up, self.synchronize = seconds, warm_up, synchronize
         self.steps = self.images = 0
-        self.begun = self.paused = self.elapsed = 0.0
+        self.started = self.paused = self.elapsed = 0.0
 
     def tick(self, images: int) -> bool:
-        """Tell that a step is over.
+        """Record the end of a step.
 
         Args:
-            images: How many there were in its batch.
+            images: Images of its batch.
 
         Returns:
-            Whether that is enough.
+            Whether the measurement is complete.
         """
         self.steps += 1
         if self.steps == self.warm_up:
-            self.settled()
-            self.begun = time.perf_counter()
+            self.synchronize()
+            self.started = time.perf_counter()
         if self.steps <= self.warm_up:
             return False
         self.images += images
-        if time.perf_counter() - self.begun < self.seconds or self.steps < self.warm_up + 2:
+        if time.perf_counter() - self.started < self.seconds or self.steps < self.warm_up + 2:
             return False
-        self.settled()
-        self.elapsed = time.perf_counter() - self.begun
+        self.synchronize()
+        self.elapsed = time.perf_counter() - self.started
         return True
 
     def pause(self) -> None:
-        """Count no time from here on."""
-        self.settled()
+        """Stop counting time."""
+        self.synchronize()
         self.paused = time.perf_counter()
 
     def resume(self) -> None:
-        """Count again."""
-        self.begun += time.perf_counter() - self.paused
+        """Continue counting time."""
+        self.started += time.perf_counter() - self.paused
 
     @property
     def speed(self) -> float:

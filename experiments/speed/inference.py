@@ -1,9 +1,9 @@
-"""Latency of one image in milliseconds, for each way to run each network.
+"""Latency of one image in milliseconds, by network and runtime.
 
     python experiments/speed/inference.py
 
-One thread, one image at a time, from bytes to probabilities; the ways take turns. It writes
-`inference.csv` and the part of `README.md` between its marks.
+One thread, one image at a time, from bytes to probabilities; the runtimes take turns. It writes
+`inference.csv` and the section of `README.md` between its markers.
 """
 
 import argparse
@@ -32,20 +32,26 @@ from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 NETWORKS: Final = ("model_a", "model_b", "squeezenet", "mobilenetv2", "resnet18")
-WAYS: Final = ("torch", "torch, channels last", "torch.compile", "onnxruntime", "onnxruntime, int8")
+RUNTIMES: Final = (
+    "torch",
+    "torch, channels last",
+    "torch.compile",
+    "onnxruntime",
+    "onnxruntime, int8",
+)
 Pixels = npt.NDArray[np.uint8]
-Times = Mapping[str, Sequence[float]]  # way -> milliseconds
+Times = Mapping[str, Sequence[float]]  # runtime -> milliseconds
 
 
 def trained_run(case: Case) -> TrainedRun:
-    """A network as a finished run would hand it out; what it has learnt changes no time."""
+    """A run with a network of random weights, which do not affect latency."""
     torch.manual_seed(0)
     network = classifier(case).eval()
     return TrainedRun(Path(), {"model": case.network}, {"settings": {}}, {}, network, None)
 
 
-def ways(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:
-    """Every way to run an image, (1, size, size, 3)."""
+def runtimes(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:
+    """Functions that predict an image, (1, size, size, 3), by runtime."""
     import onnxruntime
 
     graph = network_graph(run)
@@ -60,22 +66,22 @@ def ways(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:
         )
         for model in (graph, int8)
     ]
-    torches = [lambda network=network: network(bytes_) for network in (plain, last, compiled)]
-    others = [lambda one=one: one.run(None, {"squares": planes}) for one in sessions]
-    return dict(zip(WAYS, [*torches, *others], strict=True))
+    torch_runs = [lambda network=network: network(bytes_) for network in (plain, last, compiled)]
+    onnx_runs = [lambda one=one: one.run(None, {"squares": planes}) for one in sessions]
+    return dict(zip(RUNTIMES, [*torch_runs, *onnx_runs], strict=True))
 
 
-def timed(functions: Mapping[str, Callable[[], Any]], rounds: int, each: int) -> Times:
-    """Time all ways in turn: `each` images of one way, then of the next."""
+def measure(functions: Mapping[str, Callable[[], Any]], rounds: int, each: int) -> Times:
+    """Time all runtimes in turn: `each` images by one, then by the next."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     with torch.inference_mode():
         for number in range(rounds + 1):  # the first round warms up
             for name, predict in functions.items():
                 for _ in range(each):
-                    begun = time.perf_counter()
+                    started = time.perf_counter()
                     predict()
                     if number:
-                        times[name].append(1e3 * (time.perf_counter() - begun))
+                        times[name].append(1e3 * (time.perf_counter() - started))
     return times
 
 
@@ -86,23 +92,23 @@ def lines(latencies: Mapping[str, Times]) -> Iterator[str]:
         f"{cpu_name()}, one thread, torch {torch.__version__}; medians of {count} images and "
         "quartiles, in ms:\n"
     )
-    yield f"| network | {' | '.join(WAYS)} |"
-    yield f"|---|{'---:|' * len(WAYS)}"
+    yield f"| network | {' | '.join(RUNTIMES)} |"
+    yield f"|---|{'---:|' * len(RUNTIMES)}"
     for name, times in latencies.items():
         case = CASES[name]
         cells = []
-        for way in WAYS:
-            first, middle, third = statistics.quantiles(times[way], n=4)
+        for runtime in RUNTIMES:
+            first, middle, third = statistics.quantiles(times[runtime], n=4)
             cells.append(f"{middle:.2f} ({first:.2f} to {third:.2f})")
         yield f"| {case.network}, {case.size} px | {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser(description="Time single images, each way in turn.")
+    parser = argparse.ArgumentParser(description="Time single images, each runtime in turn.")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--each", type=int, default=20, help="images of a way in a round")
-    given = parser.parse_args()
+    parser.add_argument("--each", type=int, default=20, help="images of a runtime in a round")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
@@ -111,15 +117,28 @@ def main() -> None:
         case = CASES[name]
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (1, case.size, case.size, 3), dtype=np.uint8)
-        latencies[name] = timed(ways(trained_run(case), image), given.rounds, given.each)
+        latencies[name] = measure(
+            runtimes(trained_run(case), image), arguments.rounds, arguments.each
+        )
         sys.stderr.write(f"{name}: done\n")
     table = "\n".join(lines(latencies))
     print(table)
     rows = [
-        (cpu_name(), cpu_count(), name, way, *(f"{q:.3f}" for q in statistics.quantiles(of, n=4)))
-        for name, times in latencies.items() for way, of in times.items()
+        (
+            cpu_name(), cpu_count(), name, runtime,
+            *(f"{quartile:.3f}" for quartile in statistics.quantiles(values, n=4)),
+        )
+        for name, times in latencies.items() for runtime, values in times.items()
     ]  # fmt: skip
-    header = ("machine", "cores", "network", "way", "first quartile", "median", "third quartile")
+    header = (
+        "machine",
+        "cores",
+        "network",
+        "runtime",
+        "first quartile",
+        "median",
+        "third quartile",
+    )
     write_csv(HERE / "inference.csv", header, rows)
     write_between(HERE / "README.md", "inference", table)
 

@@ -1,4 +1,4 @@
-"""Our way, as `signlang.train` goes it, and its ceiling: the same steps on one tensor in memory."""
+"""Our variant, as `signlang.train`, and its ceiling: the same steps on one tensor in memory."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +20,8 @@ from signlang.runs.training import choose_precision
 OPTIMIZERS: Final = {"adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
 
 
-def words(case: Case, root: Path) -> list[str]:
-    """The words after `python -m signlang.train` that train a case."""
+def overrides(case: Case, root: Path) -> list[str]:
+    """Overrides of `python -m signlang.train` that train a case."""
     return [
         f"data={case.data}", f"data.root='{root}'", f"model={case.network}",
         f"image_size={case.size}", f"augment={case.data}",
@@ -42,13 +42,15 @@ def classifier(case: Case) -> Classifier:
 
 
 def race(case: Case, root: Path, clock: Clock) -> None:
-    """Train as the command does, with all that it writes, until the clock has seen enough."""
+    """Train as the command does, with all that it writes, until the measurement is complete."""
     with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
         more = ["callbacks.one_cycle=null", "trainer.max_epochs=100000", f"run_folder={place}"]
-        cfg = compose("train", [*words(case, root), *more])
+        cfg = compose("train", [*overrides(case, root), *more])
         module = training.build_datamodule(cfg, lifecycle.read_fold(cfg))
-        model, parts = training.build_classifier(cfg, module), training.build_callbacks(cfg)
-        trainer = training.build_trainer(cfg, [*parts, Ticks(clock)], training.build_loggers(cfg))
+        model, callbacks = training.build_classifier(cfg, module), training.build_callbacks(cfg)
+        trainer = training.build_trainer(
+            cfg, [*callbacks, Ticks(clock)], training.build_loggers(cfg)
+        )
         with suppress(Enough):
             trainer.fit(model, module)
 
@@ -56,11 +58,11 @@ def race(case: Case, root: Path, clock: Clock) -> None:
 def ceiling(case: Case, root: Path, clock: Clock) -> None:
     """Forward, backward and optimizer step on one batch in memory; nothing else.
 
-    The batch is a real one: noise is learnt from up to 5 % faster, as max-pooling and ELU meet
-    other values.
+    The batch is a real one: steps on noise are up to 5 % faster, as max-pooling and ELU get other
+    values.
     """
     with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*words(case, root), f"run_folder={place}"])
+        cfg = compose("train", [*overrides(case, root), f"run_folder={place}"])
         bytes_, labels = next(
             iter(training.build_datamodule(cfg, lifecycle.read_fold(cfg)).train_dataloader())
         )

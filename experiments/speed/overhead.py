@@ -1,8 +1,8 @@
-"""What everything around a network costs: steps, folds and finished runs.
+"""Overhead around a network: per step, between folds, and for finished runs.
 
     python experiments/speed/overhead.py --digits digits/Dataset
 
-It writes the part of `README.md` between its marks.
+It writes the section of `README.md` between its markers.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 CASE: Final = CASES["model_a_32"]
-SIDE: Final = 4  # of an image, in pixels: the network of one layer takes next to no time
+SIZE: Final = 4  # of an image, in pixels: the network of one layer takes almost no time
 ROUNDS: Final = 5
 FOLDS: Final = 5
 
@@ -46,19 +46,19 @@ FOLDS: Final = 5
 def nothing() -> Classifier:
     """A classifier whose network is one small layer."""
     model = classifier(CASE)
-    model.network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CASE.classes))
+    model.network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, CASE.classes))
     return model
 
 
 def batches() -> DataLoader[Batch]:
-    """The same batch of small images again and again."""
-    images = torch.zeros(CASE.batch, SIDE, SIDE, 3, dtype=torch.uint8)
+    """The same batch of small images, repeated."""
+    images = torch.zeros(CASE.batch, SIZE, SIZE, 3, dtype=torch.uint8)
     batch = images, torch.zeros(CASE.batch, dtype=torch.int64)
     return DataLoader([batch] * 100_000, batch_size=None)  # type: ignore[arg-type]
 
 
 def bare(clock: Clock) -> None:
-    """The loop that Lightning and our callbacks stand for."""
+    """A plain training loop, without Lightning and callbacks."""
     model = nothing()
     optimizer = model.configure_optimizers()
     for images, labels in batches():
@@ -72,12 +72,14 @@ def bare(clock: Clock) -> None:
 
 
 def ours(clock: Clock) -> None:
-    """The same steps by Lightning, with every callback that a training has."""
+    """The same steps by Lightning, with all callbacks of a training."""
     with TemporaryDirectory() as place, initialize_config_dir(str(CONF), version_base="1.3"):
-        words = ["callbacks.images=null", "trainer.precision=bf16-mixed"]
-        cfg = compose("train", [*words, f"run_folder={place}", "trainer.gradient_clip_val=null"])
-        parts = [*training.build_callbacks(cfg), Ticks(clock)]
-        trainer: pl.Trainer = training.build_trainer(cfg, parts, training.build_loggers(cfg))
+        overrides = ["callbacks.images=null", "trainer.precision=bf16-mixed"]
+        cfg = compose(
+            "train", [*overrides, f"run_folder={place}", "trainer.gradient_clip_val=null"]
+        )
+        callbacks = [*training.build_callbacks(cfg), Ticks(clock)]
+        trainer: pl.Trainer = training.build_trainer(cfg, callbacks, training.build_loggers(cfg))
         with suppress(Enough):
             trainer.fit(nothing(), batches())
 
@@ -86,9 +88,9 @@ def step_ms() -> tuple[float, float, float]:
     """Milliseconds of a step: bare, ours, and bare with Model A; the first two in turn."""
     times: dict[str, list[float]] = {"bare": [], "ours": []}
     for _ in range(ROUNDS):
-        for name, side in (("bare", bare), ("ours", ours)):
+        for name, variant in (("bare", bare), ("ours", ours)):
             clock = Clock(1.0, warm_up=50)
-            side(clock)
+            variant(clock)
             times[name].append(1e3 * CASE.batch / clock.speed)
     clock = Clock(4.0)
     ceiling(CASE, Path(), clock)
@@ -97,23 +99,24 @@ def step_ms() -> tuple[float, float, float]:
 
 
 def sweep(root: Path) -> tuple[float, float]:
-    """Train folds of one epoch one after another, and ask for them again.
+    """Train folds of one epoch one after another, then repeat the command.
 
     Returns:
         Seconds from the last file of a fold to the first batch of the next, the worst; and
-        milliseconds that each finished run costs when the sweep is asked for again.
+        milliseconds per finished run when the sweep is repeated.
     """
     with TemporaryDirectory() as place:
         command = [
             sys.executable, "-m", "signlang.train", "-m", "experiment=digits_simple_cnn",
             "augment=digits", "optimizer.lr=4e-4", f"data.root={root}", "trainer.max_epochs=1",
-            f"runs_dir={place}", "verbose=false", "+callbacks.begun._target_=ticks.Begun",
-            "+callbacks.begun.file=${run_folder}/begun",
+            f"runs_dir={place}", "verbose=false",
+            "+callbacks.first_batch._target_=ticks.FirstBatchMarker",
+            "+callbacks.first_batch.file=${run_folder}/first_batch",
         ]  # fmt: skip
         all_of_it = [*command, "batch_size=32,64,128", f"fold=range({FOLDS})"]
         _run(all_of_it)
         ends = sorted(file.stat().st_mtime for file in Path(place).glob("*/*/fold=*/metrics.json"))
-        starts = sorted(file.stat().st_mtime for file in Path(place).glob("*/*/fold=*/begun"))
+        starts = sorted(file.stat().st_mtime for file in Path(place).glob("*/*/fold=*/first_batch"))
         gaps = [start - end for start, end in zip(starts[1:], ends[:-1], strict=True)]
         one, every = (
             min(_run(again) for _ in range(5))
@@ -123,12 +126,12 @@ def sweep(root: Path) -> tuple[float, float]:
 
 
 def _run(command: list[str]) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     paths = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
     environment = {**os.environ, "PYTHONPATH": paths}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                    env=environment)  # fmt: skip
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def lines(steps: tuple[float, float, float], gap: float, skip: float) -> Iterator[str]:
@@ -143,20 +146,20 @@ def lines(steps: tuple[float, float, float], gap: float, skip: float) -> Iterato
         f"| Lightning, callbacks, metrics and history add to each step | {extra:.2f} ms | |\n"
         f"| as a share | {extra / model_a:.1%} | 3 % |\n"
         f"| from the end of a fold to the first batch of the next, at most | {gap:.2f} s | 1 s |\n"
-        f"| a finished run in a sweep that is asked for again | {skip:.0f} ms | 50 ms |"
+        f"| a finished run in a repeated sweep | {skip:.0f} ms | 50 ms |"
     )
 
 
 def main() -> None:
     """Entry point of the command."""
     shared = Path(os.environ.get("SIGNLANG_SHARED", HERE.parents[2] / "shared")) / "data"
-    parser = argparse.ArgumentParser(description="Measure what surrounds a network.")
+    parser = argparse.ArgumentParser(description="Measure the overhead around a network.")
     parser.add_argument("--digits", type=Path, default=shared / "digits/Dataset",
                         help="class folders of the digits")  # fmt: skip
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    table = "\n".join(lines(step_ms(), *sweep(given.digits.resolve())))
+    table = "\n".join(lines(step_ms(), *sweep(arguments.digits.resolve())))
     print(table)
     write_between(HERE / "README.md", "overhead", table)
 

@@ -1,6 +1,6 @@
 """Networks and images as in the published studies, without anything of signlang.
 
-Not even its import: that alone would keep large buffers from going back to the kernel.
+It is not even imported: that alone would keep large buffers from being returned to the kernel.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from torchvision.models import squeezenet1_0
 
 
 def network(case: Case) -> nn.Module:
-    """Make a network, with random weights, float32, in torch's own memory layout."""
+    """Build a network with random weights, in float32 and torch's default memory layout."""
     if case.network == "simple_cnn":
         return _model_a(case)
     if case.network == "mobilenetv2_dense":
@@ -36,8 +36,8 @@ def _model_a(case: Case) -> nn.Module:
     for before, after in ((3, 32), (32, 64), (64, 128)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ELU(), nn.MaxPool2d(3)]
         layers += [nn.BatchNorm2d(after)]
-    side = case.size // 27
-    return nn.Sequential(*layers, nn.Flatten(), *_dense(128 * side * side, case.classes))
+    pooled = case.size // 27
+    return nn.Sequential(*layers, nn.Flatten(), *_dense(128 * pooled * pooled, case.classes))
 
 
 def _dense(features: int, classes: int) -> list[nn.Module]:
@@ -46,12 +46,12 @@ def _dense(features: int, classes: int) -> list[nn.Module]:
 
 
 def augmentation(case: Case) -> list[Any]:
-    """The study's transformations of albumentations."""
+    """The study's transforms of albumentations."""
     if case.data == "digits":
-        moved = {"x": (-0.1, 0.1), "y": (-0.1, 0.1)}
-        zoomed = {"x": (0.9, 1.1), "y": (0.9, 1.1)}
+        shift = {"x": (-0.1, 0.1), "y": (-0.1, 0.1)}
+        zoom = {"x": (0.9, 1.1), "y": (0.9, 1.1)}
         edge = cv2.BORDER_REPLICATE
-        return [A.Affine(rotate=(-20, 20), translate_percent=moved, scale=zoomed, border_mode=edge)]
+        return [A.Affine(rotate=(-20, 20), translate_percent=shift, scale=zoom, border_mode=edge)]
     sizes = {"hole_height_range": (10, 30), "hole_width_range": (10, 30)}
     return [
         A.Rotate(limit=10, p=0.5),

@@ -1,4 +1,4 @@
-"""The published way: a loop over epochs and batches, as the studies' authors wrote it."""
+"""The published variant: a loop over epochs and batches, as the studies' authors wrote it."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ Loader = DataLoader[tuple[torch.Tensor, int]]
 
 
 def race(case: Case, root: Path, clock: Clock) -> None:
-    """Train on all images until the clock has seen enough."""
+    """Train on all images until the measurement is complete."""
     paths, labels = plain.files(root)
     training = _Training(case)
     loader = _loader(paths, labels.tolist(), case, train=True)
@@ -39,22 +39,22 @@ def fold(case: Case, root: Path, number: int, epochs: int, stopping: bool) -> fl
     train, validation = train_test_split(rest, test_size=0.1, stratify=labels[rest], random_state=0)
     training = _Training(case)
 
-    def part(rows: Any, augmented: bool) -> Loader:
+    def loader(rows: Any, augmented: bool) -> Loader:
         return _loader([paths[row] for row in rows], labels[rows].tolist(), case, augmented)
 
-    loaders = part(train, True), part(validation, False)
-    best, weights, waited = -1.0, training.network.state_dict(), 0
+    loaders = loader(train, True), loader(validation, False)
+    best, weights, epochs_without_gain = -1.0, training.network.state_dict(), 0
     for _ in range(epochs):
         training.epoch(loaders[0])
         accuracy = training.accuracy(loaders[1])
-        waited += 1
+        epochs_without_gain += 1
         if accuracy > best:
-            best, waited = accuracy, 0
+            best, epochs_without_gain = accuracy, 0
             weights = {k: v.clone() for k, v in training.network.state_dict().items()}
-        if stopping and waited >= PATIENCE:
+        if stopping and epochs_without_gain >= PATIENCE:
             break
     training.network.load_state_dict(weights)
-    return training.accuracy(part(test, False))
+    return training.accuracy(loader(test, False))
 
 
 def _loader(paths: list[Path], labels: list[int], case: Case, train: bool) -> Loader:
@@ -73,7 +73,7 @@ class _Training:
         self.criterion = nn.CrossEntropyLoss()
 
     def epoch(self, loader: Loader, clock: Clock | None = None) -> bool:
-        """One epoch; True if the clock has seen enough."""
+        """One epoch; True if the measurement is complete."""
         self.network.train()
         total, right, seen = 0.0, 0, 0
         for images, labels in loader:

@@ -4,7 +4,7 @@
 
 Draws images of 200 x 200 into a temporary folder (1.5 GB for 87,000, and 11 GB of decoded
 pixels), trains Model A on them at 64 x 64 for two epochs by the public command, and writes
-`scale.csv` and the part of `README.md` between its marks.
+`scale.csv` and the section of `README.md` between its markers.
 """
 
 import argparse
@@ -26,19 +26,19 @@ from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 CLASSES: Final = 29
-SIDE: Final = 200  # of an image, in pixels
+SIZE: Final = 200  # of an image, in pixels
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What training on so many images took.
+    """Time and memory of training on a number of images.
 
     Attributes:
-        images: In the data set; 0.72 of them are trained on.
+        images: Images of the data set; 0.72 of them are trained on.
         workers: Processes that prepare batches.
         peak_mb: Largest resident size of a process, mapped files included, in 10^6 bytes.
         epoch_s: Seconds of the second epoch, with its validation.
-        images_per_s: Of its training alone.
+        images_per_s: Throughput of its training only.
     """
 
     images: int
@@ -55,8 +55,8 @@ def draw(folder: Path, count: int) -> None:
         rng = np.random.default_rng(number)
         label = number % CLASSES
         colour = np.array([label * 8, 255 - label * 8, (label * 67) % 256])
-        small = rng.integers(-60, 60, (SIDE // 8, SIDE // 8, 3)) + colour
-        image = cv2.resize(np.clip(small, 0, 255).astype(np.uint8), (SIDE, SIDE))
+        small = rng.integers(-60, 60, (SIZE // 8, SIZE // 8, 3)) + colour
+        image = cv2.resize(np.clip(small, 0, 255).astype(np.uint8), (SIZE, SIZE))
         cv2.imwrite(str(folder / f"c{label:02}" / f"{number}.jpg"), image)
 
     for label in range(CLASSES):
@@ -76,12 +76,12 @@ def train(root: Path, place: Path, images: int, workers: int) -> Scale:
         f"cache_dir={place / 'cache'}", "verbose=false",
     ]  # fmt: skip
     process = subprocess.Popen(command)
-    _, status, used = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)} failed")
     (history,) = runs.glob("*/*/fold=0/history.csv")
     last = read_csv(history)[-1]
-    peak = used.ru_maxrss * 1024 / 1e6
+    peak = usage.ru_maxrss * 1024 / 1e6
     measurement = Scale(
         images, workers, round(peak, 1), float(last["seconds"]), float(last["images_per_second"])
     )
@@ -106,15 +106,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train on data sets of growing size.")
     parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000, 87_000])
     parser.add_argument("--workers", type=int, default=2, help="of one more run on the largest")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     measurements = []
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        for count in given.images:
+        for count in arguments.images:
             draw(place / str(count), count)
             measurements.append(train(place / str(count), place, count, 0))
-        largest = max(given.images)
-        measurements.append(train(place / str(largest), place, largest, given.workers))
+        largest = max(arguments.images)
+        measurements.append(train(place / str(largest), place, largest, arguments.workers))
     print("\n".join(lines(measurements)))
     names = [field.name for field in fields(Scale)]
     write_csv(HERE / "scale.csv", names, [astuple(one) for one in measurements])

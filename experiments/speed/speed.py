@@ -1,9 +1,9 @@
-"""Real images come in; how fast we train on them, and others, goes out.
+"""Training throughput of signlang and of three other variants on real images.
 
     python experiments/speed/speed.py --digits digits/Dataset --letters asl_alphabet_train
 
-Every side of a race is a process of its own, one after another, in turn for each round. It writes
-`results.csv`, `speed.png` and the part of `README.md` between the two marks.
+Every variant runs in a process of its own, one after another, in turn for each round. It writes
+`results-*.csv`, `speed-*.png` and the section of `README.md` between the markers.
 """
 
 import argparse
@@ -19,102 +19,110 @@ from pathlib import Path
 from typing import Any, Final
 
 from cases import CASES, Case
-from study import SIDES as STUDY_SIDES
+from study import VARIANTS as STUDY_VARIANTS
 
 from signlang.files import read_csv, write_between, write_csv
 from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
-SIDES: Final = ("ours", "ceiling", "published", "usual")
+VARIANTS: Final = ("ours", "ceiling", "published", "usual")
 TWO_JOBS: Final = ", two jobs"  # at once, as launcher=local runs studies on two cores
 HEADER: Final = (
     "network", "batch", "ours", "ceiling", "share of it", "ours, two jobs", "ceiling, two jobs",
-    "share of it", "published way", "ours is", "goal", "usual way", "ours is",
+    "share of it", "published", "ours is", "goal", "usual", "ours is",
 )  # fmt: skip
-Speeds = Mapping[str, Mapping[str, Sequence[float]]]  # case -> side -> images a second
-Studies = Mapping[str, Sequence[float]]  # side -> seconds
+Speeds = Mapping[str, Mapping[str, Sequence[float]]]  # case -> variant -> images a second
+Studies = Mapping[str, Sequence[float]]  # variant -> seconds
 
 
-def measured(given: argparse.Namespace) -> Speeds:
-    """Race every case, round after round."""
+def measure_speeds(arguments: argparse.Namespace) -> Speeds:
+    """Measure every case, round after round."""
     speeds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for number in range(given.rounds):
-        for name in given.cases:
-            root = given.digits if CASES[name].data == "digits" else given.letters
-            twice = [f"{side}{TWO_JOBS}" for side in SIDES[:2] if CASES[name].goal]
-            for side in (*SIDES, *twice):
-                kind, _, two = side.partition(",")
-                words = [kind, name, "--root", str(root), "--seconds", str(given.seconds)]
+    for number in range(arguments.rounds):
+        for name in arguments.cases:
+            root = arguments.digits if CASES[name].data == "digits" else arguments.letters
+            twice = [f"{variant}{TWO_JOBS}" for variant in VARIANTS[:2] if CASES[name].goal]
+            for variant in (*VARIANTS, *twice):
+                kind, _, two = variant.partition(",")
+                words = [kind, name, "--root", str(root), "--seconds", str(arguments.seconds)]
                 words += ["--jobs", "2"] if two else []
-                speed = float(_answer("side.py", words)["speed"])
-                speeds[name][side].append(speed)
-                _tell(f"round {number + 1}, {name}, {side}: {speed:.1f} images/s")
+                speed = float(_run("variant.py", words)["speed"])
+                speeds[name][variant].append(speed)
+                _report(f"round {number + 1}, {name}, {variant}: {speed:.1f} images/s")
     return speeds
 
 
-def studied(given: argparse.Namespace) -> Studies:
+def measure_studies(arguments: argparse.Namespace) -> Studies:
     """Time five folds of Model A, round after round."""
     durations: dict[str, list[float]] = defaultdict(list)
-    for number in range(given.rounds if given.epochs else 0):
-        for side in STUDY_SIDES:
-            words = [side, "--root", str(given.digits), "--epochs", str(given.epochs)]
-            seconds = float(_answer("study.py", words)["seconds"])
-            durations[side].append(seconds)
-            _tell(f"round {number + 1}, five folds, {side}: {seconds:.1f} s")
+    for number in range(arguments.rounds if arguments.epochs else 0):
+        for variant in STUDY_VARIANTS:
+            words = [
+                variant,
+                "--root",
+                str(arguments.digits),
+                "--epochs",
+                str(arguments.epochs),
+            ]
+            seconds = float(_run("study.py", words)["seconds"])
+            durations[variant].append(seconds)
+            _report(f"round {number + 1}, five folds, {variant}: {seconds:.1f} s")
     return durations
 
 
-def _answer(program: str, words: Sequence[str]) -> dict[str, Any]:
+def _run(program: str, words: Sequence[str]) -> dict[str, Any]:
     command = [sys.executable, str(HERE / program), *words]
-    # what signlang set for this process is its own merit: the other sides do without
+    # environment variables that signlang set must not affect the other variants
     without = {key: value for key, value in os.environ.items() if not key.startswith("OPENCV_")}
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=HERE.parent.parent, env=without
     )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
 def by_case(results: Sequence[Mapping[str, str]]) -> dict[str, dict[str, list[float]]]:
-    """Figures of all rounds, by case and side."""
+    """Values of all rounds, by case and variant."""
     cases: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in results:
-        cases[row["case"]][row["side"]].append(float(row["value"]))
+        cases[row["case"]][row["variant"]].append(float(row["value"]))
     return cases
 
 
 def lines(results: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Write the rows of one machine's results in Markdown."""
     cases = by_case(results)
-    counts = {len(values) for sides in cases.values() for values in sides.values()}
+    counts = {len(values) for variants in cases.values() for values in variants.values()}
     rounds = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     plural = "s" * (max(counts) > 1)
     yield f"{results[0]['machine']}; medians of {rounds} round{plural}; images a second:\n"
     yield f"| {' | '.join(HEADER)} |"
     yield f"|---|{'---:|' * (len(HEADER) - 1)}"
-    for name, sides in cases.items():
+    for name, variants in cases.items():
         if name in CASES:
-            yield f"| {' | '.join(_cells(CASES[name], sides))} |"
-    for name, sides in cases.items():
+            yield f"| {' | '.join(_cells(CASES[name], variants))} |"
+    for name, variants in cases.items():
         if name not in CASES:
             yield f"\n{name[:1].upper()}{name[1:]}, start-up included:\n"
             yield "| | seconds | times ours |"
             yield "|---|---:|---:|"
-            fastest = statistics.median(sides["ours"])
-            for side, seconds in sides.items():
+            fastest = statistics.median(variants["ours"])
+            for variant, seconds in variants.items():
                 middle = statistics.median(seconds)
-                yield f"| {side} | {middle:.1f} | {middle / fastest:.1f} |"
+                yield f"| {variant} | {middle:.1f} | {middle / fastest:.1f} |"
 
 
-def _cells(case: Case, sides: Mapping[str, Sequence[float]]) -> Iterator[str]:
-    ours, ceiling, published, usual = (statistics.median(sides[side]) for side in SIDES)
-    both = [statistics.median(sides.get(f"{side}{TWO_JOBS}", [0.0])) for side in SIDES[:2]]
+def _cells(case: Case, variants: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    ours, ceiling, published, usual = (statistics.median(variants[variant]) for variant in VARIANTS)
+    both = [
+        statistics.median(variants.get(f"{variant}{TWO_JOBS}", [0.0])) for variant in VARIANTS[:2]
+    ]
     best = max(ours, both[0])
     yield f"{case.network}, {case.size} px"
     yield str(case.batch)
@@ -131,7 +139,7 @@ def _cells(case: Case, sides: Mapping[str, Sequence[float]]) -> Iterator[str]:
 
 
 def machine() -> str:
-    """What it was measured on, in words."""
+    """Name of the machine."""
     import torch
 
     if torch.cuda.is_available():
@@ -140,16 +148,16 @@ def machine() -> str:
 
 
 def rows(speeds: Speeds, studies: Studies, epochs: int) -> list[dict[str, str]]:
-    """All that was measured, as rows of the results."""
-    races = {(case, "images/s"): sides for case, sides in speeds.items()}
+    """All measurements as rows of the results."""
+    races = {(case, "images/s"): variants for case, variants in speeds.items()}
     name = f"five folds of model_a, {epochs} epoch{'s' * (epochs > 1)}"
     return [
         {
-            "machine": machine(), "case": case, "side": side, "round": str(number),
+            "machine": machine(), "case": case, "variant": variant, "round": str(number),
             "value": f"{value:.2f}", "unit": unit,
         }
-        for (case, unit), sides in {**races, (name, "s"): studies}.items()
-        for side, values in sides.items()
+        for (case, unit), variants in {**races, (name, "s"): studies}.items()
+        for variant, values in variants.items()
         for number, value in enumerate(values, 1)
     ]  # fmt: skip
 
@@ -167,19 +175,21 @@ def write(results: Sequence[Mapping[str, str]]) -> None:
 
 
 def plot(results: Sequence[Mapping[str, str]], file: Path) -> None:
-    """Draw every side as a share of its ceiling."""
+    """Draw every variant as a share of its ceiling."""
     from matplotlib.figure import Figure
 
-    speeds = {CASES[name]: sides for name, sides in by_case(results).items() if name in CASES}
+    speeds = {CASES[name]: variants for name, variants in by_case(results).items() if name in CASES}
     figure = Figure(figsize=(8, 0.6 + 0.7 * len(speeds)), layout="constrained")
     panel = figure.subplots()
-    shown = [("ours", "#0072b2"), ("usual", "#e69f00"), ("published", "#999999")]
-    for row, sides in enumerate(speeds.values()):
-        ceiling = statistics.median(sides["ceiling"])
-        for place, (side, colour) in enumerate(shown):
-            speed = statistics.median(sides[side])
+    plotted = [("ours", "#0072b2"), ("usual", "#e69f00"), ("published", "#999999")]
+    for row, variants in enumerate(speeds.values()):
+        ceiling = statistics.median(variants["ceiling"])
+        for place, (variant, colour) in enumerate(plotted):
+            speed = statistics.median(variants[variant])
             here = row + (place - 1) * 0.26
-            panel.barh(here, speed / ceiling, 0.24, color=colour, label=side if not row else None)
+            panel.barh(
+                here, speed / ceiling, 0.24, color=colour, label=variant if not row else None
+            )
             panel.text(speed / ceiling + 0.01, here, f"{speed:.0f}/s", va="center", fontsize=8)
     panel.set_yticks(range(len(speeds)), [_label(case) for case in speeds])
     panel.invert_yaxis()
@@ -205,17 +215,19 @@ def main() -> None:
     parser.add_argument("--letters", type=Path, default=letters,
                         help="class folders of the alphabet")  # fmt: skip
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--seconds", type=float, default=2.5, help="that a side is timed, at least")
+    parser.add_argument(
+        "--seconds", type=float, default=2.5, help="shortest measurement of a variant"
+    )
     parser.add_argument("--epochs", type=int, default=1, help="of the five folds; 0: without them")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print only, write no file")
-    given = parser.parse_args()
-    for folder, option in ((given.digits, "--digits"), (given.letters, "--letters")):
+    arguments = parser.parse_args()
+    for folder, option in ((arguments.digits, "--digits"), (arguments.letters, "--letters")):
         if not folder.is_dir():
             sys.exit(f"There are no images at {folder}: give {option} DIR, its class folders.")
-    results = rows(measured(given), studied(given), given.epochs)
+    results = rows(measure_speeds(arguments), measure_studies(arguments), arguments.epochs)
     print("\n".join(lines(results)))
-    if not given.show:
+    if not arguments.show:
         write(results)
 
 

@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 from cases import CASES
 
 CASE = CASES["model_a"]
-SIDES = ("ours", "ours, one after another", "published", "usual")
+VARIANTS = ("ours", "ours, one after another", "published", "usual")
 
 
 def ours(root: Path, epochs: int, stopping: bool, launcher: str) -> list[float]:
-    """Train by the public command, and read what it wrote."""
+    """Train by the public command, and read the accuracies."""
     with TemporaryDirectory() as place:
         command = [
             sys.executable, "-m", "signlang.train", "-m", f"launcher={launcher}",
@@ -36,27 +36,29 @@ def ours(root: Path, epochs: int, stopping: bool, launcher: str) -> list[float]:
 def main() -> None:
     """Entry point of the command."""
     parser = argparse.ArgumentParser(description="Time five folds of Model A.")
-    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("--root", type=Path, required=True, help="class folders of the digits")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--stopping", action="store_true", help="early, as the study does")
-    given = parser.parse_args()
-    begun = time.perf_counter()
-    if given.side.startswith("ours"):
-        launcher = "local" if given.side == "ours" else "serial"
-        accuracies = ours(given.root.resolve(), given.epochs, given.stopping, launcher)
-    elif given.side == "published":
+    parser.add_argument("--stopping", action="store_true", help="stop early, as the study does")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    if arguments.variant.startswith("ours"):
+        launcher = "local" if arguments.variant == "ours" else "serial"
+        accuracies = ours(arguments.root.resolve(), arguments.epochs, arguments.stopping, launcher)
+    elif arguments.variant == "published":
         import published
 
         accuracies = [
-            published.fold(CASE, given.root, number, given.epochs, given.stopping)
+            published.fold(CASE, arguments.root, number, arguments.epochs, arguments.stopping)
             for number in range(5)
         ]
     else:
         import usual
 
-        accuracies = [usual.fold(CASE, given.root, number, given.epochs) for number in range(5)]
-    print(json.dumps({"seconds": time.perf_counter() - begun, "accuracies": accuracies}))
+        accuracies = [
+            usual.fold(CASE, arguments.root, number, arguments.epochs) for number in range(5)
+        ]
+    print(json.dumps({"seconds": time.perf_counter() - started, "accuracies": accuracies}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Callbacks: Lightning's steps come in, a clock or a file hears of them."""
+"""Lightning callbacks that report steps to a clock or a file."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,15 @@ import pytorch_lightning as pl
 from clock import Clock
 
 
-class Enough(Exception):  # nothing went wrong
+class Enough(Exception):  # no error
     """Ends a training; an epoch that is cut short otherwise has no speed to record."""
 
 
 class Ticks(pl.Callback):
-    """Tells a clock of each step, but not of validation: not every side judges anything.
+    """Reports each training step to a clock; validation, which some variants lack, is not timed.
 
     Args:
-        clock: It.
+        clock: The clock.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -36,17 +36,17 @@ class Ticks(pl.Callback):
         """Count the images of the batch.
 
         Raises:
-            Enough: If the clock has seen enough.
+            Enough: If the measurement is complete.
         """
         if self.clock.tick(len(batch[1])):
             raise Enough
 
 
-class Begun(pl.Callback):
-    """Leaves a file behind when the first batch of a training comes.
+class FirstBatchMarker(pl.Callback):
+    """Creates a file at the first batch of a training.
 
     Args:
-        file: Its place.
+        file: Path of the file.
     """
 
     def __init__(self, file: str) -> None:
@@ -55,6 +55,6 @@ class Begun(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Touch it once."""
+        """Create the file."""
         if not self.file.exists():
             self.file.touch()

@@ -1,4 +1,4 @@
-"""The usual way: a Lightning project with torchvision's ImageFolder and torchmetrics' defaults."""
+"""The usual variant: Lightning with torchvision's ImageFolder and torchmetrics' defaults."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -27,9 +27,9 @@ class Module(pl.LightningModule):
         super().__init__()
         self.case, self.network = case, plain.network(case)
         self.criterion = torch.nn.CrossEntropyLoss()
-        self.parts = torch.nn.ModuleDict({
-            f"{part}_accuracy": Accuracy(task="multiclass", num_classes=case.classes)
-            for part in ("training", "test")
+        self.metrics = torch.nn.ModuleDict({
+            f"{subset}_accuracy": Accuracy(task="multiclass", num_classes=case.classes)
+            for subset in ("training", "test")
         })  # fmt: skip
 
     def training_step(self, batch: Batch, number: int) -> torch.Tensor:
@@ -41,23 +41,23 @@ class Module(pl.LightningModule):
         return self._step(batch, "test")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """As the study has it."""
+        """Build the optimizer of the study."""
         kind = torch.optim.AdamW if self.case.optimizer == "adamw" else torch.optim.Adam
         return kind(self.parameters(), lr=self.case.rate)
 
-    def _step(self, batch: Batch, part: str) -> torch.Tensor:
+    def _step(self, batch: Batch, subset: str) -> torch.Tensor:
         images, labels = batch
         logits = self.network(images)
         loss: torch.Tensor = self.criterion(logits, labels)
-        accuracy: Any = self.parts[f"{part}_accuracy"]
+        accuracy: Any = self.metrics[f"{subset}_accuracy"]
         accuracy(logits, labels)
-        self.log(f"{part}/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
-        self.log(f"{part}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        self.log(f"{subset}/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+        self.log(f"{subset}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
 
 def race(case: Case, root: Path, clock: Clock) -> None:
-    """Train on all images until the clock has seen enough."""
+    """Train on all images until the measurement is complete."""
     with TemporaryDirectory() as place:
         trainer = pl.Trainer(max_epochs=-1, default_root_dir=place, callbacks=[Ticks(clock)])
         with suppress(Enough):
