@@ -1,4 +1,4 @@
-"""The published augmentations are what was published, in what they are set to and what they do."""
+"""Settings and effects of the published augmentations."""
 
 from typing import Any
 
@@ -30,13 +30,13 @@ def test_the_digits_study_rotates_by_20_degrees_and_shifts_and_zooms_by_a_tenth(
 
 
 @pytest.mark.parametrize("transforms", [digits(), [Affine(45, 0.3, 0.3)], asl_alphabet()[:2]])
-def test_what_comes_in_from_outside_is_not_black(transforms: list[Any]) -> None:
+def test_the_border_repeats_the_edge_and_is_not_black(transforms: list[Any]) -> None:
     white = np.full((64, 40, 40, 3), 255, dtype=np.uint8)
     assert Augmentation(transforms, 40)(white, 1).min() == 255
 
 
 def angles(transforms: list[Any]) -> np.ndarray[Any, Any]:
-    """By how many degrees a bar through the middle is turned, 300 times."""
+    """Angles in degrees by which 300 images of a bar are rotated."""
     bar = np.zeros((101, 101, 3), dtype=np.uint8)
     bar[48:53, 10:91] = 255
     turned = Augmentation(transforms, 101)(np.repeat(bar[None], 300, axis=0), 7)[..., 0] / 255.0
@@ -51,7 +51,7 @@ def angles(transforms: list[Any]) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize(("transforms", "largest"), [(digits(), 20), (asl_alphabet()[:1], 10)])
-def test_images_are_turned_both_ways_as_far_as_published(
+def test_images_are_rotated_in_both_directions_as_far_as_published(
     transforms: list[Any], largest: float
 ) -> None:
     sampled = angles(transforms)

@@ -1,4 +1,4 @@
-"""Batches of training: another order and other transforms in each epoch, statistics of training."""
+"""Training batches: new order and transforms in each epoch, statistics of training images only."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from signlang.data.splits import Fold
 
 
 class Recorder(pl.LightningModule):
-    """Learns nothing, and keeps the batches of each epoch."""
+    """A module without learning that keeps the batches of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def module_of(
 
 
 def epochs_of(module: HandSignDataModule, count: int = 2) -> list[list[torch.Tensor]]:
-    """The batches that Lightning's own loop gets in each epoch."""
+    """Batches of each epoch in Lightning's own loop."""
     recorder = Recorder()
     trainer = pl.Trainer(
         max_epochs=count, accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -71,7 +71,7 @@ def test_each_epoch_has_the_same_images_in_another_order(tiny: Path, tmp_path: P
 
 @pytest.fixture
 def equal_images(tmp_path: Path) -> Path:
-    """Two classes of one and the same image: what differs was done by the transforms."""
+    """Two classes of one and the same image: all differences come from the transforms."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     for name in ("A", "B"):
         (tmp_path / "equal" / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The cache of decoded images: right, shared, and never trusted when damaged."""
+"""Cache of decoded images: content, sharing between processes, and damage."""
 
 import json
 import multiprocessing

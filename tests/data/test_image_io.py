@@ -1,4 +1,4 @@
-"""Every kind of image file: used correctly, or refused in a sentence."""
+"""Decoding of all kinds of image files, and refusal of unusable ones."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders and tables of images: a correct index, or a sentence."""
+"""Index of folders and tables of images, and its error messages."""
 
 import os
 import shutil
@@ -97,9 +97,7 @@ def test_all_bad_files_are_listed_at_once(folder: Path, cache_dir: Path) -> None
     assert (folder / "excluded.csv").read_text().startswith("path,reason\nA/A0.png,empty (0 bytes)")
 
 
-def test_what_was_checked_is_remembered_until_the_file_changes(
-    folder: Path, cache_dir: Path
-) -> None:
+def test_results_are_cached_until_the_file_changes(folder: Path, cache_dir: Path) -> None:
     index_of(folder, cache_dir)
     file = folder / "A" / "A0.png"
     status = file.stat()
@@ -113,7 +111,7 @@ def test_what_was_checked_is_remembered_until_the_file_changes(
         index_of(folder, cache_dir)
 
 
-def test_a_damaged_memory_is_made_anew(folder: Path, cache_dir: Path) -> None:
+def test_a_damaged_cache_of_results_is_rebuilt(folder: Path, cache_dir: Path) -> None:
     before = index_of(folder, cache_dir)
     for file in (cache_dir / "inspected").iterdir():
         file.write_text('{"version": 1, "files": {"A/A0.png": [1')

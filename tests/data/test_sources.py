@@ -43,11 +43,11 @@ def test_digits_are_downloaded_once_and_known_by_content(
     shutil.make_archive(str(place / "digits"), "zip", tmp_path, packed.name)
     monkeypatch.setattr(sources, "DIGITS_URL", f"{address}/digits.zip")
     cache_dir = str(tmp_path / "cache")
-    found = sources.digits(None, cache_dir)
-    assert files.content_digest(found) == sources.DIGITS_CONTENT
-    assert len(list(found.rglob("*.JPG"))) == 2062
+    root = sources.digits(None, cache_dir)
+    assert files.content_digest(root) == sources.DIGITS_CONTENT
+    assert len(list(root.rglob("*.JPG"))) == 2062
     (place / "digits.zip").unlink()
-    assert sources.digits(None, cache_dir) == found  # no second download
+    assert sources.digits(None, cache_dir) == root  # no second download
 
 
 def test_another_archive_is_refused(

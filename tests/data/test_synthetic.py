@@ -1,4 +1,4 @@
-"""The drawn hands: the same bytes for the same arguments, other bytes for others, whole folders."""
+"""The generator of the built-in data set: determinism, variation and whole folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The LightningModule in Lightning's own loops: clipping, label smoothing, losses of an epoch."""
+"""The LightningModule in Lightning's loops: clipping, label smoothing, losses of an epoch."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def weights_of(classifier: Classifier) -> torch.Tensor:
 
 
 def step_length(batches: list[Batch], clip: float | None) -> float:
-    """How far one step of gradient descent with a rate of 1 moves the weights."""
+    """Norm of one step of gradient descent with a learning rate of 1."""
     classifier = classifier_of(optimizer={"_target_": "torch.optim.SGD", "lr": 1.0})
     before = weights_of(classifier)
     trainer_of(gradient_clip_val=clip).fit(classifier, loader_of(batches[:1]))
@@ -96,8 +96,8 @@ def test_losses_of_validation_and_test_are_means_over_images_without_smoothing(
     with torch.no_grad():
         logits = torch.cat([classifier(images) for images, _ in batches])
     labels = torch.cat([labels for _, labels in batches])
-    found = float(trainer.callback_metrics[f"{stage}/loss"])
-    assert found == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    loss = float(trainer.callback_metrics[f"{stage}/loss"])
+    assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     accuracy = (logits.argmax(1) == labels).float().mean().item()
     assert float(trainer.callback_metrics[f"{stage}/accuracy"]) == pytest.approx(accuracy)
 

@@ -1,4 +1,4 @@
-"""Networks are those of the published tables, and weights fit or are refused key by key."""
+"""Networks against the published tables, and loading of weights."""
 
 import copy
 from pathlib import Path
@@ -55,12 +55,12 @@ def test_flops_and_size_are_the_published_ones(
 
 
 @pytest.mark.parametrize("name", [name for name in FACTORIES if name != "timm"])
-def test_every_network_takes_the_smallest_image_it_promises(name: str) -> None:
-    side = MINIMUM_SIZES[name]
-    network = build_network(name, 4, side).eval()
-    assert network(torch.zeros(2, 3, side, side)).shape == (2, 4)
-    with pytest.raises(SettingError, match=f"at least {side}"):
-        build_network(name, 4, side - 1)
+def test_every_network_takes_images_of_its_minimum_size(name: str) -> None:
+    size = MINIMUM_SIZES[name]
+    network = build_network(name, 4, size).eval()
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 4)
+    with pytest.raises(SettingError, match=f"at least {size}"):
+        build_network(name, 4, size - 1)
 
 
 def test_any_timm_network_by_name() -> None:
@@ -158,9 +158,9 @@ def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None
     assert ours.weight.grad is not None
     assert plain.weight.grad is not None
     assert torch.allclose(ours.weight.grad, plain.weight.grad, rtol=1e-5)
-    found = [layer for layer in build_network("mobilenetv2", 10, 64).modules()
+    depthwise = [layer for layer in build_network("mobilenetv2", 10, 64).modules()
              if isinstance(layer, StridedDepthwise)]  # fmt: skip
-    assert len(found) == 4
+    assert len(depthwise) == 4
 
 
 @pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
@@ -227,7 +227,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
 
 def test_no_network_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

@@ -237,13 +237,13 @@ def test_affine_matrices_are_those_of_albumentations() -> None:
     rng = np.random.default_rng(0)
     angles, shifts = rng.uniform(-20, 20, 50), rng.uniform(-9, 9, (50, 2))
     zooms = rng.uniform(0.9, 1.1, (50, 2))
-    found = affine_matrices(np.deg2rad(angles), shifts, zooms, (80, 100))
+    matrices = affine_matrices(np.deg2rad(angles), shifts, zooms, (80, 100))
     for row in range(50):
         theirs = create_affine_transformation_matrix(
             translate={"x": shifts[row, 0], "y": shifts[row, 1]}, shear={"x": 0.0, "y": 0.0},
             scale={"x": zooms[row, 0], "y": zooms[row, 1]}, rotate=angles[row], shift=(39.5, 49.5),
         )  # fmt: skip
-        assert found[row] == pytest.approx(theirs[:2], abs=1e-9)
+        assert matrices[row] == pytest.approx(theirs[:2], abs=1e-9)
 
 
 def test_affine_draws_from_the_whole_range() -> None:
@@ -267,16 +267,16 @@ def test_affine_draws_from_the_whole_range() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_nothing_is_left_to_tidy_up_once_the_last_batch_is_there(count: int) -> None:
     before = threading.active_count()
-    made = map_in_order(str, range(count), workers=2, ahead=2)
-    assert [next(made) for _ in range(count)] == [str(n) for n in range(count)]
+    results = map_in_order(str, range(count), workers=2, ahead=2)
+    assert [next(results) for _ in range(count)] == [str(n) for n in range(count)]
     assert threading.active_count() == before  # although nobody asked whether there are more
 
 
 def test_what_a_thread_raises_comes_in_its_place() -> None:
-    made = map_in_order(int, ["1", "x", "2"], workers=2, ahead=2)
-    assert next(made) == 1
+    results = map_in_order(int, ["1", "x", "2"], workers=2, ahead=2)
+    assert next(results) == 1
     with pytest.raises(ValueError, match="'x'"):
-        next(made)
+        next(results)
 
 
 def test_every_row_comes_once_an_epoch_and_in_order_when_judging() -> None:
