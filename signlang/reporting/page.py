@@ -157,14 +157,14 @@ class Page:
 
     def images(self) -> list[ImageBlock]:
         """All of them, those in tables too."""
-        found: list[ImageBlock] = []
+        blocks: list[ImageBlock] = []
         for section in self.sections:
-            for block in section.blocks:
-                if isinstance(block, ImageBlock):
-                    found.append(block)
-                elif isinstance(block, Table):
-                    found += [c for row in block.rows for c in row if isinstance(c, ImageBlock)]
-        return found
+            for item in section.blocks:
+                if isinstance(item, ImageBlock):
+                    blocks.append(item)
+                elif isinstance(item, Table):
+                    blocks += [c for row in item.rows for c in row if isinstance(c, ImageBlock)]
+        return blocks
 
 
 def markdown(text: object) -> str:
@@ -186,7 +186,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["md"] = markdown
-    environment.filters["shown"] = _shown
+    environment.filters["formatted"] = _formatted
     environment.tests["image"] = lambda cell: isinstance(cell, ImageBlock)
     environment.tests["number"] = _is_number
     return environment
@@ -196,7 +196,7 @@ def _is_number(cell: Any) -> bool:
     return isinstance(cell, int | Number) or (isinstance(cell, str) and cell.endswith("%"))
 
 
-def _shown(cell: Any) -> Any:
+def _formatted(cell: Any) -> Any:
     """Write whole numbers with a comma per thousand; let long paths break at their slashes."""
     if isinstance(cell, int):
         return f"{cell:,}"

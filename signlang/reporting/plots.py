@@ -81,36 +81,36 @@ IMAGE: Final = 1.45  # its longer side
 MARGIN: Final = 0.05
 
 
-def matrix_figure(counted: Ints, classes: Sequence[str]) -> Figure:
+def matrix_figure(counts: Ints, classes: Sequence[str]) -> Figure:
     """Draw what was taken for what: blue on the diagonal, mistakes orange, in numbers.
 
     Args:
-        counted: See `counts`.
+        counts: See `counts`.
         classes: Names of rows and columns.
     """
     size = len(classes)
-    side = min(max(4.6, 0.34 * size + 1.6), 24.0)
-    figure = new_figure(side, side)
+    inches = min(max(4.6, 0.34 * size + 1.6), 24.0)
+    figure = new_figure(inches, inches)
     panel = figure.add_subplot()
     style_axes(panel)
-    shares = counted / np.maximum(counted.sum(1, keepdims=True), 1)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     right = np.eye(size, dtype=np.bool_)
-    mistakes = np.ma.masked_where(right | (counted == 0), counted)
+    mistakes = np.ma.masked_where(right | (counts == 0), counts)
     largest = max(1, int(mistakes.max())) if mistakes.count() else 1
     panel.imshow(np.ma.masked_where(~right, shares), cmap="Blues", vmin=0, vmax=1.3)
     panel.imshow(mistakes, cmap="Oranges", vmin=-0.12 * largest, vmax=1.1 * largest)
     if size <= WRITTEN:
-        longest = len(str(counted.max()))
-        for row, column in zip(*np.nonzero(counted), strict=True):
-            strong = shares[row, row] > 0.7 if row == column else counted[row, column] > largest / 2
+        longest = len(str(counts.max()))
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            strong = shares[row, row] > 0.7 if row == column else counts[row, column] > largest / 2
             panel.text(
-                column, row, str(counted[row, column]), ha="center", va="center",
+                column, row, str(counts[row, column]), ha="center", va="center",
                 color="white" if strong else "black", fontsize=min(9.0, 30 / longest),
             )  # fmt: skip
     names = [literal_text(name, 16) for name in classes]
     small = 9.5 if size <= WRITTEN else 5
-    turned = 90 if max(map(len, names)) > 2 else 0
-    panel.set_xticks(range(size), names, rotation=turned, fontsize=small)
+    rotation = 90 if max(map(len, names)) > 2 else 0
+    panel.set_xticks(range(size), names, rotation=rotation, fontsize=small)
     panel.set_yticks(range(size), names, fontsize=small)
     panel.set_xlabel("taken for")
     panel.set_ylabel("is")
@@ -153,42 +153,42 @@ ORANGE: Final = COLOURS[1]
 FEW: Final = 10  # images of a bin whose accuracy says little
 
 
-def confusion_figure(judged: Predictions) -> Figure:
+def confusion_figure(predictions: Predictions) -> Figure:
     """Draw what was taken for what."""
-    return matrix_figure(confusion_matrix(judged), judged.classes)
+    return matrix_figure(confusion_matrix(predictions), predictions.classes)
 
 
-def reliability_figure(found: Reliability) -> Figure:
+def reliability_figure(diagram: Reliability) -> Figure:
     """Draw accuracy against confidence, above a histogram of the confidences."""
     figure = new_figure(5.4, 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    middle, width = (found.edges[:-1] + found.edges[1:]) / 2, np.diff(found.edges)
+    middle, width = (diagram.edges[:-1] + diagram.edges[1:]) / 2, np.diff(diagram.edges)
     for panel in (upper, lower):
         style_axes(panel)
-    look = {"edgecolor": "white", "linewidth": 1.0}
+    style = {"edgecolor": "white", "linewidth": 1.0}
     for images, shade, label in (
-        (found.count >= FEW, "#7da7d4", "accuracy"),
+        (diagram.count >= FEW, "#7da7d4", "accuracy"),
         (
-            (found.count > 0) & (found.count < FEW),
+            (diagram.count > 0) & (diagram.count < FEW),
             "#b5cbe3",
             f"accuracy (fewer than {FEW} images)",
         ),
     ):
         if images.any():
             upper.bar(
-                middle[images], found.accuracy[images], width[images], color=shade,
-                label=label, **look,
+                middle[images], diagram.accuracy[images], width[images], color=shade,
+                label=label, **style,
             )  # fmt: skip
     upper.plot([0, 1], [0, 1], color=INK, linestyle="--", label="accuracy = confidence")
     upper.plot(
-        found.confidence, found.accuracy, "o", color=ORANGE, markersize=5, markeredgecolor="white",
+        diagram.confidence, diagram.accuracy, "o", color=ORANGE, markersize=5, markeredgecolor="white",
         label="mean confidence", zorder=3, clip_on=False,
     )  # fmt: skip
     upper.set_ylim(0, 1.03)
     upper.set_xlim(0, 1)
     upper.set_ylabel("accuracy")
-    upper.set_title(f"calibration error {found.error:.4f}")
-    lower.bar(middle, found.count, width, color=BLUE, **look)
+    upper.set_title(f"calibration error {diagram.error:.4f}")
+    lower.bar(middle, diagram.count, width, color=BLUE, **style)
     lower.set_yscale("log")
     lower.set_ylim(bottom=0.8)
     lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -200,19 +200,19 @@ def reliability_figure(found: Reliability) -> Figure:
 
 
 def mistakes_figure(
-    judged: Predictions, rows: Sequence[int], images: Sequence[Image.Image | None]
+    predictions: Predictions, rows: Sequence[int], images: Sequence[Image.Image | None]
 ) -> Figure:
     """Draw wrongly judged images, each with what it is, what it was taken for, how surely.
 
     Args:
-        judged: With the rows.
+        predictions: With the rows.
         rows: (M,) which ones.
         images: (M,) None for one that cannot be read any more.
     """
     titles = [
-        f"is {literal_text(judged.classes[judged.labels[row]], 14)}\n"
-        f"taken for {literal_text(judged.classes[judged.predicted[row]], 9)}\n"
-        f"{percent(float(judged.confidence[row]))} sure"
+        f"is {literal_text(predictions.classes[predictions.labels[row]], 14)}\n"
+        f"taken for {literal_text(predictions.classes[predictions.predicted[row]], 9)}\n"
+        f"{percent(float(predictions.confidence[row]))} sure"
         for row in rows
     ]
     return image_grid([None if image is None else np.asarray(image) for image in images], titles)
