@@ -1,6 +1,6 @@
 """Report pages: sections of text, tables and images rendered as one HTML or Markdown file.
 
-All show the same sections of the same blocks. The HTML file holds its images and needs no other
+Both formats have the same sections and blocks. The HTML file embeds its images and needs no other
 file and no network.
 """
 
@@ -23,12 +23,12 @@ from signlang.files import atomic_write
 from signlang.reporting.plots import png_bytes
 
 FIGURES: Final = "figures"
-QUALITY: Final = 88  # of photographs inside the HTML file; the files beside it lose nothing
-WIDE: Final = 720  # pixels; a wider chart scrolls on a telephone instead of shrinking to nothing
+QUALITY: Final = 88  # of JPEG photographs in the HTML file; the PNG files beside it are lossless
+WIDE: Final = 720  # pixels; a wider chart scrolls on a phone instead of shrinking
 
 
 class Number(str):
-    """A figure already written out, e.g. `0.98 ± 0.01`; tables align it to the right."""
+    """A formatted number, e.g. `0.98 ± 0.01`; tables align it to the right."""
 
     __slots__ = ()
 
@@ -46,10 +46,10 @@ class ImageBlock:
     """A chart or a photograph.
 
     Attributes:
-        name: Of its file, without the ending.
-        alt: What it shows, for those who do not see it.
+        name: Name of its file, without the suffix.
+        alt: Alternative text for screen readers.
         image: A chart or pixels.
-        caption: Above it.
+        caption: Caption above it.
     """
 
     name: str
@@ -60,12 +60,12 @@ class ImageBlock:
 
     @property
     def file(self) -> str:
-        """Where it lies, seen from the page."""
+        """Path of its file, relative to the page."""
         return f"{FIGURES}/{self.name}.png"
 
     @property
     def is_chart(self) -> bool:
-        """Whether it was drawn, not photographed."""
+        """Whether it is a chart, not a photograph."""
         return isinstance(self.image, Figure)
 
 
@@ -84,7 +84,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and its blocks."""
 
     title: str
     blocks: Sequence[Text | ImageBlock | Table]
@@ -92,12 +92,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Notes:
-    """Sentences that nobody should miss, above all sections.
+    """Highlighted sentences above all sections.
 
     Attributes:
         title: Heading.
-        sentences: What to know; without any, nothing is shown. A line break in one is kept.
-        is_warning: Whether something is wrong.
+        sentences: Sentences; without any, the notes are omitted. Line breaks are kept.
+        is_warning: Whether they are warnings.
     """
 
     title: str
@@ -110,15 +110,15 @@ class Page:
     """A data card, or the report of a study.
 
     Attributes:
-        name: Of its files, without the ending.
+        name: Name of its files, without the suffix.
         title: Heading of the page.
-        lead: What it is about, one paragraph.
+        lead: First paragraph.
         tiles: The most important numbers by name.
-        notes: What must not be missed.
-        sections: The rest.
-        ours: Names of the figures that an earlier page of this kind may have left.
-        endings: Of the files to write, `html` or `md`.
-        wide: Whether its tables and figures want a wide window.
+        notes: Highlighted sentences.
+        sections: Sections of the page.
+        ours: File names of figures that an earlier page of this kind may have written.
+        endings: Suffixes of the files to write, `html` or `md`.
+        wide: Whether its tables and figures need a wide window.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Page:
     wide: bool = False
 
     def write(self, folder: Path) -> None:
-        """Write the page and `figures/`; figures of an earlier page go away.
+        """Write the page and `figures/`; figures of an earlier page are removed.
 
         Raises:
             SettingError: If the folder cannot be written to.
@@ -141,7 +141,7 @@ class Page:
             (folder / FIGURES).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingError(
-                f"{folder} cannot be made ({error.strerror}): set out=DIR."
+                f"{folder} cannot be created ({error.strerror}): set out=DIR."
             ) from None
         images = {image.name: _png(image) for image in self.images()}
         for name, data in images.items():
@@ -156,7 +156,7 @@ class Page:
                 file.unlink()
 
     def images(self) -> list[ImageBlock]:
-        """All of them, those in tables too."""
+        """All images, including those in tables."""
         blocks: list[ImageBlock] = []
         for section in self.sections:
             for item in section.blocks:
@@ -168,7 +168,7 @@ class Page:
 
 
 def markdown(text: object) -> str:
-    r"""Escape a text so that Markdown shows it as it is, in a table too.
+    r"""Escape a text for Markdown, also in a table.
 
     >>> markdown("a|b_c <d>")
     'a\\|b\\_c &lt;d&gt;'
@@ -197,7 +197,7 @@ def _is_number(cell: Any) -> bool:
 
 
 def _formatted(cell: Any) -> Any:
-    """Write whole numbers with a comma per thousand; let long paths break at their slashes."""
+    """Format integers with thousands separators, and allow line breaks at slashes of paths."""
     if isinstance(cell, int):
         return f"{cell:,}"
     return Markup("/<wbr>").join(str(cell).split("/"))
@@ -212,7 +212,7 @@ def _png(image: ImageBlock) -> bytes:
 
 
 def _embedded(image: ImageBlock, png: bytes) -> dict[str, Any]:
-    """A data URI, photographs as JPEG, and the size that keeps the page from jumping."""
+    """Data URI (photographs as JPEG) and size of an image; the size avoids layout shifts."""
     with Image.open(io.BytesIO(png)) as opened:
         width, height = opened.size
     kind = "png"

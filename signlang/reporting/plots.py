@@ -19,13 +19,13 @@ INK: Final = "#3b4048"
 RIM: Final = "#c8ccd2"
 GRID: Final = "#e4e7eb"
 BLUE: Final = "#2563a8"
-# told apart by all kinds of colour vision: Okabe and Ito 2008, the light ones darkened for lines
+# distinguishable with all kinds of colour vision: Okabe and Ito 2008, light ones darkened for lines
 COLOURS: Final = (BLUE, "#d55e00", "#008060", "#a0508a")
 DPI: Final = 120
 
 
 def new_axes(height: float, width: float = 5.4) -> tuple[Figure, Axes]:
-    """Make a chart of one panel, in inches."""
+    """Create a figure with one panel; sizes in inches."""
     figure = new_figure(width, height)
     panel = figure.add_subplot()
     style_axes(panel)
@@ -33,12 +33,12 @@ def new_axes(height: float, width: float = 5.4) -> tuple[Figure, Axes]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make a chart without panels, in inches."""
+    """Create a figure without panels; sizes in inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def style_axes(panel: Axes) -> None:
-    """Give a panel the looks of all others."""
+    """Apply the common style to a panel."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(RIM)
     panel.tick_params(which="both", colors=INK, length=0, labelsize=11)
@@ -50,11 +50,11 @@ def style_axes(panel: Axes) -> None:
 
 
 def literal_text(text: str, most: int = 40) -> str:
-    r"""Prepare a name for matplotlib: no mathematics, one line, no bytes that are no text.
+    r"""Prepare a name for matplotlib: no mathematics, one line, no undecodable bytes.
 
     Args:
         text: The name.
-        most: Characters that it may have; of a longer one the middle is left out.
+        most: Largest number of characters; the middle of a longer name is replaced by an ellipsis.
 
     >>> literal_text("US$"), literal_text("a\nb"), literal_text("\udcff")
     ('US\\$', 'a b', '?')
@@ -68,24 +68,24 @@ def literal_text(text: str, most: int = 40) -> str:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """Render a chart as PNG, the same bytes each time."""
+    """Render a figure as PNG, reproducibly."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
-WRITTEN: Final = 60  # classes; of more, a matrix shows colours only
-COLUMNS: Final = 6  # of a sheet of images, and what follows in inches
-CELL: Final = (1.55, 2.15)  # width and height of an image with its title
-IMAGE: Final = 1.45  # its longer side
-MARGIN: Final = 0.05
+WRITTEN: Final = 60  # classes; a larger matrix has colours only, no numbers
+COLUMNS: Final = 6  # of an image grid
+CELL: Final = (1.55, 2.15)  # width and height of an image with its title, in inches
+IMAGE: Final = 1.45  # larger of its width and height, in inches
+MARGIN: Final = 0.05  # inches
 
 
 def matrix_figure(counts: Ints, classes: Sequence[str]) -> Figure:
-    """Draw what was taken for what: blue on the diagonal, mistakes orange, in numbers.
+    """Draw a confusion matrix: blue on the diagonal, orange mistakes, with numbers.
 
     Args:
-        counts: See `counts`.
+        counts: (classes, classes), see `confusion_counts`.
         classes: Names of rows and columns.
     """
     size = len(classes)
@@ -119,13 +119,13 @@ def matrix_figure(counts: Ints, classes: Sequence[str]) -> Figure:
 
 
 def image_grid(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str]) -> Figure:
-    """Draw images in rows, each below its title.
+    """Draw images in a grid, each below its title.
 
     All share one panel, whose coordinates are inches from its upper left corner: with a panel for
     each image, drawing takes twice as long.
 
     Args:
-        images: (M,) of (h, w, 3) bytes; None for one that cannot be read any more.
+        images: (M,) of (h, w, 3) bytes; None for an unreadable one.
         titles: (M,) of at most three lines.
     """
     lines = -(-len(titles) // COLUMNS)
@@ -150,11 +150,11 @@ def image_grid(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str])
 
 
 ORANGE: Final = COLOURS[1]
-FEW: Final = 10  # images of a bin whose accuracy says little
+FEW: Final = 10  # images; the accuracy of a bin with fewer is drawn in a lighter colour
 
 
 def confusion_figure(predictions: Predictions) -> Figure:
-    """Draw what was taken for what."""
+    """Draw the confusion matrix of predictions."""
     return matrix_figure(confusion_matrix(predictions), predictions.classes)
 
 
@@ -181,8 +181,8 @@ def reliability_figure(diagram: Reliability) -> Figure:
             )  # fmt: skip
     upper.plot([0, 1], [0, 1], color=INK, linestyle="--", label="accuracy = confidence")
     upper.plot(
-        diagram.confidence, diagram.accuracy, "o", color=ORANGE, markersize=5, markeredgecolor="white",
-        label="mean confidence", zorder=3, clip_on=False,
+        diagram.confidence, diagram.accuracy, "o", color=ORANGE, markersize=5,
+        markeredgecolor="white", label="mean confidence", zorder=3, clip_on=False,
     )  # fmt: skip
     upper.set_ylim(0, 1.03)
     upper.set_xlim(0, 1)
@@ -202,12 +202,12 @@ def reliability_figure(diagram: Reliability) -> Figure:
 def mistakes_figure(
     predictions: Predictions, rows: Sequence[int], images: Sequence[Image.Image | None]
 ) -> Figure:
-    """Draw wrongly judged images, each with what it is, what it was taken for, how surely.
+    """Draw wrongly predicted images with label, prediction and confidence.
 
     Args:
-        predictions: With the rows.
-        rows: (M,) which ones.
-        images: (M,) None for one that cannot be read any more.
+        predictions: All predictions.
+        rows: (M,) rows of the images.
+        images: (M,) None for an unreadable one.
     """
     titles = [
         f"is {literal_text(predictions.classes[predictions.labels[row]], 14)}\n"

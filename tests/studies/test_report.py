@@ -255,10 +255,10 @@ def test_missing_folds_are_marked(tmp_path: Path) -> None:
     assert "whole (" not in text
 
 
-def test_a_folder_that_cannot_be_made_gets_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_gets_one_sentence(tmp_path: Path) -> None:
     write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingError, match="cannot be made"):
+    with pytest.raises(SettingError, match="cannot be created"):
         comparison.write_report(standings(tmp_path / "one"), tmp_path / "file" / "out")
 
 
