@@ -341,11 +341,11 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
 
     if isinstance(overrides, str):
         raise SettingError(f"{overrides}: overrides are a list of words, [{overrides!r}].")
-    words = [hydra_app.quoted(word) for word in overrides]
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     config, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:
         try:
+            words = hydra_app.override_words(verb, overrides)
             with initialize_config_dir(str(hydra_app.CONF), version_base="1.3"):
                 cfg = compose(verb, overrides=words, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:

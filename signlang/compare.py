@@ -1,67 +1,82 @@
 """Compare the runs of a study: `python -m signlang.compare runs/digits`."""
 
-import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from signlang import console
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BeforeValidator, Field, field_validator
+
+from signlang.constraints import Strict, Text, validated
 from signlang.errors import SettingError, SignlangError
-
-EXAMPLES = """examples:
-  python -m signlang.compare runs/digits
-  python -m signlang.compare runs/digits --allow-incomplete --sort latency_ms
-  python -m signlang.compare runs/digits runs/asl_alphabet --out comparisons
-
-It writes leaderboard.md, leaderboard.csv, report.html, predictions.csv (of all folds) and
-cross_validated/ (for TensorBoard). Runs are only read."""
+from signlang.hydra_app import run
 
 
-def compare(studies: Sequence[Path], out: Path | None, *, allow_incomplete: bool, sort: str) -> int:
-    """Compare studies, each on its own.
+class CompareConfig(Strict):
+    """The settings of `conf/compare.yaml`, which says what each is for."""
 
-    Returns:
-        The exit code: that of the first study that could not be compared, otherwise 0.
+    studies: Annotated[list[Text], BeforeValidator(lambda x: [x] if isinstance(x, str) else x)]
+    allow_incomplete: bool = False
+    sort: Text = "rank"
+    out: Annotated[Path, Field(strict=False, description="the path of a folder")] | None = None
+    verbose: bool = True
+
+    @field_validator("studies", mode="after")
+    @classmethod
+    def _named(cls, studies: list[str]) -> list[str]:
+        if not studies:
+            raise ValueError("name what to compare, one or more folders runs/<study>.")
+        return studies
+
+    def targets(self) -> dict[Path, Path | None]:
+        """Each study with the folder that its comparison goes to; None is the study itself.
+
+        Raises:
+            SettingError: If two studies of one name would go to one folder.
+        """
+        out = self.out and self.out.expanduser()
+        studies = [Path(study).expanduser() for study in self.studies]
+        names = {study: study.resolve().name for study in studies}
+        if out is None or len(names) == 1:
+            return dict.fromkeys(names, out)
+        if len(set(names.values())) < len(names):
+            raise SettingError(
+                f"out={out} would get two studies of one name: compare them one by one."
+            )
+        return {study: out / name for study, name in names.items()}
+
+
+def compare(cfg: DictConfig) -> None:
+    """Compare studies, each on its own, and write what came out.
+
+    Raises:
+        SignlangError: If a study could not be compared; the others are, all the same.
     """
-    from signlang.studies.comparison import compare_study
+    config = validated(CompareConfig, OmegaConf.to_container(cfg, resolve=True))
+    targets = config.targets()
+    from signlang.console import log
+    from signlang.studies.study import check_study_folder
 
-    places = {study: study.resolve().name for study in studies}
-    if out is not None and len(set(places.values())) < len(places):
-        raise SettingError("--out would get two studies of one name: compare them one by one.")
-    code = 0
-    for study, name in places.items():
-        place = out / name if out is not None and len(places) > 1 else out
+    failed = []
+    for study, out in targets.items():
         try:
-            compare_study(study, place, allow_incomplete=allow_incomplete, sort=sort)
+            check_study_folder(study)
+            from signlang.studies.comparison import compare_study  # brings matplotlib
+
+            compare_study(study, out, allow_incomplete=config.allow_incomplete, sort=config.sort)
         except SignlangError as error:
-            sys.stderr.write(f"{error}\n")
-            code = code or error.exit_code
-    return code
+            if len(targets) == 1:
+                raise
+            log.error("%s", error)
+            failed.append(error)
+    if failed:
+        raise SignlangError(
+            f"{len(failed)} of {len(targets)} studies could not be compared, as told above."
+        )
 
 
 def main() -> None:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser(
-        prog="signlang.compare",
-        description="Compare all runs of a study: leaderboard, tests, figures, report.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY", help="runs/<study>")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (the study)")
-    parser.add_argument("--allow-incomplete", action="store_true", help="though folds are missing")
-    parser.add_argument("--sort", default="rank", metavar="COLUMN", help="of leaderboard.csv")
-    parser.add_argument("--quiet", action="store_true", help="show errors only")
-    given = vars(parser.parse_args())
-    console.start(not given.pop("quiet"))
-    try:
-        sys.exit(compare(**given))
-    except SignlangError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted. The same command begins anew; no file is half written.\n")
-        sys.exit(130)
+    run(compare, "compare")
 
 
 if __name__ == "__main__":

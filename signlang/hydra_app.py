@@ -4,11 +4,12 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+from signlang import command_line
 from signlang.errors import SettingError, SignlangError, SweepError, suggestion
 
 PACKAGE: Final = Path(__file__).parent
@@ -23,6 +24,9 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     all that is printed; with 2 for settings that cannot be composed; with 130 when interrupted.
     HYDRA_FULL_ERROR=1 shows stack traces instead.
     """
+    if command_line.VERSION in sys.argv:  # Hydra would say its own
+        sys.stdout.write(command_line.version_line())
+        return
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -30,9 +34,9 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     jobs = _Jobs(task)
     traces = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them
-    sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
+        sys.argv[1:] = override_words(config_name, sys.argv[1:])
         main(functools.wraps(task)(lambda cfg: jobs(cfg)))()
     except (
         _Ended,
@@ -91,6 +95,15 @@ class _Jobs:
         return SignlangError(f"{count} job{'s' * (count > 1)} of the sweep failed, as told above.")
 
 
+def override_words(verb: str, words: Sequence[str]) -> list[str]:
+    """The words of a command line as Hydra understands them.
+
+    Raises:
+        SettingError: If a word cannot be used.
+    """
+    return [quoted(word) for word in command_line.hydra_words(verb, words)]
+
+
 def quoted(word: str) -> str:
     """Quote the value of an override that names a file or folder there is, or a run folder.
 
@@ -103,13 +116,8 @@ def quoted(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals or value[:1] in {"'", '"'} or value.isalnum():
         return word
-    try:
-        run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
-        there = run or Path(value).expanduser().exists()
-    except (OSError, ValueError):  # longer than a name can be, or with a null byte
-        return word
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'" if there else word
+    run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
+    return f"{key}={command_line.quote(value)}" if run or command_line.exists(value) else word
 
 
 def readable(error: BaseException, config_name: str) -> BaseException:

@@ -1,17 +1,18 @@
 """Recognise signs with a bundle: `python -m signlang.predict bundle=B IMAGES`; no torch."""
 
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Annotated, Final, Literal, TextIO
 
-from signlang import console
-from signlang.errors import SettingError, SignlangError, suggestion
+from pydantic import ConfigDict, Field
+
+from signlang import command_line, console
+from signlang.constraints import Count, ExistingPath, Probability, Strict, validated
+from signlang.errors import SettingError, SignlangError
 from signlang.files import atomic_write
 from signlang.inference import predictor
 from signlang.inference.predictor import Prediction, Predictor
@@ -33,153 +34,96 @@ standard input, one path a line, or an image itself. What stands behind -- is a 
   threshold=auto     less probable guesses are called unknown; auto: as the bundle says; none
   precision=fp32     fp32 or int8
   device=cpu         cpu or cuda
-  batch_size=64      images that are judged together
+  batch_size=64      images that are predicted together
   workers=auto       threads; auto: one for each processor
   verbose=true       false shows errors only
 
 Exit code: 0 if all images could be used, 1 if some could not, 2 for wrong settings.
 """
 ENDINGS: Final = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-WORD: Final = re.compile(r"([a-z_]+)=(.*)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """What the user wants; see `HELP`."""
-
-    bundle: Path
-    paths: tuple[str, ...]
-    top: int = 3
-    format: str = "table"
-    out: Path | None = None
-    batch_size: int = 64
-    workers: int = 1
-    precision: str = "fp32"
-    device: str = "cpu"
-    threshold: float | None = None  # as the bundle says
-    verbose: bool = True
-
-
-def parse_arguments(words: Sequence[str]) -> PredictConfig | None:
-    """Read the words of a command; None if help is asked for.
-
-    Raises:
-        SettingError: Names the word that cannot work.
-
-    >>> parse_arguments(["bundle=b", "x.png", "top=1", "out=a.csv"]).format
-    'csv'
-    """
-    given: dict[str, Any] = {"workers": cpu_count()}
-    paths: list[str] = []
-    for number, word in enumerate(words):
-        if word == "--":
-            paths += words[number + 1 :]
-            break
-        if word in {"--help", "-h"}:
-            return None
-        setting = WORD.fullmatch(word)
-        if setting and setting[1] in READERS:
-            given[setting[1]] = _value(*setting.groups())
-        elif setting and not Path(word).exists():
-            raise SettingError(
-                f"There is no setting {setting[1]}. {suggestion(setting[1], READERS)}"
-            )
-        elif word.startswith("--"):
-            raise SettingError(f"{word}: settings are written as key=value, see --help.")
-        else:
-            paths.append(word)
-    if "bundle" not in given:
-        raise SettingError("bundle=B is missing: the bundle that signlang.export wrote.")
-    if not paths:
-        raise SettingError("There is nothing to recognise: name images or folders, see --help.")
-    if given.get("out") and "format" not in given:
-        given["format"] = ENDINGS.get(given["out"].suffix.lower(), "table")
-    return PredictConfig(paths=tuple(paths), **given)
-
-
-def _value(key: str, text: str) -> Any:
-    try:
-        return READERS[key](text)
-    except ValueError as error:
-        raise SettingError(f"{key}={text}: {error}.") from None
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise ValueError("it must be a whole number of at least 1")
-    return int(text)
-
-
-def _workers(text: str) -> int:
-    return cpu_count() if text == "auto" else _count(text)
-
-
-def _threshold(text: str) -> float | None:
-    if text in {"auto", "none"}:
-        return None if text == "auto" else 0.0
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise ValueError("it must be a probability from 0 to 1, auto or none")
-    return value
-
-
-def _one_of(*known: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in known:
-            raise ValueError(f"it must be {', '.join(known[:-1])} or {known[-1]}")
-        return text
-
-    return read
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise ValueError("it must name a file or folder")
-    return Path(text).expanduser()
-
-
-READERS: Final[Mapping[str, Callable[[str], Any]]] = {
-    "bundle": _path,
-    "top": _count,
-    "format": _one_of("table", "csv", "jsonl"),
-    "out": _path,
-    "batch_size": _count,
-    "workers": _workers,
-    "precision": _one_of("fp32", "int8"),
-    "device": _one_of("cpu", "cuda"),
-    "threshold": _threshold,
-    "verbose": lambda text: _one_of("true", "false")(text) == "true",
-}
-FORMATS = {
+FORMATS: Final = {
     "table": predictor.write_table,
     "csv": predictor.write_csv,
     "jsonl": predictor.write_jsonl,
 }
 
 
-def predict(wanted: PredictConfig) -> int:
+class PredictConfig(Strict):
+    """The settings; `HELP` says what each is for. Their values come as the text of a word."""
+
+    model_config = ConfigDict(strict=False)
+
+    bundle: Annotated[
+        ExistingPath, Field(description="the folder or ZIP file that signlang.export wrote")
+    ]
+    top: Count = 3
+    format: Literal["table", "csv", "jsonl"] | None = None
+    out: Annotated[Path, Field(description="the path of a file")] | None = None
+    threshold: Literal["auto", "none"] | Probability = "auto"
+    precision: Literal["fp32", "int8"] = "fp32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch_size: Count = 64
+    workers: Literal["auto"] | Count = "auto"
+    verbose: bool = True
+
+    @property
+    def table(self) -> str:
+        """The format: the one wished for, else that of the ending of `out`."""
+        ending = self.out.suffix.lower() if self.out else ""
+        return self.format or ENDINGS.get(ending, "table")
+
+    @property
+    def least(self) -> float | None:
+        """Probability below which a guess is called unknown; None leaves it to the bundle."""
+        if isinstance(self.threshold, str):
+            return None if self.threshold == "auto" else 0.0
+        return self.threshold
+
+
+def parse_arguments(words: Sequence[str]) -> tuple[PredictConfig, list[str]]:
+    """Read the words of a command: settings and paths.
+
+    Raises:
+        SettingError: Names the word that cannot work.
+
+    >>> config, paths = parse_arguments(["bundle=.", "x.png", "top=1", "out=a.csv"])
+    >>> config.table, paths
+    ('csv', ['x.png'])
+    """
+    known = PredictConfig.model_fields
+    settings, paths, _ = command_line.sort_words(words, known=known)
+    pairs = [word.partition("=") for word in settings]
+    for key, _, value in pairs:
+        if not value:
+            raise SettingError(f"{key}=: its value is missing, see --help.")
+    # null is the word of the other commands for what has not been chosen
+    chosen = {key: value for key, _, value in pairs if value != "null"}
+    config = validated(PredictConfig, chosen)
+    if not paths:
+        raise SettingError("There is nothing to recognise: name images or folders, see --help.")
+    return config, paths
+
+
+def predict(config: PredictConfig, paths: Sequence[str]) -> int:
     """Predict each image.
 
     Returns:
         The exit code: 0, or 1 if an image could not be used.
     """
     network = Predictor.from_bundle(
-        wanted.bundle,
-        precision=wanted.precision,
-        device=wanted.device,
-        threshold=wanted.threshold,
-        top=wanted.top,
-        batch_size=wanted.batch_size,
-        workers=wanted.workers,
+        config.bundle,
+        precision=config.precision,
+        device=config.device,
+        threshold=config.least,
+        top=config.top,
+        batch_size=config.batch_size,
+        workers=cpu_count() if config.workers == "auto" else config.workers,
     )
-    sources = predictor.find_sources(wanted.paths, sys.stdin.buffer)
+    sources = predictor.find_sources(paths, sys.stdin.buffer)
     tally = _Tally()
-    with _opened(wanted.out) as stream:
+    with _opened(config.out) as stream:
         predictions = console.track(network.stream(sources), "recognising", len(sources))
-        FORMATS[wanted.format](tally.counted(predictions), stream, network.top)
+        FORMATS[config.table](tally.counted(predictions), stream, network.top)
     console.log.info(tally.text())
     return 1 if tally.bad else 0
 
@@ -226,15 +170,19 @@ def _opened(out: Path | None) -> Iterator[TextIO]:
         raise SettingError(f"out={out} cannot be written ({error.strerror}).") from None
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Entry point of the command."""
+    words = sys.argv[1:]
+    if command_line.VERSION in words:
+        sys.stdout.write(command_line.version_line())
+        return
+    if not {*command_line.HELP}.isdisjoint(words):
+        sys.stdout.write(HELP)
+        return
     try:
-        wanted = parse_arguments(sys.argv[1:] if words is None else words)
-        if wanted is None:
-            sys.stdout.write(HELP)
-            sys.exit(0)
-        console.start(wanted.verbose)
-        sys.exit(predict(wanted))
+        config, paths = parse_arguments(words)
+        console.start(config.verbose)
+        sys.exit(predict(config, paths))
     except SignlangError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

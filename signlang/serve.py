@@ -1,8 +1,5 @@
 """Serve bundles over HTTP, with a webcam page: `python -m signlang.serve bundle=B`."""
 
-import sys
-from collections.abc import Sequence
-
 from omegaconf import DictConfig
 
 from signlang.hydra_app import run
@@ -27,23 +24,8 @@ def serve(cfg: DictConfig) -> None:
     Supervisor(options).run()
 
 
-def gathered(words: Sequence[str]) -> list[str]:
-    """Write repeated `bundle=` as the one list that Hydra understands.
-
-    >>> gathered(["bundle=a", "port=0", "bundle=b, c"])
-    ['port=0', "bundle=['a','b, c']"]
-    """
-    places = [word.removeprefix("bundle=") for word in words if word.startswith("bundle=")]
-    if not places or any(place[:1] in {"[", "'", '"'} for place in places):
-        return list(words)
-    escaped = [place.replace("\\", "\\\\").replace("'", "\\'") for place in places]
-    rest = [word for word in words if not word.startswith("bundle=")]
-    return [*rest, "bundle=[" + ",".join(f"'{place}'" for place in escaped) + "]"]
-
-
 def main() -> None:
     """Entry point of the command."""
-    sys.argv[1:] = gathered(sys.argv[1:])
     run(serve, "serve")
 
 

@@ -252,7 +252,7 @@ def test_a_missing_fold_is_named_with_the_command_that_completes_it(study: Path)
     assert result.code == 1
     assert "has 2 of 3 folds: fold 1 was not started" in result.err
     assert "Traceback" not in result.err
-    assert result.err.endswith("look at what there is with --allow-incomplete.\n")
+    assert result.err.endswith("look at what there is with allow_incomplete=true.\n")
     (command,) = re.findall(r"^ +(python -m signlang.train .*)$", result.err, re.MULTILINE)
     done = run_command(Path.cwd(), *shlex.split(command)[3:])
     assert done.code == 0, done.err
@@ -538,11 +538,13 @@ def test_other_places_and_several_studies(study: Path) -> None:
     with pytest.raises(SettingError, match=r"taken cannot be written \(File exists\)"):
         comparison.compare_study(study, Path("taken"))
     result = run_command(
-        Path.cwd(), "runs/folder", "runs/none", "--out", "out", "--quiet", verb="compare"
+        Path.cwd(), "runs/folder", "runs/none", "out=out", "verbose=false", verb="compare"
     )
-    assert result.code == 1
-    assert result.out == ""
-    assert result.err.startswith("runs/none: there is no such folder.")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines() == [
+        "runs/none: there is no such folder. There are: folder.",
+        "1 of 2 studies could not be compared, as told above.",
+    ]
     assert {path.name for path in Path("out/folder").iterdir()} == OUTPUTS
     assert not OUTPUTS & {path.name for path in study.iterdir()}
     assert state_of(study) == before
@@ -552,4 +554,32 @@ def test_the_help_shows_examples() -> None:
     result = run_command(Path.cwd(), "-h", verb="compare")
     assert result.code == 0
     assert "python -m signlang.compare runs/digits" in result.out
-    assert run_command(Path.cwd(), verb="compare").code == 2
+    for key in ("studies", "allow_incomplete", "sort", "out", "verbose"):
+        assert f"{key}:" in result.out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "studies=[]: name what to compare"),
+        (["a", "--allow-incomplete"], "as key=value, allow_incomplete=true"),
+        (["a", "--quiet"], "as key=value, verbose=false"),
+        (["a", "--sort", "latency_ms"], "as key=value, sort=COLUMN"),
+        (["a", "--out=b"], "as key=value, out=DIR"),
+        (["a", "allow_incomplete=1"], "allow_incomplete=1: it must be true or false."),
+        (["x/a", "y/a", "out=z"], "out=z would get two studies of one name"),
+    ],
+)
+def test_words_that_cannot_work_get_a_sentence(words: list[str], sentence: str) -> None:
+    result = run_command(Path.cwd(), *words, verb="compare")
+    assert (result.code, sentence in result.err, result.out) == (2, True, ""), result.err
+
+
+def test_names_of_studies_are_taken_as_they_are(tmp_path: Path) -> None:
+    places = [tmp_path / name / "s" for name in ("a, b", "[c]='d'", "fold=0")]
+    for place in places:
+        place.mkdir(parents=True)
+    result = run_command(tmp_path, *(str(p) for p in places), "verbose=false", verb="compare")
+    assert result.code == 1
+    for place in places:
+        assert f"{place}" in result.err

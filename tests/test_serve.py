@@ -74,7 +74,7 @@ def running(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     few = {name: bundles.COLOURS[name] for name in ("A", "B")}
     other = bundles.write(tmp_path_factory.mktemp("other") / "few", "few", few, card=b"")
     folder = tmp_path_factory.mktemp("service")
-    with service(folder, f"bundle={bundle}", f"bundle={other}", *LIMITS) as started:
+    with service(folder, str(bundle), f"bundle={other}", *LIMITS) as started:
         yield started
 
 

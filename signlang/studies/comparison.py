@@ -234,7 +234,7 @@ def write_comparison(standings: Ranking, out: Path, sort: str = RANK) -> None:
     if any((place / "record.json").exists() for place in (out, *out.resolve().parents)):
         raise SettingError(
             f"{out} belongs to a run, whose files are not touched: choose another place with "
-            "--out DIR."
+            "out=DIR."
         )
     link = escaping_link(out, page.FIGURES, tensorboard.FOLDER)
     if link is not None:
@@ -252,7 +252,7 @@ def write_comparison(standings: Ranking, out: Path, sort: str = RANK) -> None:
     except OSError as error:
         file = error.filename2 or error.filename or out
         raise SettingError(
-            f"{file} cannot be written ({error.strerror}): choose another place with --out DIR."
+            f"{file} cannot be written ({error.strerror}): choose another place with out=DIR."
         ) from None
 
 
@@ -260,5 +260,5 @@ def _incomplete(study: Study) -> str:
     lacking = "\n".join(map(str, study.incomplete))
     return (
         f"{study.path} is not complete, and means over different folds do not compare.\n{lacking}\n"
-        "Complete it, or look at what there is with --allow-incomplete."
+        "Complete it, or look at what there is with allow_incomplete=true."
     )

@@ -37,7 +37,7 @@ def check_column(sort: str, study: Study) -> None:
     """
     known = csv_columns(study)
     if sort not in known:
-        raise SettingError(f"--sort {sort}: there is no such column. {suggestion(sort, known)}")
+        raise SettingError(f"sort={sort}: there is no such column. {suggestion(sort, known)}")
 
 
 def ranked(standings: Ranking, sort: str = RANK) -> list[tuple[Row, Line]]:

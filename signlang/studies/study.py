@@ -188,6 +188,18 @@ class Study:
 FOLD: Final = re.compile(r"fold=(\d+)")
 
 
+def check_study_folder(path: Path) -> None:
+    """Refuse a folder that is not there.
+
+    Raises:
+        RunError: Names those that are near.
+    """
+    if not path.is_dir():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = suggestion(path.name, sorted(near)) if near else "Train something first."
+        raise RunError(f"{path}: there is no such folder. {hint}")
+
+
 def read_study(path: Path, known: Run | None = None) -> Study:
     """Read all run folders of a study.
 
@@ -198,10 +210,7 @@ def read_study(path: Path, known: Run | None = None) -> Study:
     Raises:
         RunError: If there are none, or the folds of a setting do not belong together.
     """
-    if not path.is_dir():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = suggestion(path.name, sorted(near)) if near else "Train something first."
-        raise RunError(f"{path}: there is no such folder. {hint}")
+    check_study_folder(path)
     path = path if path.name not in {"", ".."} else path.resolve()  # `.` has no parents
     settings: list[Setting] = []
     unusable: list[IncompleteSetting] = []

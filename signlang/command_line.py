@@ -1,0 +1,192 @@
+"""The dialect of all commands: the verbs, `key=value`, flags, and paths without a key.
+
+Neither Hydra nor torch is imported here, so that the list of the verbs and the version are there at
+once.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from signlang import __version__
+from signlang.errors import SettingError
+
+VERSION: Final = "--version"
+HELP: Final = ("--help", "-h")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command.
+
+    Attributes:
+        usage: The words that it takes most often.
+        summary: What it does, in one line.
+        key: The setting that a path without a key is for.
+        several: Whether that setting is a list.
+        implied: Further settings that such a path stands for.
+    """
+
+    usage: str
+    summary: str
+    key: str
+    several: bool = False
+    implied: tuple[str, ...] = ()
+
+
+FOLDER: Final = ("data=folder",)
+VERBS: Final[Mapping[str, Verb]] = {
+    "train": Verb(
+        "IMAGES KEY=VALUE...", "train one network on one fold, or a sweep of them with -m",
+        "data.root", implied=FOLDER,
+    ),
+    "compare": Verb("STUDY...", "rank the runs of a study, with tests and figures",
+                    "studies", several=True),
+    "describe": Verb("IMAGES", "write the data card of a data set", "data.root", implied=FOLDER),
+    "evaluate": Verb("RUN data.root=IMAGES", "show labelled images to a network", "run"),
+    "export": Verb("RUN", "write a finished run as a bundle, which needs no torch", "run"),
+    "predict": Verb("bundle=BUNDLE PATH...", "recognise signs with a bundle",
+                    "paths", several=True),
+    "serve": Verb("BUNDLE...", "serve bundles over HTTP, with a webcam page",
+                  "bundle", several=True),
+}  # fmt: skip
+# flags of Hydra 1.3, and those that a word of their own follows
+HYDRA_FLAGS: Final = (
+    *HELP, "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
+    "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
+WITH_VALUE: Final = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
+FORMER_FLAGS: Final = {"allow_incomplete": "true", "quiet": "false", "sort": "COLUMN", "out": "DIR"}
+
+
+def version_line() -> str:
+    """The answer to `--version`."""
+    return f"signlang {__version__}\n"
+
+
+def sort_words(
+    words: Sequence[str], allowed: Container[str] = (), known: Container[str] | None = None
+) -> tuple[list[str], list[str], list[str]]:
+    """Tell settings, paths and flags from each other.
+
+    A path is what has no equals sign, what stands behind `--`, and a file or folder with an equals
+    sign in its name: an existing one, or a run folder, even if mistyped.
+
+    Args:
+        words: Of a command.
+        allowed: Flags that there are.
+        known: The keys that there are; None leaves it to Hydra to find wrong ones.
+
+    Returns:
+        Settings, paths and flags, each in their order.
+
+    Raises:
+        SettingError: Names a flag that there is not, and what to write instead.
+
+    >>> sort_words(["-m", "runs/a/fold=0", "x=1", "--", "y=2"], HYDRA_FLAGS)
+    (['x=1'], ['runs/a/fold=0', 'y=2'], ['-m'])
+    """
+    settings: list[str] = []
+    paths: list[str] = []
+    flags: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            paths += rest
+        elif word.startswith("-") and word != "-":
+            _check_flag(word, allowed)
+            flags.append(word)
+            if word in WITH_VALUE:
+                flags += [value for value in [next(rest, None)] if value is not None]
+        else:
+            (paths if _is_path(word, known) else settings).append(word)
+    return settings, paths, flags
+
+
+def _check_flag(word: str, allowed: Container[str]) -> None:
+    name = word.partition("=")[0]
+    if name in allowed:
+        return
+    key = name.lstrip("-").replace("-", "_")
+    value = FORMER_FLAGS.get(key, "VALUE")
+    key = "verbose" if key == "quiet" else key
+    raise SettingError(f"{word}: settings are written as key=value, {key}={value}; see --help.")
+
+
+def _is_path(word: str, known: Container[str] | None) -> bool:
+    key, equals, _ = word.partition("=")
+    if not equals:
+        return not word.startswith("~")  # Hydra's way to delete a setting
+    if known is not None:
+        return key not in known and (not key.isidentifier() or exists(word))
+    return "/" in key and (word.rpartition("/")[2].startswith("fold=") or exists(word))
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file or folder."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a null byte
+        return False
+
+
+def quote(value: str) -> str:
+    r"""Quote a value, so that Hydra takes it as it is.
+
+    >>> print(quote("a, b's"), quote("a\\"))
+    'a, b\'s' 'a\\'
+    """
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def hydra_words(verb: str, words: Sequence[str]) -> list[str]:
+    """Give the paths of a command their key, as Hydra knows keys only.
+
+    >>> hydra_words("export", ["runs/digits/a,split=signer/fold=0", "zip=true"])
+    ['zip=true', "run='runs/digits/a,split=signer/fold=0'"]
+    >>> hydra_words("serve", ["a.zip", "bundle=b, c", "port=0"])
+    ['port=0', "bundle=['a.zip','b, c']"]
+    >>> hydra_words("describe", ["IMAGES"])
+    ['data=folder', "data.root='IMAGES'"]
+
+    Raises:
+        SettingError: If there are more paths than the command takes, or a flag that it has not.
+    """
+    settings, paths, flags = sort_words(words, HYDRA_FLAGS)
+    taken = VERBS[verb]
+    given = [word for word in settings if word.startswith(f"{taken.key}=")]
+    if taken.several and (paths or len(given) > 1):
+        settings = [word for word in settings if word not in given]
+        settings.append(_listed(taken.key, paths, given))
+    elif paths:
+        settings = _with_path(verb, settings, paths, given)
+    return [*settings, *flags]  # Hydra wants the settings side by side
+
+
+def _listed(key: str, paths: Sequence[str], given: Sequence[str]) -> str:
+    values = [word.partition("=")[2] for word in given]
+    if any(value[:1] in {"[", "'", '"'} for value in values):
+        raise SettingError(f"{given[0]}: give one list, or {key} path by path.")
+    return f"{key}=[{','.join(map(quote, [*paths, *values]))}]"
+
+
+def _with_path(
+    verb: str, settings: Sequence[str], paths: Sequence[str], given: Sequence[str]
+) -> list[str]:
+    taken = VERBS[verb]
+    both, what = [*paths, *given], taken.usage.partition(" ")[0]
+    if len(both) > 1:
+        raise SettingError(
+            f"{verb} takes one {what}, but there are {' and '.join(both)}; settings are written as "
+            "key=value."
+        )
+    chosen = {word.partition("=")[0] for word in settings}
+    implied = [word for word in taken.implied if word.partition("=")[0] not in chosen]
+    return [*implied, *settings, f"{taken.key}={quote(paths[0])}"]
