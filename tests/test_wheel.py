@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from signlang.command_line import VERBS
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,7 +52,8 @@ def test_it_trains_from_another_folder(installed: Path, tmp_path: Path) -> None:
     assert str(installed) in where
     done = run(installed, tmp_path, sys.executable, "-m", "signlang.train", *words)
     assert done.returncode == 0, done.stderr
-    script = installed / "bin" / "signlang-train"
-    again = run(installed, tmp_path, sys.executable, str(script), *words)
+    script = installed / "bin" / "signlang"
+    again = run(installed, tmp_path, sys.executable, str(script), "train", *words)
     assert again.returncode == 0, again.stderr
     assert "finished already" in again.stderr
+    assert {f"signlang-{verb}" for verb in VERBS} < {file.name for file in script.parent.iterdir()}
