@@ -16,12 +16,19 @@ def export(cfg: DictConfig) -> Path:
     from signlang import validation
 
     validation.check_export_config(cfg)  # in milliseconds: before torch is imported
-    from signlang.deploy import bundle_writer, model_card, onnx_export, parity, pipeline
-    from signlang.inference.bundle import load_bundle
-    from signlang.inference.onnx_model import OnnxModel
     from signlang.runs import trained_run
 
     trained = trained_run.load_trained_run(Path(str(cfg.run)).expanduser(), trust=cfg.trust)
+    from signlang.deploy import (  # torch is there now
+        bundle_writer,
+        model_card,
+        onnx_export,
+        parity,
+        pipeline,
+    )
+    from signlang.inference.bundle import load_bundle
+    from signlang.inference.onnx_model import OnnxModel
+
     out, images = bundle_writer.bundle_target(cfg, trained), pipeline.run_images(cfg, trained)
     with bundle_writer.assemble_bundle(out) as folder:
         graph = onnx_export.network_graph(trained)

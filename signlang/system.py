@@ -3,8 +3,14 @@
 import os
 import platform
 import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
+
+from signlang.errors import SettingError
+
+GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, Windows' (WSL)
 
 
 def cpu_count() -> int:
@@ -12,6 +18,21 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse a GPU that cannot be there, without importing torch to ask for it.
+
+    Raises:
+        SettingError: If one is demanded, and the kernel knows none.
+    """
+    if accelerator not in {"gpu", "cuda"} or not sys.platform.startswith("linux"):
+        return
+    if not any(map(os.path.exists, GPU_DEVICES)):
+        raise SettingError(
+            f"trainer.accelerator={accelerator}: this machine shows no GPU (none of "
+            f"{', '.join(GPU_DEVICES)} is there). Leave it out, or say trainer.accelerator=cpu."
+        )
 
 
 def cpu_name() -> str:

@@ -12,7 +12,7 @@ def train(cfg: DictConfig) -> float:
     Returns:
         Accuracy on the test fold, for sweepers.
     """
-    from signlang import validation
+    from signlang import system, validation
 
     validation.check_train_config(cfg)  # in milliseconds, before any data is read
     from signlang.runs import lifecycle
@@ -23,6 +23,7 @@ def train(cfg: DictConfig) -> float:
     with lifecycle.started_run(cfg, fold, overrides) as folder:
         metrics = folder.metrics()
         if metrics is None:
+            system.check_accelerator(str(cfg.trainer.accelerator))
             from signlang.runs import training  # torch, Lightning and timm take seconds to import
 
             data = training.build_datamodule(cfg, fold)

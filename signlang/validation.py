@@ -3,14 +3,19 @@
 Each verb checks its configuration in milliseconds, before data is read or torch is imported.
 """
 
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from signlang.components import OWN_NETWORKS
 from signlang.constraints import (
     Count,
     ExistingFolder,
@@ -59,6 +64,38 @@ def check_image_size(name: str, image_size: int) -> None:
         )
 
 
+def check_timm_name(name: str) -> None:
+    """Refuse a network that timm does not have.
+
+    The names are read from timm's files: to ask timm itself takes the seconds of importing torch.
+
+    Raises:
+        SettingError: Names those that are near.
+    """
+    known = timm_names()
+    if name.partition(".")[0] in known:  # behind the dot stands which weights
+        return
+    close = get_close_matches(name, known, n=5)
+    raise SettingError(
+        f"model.architecture={name}: timm has no such network"
+        + (f"; did you mean {' or '.join(close)}?" if close else ", nor one with such a name.")
+    )
+
+
+@cache
+def timm_names() -> tuple[str, ...]:
+    """Names of the networks of timm, and former names that it still follows."""
+    spec = find_spec("timm")
+    folders = spec.submodule_search_locations if spec else None
+    names: set[str] = set()
+    for file in Path(folders[0]).glob("models/*.py") if folders else ():
+        text = file.read_text("utf-8")
+        names |= set(re.findall(r"@register_model\s+def (\w+)", text))
+        for table in re.findall(r"register_model_deprecations\(__name__, \{(.*?)\n\}", text, re.S):
+            names |= set(re.findall(r"""['"](\w+)['"]\s*:""", table))
+    return tuple(sorted(names))
+
+
 Target = Annotated[
     str,
     Field(
@@ -79,11 +116,26 @@ class Component(Config):
     target: Target = Field(alias="_target_")
 
 
+class NetworkConfig(Component):
+    """A network; one of timm is checked by its name there."""
+
+    architecture: Any = None
+    model_name: Any = None
+
+    @model_validator(mode="after")
+    def _check_timm(self) -> "NetworkConfig":
+        keys = {f"{OWN_NETWORKS}.timm": self.architecture, "timm.create_model": self.model_name}
+        name = keys.get(self.target)
+        if isinstance(name, str) and ":" not in name:  # with a colon it is on a hub or in a folder
+            check_timm_name(name)
+        return self
+
+
 class ModelConfig(Component):
     """The LightningModule and its network."""
 
     name: Text
-    network: Component
+    network: NetworkConfig
     architecture: str = Field(
         default="", description="the name of a network of timm, e.g. efficientnet_b0"
     )

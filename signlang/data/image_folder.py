@@ -37,21 +37,7 @@ def list_folder(root: Path) -> list[ImageEntry]:
         DataError: If there is no such folder, it has no class folders, some class folder is empty,
             or its folders look like subsets (`train`, `test`) rather than classes.
     """
-    if not root.is_dir():
-        raise DataError(
-            f"There is no folder {root}: give the folder of class folders as data.root."
-        )
-    try:
-        names = sorted(p.name for p in root.iterdir() if not _is_junk(p.name))
-    except OSError as error:
-        raise DataError(f"The folder {root} cannot be read: {error.strerror}.") from None
-    folders = [name for name in names if (root / name).is_dir()]
-    if not folders:
-        raise DataError(
-            f"{root} has no folders in it: expected one folder of images per sign, "
-            "or a CSV file with the columns path,label."
-        )
-    _refuse_subset_folders(root, folders)
+    names, folders = _content(root)
     entries: list[ImageEntry] = []
     skipped: list[str] = []
     empty: list[str] = []
@@ -80,6 +66,40 @@ def list_folder(root: Path) -> list[ImageEntry]:
             listing(skipped, most=5),
         )
     return entries
+
+
+def class_names(root: Path) -> list[str]:
+    """Names of the classes of a data set, without a look into the folders or at the images.
+
+    Args:
+        root: A folder with one folder per class, or a CSV file.
+
+    Raises:
+        DataError: As `list_folder` and `list_csv`.
+    """
+    if root.is_file():
+        return sorted({entry.label for entry in list_csv(root)})
+    return sorted({unicodedata.normalize("NFC", name) for name in _content(root)[1]})
+
+
+def _content(root: Path) -> tuple[list[str], list[str]]:
+    """All names in a folder but junk, and those of the class folders."""
+    if not root.is_dir():
+        raise DataError(
+            f"There is no folder {root}: give the folder of class folders as data.root."
+        )
+    try:
+        names = sorted(p.name for p in root.iterdir() if not _is_junk(p.name))
+    except OSError as error:
+        raise DataError(f"The folder {root} cannot be read: {error.strerror}.") from None
+    folders = [name for name in names if (root / name).is_dir()]
+    if not folders:
+        raise DataError(
+            f"{root} has no folders in it: expected one folder of images per sign, "
+            "or a CSV file with the columns path,label."
+        )
+    _refuse_subset_folders(root, folders)
+    return names, folders
 
 
 def list_csv(file: Path) -> list[ImageEntry]:

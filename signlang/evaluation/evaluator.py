@@ -11,11 +11,12 @@ from omegaconf import DictConfig
 from signlang.arrays import Floats, Ints, Pixels
 from signlang.console import log, track
 from signlang.data import image_cache, image_io, splits
+from signlang.data.image_folder import class_names
 from signlang.data.index import Index, read_index
 from signlang.data.sources import images_root
 from signlang.errors import DataError, RunError
 from signlang.evaluation import class_mapping
-from signlang.evaluation.predictors import BATCH, BatchPredictor, bundle_predictor, run_predictor
+from signlang.evaluation.predictors import BATCH, BatchPredictor, find_network
 from signlang.evaluation.results import Evaluation, TrainingOverlap
 from signlang.metrics import calibration
 from signlang.metrics.calibration import Calibration, LabeledProbabilities
@@ -153,13 +154,14 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     Raises:
         SignlangError: If one of them cannot be used, or they share no class.
     """
-    index = _index(cfg)
-    candidate = _predictor(cfg)
-    mapping = None
+    classes, load = find_network(cfg)
+    root, mapping = _images_root(cfg), None
     if cfg.mapping is not None:
-        file = Path(str(cfg.mapping)).expanduser()
-        mapping = class_mapping.read_mapping(file, candidate.classes)
-        _warn_of_unknown_classes(mapping, index)
+        mapping = class_mapping.read_mapping(Path(str(cfg.mapping)).expanduser(), classes)
+    # before all images are decoded and torch is imported
+    class_mapping.map_classes(class_names(root), classes, mapping)
+    index, candidate = _index(cfg, root), load()
+    _warn_of_unknown_classes(mapping or {}, index)
     matches = class_mapping.map_classes(index.classes, candidate.classes, mapping)
     before = training_overlap(candidate, index, str(cfg.cache_dir))
     rows = _rows(cfg, index, before)
@@ -173,18 +175,11 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     return found
 
 
-def _predictor(cfg: DictConfig) -> BatchPredictor:
-    if cfg.run is not None:
-        return run_predictor(Path(str(cfg.run)).expanduser(), trust=cfg.trust)
-    if cfg.bundle is not None:
-        return bundle_predictor(Path(str(cfg.bundle)).expanduser())
-    from signlang.evaluation.predictors import weights_predictor
-
-    return weights_predictor(cfg)
+def _images_root(cfg: DictConfig) -> Path:
+    return Path(instantiate_component(cfg.data.source)(cfg.data.root, cfg.cache_dir))
 
 
-def _index(cfg: DictConfig) -> Index:
-    root = Path(instantiate_component(cfg.data.source)(cfg.data.root, cfg.cache_dir))
+def _index(cfg: DictConfig, root: Path) -> Index:
     options = {"signers": cfg.data.signers, "on_bad_image": cfg.data.on_bad_image}
     return read_index(root, cache_dir=cfg.cache_dir, **options)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ from signlang.data.image_io import resize_batch
 from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
 from signlang.metrics.calibration import Calibration, apply_temperature
+from signlang.runs.results import read_class_names, read_finished_run
 from signlang.validation import NORMALIZATIONS
 
 if TYPE_CHECKING:  # it imports torch
@@ -51,6 +53,24 @@ class BatchPredictor:
     def prepared(self, images: Pixels) -> Pixels:
         """Bring (n, h, w, 3) images to the last side, through any that are still to come."""
         return resize_batch(images, *self.sides)
+
+
+def find_network(cfg: DictConfig) -> tuple[tuple[str, ...], Callable[[], BatchPredictor]]:
+    """The classes of the network that a configuration names, and what loads it.
+
+    Torch is not imported before it is loaded.
+
+    Raises:
+        SignlangError: If there is none, or it cannot be used.
+    """
+    if cfg.run is not None:
+        path = Path(str(cfg.run)).expanduser()
+        classes = read_class_names(read_finished_run(path).path)
+        return classes, partial(run_predictor, path, trust=cfg.trust)
+    if cfg.bundle is not None:
+        bundle = bundle_predictor(Path(str(cfg.bundle)).expanduser())
+        return bundle.classes, lambda: bundle
+    return read_classes(Path(str(cfg.classes)).expanduser()), partial(weights_predictor, cfg)
 
 
 def run_predictor(path: Path, *, trust: bool = False) -> BatchPredictor:

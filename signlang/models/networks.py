@@ -5,7 +5,6 @@ with AMX, torch 2.15.0, bfloat16, channels last.
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Final, cast
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from signlang.components import OWN_NETWORKS, TARGET, Resolver, build, import_target, takes
 from signlang.errors import SettingError, WeightsError, suggestion
 from signlang.models import weights as files
-from signlang.validation import check_image_size
+from signlang.validation import check_image_size, check_timm_name
 
 
 class StridedDepthwise(nn.Conv2d):
@@ -167,14 +166,7 @@ def timm(
     Raises:
         SettingError: If timm has no such network.
     """
-    import timm as library
-
-    if not library.is_model(architecture):
-        close = get_close_matches(architecture, library.list_models(), n=5)
-        raise SettingError(
-            f"model.architecture={architecture}: timm has no such network"
-            + (f"; did you mean {' or '.join(close)}?" if close else ", nor one with such a name.")
-        )
+    check_timm_name(architecture)
     try:
         return _timm(architecture, pretrained, num_classes=num_classes, img_size=image_size)
     except TypeError:  # most networks accept any size and have no such option

@@ -33,7 +33,7 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     Raises:
         RunError: If a file is missing, was cut off, or names classes that the run does not know.
     """
-    file, classes = folder.path / "predictions.csv", _classes(folder.path)
+    file, classes = folder.path / "predictions.csv", read_class_names(folder.path)
     expected = [*COLUMNS, *(f"p_{name}" for name in classes)]
     try:
         with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
@@ -64,7 +64,12 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     )
 
 
-def _classes(run: Path) -> tuple[str, ...]:
+def read_class_names(run: Path) -> tuple[str, ...]:
+    """Read `classes.json` of a run: the names of its classes, in the order of the labels.
+
+    Raises:
+        RunError: If it is missing or damaged.
+    """
     file = run / "classes.json"
     try:
         names = json.loads(file.read_text("utf-8"))
@@ -275,6 +280,25 @@ def read_run(path: Path) -> Run | None:
             f"{TRAIN_AGAIN}"
         )
     return Run(path, metrics, record, read_history(path))
+
+
+def read_finished_run(path: Path) -> Run:
+    """Read the figures of a run that must be finished.
+
+    Raises:
+        RunError: If it is none, or one of its files is missing or damaged.
+    """
+    if (path / "bundle.json").is_file() or path.is_file():
+        raise RunError(f"run={path} is no run folder: if it is a bundle, say bundle={path}.")
+    run = read_run(path)
+    if run is not None:
+        return run
+    folds = sorted(place.name for place in path.glob("fold=*"))
+    if folds:
+        raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
+    begun = RunFolder(path).record() is not None
+    what = "is a run that is not finished" if begun else "is no run folder"
+    raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
 
 
 # where the figures of a run are

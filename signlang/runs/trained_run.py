@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -28,10 +28,12 @@ from signlang.data.sources import images_root
 from signlang.errors import DataError, RunError
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import Calibration, read_calibration
-from signlang.models.classifier import Classifier, load_classifier
-from signlang.runs.folder import TRAIN_AGAIN, RunFolder
-from signlang.runs.results import Run, read_run
+from signlang.runs.folder import TRAIN_AGAIN
+from signlang.runs.results import Run, read_finished_run
 from signlang.system import cpu_count
+
+if TYPE_CHECKING:  # it imports torch
+    from signlang.models.classifier import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class TrainedRun(Run):
         stored: The calibration that lies in its folder, if any.
     """
 
-    classifier: Classifier
+    classifier: "Classifier"
     stored: Calibration | None
 
     @property
@@ -97,14 +99,9 @@ def load_trained_run(
     Raises:
         RunError: If there is no finished run, it is damaged, or names unknown code.
     """
-    run = read_run(path)
-    if run is None:
-        folds = sorted(place.name for place in path.glob("fold=*"))
-        if folds:
-            raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
-        begun = RunFolder(path).record() is not None
-        what = "is a run that is not finished" if begun else "is no run folder"
-        raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
+    run = read_finished_run(path)
+    from signlang.models.classifier import load_classifier  # torch, once there is a run
+
     resolve = import_target if trust or nodes else import_listed
     own = dict(nodes or {})
     kind = str(own.pop(TARGET, "") or _module_target(path))
