@@ -117,18 +117,9 @@ class Component(Config):
 
 
 class NetworkConfig(Component):
-    """A network; one of timm is checked by its name there."""
+    """A network."""
 
-    architecture: Any = None
-    model_name: Any = None
-
-    @model_validator(mode="after")
-    def _check_timm(self) -> "NetworkConfig":
-        keys = {f"{OWN_NETWORKS}.timm": self.architecture, "timm.create_model": self.model_name}
-        name = keys.get(self.target)
-        if isinstance(name, str) and ":" not in name:  # with a colon it is on a hub or in a folder
-            check_timm_name(name)
-        return self
+    model_name: Any = None  # of timm.create_model
 
 
 class ModelConfig(Component):
@@ -142,6 +133,18 @@ class ModelConfig(Component):
     normalization: Literal["imagenet", "half", "unit", "training"]
     pretrained: bool
     weights: ExistingPath | None = None
+
+    @model_validator(mode="after")
+    def _check_timm(self) -> "ModelConfig":
+        """A network of timm must be there, however it is named."""
+        names = {
+            f"{OWN_NETWORKS}.timm": self.architecture,
+            "timm.create_model": self.network.model_name,
+        }
+        name = names.get(self.network.target)
+        if isinstance(name, str) and ":" not in name:  # with a colon it is on a hub or in a folder
+            check_timm_name(name)
+        return self
 
 
 class OptimizerConfig(Component):
