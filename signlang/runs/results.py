@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from signlang.arrays import Floats
-from signlang.constraints import Count, Index, Strict, validated
+from signlang.constraints import Count, Index, Strict, Text, validated
 from signlang.errors import RunError
 from signlang.files import read_csv
 from signlang.metrics.classification import Predictions
@@ -107,41 +107,41 @@ def _is_positive(value: float) -> float:
     return value
 
 
-# of a run that diverged they may be nan
-Amount = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_is_positive)]
-Proportion = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_is_proportion)]
+# nan is for runs that diverged
+Measured = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_is_positive)]
+MeasuredShare = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_is_proportion)]
 
 
 class ValidationMetrics(Strict, extra="ignore"):
     """Metrics of the validation subset."""
 
-    accuracy: Proportion
+    accuracy: MeasuredShare
 
 
 class TestMetrics(ValidationMetrics):
     """Metrics of the test fold."""
 
-    macro_f1: Proportion
-    calibration_error: Proportion
-    loss: Amount
+    macro_f1: MeasuredShare
+    calibration_error: MeasuredShare
+    loss: Measured
 
 
 class CostMetrics(Strict, extra="ignore"):
     """What the network costs."""
 
-    parameters: Amount
-    flops: Amount
-    size_mb: Amount
-    latency_ms: Amount
+    parameters: Measured
+    flops: Measured
+    size_mb: Measured
+    latency_ms: Measured
 
 
 class MetricsFile(Strict, extra="ignore"):
     """`metrics.json` of a finished run."""
 
     status: Literal["finished"]
-    model: str
-    data: str
-    split: str
+    model: Text
+    data: Text
+    split: Text
     protocol: str
     fold: Index
     folds: Count
@@ -149,9 +149,9 @@ class MetricsFile(Strict, extra="ignore"):
     test: TestMetrics
     validation: ValidationMetrics
     cost: CostMetrics
-    epochs: Amount
-    seconds: Amount
-    images_per_second: Amount
+    epochs: Measured
+    seconds: Measured
+    images_per_second: Measured
     fingerprint: str
 
     @model_validator(mode="after")
