@@ -251,6 +251,8 @@ def requirement(schema: Schema, whole: Schema) -> str:
         return f"{', '.join(others)} or {last}" if others else last
     if "minLength" in schema:
         return f"a text of at least {schema['minLength']} characters"
+    if "minItems" in schema:
+        return f"a list of at least {schema['minItems']}"
     noun = NOUNS.get(schema.get("type", ""), "another value")
     return f"{noun} {bounds}" if (bounds := _bounds(schema)) else noun
 

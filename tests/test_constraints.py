@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from signlang.constraints import (
     Count,
@@ -100,6 +100,8 @@ def test_good_values_are_taken_as_they_are(tmp_path: Path) -> None:
     )
     assert (made.split.fold, made.workers, made.lr, made.name) == (1, 4, 1.0, "12")
     assert made.file == tmp_path
+    with pytest.raises(ValidationError, match="frozen"):
+        made.lr = 2.0
 
 
 def test_what_is_missing_is_named() -> None:
