@@ -78,6 +78,9 @@ def size_mb(network: nn.Module) -> float:
 def latencies_ms(classifier: Classifier, image_size: int, repeats: int = REPEATS) -> list[float]:
     """Time single images on the CPU with one thread, in float32, after a warm-up.
 
+    `torch.utils.benchmark.Timer` would import PyTorch's C++ extensions, which warn about a CUDA
+    toolkit without a GPU, and times blocks of fast networks, not single images.
+
     Args:
         classifier: Maps bytes to logits; not changed.
         image_size: Width and height of the image, in pixels.

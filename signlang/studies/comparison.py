@@ -130,19 +130,8 @@ FIGURES: Final = re.compile(
 )  # fmt: skip
 
 
-def write_report(standings: Ranking, out: Path) -> None:
-    """Write `report.html` and `figures/` into a folder; figures of an earlier report go away.
-
-    Raises:
-        SettingError: If the folder cannot be written to.
-        RunError: If the predictions of a run are missing or damaged.
-    """
-    report_page(standings).write(out)
-    log.info("report: %s", out / "report.html")
-
-
 def report_page(standings: Ranking) -> Page:
-    """Put the report together."""
+    """The report of a study; `Page.write` replaces that of an earlier comparison."""
     study = standings.study
     best = standings.rows[0]
     runs = sum(len(setting.runs) for setting in study.settings)
@@ -248,7 +237,8 @@ def write_comparison(standings: Ranking, out: Path, sort: str = RANK) -> None:
         leaderboard.write_markdown(standings, out, sort)
         leaderboard.write_predictions(standings.study, out)
         tensorboard.write_tensorboard(standings, out)
-        write_report(standings, out)
+        report_page(standings).write(out)
+        log.info("report: %s", out / "report.html")
     except OSError as error:
         file = error.filename2 or error.filename or out
         raise SettingError(

@@ -203,18 +203,19 @@ def selected(standings: Ranking) -> list[Setting]:
     return [setting for setting in settings if setting in chosen]
 
 
-def bests(standings: Ranking) -> list[Setting]:
-    """The best setting of each dealing, at most `SHOWN`."""
-    found: dict[object, Setting] = {}
+def bests(standings: Ranking) -> list[Row]:
+    """The best setting of each fold assignment, at most `SHOWN`."""
+    found: dict[object, Row] = {}
     for row in standings.rows:
-        found.setdefault(row.setting.dealing, row.setting)
+        found.setdefault(row.setting.dealing, row)
     return list(found.values())[:SHOWN]
 
 
 def confusion(standings: Ranking) -> Section:
     """What was taken for what, and how well each class is recognised."""
     blocks: Blocks = []
-    for number, (setting, label) in enumerate(_labelled(standings), start=1):
+    for number, row in enumerate(bests(standings), start=1):
+        setting, label = row.setting, row.label
         judged = setting.predictions
         alt = (
             f"Confusion matrix of {label}: {len(judged.classes)} classes, "
@@ -255,7 +256,8 @@ def mistakes(standings: Ranking) -> Section:
         "Images that were judged wrongly with the highest confidence, each by the network that "
         "was not trained on it. Some may be labelled wrongly: look at them."
     )]  # fmt: skip
-    for number, (setting, label) in enumerate(_labelled(standings), start=1):
+    for number, row in enumerate(bests(standings), start=1):
+        setting, label = row.setting, row.label
         judged = setting.predictions
         rows = classification.most_confident_mistakes(judged).tolist()
         if not rows:
@@ -298,17 +300,13 @@ def reliability(standings: Ranking) -> Section:
         "Accuracy of the images that were judged with about the same confidence, all test folds "
         "together. The error of all folds together is not quite the mean of those of the folds."
     )]  # fmt: skip
-    for number, (setting, label) in enumerate(_labelled(standings), start=1):
-        found = reliability_diagram(setting.predictions.confidence, setting.predictions.correct)
-        alt = f"Reliability diagram of {label}: calibration error {found.error:.4f}."
+    for number, row in enumerate(bests(standings), start=1):
+        predictions = row.setting.predictions
+        found = reliability_diagram(predictions.confidence, predictions.correct)
+        alt = f"Reliability diagram of {row.label}: calibration error {found.error:.4f}."
         chart = plots.reliability_figure(found)
-        blocks.append(ImageBlock(named("reliability", number), alt, chart, label))
+        blocks.append(ImageBlock(named("reliability", number), alt, chart, row.label))
     return Section("Reliability", blocks)
-
-
-def _labelled(standings: Ranking) -> list[tuple[Setting, str]]:
-    """The settings to show in detail, with their labels."""
-    return [(setting, standings.study.label(setting)) for setting in bests(standings)]
 
 
 def named(kind: str, number: int) -> str:

@@ -167,7 +167,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     (out / "figures").mkdir(parents=True)
     (out / "figures" / "curves-9.png").write_bytes(b"")
     (out / "figures" / "mine.png").write_bytes(b"")
-    comparison.write_report(standings(study), out)
+    comparison.report_page(standings(study)).write(out)
     return out
 
 
@@ -223,7 +223,7 @@ def test_names_cannot_break_out_of_the_report(grid: Path) -> None:
 def test_one_run_without_images_or_history_is_a_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
     (run / "history.csv").unlink()
-    comparison.write_report(standings(tmp_path / "one"), tmp_path)
+    comparison.report_page(standings(tmp_path / "one")).write(tmp_path)
     text = read(tmp_path).text
     assert "cannot be shown. data.root=/nowhere: there is no such folder or file." in text
     assert "No history was written by cnn." in text
@@ -237,7 +237,7 @@ def test_one_run_without_images_or_history_is_a_report(tmp_path: Path) -> None:
 
 def test_a_network_without_mistakes_is_told_so(tmp_path: Path) -> None:
     write_run(tmp_path / "one", {"model": "cnn"}, folds=1, accuracy=1.0)
-    comparison.write_report(standings(tmp_path / "one"), tmp_path)
+    comparison.report_page(standings(tmp_path / "one")).write(tmp_path)
     text = read(tmp_path).text
     assert "cnn made no mistake." in text
     assert "cnn recognises every image." in text
@@ -247,7 +247,7 @@ def test_missing_folds_are_marked(tmp_path: Path) -> None:
     for fold in range(2):
         write_run(tmp_path / "study", {"model": "whole"}, fold)
     write_run(tmp_path / "study", {"model": "half"}, 1)
-    comparison.write_report(standings(tmp_path / "study"), tmp_path)
+    comparison.report_page(standings(tmp_path / "study")).write(tmp_path)
     text = read(tmp_path).text
     assert "half (1 of 2 folds)" in text
     assert "What is missing" in text
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_created_gets_one_sentence(tmp_path: Path) -> No
     write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="cannot be created"):
-        comparison.write_report(standings(tmp_path / "one"), tmp_path / "file" / "out")
+        comparison.report_page(standings(tmp_path / "one")).write(tmp_path / "file" / "out")
 
 
 def test_what_the_public_command_trains_is_reported(tmp_path: Path, tiny: Path) -> None:
@@ -270,7 +270,7 @@ def test_what_the_public_command_trains_is_reported(tmp_path: Path, tiny: Path) 
     (run,) = found.study.settings[0].runs
     root = sources.images_root(run.path)
     assert None not in sources.read_thumbnails(root, run.predictions.paths)
-    comparison.write_report(found, tmp_path / "out")
+    comparison.report_page(found).write(tmp_path / "out")
     assert "simple_cnn (1 of 3 folds)" in read(tmp_path / "out").text
 
 
