@@ -17,7 +17,17 @@ from signlang.data.index import Index
 from signlang.datacard import statistics
 from signlang.datacard.analysis import Analysis, warnings
 from signlang.reporting.formatting import counted
-from signlang.reporting.page import Blocks, ImageBlock, Notes, Page, Rows, Section, Table, Text
+from signlang.reporting.page import (
+    Blocks,
+    ImageBlock,
+    Notes,
+    Number,
+    Page,
+    Rows,
+    Section,
+    Table,
+    Text,
+)
 from signlang.reporting.plots import BLUE, INK, literal_text, new_axes
 
 THUMBNAIL_SIZE: Final = 112  # pixels of one small image
@@ -210,8 +220,8 @@ def labels_section(analysis: Analysis) -> Section | None:
             ),
             analysis.label(s.row),
             analysis.index.classes[s.suggested],
-            f"{s.given_probability:.1%}",
-            f"{s.suggested_probability:.1%}",
+            Number(f"{s.given_probability:.1%}"),
+            Number(f"{s.suggested_probability:.1%}"),
         ]
         for number, s in enumerate(analysis.suspects[:SUSPECTS])
     ]
@@ -279,7 +289,7 @@ def _classes(analysis: Analysis) -> Section:
         members = np.flatnonzero(index.labels == label)
         mean = mean_image(analysis.pixels, members)
         people = [len({index.signers[m] for m in members} - {""})] if index.signers else []
-        share = f"{len(members) / len(index):.1%}"
+        share = Number(f"{len(members) / len(index):.1%}")
         image = ImageBlock(f"mean-{label:03d}", f"Mean image of {name}", mean)
         rows.append([name, len(members), share, *people, image])
     header = ["class", "images", "share", *(["signers"] if index.signers else []), "mean image"]
@@ -341,9 +351,9 @@ def _sizes(analysis: Analysis) -> Section:
     sizes = statistics.sizes(analysis.index.facts)
     low, middle, high = sizes.aspects
     total = len(analysis.index)
-    common: Rows = [[_times(size), n, f"{n / total:.1%}"] for size, n in sizes.common[:8]]
+    common: Rows = [[_times(size), n, Number(f"{n / total:.1%}")] for size, n in sizes.common[:8]]
     kinds = statistics.kinds(analysis.index.facts)
-    stored: Rows = [[kind, n, f"{n / total:.1%}"] for kind, n in kinds]
+    stored: Rows = [[kind, n, Number(f"{n / total:.1%}")] for kind, n in kinds]
     text = (
         f"{len(sizes.common):,} sizes, from {_times(sizes.smallest)} to {_times(sizes.largest)} "
         f"pixels; width to height {low:.2f} to {high:.2f}, median {middle:.2f}."

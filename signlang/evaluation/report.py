@@ -159,7 +159,7 @@ def _confusion(evaluation: Evaluation) -> Section:
     alt = f"Confusion matrix: {wrong:,} of {len(evaluation.rows):,} images are not recognised."
     blocks: Blocks = [ImageBlock("confusion", alt, plots.confusion_figure(view))]
     rows: Rows = [
-        [pair.label, pair.predicted, pair.count, f"{pair.share:.1%}"]
+        [pair.label, pair.predicted, pair.count, Number(f"{pair.share:.1%}")]
         for pair in classification.confusions(view)
     ]
     header = ["is", "taken for", "images", "share of the class"]

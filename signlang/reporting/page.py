@@ -188,12 +188,8 @@ def _environment() -> Environment:
     environment.filters["md"] = markdown
     environment.filters["formatted"] = _formatted
     environment.tests["image"] = lambda cell: isinstance(cell, ImageBlock)
-    environment.tests["number"] = _is_number
+    environment.tests["number"] = lambda cell: isinstance(cell, int | Number)
     return environment
-
-
-def _is_number(cell: Any) -> bool:
-    return isinstance(cell, int | Number) or (isinstance(cell, str) and cell.endswith("%"))
 
 
 def _formatted(cell: Any) -> Any:

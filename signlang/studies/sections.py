@@ -225,7 +225,7 @@ def confusion(standings: Ranking) -> Section:
         blocks.append(ImageBlock(named("confusion", number), alt, chart, label))
         pairs = classification.confusions(judged)
         rows: Rows = [
-            [pair.label, pair.predicted, pair.count, f"{pair.share:.1%}"] for pair in pairs
+            [pair.label, pair.predicted, pair.count, Number(f"{pair.share:.1%}")] for pair in pairs
         ]
         header = ["is", "taken for", "images", "share of the class"]
         if rows:
