@@ -1,6 +1,7 @@
 """The Python API: what a notebook does, without a command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from PIL import Image
 
 import signlang
 from signlang import api
+from signlang.data.image_io import resize_image
 from signlang.errors import RunError, SettingError
 from signlang.hydra_app import CONF
 
@@ -123,6 +125,20 @@ def test_run_and_bundle_predict_images_in_every_form(
         assert one.label == ("unknown" if one.unknown else one.guess)
         assert one.confidence == one.top_k[0][1]
         assert one.unknown == (one.confidence < predictor.threshold)
+
+
+def test_a_run_predicts_images_by_way_of_the_size_they_were_stored_in(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "fold=0"))
+    record = json.loads((run / "record.json").read_text("utf-8"))
+    record["settings"]["data.stored_size"] = 9
+    (run / "record.json").write_text(json.dumps(record), "utf-8")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    small = resize_image(Image.fromarray(pixels), 9)
+    by_way, direct = (signlang.load_run(place).network for place in (run, trained))
+    assert torch.equal(by_way.predict_images(pixels), direct.predict_images(small))
+    assert not torch.equal(by_way.predict_images(pixels), direct.predict_images(pixels))
 
 
 @pytest.mark.parametrize(

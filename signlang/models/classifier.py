@@ -60,10 +60,15 @@ class Classifier(pl.LightningModule):
             checkpoints, which have weights of their own.
         resolve: Resolver of targets; training resolves all of them. Not stored either, so that a
             checkpoint cannot choose it.
+
+    Attributes:
+        stored_sizes: Sizes to which images are resized before that of the network, in pixels: that
+            of a run with `data.stored_size`, whose network saw only images that came by way of it.
     """
 
     mean: torch.Tensor
     scale: torch.Tensor
+    stored_sizes: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -115,14 +120,12 @@ class Classifier(pl.LightningModule):
         return logits
 
     @torch.no_grad()
-    def predict_images(self, images: Any, sizes: Sequence[int] = ()) -> torch.Tensor:
+    def predict_images(self, images: Any) -> torch.Tensor:
         """Predict the probabilities of the classes for images of several types.
 
         Args:
             images: One image or many: paths, PIL images, uint8 arrays or tensors (N, H, W, 3), or
                 float ones (N, 3, H, W) between 0 and 1; of any size, not normalized.
-            sizes: Sizes that images are resized to one after another, in pixels; the last one is
-                the network's. Only runs with `data.stored_size` have more than one.
 
         Returns:
             (N, classes), on the CPU, uncalibrated.
@@ -133,7 +136,7 @@ class Classifier(pl.LightningModule):
         """
         batch = []
         for pixels in as_images(images):
-            for size in (*sizes, self.image_size):
+            for size in (*self.stored_sizes, self.image_size):
                 pixels = resize_image(Image.fromarray(pixels), size)
             batch.append(torch.tensor(pixels))
         if not batch:

@@ -107,7 +107,9 @@ def load_trained_run(
     kind = str(own.pop(TARGET, "") or _module_target(path))
     model = load_classifier(run.folder.best, resolve=resolve, kind=kind, nodes=own)
     stored = read_calibration(path)
-    return TrainedRun(path, run.metrics, run.record, run.history, model, stored)
+    trained = TrainedRun(path, run.metrics, run.record, run.history, model, stored)
+    model.stored_sizes = trained.sides[:-1]
+    return trained
 
 
 def _module_target(path: Path) -> str:
