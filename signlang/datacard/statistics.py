@@ -117,8 +117,8 @@ def oddities(facts: Sequence[ImageFacts]) -> dict[int, str]:
     >>> oddities([usual] * 20 + [large])
     {20: 'turned by EXIF, 900 x 900 pixels where 100 x 100 is usual'}
     """
-    sides = np.sqrt([fact.width * fact.height for fact in facts])
-    ratio = sides / np.median(sides)
+    scales = np.sqrt([fact.width * fact.height for fact in facts])
+    ratio = scales / np.median(scales)
     far = (ratio > FAR) | (ratio < 1 / FAR)
     if far.mean() >= RARE:
         far[:] = False
