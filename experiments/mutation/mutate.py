@@ -8,14 +8,10 @@ The README beside this file says how to read the result.
 """
 
 import argparse
-import ast
-import difflib
-import functools
 import hashlib
 import importlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -23,37 +19,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-HERE: Final = Path(__file__).resolve().parent
-COPIED: Final = ("signlang", "conf", "tests", "pyproject.toml", "README.md")
+from mutants import Mutant, difference, lines_that_reach, mutated_text, sample
+from selection import ROOMS, Test, read_tests, select
 
-# The tests that run for the mutants of a room, the fast ones first; a longer name of a module
-# counts more than the name of its room. The doctests of the mutated module always run.
-TESTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "data": ("tests/data", "tests/runs/test_training.py"),
-    "metrics": ("tests/metrics", "tests/studies/test_ranking.py"),
-    "metrics/classification": (
-        "tests/metrics",
-        "tests/studies/test_ranking.py",
-        "tests/studies/test_report.py",
-    ),
-    "models": ("tests/models", "tests/runs/test_training.py"),
-    "runs": (
-        "tests/runs/test_identity.py",
-        "tests/runs/test_training.py",
-        "tests/studies",
-        "tests/test_train.py",
-        "tests/runs/test_resume.py",
-    ),
-    "studies": ("tests/studies", "tests/test_compare.py"),
-}
-DRAWINGS: Final = ("data/synthetic/", "studies/plots.py")  # numbers that only shape a drawing
+ROOT: Final = Path(__file__).resolve().parents[2]
+COPIED: Final = ("signlang", "conf", "tests", "pyproject.toml", "README.md")
+BUDGET: Final = 90.0  # seconds of tests that a mutant may cost
 WARM: Final = ("torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "hydra",
     "albumentations", "cv2", "sklearn.model_selection", "scipy.stats", "scipy.optimize",
     "matplotlib.pyplot", "PIL.Image", "pytest", "rich.console", "jinja2", "safetensors.torch",
@@ -62,154 +38,79 @@ INVALID: Final = 77  # the mutated module cannot be imported: no test is needed 
 NOTICED: Final = ("killed", "timeout")
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change at one place of one module.
-
-    Attributes:
-        module: Path below `signlang/`, POSIX.
-        operator: Name of the operator of cosmic-ray.
-        occurrence: Which of the places where it applies.
-        source: Digest of the module's text: results of another text are not reused.
-    """
-
-    module: str
-    operator: str
-    occurrence: int
-    source: str
-
-    @property
-    def key(self) -> str:
-        """Identifies the mutant in the results."""
-        return f"{self.module} {self.operator} {self.occurrence} {self.source}"
+def copy_code(folder: Path) -> Path:
+    """Copy what the tests need into a folder."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "node_modules", "vendor")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
-def list_places(module: Path) -> list[list[Mutant]]:
-    """List the mutants of a module, grouped by the place of the code that they change."""
-    from cosmic_ray.ast import Visitor, get_ast
-    from cosmic_ray.plugins import get_operator, operator_names
-
-    text = module.read_text("utf-8")
-    name = module.relative_to(ROOT / "signlang").as_posix()
-    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    passive = set(_passive_places(text))
-    tree = get_ast(text)
-    places: dict[Any, list[Mutant]] = {}
-
-    class Positions(Visitor):  # type: ignore[misc,unused-ignore]
-        def visit(self, node: Any) -> Any:
-            found.extend(operator.mutation_positions(node))
-            return node
-
-    for operator_name in sorted(operator_names()):
-        operator = _operator(get_operator(operator_name))
-        if operator is None:
-            continue
-        found: list[Any] = []
-        Positions().walk(tree)
-        for occurrence, place in enumerate(found):
-            if not any(start <= place[0] and place[1] <= end for start, end in passive):
-                mutant = Mutant(name, operator_name, occurrence, digest)
-                places.setdefault(place[0], []).append(mutant)
-    return [places[place] for place in sorted(places)]
-
-
-def _operator(kind: Any) -> Any:
-    try:
-        return kind()
-    except TypeError:  # needs arguments: replaces a variable that one names
-        return None
-
-
-def _passive_places(text: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where types and arguments of decorators stand: they compute nothing."""
-    for node in ast.walk(ast.parse(text)):
-        kinds = [getattr(node, "annotation", None), getattr(node, "returns", None)]
-        for decorator in getattr(node, "decorator_list", []):
-            kinds += getattr(decorator, "args", []) + getattr(decorator, "keywords", [])
-        for kind in kinds:
-            if isinstance(kind, ast.expr | ast.keyword):
-                assert kind.end_lineno is not None
-                assert kind.end_col_offset is not None
-                start, end = (kind.lineno, kind.col_offset), (kind.end_lineno, kind.end_col_offset)
-                yield start, end
-
-
-def sample(rooms: Sequence[str], seed: int) -> list[Mutant]:
-    """One mutant at every place, in an order that depends on the seed alone."""
-    rng = random.Random(seed)
-    places = [
-        place
-        for room in rooms
-        for module in sorted((ROOT / "signlang" / room).rglob("*.py"))
-        if not module.relative_to(ROOT / "signlang").as_posix().startswith(DRAWINGS)
-        for place in list_places(module)
-    ]
-    rng.shuffle(places)
-    return [rng.choice(place) for place in places]
-
-
-def mutated_text(mutant: Mutant, text: str) -> str:
-    """The text of the module with the change in it."""
-    from cosmic_ray.mutating import mutate_code
-    from cosmic_ray.plugins import get_operator
-
-    changed: str | None = mutate_code(text, get_operator(mutant.operator)(), mutant.occurrence)
-    assert changed is not None, mutant
-    return changed
-
-
-def difference(text: str, changed: str) -> str:
-    """The change as a unified diff without context."""
-    lines = difflib.unified_diff(text.splitlines(), changed.splitlines(), lineterm="", n=0)
-    return "\n".join(line for line in lines if not line.startswith(("---", "+++")))
-
-
-@functools.cache
-def tests_of(module: str) -> tuple[str, ...]:
-    """The tests of a module by `TESTS`, and its doctests."""
-    rooms = [room for room in TESTS if module.startswith((f"{room}/", f"{room}.py"))]
-    return (f"signlang/{module}", *TESTS[max(rooms, key=len)])
-
-
-def run_tests(place: Path, module: str, changed: str | None, limit: float) -> tuple[str, float]:
-    """Run the tests of a module in a fork, in a copy of the code.
+def test_mutant(place: Path, mutant: Mutant, tests: Sequence[Test]) -> dict[str, Any]:
+    """Test one mutant in a copy of the code, and restore the copy.
 
     Args:
-        place: The copy; the module is restored afterwards.
-        module: Path below `signlang/`.
-        changed: The module's text for this run; None leaves it as it is.
-        limit: Seconds after which the run is ended.
+        place: The copy.
+        mutant: To be tested.
+        tests: All that are known.
 
     Returns:
-        `killed`, `survived`, `timeout` or `invalid`, and the seconds it took.
+        A line of the results.
     """
-    file, began = place / "signlang" / module, time.monotonic()
+    file, began = place / "signlang" / mutant.module, time.monotonic()
     text = file.read_text("utf-8")
-    if changed is not None:
+    changed = mutated_text(mutant, text)
+    selected = select(tests, mutant.module, lines_that_reach(text, mutant.line), BUDGET)
+    expected = sum(test.seconds for test in selected)
+    expected += sum({name: s for test in selected for name, s in test.fixtures.items()}.values())
+    outcome = "survived"
+    if selected:
         file.write_text(changed, "utf-8")
-    try:
-        child = os.fork()
-        if child == 0:
-            _test_and_exit(place, module)
-        code = _wait(child, limit)
-    finally:
-        file.write_text(text, "utf-8")
-    outcome = {0: "survived", INVALID: "invalid", None: "timeout"}.get(code, "killed")
-    return outcome, time.monotonic() - began
+        try:
+            outcome = run_tests(place, mutant.module, selected, 3 * expected + 20)
+        finally:
+            file.write_text(text, "utf-8")
+    return {
+        "key": mutant.key, "module": mutant.module, "outcome": outcome, "tests": len(selected),
+        "seconds": round(time.monotonic() - began, 1), "diff": difference(text, changed),
+    }  # fmt: skip
 
 
-def _test_and_exit(place: Path, module: str) -> None:
+def run_tests(place: Path, module: str, tests: Sequence[Test], limit: float) -> str:
+    """Run tests in a fork of this process, for `limit` seconds at most.
+
+    Returns:
+        `killed`, `survived`, `timeout` or `invalid`.
+    """
+    child = os.fork()
+    if child == 0:
+        _test_and_exit(place, module, [test.name for test in tests])
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            codes = {0: "survived", INVALID: "invalid"}
+            return codes.get(os.waitstatus_to_exitcode(status), "killed")
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def _test_and_exit(place: Path, module: str, tests: Sequence[str]) -> None:
     """Run pytest in this process and end it; never returns."""
     code = 1
     try:
         os.setsid()  # what the tests start ends with them
         os.chdir(place)
         sys.path.insert(0, str(place))
-        os.environ["PYTHONPATH"] = str(place)
-        null = os.open(place / "last.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        os.environ["PYTHONPATH"] = str(place)  # the commands that tests start run the mutant too
+        log = os.open(place / "last.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
         try:
             importlib.import_module("signlang." + module.removesuffix(".py").replace("/", "."))
         except BaseException:
@@ -219,88 +120,50 @@ def _test_and_exit(place: Path, module: str) -> None:
 
             words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--durations=0"]
             words += ["-p", "no:xdist", f"--basetemp={place / 'temporary'}"]
-            code = int(pytest.main([*words, *tests_of(module)]))
+            code = int(pytest.main([*words, *tests]))
     finally:
         sys.stdout.flush()
         os._exit(code)
 
 
-def _wait(child: int, limit: float) -> int | None:
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
-
-
-class Worker:
-    """A copy of the code, and how long the tests of each module take without an error."""
-
-    def __init__(self, folder: Path) -> None:
-        self.place = folder
-        self.usual: dict[tuple[str, ...], float] = {}
-        for name in COPIED:
-            source = ROOT / name
-            if source.is_dir():
-                ignore = shutil.ignore_patterns("__pycache__", "node_modules", "vendor")
-                shutil.copytree(source, folder / name, ignore=ignore)
-            else:
-                shutil.copy(source, folder / name)
-
-    def test(self, mutant: Mutant) -> dict[str, Any]:
-        """The result of one mutant, as a line of the results."""
-        tests = tests_of(mutant.module)
-        if tests not in self.usual:
-            outcome, seconds = run_tests(self.place, mutant.module, None, 900)
-            if outcome != "survived":
-                log = (self.place / "last.log").read_text("utf-8", errors="replace")
-                raise SystemExit(
-                    f"{mutant.module}: its tests fail without a mutant.\n{log[-3000:]}"
-                )
-            self.usual[tests] = seconds
-        text = (self.place / "signlang" / mutant.module).read_text("utf-8")
-        changed = mutated_text(mutant, text)
-        limit = 3 * self.usual[tests] + 20
-        outcome, seconds = run_tests(self.place, mutant.module, changed, limit)
-        return {
-            "key": mutant.key, "module": mutant.module, "outcome": outcome,
-            "seconds": round(seconds, 1), "diff": difference(text, changed),
-        }  # fmt: skip
-
-
-def work(mutants: Sequence[Mutant], wanted: int, results: Path) -> None:
+def work(mutants: Sequence[Mutant], wanted: int, results: Path, tests: Sequence[Test]) -> None:
     """Test mutants one after another until as many valid ones have a result; append results."""
     for name in WARM:
         importlib.import_module(name)
     sys.dont_write_bytecode = True  # files change within a second: a compiled one would be stale
     valid = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        worker = Worker(Path(folder))
+        place = copy_code(Path(folder))
         for mutant in mutants:
             if valid == wanted:
                 break
-            known = read_results(results).get(mutant.key)
-            result = known or worker.test(mutant)
-            valid += result["outcome"] != "invalid"
-            if known is None:
+            result = read_results(results).get(mutant.key)
+            if result is None:
+                result = {**test_mutant(place, mutant, tests), "suite": _suite()}
                 with results.open("a", encoding="utf-8") as stream:  # a short line: one write
                     stream.write(json.dumps(result) + "\n")
                 print(f"{result['outcome']:9} {result['seconds']:6.1f} s  {mutant.key}", flush=True)
+            valid += result["outcome"] != "invalid"
+
+
+def _suite() -> str:
+    """Digest of all tests."""
+    digest = hashlib.blake2b(digest_size=4)
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def read_results(results: Path) -> dict[str, dict[str, Any]]:
-    """Results so far, by the key of the mutant."""
+    """Results that still hold, by the key of the mutant: a survivor of other tests does not."""
     if not results.is_file():
         return {}
-    lines = results.read_text("utf-8").splitlines()
-    return {result["key"]: result for result in map(json.loads, lines)}
+    known = {r["key"]: r for r in map(json.loads, results.read_text("utf-8").splitlines())}
+    suite = _suite()
+    return {k: r for k, r in known.items() if r["outcome"] != "survived" or r["suite"] == suite}
 
 
-def write_report(results: Path, mutants: Sequence[Mutant], words: str) -> str:
+def write_report(results: Path, mutants: Sequence[Mutant], count: int, words: str) -> str:
     """Write the report beside the results.
 
     Returns:
@@ -308,14 +171,13 @@ def write_report(results: Path, mutants: Sequence[Mutant], words: str) -> str:
     """
     known = read_results(results)
     tested = [known[mutant.key] for mutant in mutants if mutant.key in known]
-    tested = [result for result in tested if result["outcome"] != "invalid"]
+    tested = [result for result in tested if result["outcome"] != "invalid"][:count]
     noticed = sum(result["outcome"] in NOTICED for result in tested)
     score = f"{noticed} of {len(tested)} mutants were noticed"
     score += f" ({100 * noticed / len(tested):.1f} %)." if tested else "."
-    rooms = sorted({result["module"].partition("/")[0] for result in tested})
     table = ["| room | killed | timeout | survived |", "|---|---|---|---|"]
-    for room in rooms:
-        here = [result for result in tested if result["module"].startswith(f"{room}/")]
+    for room in sorted({result["module"].partition("/")[0] for result in tested}):
+        here = [result for result in tested if result["module"].partition("/")[0] == room]
         counts = Counter(result["outcome"] for result in here)
         table.append(
             f"| {room} | {counts['killed']} | {counts['timeout']} | {counts['survived']} |"
@@ -336,18 +198,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="mutants of the sample")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument(
-        "--rooms", nargs="+", default=["data", "metrics", "models", "runs", "studies"]
-    )
+    parser.add_argument("--rooms", nargs="+", default=ROOMS, help="or single modules of them")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "mutants.jsonl")
     parser.add_argument("--share", help=argparse.SUPPRESS)  # of a worker: its number/their count
     given = parser.parse_args()
     given.results.parent.mkdir(parents=True, exist_ok=True)
-    mutants = sample(given.rooms, given.seed)
+    mutants = sample(ROOT / "signlang", given.rooms, given.seed)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        place, records = copy_code(Path(folder)), given.results.with_suffix(".tests.json")
+        tests = read_tests(ROOT, place, records, given.workers)
     if given.share:
         number, count = map(int, given.share.split("/"))
         wanted = len(range(number, given.count, count))
-        work(mutants[number::count], wanted, given.results)
+        work(mutants[number::count], wanted, given.results, tests)
         return
     words = [sys.executable, *sys.argv, "--share"]
     quiet = {
@@ -365,7 +228,7 @@ def main() -> None:
             )
         )
     shown = f"--count {given.count} --seed {given.seed} --rooms {' '.join(given.rooms)}"
-    print(write_report(given.results, mutants, f"mutate.py {shown}"))
+    print(write_report(given.results, mutants, given.count, f"mutate.py {shown}"))
     sys.exit(max(codes))
 
 
