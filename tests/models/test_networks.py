@@ -11,7 +11,13 @@ from torch.nn import functional as F
 
 from signlang.callbacks.cost import flops, parameters, size_mb
 from signlang.errors import SettingError, WeightsError
-from signlang.models.networks import FACTORIES, StridedDepthwise, build_network, optimize_for_cpu
+from signlang.models.networks import (
+    FACTORIES,
+    StridedDepthwise,
+    build_network,
+    head_of,
+    optimize_for_cpu,
+)
 from signlang.validation import MINIMUM_SIZES
 
 
@@ -256,3 +262,115 @@ def test_real_pretrained_weights_load(shared: Path, name: str, file: str, head: 
         if not key.startswith(head):
             place = f"backbone.{key}" if name == "mobilenetv2_dense" else key
             assert torch.equal(state[place], value.to(state[place].dtype))
+
+
+def test_dense_heads_are_those_of_the_study() -> None:
+    for name in ("simple_cnn", "mobilenetv2_dense"):
+        network = build_network(name, 7, 64)
+        dropouts = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
+        assert [layer.p for layer in dropouts if layer.p] == [0.3]
+        dense: nn.Sequential = network.dense  # type: ignore[assignment]
+        kinds = [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU]
+        assert [isinstance(layer, kind) for layer, kind in zip(dense, kinds, strict=True)] == [
+            True
+        ] * 5
+        assert (dense[0].out_features, dense[3].in_features) == (256, 256)
+        assert dense[3].out_features == 256
+        assert network.classifier.out_features == 7  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "stride", "strided"),
+    [
+        (8, 8, 2, True), (8, 8, (1, 2), True), (8, 8, 1, False), (8, 4, 2, False),
+        (8, 1, 2, False), (1, 1, 2, False), (2, 2, 2, True),
+    ],
+)  # fmt: skip
+def test_only_depthwise_convolutions_with_a_stride_are_replaced(
+    channels: int, groups: int, stride: int | tuple[int, int], strided: bool
+) -> None:
+    layer = nn.Conv2d(channels, 8, 3, stride=stride, groups=groups)
+    assert isinstance(optimize_for_cpu(nn.Sequential(layer))[0], StridedDepthwise) == strided  # type: ignore[index]
+
+
+def test_timm_networks_are_built_for_the_size_of_the_images() -> None:
+    network = build_network(timm("vit_tiny_patch16_224"), 5, 32).eval()
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert network.pos_embed.shape == (1, 5, 192)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("layers", "head"),
+    [
+        ([nn.Linear(4, 8), nn.Linear(8, 3), nn.ReLU()], "1"),
+        ([nn.Linear(4, 3), nn.Linear(3, 3)], "1"),
+        ([nn.Conv2d(4, 3, 1), nn.Flatten()], "0"),
+        ([nn.Linear(4, 8)], ""),
+    ],
+)
+def test_the_head_is_the_last_layer_with_an_output_for_each_class(
+    layers: list[nn.Module], head: str
+) -> None:
+    assert head_of(nn.Sequential(*layers), 3) == head
+
+
+def test_the_head_of_a_timm_network_is_what_timm_says() -> None:
+    assert head_of(build_network(timm("resnet10t"), 512, 64), 512) == "fc"
+
+
+class Constant(nn.Module):
+    """Answers with whatever it was made for."""
+
+    def __init__(self, answer: object, num_classes: int = 0) -> None:
+        super().__init__()
+        self.answer, self.asked = answer, torch.zeros(1)
+
+    def forward(self, images: torch.Tensor) -> object:
+        self.asked = images
+        return self.answer(images) if callable(self.answer) else self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            torch.zeros(2, 4),
+            r"\(2, 3, 32, 32\) to \(2, 3\) logits; it returns a tensor of \(2, 4\)",
+        ),
+        (torch.zeros(1, 3), r"returns a tensor of \(1, 3\)"),
+        ([1, 2], "returns list"),
+        (lambda images: 1 / 0, "it fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_network_that_breaks_the_contract_is_told_what_is_wanted(
+    answer: object, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn, "Own", lambda num_classes: Constant(answer), raising=False)
+    with pytest.raises(SettingError, match=words):
+        build_network({"_target_": "torch.nn.Own"}, 3, 32)
+    monkeypatch.setattr(nn, "Own", lambda num_classes: 7)
+    with pytest.raises(SettingError, match=r"torch\.nn\.Own returns int, not a torch\.nn\.Module"):
+        build_network({"_target_": "torch.nn.Own"}, 3, 32)
+
+
+def test_a_network_of_ones_own_is_tried_once_and_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answer(images: torch.Tensor) -> torch.Tensor:
+        torch.rand(1)  # as a dropout would
+        assert not torch.is_grad_enabled()
+        return torch.zeros(len(images), 3)
+
+    own = Constant(answer)
+    monkeypatch.setattr(nn, "Own", lambda num_classes: own, raising=False)
+    for training in (True, False):
+        own.train(training)
+        torch.manual_seed(5)
+        assert build_network({"_target_": "torch.nn.Own"}, 3, 40) is own
+        assert own.asked.shape == (2, 3, 40, 40)
+        assert own.training == training
+        after = torch.rand(1)
+        torch.manual_seed(5)
+        assert torch.equal(after, torch.rand(1))
+    with pytest.raises(SettingError, match=r"pretrained=true: torch\.nn\.Own has no argument"):
+        build_network({"_target_": "torch.nn.Own"}, 3, 40, pretrained=True)
