@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from signlang.data import augmentation
-from signlang.data.datamodule import HandSignDataModule
-from signlang.data.splits import Fold
+from signlang.data.datamodule import EpochBatchSampler, HandSignDataModule
+from signlang.data.splits import Fold, Subsets
 
 
 class Recorder(pl.LightningModule):
@@ -117,3 +117,78 @@ def test_statistics_are_of_training_images_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(mean, shares.mean(0), atol=1e-9)
     np.testing.assert_allclose(deviation, shares.std(0), atol=1e-9)
     assert len(images) < 24 * 2 / 3
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "training", "evaluation"),
+    [
+        (9, 4, [4, 5], [4, 4, 1]),
+        (10, 4, [4, 4, 2], [4, 4, 2]),
+        (8, 4, [4, 4], [4, 4]),
+        (5, 4, [5], [4, 1]),
+        (4, 4, [4], [4]),
+        (1, 4, [1], [1]),  # nothing to join
+        (3, 1, [1, 1, 1], [1, 1, 1]),  # every batch is one image: it was asked for
+    ],
+)
+def test_a_last_image_alone_joins_the_batch_before_it_in_training(
+    count: int, size: int, training: list[int], evaluation: list[int]
+) -> None:
+    for batches, sizes in (
+        (EpochBatchSampler(np.arange(count), size, 0, lambda: 0), training),
+        (EpochBatchSampler(np.arange(count), size), evaluation),
+    ):
+        assert [len(rows) for _, rows in batches] == sizes
+        assert len(batches) == len(sizes)
+        assert sorted(np.concatenate([rows for _, rows in batches])) == list(range(count))
+
+
+def test_batches_of_evaluation_are_the_same_every_time() -> None:
+    one, other = (list(EpochBatchSampler(np.arange(7), 3)) for _ in range(2))
+    assert [seed for seed, _ in one] == [seed for seed, _ in other]
+
+
+def test_statistics_are_of_all_training_images(tiny: Path, tmp_path: Path) -> None:
+    module = module_of(tiny, tmp_path)
+    pixels = np.random.default_rng(2).integers(0, 256, (1100, 4, 4, 3), dtype=np.uint8)
+    pixels[700:, ..., 0] //= 2
+    rows = np.arange(10, 1100)  # more than are read at once
+    vars(module)["array"] = pixels
+    module.parts = Subsets(rows, rows[:0], rows[:0])
+    mean, deviation = module.training_statistics()
+    shares = pixels[rows].reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, shares.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(deviation, shares.std(0), rtol=1e-9)
+
+
+def test_backgrounds_have_the_weight_that_is_asked_for(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "white").mkdir()
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "white" / "white.png")
+
+    def levels(weight: float | None, folder: str | None) -> torch.Tensor:
+        module = module_of(tiny, tmp_path)
+        vars(module)["array"] = np.zeros((36, 32, 32, 3), dtype=np.uint8)  # all images are black
+        module.augment = {**module.augment, "backgrounds": folder, "background_weight": weight}
+        return torch.cat([images for images, _ in module.train_dataloader()]).unique()
+
+    assert levels(None, None).tolist() == [0]
+    assert levels(0.5, str(tmp_path / "white")).tolist() == [128]
+    assert levels(None, str(tmp_path / "white")).tolist() == [31]  # 0.12, as in the study
+    drawn = levels(0.5, None)
+    assert len(drawn) > 20
+    assert drawn.max() <= 128
+    assert module_of(tiny, tmp_path).test_dataloader() is not None
+
+
+def test_images_are_stored_once_and_shown_at_the_size_of_the_network(
+    tiny: Path, tmp_path: Path
+) -> None:
+    module = module_of(tiny, tmp_path)
+    module.fold.data = {**module.fold.data, "stored_size": 48}
+    assert module.array.shape == (36, 48, 48, 3)
+    for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
+        images, labels = next(iter(loader))
+        assert images.shape[1:] == (32, 32, 3)
+        assert images.dtype == torch.uint8
+        assert labels.dtype == torch.int64
+    assert module_of(tiny, tmp_path).array.shape == (36, 32, 32, 3)

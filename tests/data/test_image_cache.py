@@ -1,13 +1,18 @@
 """Cache of decoded images: content, sharing between processes, and damage."""
 
 import json
+import logging
 import multiprocessing
 import os
+import threading
+import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from signlang.data import image_cache
@@ -121,3 +126,99 @@ def test_processes_that_ask_at_once_get_one_sound_file(tiny: Path, tmp_path: Pat
     assert len(set(sums)) == 1
     assert sums[0] == sum_of_pixels(tiny, tmp_path)
     assert len(list((tmp_path / "pixels").glob("*.npy"))) == 1
+
+
+def test_images_are_decoded_in_chunks_of_any_size(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = image_cache.decode_images(index_of(tiny, tmp_path / "a"), 16, str(tmp_path / "a"))
+    monkeypatch.setattr(image_cache, "_CHUNK", 7)  # 36 images: five chunks and one image
+    chunks = image_cache.decode_images(index_of(tiny, tmp_path / "b"), 16, str(tmp_path / "b"))
+    assert np.array_equal(chunks[:], whole[:])
+    sums = [json.loads(cached_file(tmp_path / name).with_suffix(".json").read_text())["crc32"]
+            for name in ("a", "b")]  # fmt: skip
+    assert sums[0] == sums[1] == zlib.crc32(whole[:].tobytes())
+
+
+def test_a_large_file_is_believed_until_it_is_touched(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = image_cache.decode_images(index_of(tiny, tmp_path), 16, str(tmp_path))[:].copy()
+    file = cached_file(tmp_path)
+    status, data = file.stat(), file.read_bytes()
+    damaged = data[:-1] + bytes([data[-1] ^ 1])
+
+    def damage(touched: bool) -> None:
+        file.write_bytes(damaged)
+        if not touched:
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    size = good.nbytes
+    monkeypatch.setattr(image_cache, "ALWAYS_VERIFIED", size - 1)
+    damage(touched=False)
+    array = image_cache.decode_images(index_of(tiny, tmp_path), 16, str(tmp_path))
+    assert not np.array_equal(array[:], good)  # not summed up
+    damage(touched=True)
+    array = image_cache.decode_images(index_of(tiny, tmp_path), 16, str(tmp_path))
+    assert np.array_equal(array[:], good)
+    assert "was damaged: decoding again" in caplog.text
+    monkeypatch.setattr(image_cache, "ALWAYS_VERIFIED", size)
+    status = cached_file(tmp_path).stat()
+    damage(touched=False)
+    array = image_cache.decode_images(index_of(tiny, tmp_path), 16, str(tmp_path))
+    assert np.array_equal(array[:], good)
+
+
+def test_a_disk_that_is_too_small_is_noticed_before(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, needed = index_of(tiny, tmp_path), 36 * 512 * 512 * 3 + (64 << 20)
+
+    class Usage:
+        free = needed - 1
+
+    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: Usage)
+    with pytest.raises(DataError, match=r"36 images at 512x512 takes 0\.0 GB, .* has 0\.1 GB left"):
+        image_cache.decode_images(index, 512, str(tmp_path))
+    Usage.free = 36 * 8 * 8 * 3 + (64 << 20)
+    assert len(image_cache.decode_images(index, 8, str(tmp_path))) == 36
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4, 3), np.int8), np.zeros(0, np.uint8)],
+)
+def test_what_is_no_array_of_images_is_refused(tmp_path: Path, array: Any) -> None:
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(ValueError, match="holds no images"):
+        image_cache.DecodedImages(tmp_path / "x.npy")
+    with (tmp_path / "new.npy").open("wb") as stream:
+        np.lib.format.write_array(stream, np.zeros((2, 4, 4, 3), np.uint8), version=(2, 0))
+    with pytest.raises(ValueError, match="of another version"):
+        image_cache.DecodedImages(tmp_path / "new.npy")
+
+
+def test_who_waits_for_another_process_is_told(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = index_of(tiny, tmp_path)
+    image_cache.decode_images(index, 16, str(tmp_path))
+    lock = FileLock(cached_file(tmp_path).with_suffix(".lock"))
+    image_cache.decode_images.cache_clear()
+    holding = threading.Event()
+
+    def hold() -> None:
+        with lock:
+            holding.set()
+            while "waiting for another process" not in caplog.text:
+                time.sleep(0.01)
+
+    with caplog.at_level(logging.INFO, "signlang"):
+        image_cache.decode_images(index, 16, str(tmp_path))
+        assert "waiting" not in caplog.text
+        image_cache.decode_images.cache_clear()
+        other = threading.Thread(target=hold, daemon=True)
+        other.start()
+        assert holding.wait(60)
+        assert len(image_cache.decode_images(index, 16, str(tmp_path))) == 36
+    other.join()

@@ -8,9 +8,9 @@ import pytest
 
 from signlang.data.image_io import ImageFacts
 from signlang.data.index import Index
-from signlang.data.splits import assign_folds, group_ids, split_subsets
+from signlang.data.splits import Fold, assign_folds, frame_number, group_ids, split_subsets
 from signlang.datacard.statistics import coverage
-from signlang.errors import DataError
+from signlang.errors import DataError, SettingError
 
 
 def index_of(per_class: dict[str, int], signers: int = 0, stem: str = "frame") -> Index:
@@ -129,3 +129,97 @@ def test_two_images_of_a_class_leave_nothing_to_validate() -> None:
     with pytest.raises(DataError, match=r"No validation part.*split\.validation=fold"):
         split_subsets(index_of({"A": 2, "B": 2}), folds=2)
     assert len(split_subsets(index_of({"A": 2, "B": 2}), folds=2, validation="fold").train) == 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "folds", "hint"),
+    [
+        ({"A": 3, "B": 2, "C": 9}, 4, r"fewer of A \(3\), B \(2\)\. Use folds=2 or add"),
+        ({"A": 4, "B": 9}, 5, r"fewer of A \(4\)\. Use folds=4 or add"),
+        ({"A": 1, "B": 9}, 5, r"fewer of A \(1\)\. Use folds=2 or add"),
+    ],
+)
+def test_the_largest_number_of_folds_that_works_is_named(
+    counts: dict[str, int], folds: int, hint: str
+) -> None:
+    with pytest.raises(DataError, match=hint):
+        split_subsets(index_of(counts), folds=folds)
+
+
+def test_as_many_images_or_groups_as_folds_are_enough() -> None:
+    assert len(split_subsets(index_of({"A": 4, "B": 4}), folds=4).test) == 2
+    index = index_of({"A": 40, "B": 40}, signers=5)
+    assert len(split_subsets(index, split="signer", folds=5, validation="fold").test) == 16
+    with pytest.raises(DataError, match="6 folds need as many groups, but there are 5"):
+        split_subsets(index, split="signer", folds=6)
+
+
+@pytest.mark.parametrize(
+    ("share", "held"), [(0.1, 8), (0.2, 16), (0.3, 27), (0.5, 40), (0.6, 40), (0.01, 2)]
+)
+def test_the_validation_subset_is_one_part_in_a_whole_number(share: float, held: int) -> None:
+    subsets = split_subsets(index_of({"A": 50, "B": 50}), folds=5, validation=share)
+    assert len(subsets.train) + len(subsets.validation) == 80
+    assert len(subsets.validation) == pytest.approx(held, abs=1)
+
+
+def test_few_groups_make_a_larger_validation_subset() -> None:
+    # four of five signers are left, and each must stay whole: a quarter, not a tenth
+    subsets = split_subsets(index_of({"A": 50, "B": 50}, signers=5), split="signer", folds=5)
+    assert len(subsets.validation) == 20
+    # of one class there are two signers only: half of what is left of them
+    people = [f"s{n % (2 if label else 5)}" for label in (0, 1) for n in range(50)]
+    index = replace(index_of({"A": 50, "B": 50}, signers=5), signers=tuple(people))
+    with pytest.raises(DataError, match="fold"):
+        split_subsets(index, split="signer", folds=3)
+
+
+def test_ten_blocks_of_each_class_unless_told() -> None:
+    index = index_of({"A": 30, "B": 60})
+    for blocks, options in ((10, {}), (4, {"blocks": 4})):
+        groups = group_ids(index, "blocks", **options)
+        assert groups is not None
+        assert sorted(set(groups)) == list(range(2 * blocks))
+        for label in (0, 1):
+            mine = np.bincount(groups[index.labels == label])[label * blocks :]
+            assert mine.max() - mine.min() <= 1
+            assert len(mine) == blocks
+
+
+def test_frames_are_ordered_by_the_last_number_of_the_name() -> None:
+    paths = ("A2/9_take3.png", "A2/take1_10.png", "A2/take2_9.png", "A2/007.png")
+    assert [frame_number(path) for path in paths] == [3, 10, 9, 7]
+    assert frame_number("A2/x.jp2") is None
+    some = replace(index_of({"A": 20, "B": 20}), signers=None)
+    nameless = replace(some, paths=("A/x.png", "A/y.png", *some.paths[2:]))
+    with pytest.raises(DataError, match=r"A/x\.png and 1 others of /data have none"):
+        group_ids(nameless, "blocks")
+
+
+def test_a_split_that_is_not_there_is_said_with_one_that_is() -> None:
+    with pytest.raises(SettingError, match=r"split=singer: .*signer"):
+        split_subsets(INDEX, split="singer")
+
+
+def test_a_class_of_too_few_signers_says_what_to_do() -> None:
+    index = index_of({"A": 40, "B": 40}, signers=8)
+    people = tuple(s if label == 0 else "b" for s, label in zip(
+        index.signers or (), index.labels, strict=True))  # fmt: skip
+    for folds, words in ((3, r"Use fewer folds \(folds=2\)"), (2, "even with 2 folds: use split")):
+        with pytest.raises(DataError, match=rf"has no image of B.*{words}"):
+            split_subsets(replace(index, signers=people), split="signer", folds=folds)
+
+
+def test_a_batch_must_fit_into_the_training_subset(tiny: Path, tmp_path: Path) -> None:
+    def fold(batch_size: int) -> Fold:
+        data = {"source": lambda root, cache: root, "root": tiny, "signers": None,
+                "on_bad_image": "error"}  # fmt: skip
+        split = {"name": "stratified", "seed": 0, "validation": 0.25}
+        return Fold(data=data, split=split, folds=3, fold=0, batch_size=batch_size,
+                    cache_dir=str(tmp_path))  # fmt: skip
+
+    count = len(fold(1).parts.train)
+    assert count == 18
+    assert len(fold(count).parts.train) == count
+    with pytest.raises(DataError, match=r"batch_size=19 is more than the 18 .* batch_size=18"):
+        fold(count + 1).parts  # noqa: B018
