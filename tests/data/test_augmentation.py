@@ -1,12 +1,21 @@
 """Settings and effects of the published augmentations."""
 
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from signlang.data.augmentation import Affine, Augmentation, asl_alphabet, digits
+from signlang.data.augmentation import (
+    Affine,
+    Augmentation,
+    asl_alphabet,
+    digits,
+    read_backgrounds,
+)
+from signlang.errors import DataError, SettingError
 
 
 def test_the_alphabet_study_has_its_seven_transforms() -> None:
@@ -64,3 +73,85 @@ def test_six_of_ten_images_are_flipped() -> None:
     left[:, :, :4] = 255
     flipped = Augmentation(asl_alphabet()[1:2], 16)(left, 3)[:, 0, -1, 0] == 255
     assert flipped.mean() == pytest.approx(0.6, abs=0.08)
+
+
+def test_transforms_come_in_their_order_and_then_the_size() -> None:
+    import albumentations as A
+
+    batch = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    flip = Augmentation([A.HorizontalFlip(p=1.0)], 40)
+    assert np.array_equal(flip(batch, 0), batch[:, :, ::-1])
+    half = Augmentation([A.HorizontalFlip(p=1.0)], 20)(batch, 0)
+    assert half.shape == (3, 20, 20, 3)
+    means = batch[:, :, ::-1].reshape(3, 20, 2, 20, 2, 3).mean((2, 4))
+    assert np.abs(half - means).max() <= 1  # shrinking averages
+    moved = Augmentation([Affine(20, 0.1, 0.1), A.HorizontalFlip(p=1.0)], 40)(batch, 5)
+    assert np.array_equal(moved, Augmentation([Affine(20, 0.1, 0.1)], 40)(batch, 5)[:, :, ::-1])
+    small = Augmentation([Affine(20, 0.1, 0.1)], 20)(batch, 5)
+    assert small.shape == (3, 20, 20, 3)
+    for one, other in ((0, 0), (0, 1), (0, 2**32)):
+        transforms = Augmentation(asl_alphabet(), 40)
+        equal = np.array_equal(transforms(batch, one), transforms(batch, other))
+        assert equal == (one == other % 2**32)
+
+
+def test_zoom_and_rotation_are_about_the_middle() -> None:
+    ring = np.zeros((200, 41, 41, 3), dtype=np.uint8)
+    ring[:, 18:23, 18:23] = 255
+    turned = Affine(rotate=45, shift=0, zoom=0.2)(ring, np.random.default_rng(0))[..., 0] / 255.0
+    ys, xs = np.mgrid[:41, :41]
+    total = turned.sum((1, 2))
+    for places in (ys, xs):
+        np.testing.assert_allclose((turned * places).sum((1, 2)) / total, 20, atol=0.1)
+    assert total.min() / 25 == pytest.approx(0.8**2, abs=0.06)
+    assert total.max() / 25 == pytest.approx(1.2**2, abs=0.06)
+    assert total.mean() / 25 == pytest.approx(1, abs=0.05)
+
+
+def test_backgrounds_of_a_folder_are_all_images_in_it(tmp_path: Path) -> None:
+    for number, name in enumerate(("b/deep.png", "a.png", ".hidden.png", "Thumbs.db", "x.txt")):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        if file.suffix == ".png":
+            Image.new("RGB", (9, 5), (number, 0, 0)).save(file)
+        else:
+            file.write_bytes(b"x")
+    scenes = read_backgrounds(str(tmp_path), 0.3, 6, seed=0)
+    assert scenes is not None
+    assert scenes[:, 0, 0, 0].tolist() == [1, 0]
+    assert scenes.shape == (2, 6, 6, 3)
+    (tmp_path / "bad.png").write_bytes(b"x")
+    (tmp_path / "worse.png").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"2 backgrounds cannot be used:\s+.*bad\.png: not an image"
+    ):
+        read_backgrounds(str(tmp_path), 0.3, 6, seed=0)
+    with pytest.raises(DataError, match="no such folder, or no image in it"):
+        read_backgrounds(str(tmp_path / "nowhere"), 0.3, 6, seed=0)
+    with pytest.raises(SettingError, match=r"no effect with augment\.background_weight=0"):
+        read_backgrounds(str(tmp_path), 0, 6, seed=0)
+
+
+def test_drawn_backgrounds_are_those_of_the_seed() -> None:
+    one, same, other = (read_backgrounds(None, 0.1, 16, seed) for seed in (0, 0, 1))
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert len({scene.tobytes() for scene in one}) == 64
+    assert read_backgrounds(None, 0, 16, 0) is None
+
+
+def test_each_image_gets_a_background_of_its_own_drawing() -> None:
+    black = np.zeros((400, 8, 8, 3), dtype=np.uint8)
+    scenes = np.stack([np.full((8, 8, 3), level, dtype=np.uint8) for level in (50, 100, 200)])
+    blend = Augmentation([], 8, scenes, 0.5)
+    levels = blend(black, 1)[:, 0, 0, 0]
+    counts = dict(zip(*np.unique(levels, return_counts=True), strict=True))
+    assert sorted(counts) == [25, 50, 100]
+    assert min(counts.values()) > 90
+    assert np.array_equal(levels, blend(black, 1)[:, 0, 0, 0])
+    assert not np.array_equal(levels, blend(black, 2)[:, 0, 0, 0])
+    white = np.full((1, 8, 8, 3), 255, dtype=np.uint8)
+    assert Augmentation([], 8, scenes[:1] * 0, 0.25)(white, 0).max() == 191

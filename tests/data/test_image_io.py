@@ -1,14 +1,31 @@
 """Decoding of all kinds of image files, and refusal of unusable ones."""
 
+import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from signlang.data.image_io import BadImageError, decode, inspect_image, read_bytes, resize_image
+from signlang.data import image_io
+from signlang.data.image_io import (
+    BadImageError,
+    ImageFacts,
+    as_images,
+    decode,
+    inspect_image,
+    is_image_name,
+    looks_like_image,
+    map_in_order,
+    read_bytes,
+    read_image,
+    resize_batch,
+    resize_image,
+)
 
 RAMP = np.linspace(0, 255, 48 * 32 * 3).reshape(32, 48, 3).astype(np.uint8)
 
@@ -149,3 +166,152 @@ def test_resizing_agrees_with_torch(shared: Path) -> None:
     theirs = F.interpolate(planes, (96, 96), mode="bilinear", antialias=True)[0]
     difference = np.abs(ours - theirs.permute(1, 2, 0).numpy())
     assert difference.max() <= 1.5  # PIL rounds after each of two passes
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0, 0), (128, 0), (129, 1), (0x7FFF, 127), (0x8080, 128), (0xFFFF, 255)]
+)
+def test_sixteen_bits_are_scaled_to_the_nearest_of_eight(value: int, expected: int) -> None:
+    grey = Image.fromarray(np.full((4, 4), value, dtype=np.uint16))
+    assert colour_of(encoded(grey)) == [expected] * 3
+
+
+@pytest.mark.parametrize("wrong", [-1, 0x10000])
+def test_more_than_sixteen_bits_have_no_known_range(wrong: int) -> None:
+    values = np.full((4, 4), 100, dtype=np.int32)
+    values[1, 2] = wrong
+    with pytest.raises(BadImageError, match="32-bit"):
+        decode(encoded(Image.fromarray(values), "TIFF"))
+    values[1, 2] = 0xFFFF
+    assert np.asarray(decode(encoded(Image.fromarray(values), "TIFF"))).max() == 255
+
+
+def test_half_transparent_pixels_are_mixed_with_white() -> None:
+    assert colour_of(encoded(Image.new("RGBA", (8, 8), (0, 100, 0, 51)))) == [204, 224, 204]
+
+
+def test_facts_say_what_is_unusual() -> None:
+    plain = inspect_image(encoded(Image.fromarray(RAMP)), ".PNG")
+    assert plain == ImageFacts(
+        hashlib.blake2b(encoded(Image.fromarray(RAMP)), digest_size=16).hexdigest(),
+        48, 32, "PNG RGB", "",
+    )  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    odd = inspect_image(encoded(Image.new("L", (8, 6)), "JPEG", exif=exif), ".jpe")
+    assert (odd.width, odd.height, odd.odd) == (6, 8, "turned by EXIF, mode L")
+    exif[0x0112] = 1
+    upright = inspect_image(encoded(Image.fromarray(RAMP), "JPEG", exif=exif), ".jpg")
+    assert upright.odd == ""
+    assert inspect_image(encoded(Image.fromarray(RAMP), "GIF")).odd == "mode P"
+
+
+def test_a_second_view_behind_a_photograph_is_no_animation() -> None:
+    image = Image.fromarray(RAMP)
+    data = encoded(image, "MPO", save_all=True, append_images=[image.transpose(0)])
+    assert np.abs(np.asarray(decode(data)).astype(int) - RAMP).max() < 30
+    assert inspect_image(data, ".jpg").odd == ""
+
+
+def test_limits_of_files_and_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.png"
+    file.write_bytes(b"12345")
+    monkeypatch.setattr(image_io, "MAX_BYTES", 5)
+    assert read_bytes(file) == b"12345"
+    monkeypatch.setattr(image_io, "MAX_BYTES", 4)
+    with pytest.raises(BadImageError, match="MiB, more than an image can be"):
+        read_bytes(file)
+    data = encoded(Image.new("RGB", (10, 8)))
+    assert read_image(data, 80).shape == (8, 10, 3)
+    with pytest.raises(BadImageError, match="10 x 8 pixels, more than the limit of 79"):
+        read_image(data, 79)
+    with pytest.raises(BadImageError, match="not an image"):
+        read_image(b"x", 79)
+    with pytest.raises(BadImageError, match="empty"):
+        read_image(b"")
+    monkeypatch.setattr(image_io, "MAX_PIXELS", 80)
+    assert decode(data).size == (10, 8)
+    monkeypatch.setattr(image_io, "MAX_PIXELS", 79)
+    with pytest.raises(BadImageError, match="more than 0 million"):
+        decode(data)
+
+
+def test_files_without_an_ending_are_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(encoded(Image.fromarray(RAMP)))
+    (tmp_path / "text").write_text("hello")
+    found = [looks_like_image(tmp_path / name) for name in ("image", "text", "nowhere")]
+    assert found == [True, False, False]
+    names = [".png", ".JPEG", ".webp", ".tif", ".pdf", ".mpg", ".h5", ".fits", ".txt", ""]
+    assert [is_image_name(name) for name in names] == [True] * 4 + [False] * 6
+
+
+def test_resizing_goes_along_the_rows_first() -> None:
+    tall = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 7, 3), dtype=np.uint8))
+    rows = tall.resize((20, 90), Image.Resampling.BILINEAR)
+    assert np.array_equal(
+        resize_image(tall, 20), np.asarray(rows.resize((20, 20), Image.Resampling.BILINEAR))
+    )
+    batch = np.stack([RAMP[:, :32], RAMP[:, 16:]])
+    assert resize_batch(batch, 32) is batch
+    through = resize_batch(batch, 20, 10)
+    expected = [Image.fromarray(resize_image(Image.fromarray(image), 20)) for image in batch]
+    assert np.array_equal(through, np.stack([resize_image(image, 10) for image in expected]))
+
+
+def test_images_in_every_form_are_the_same_pixels(tmp_path: Path) -> None:
+    file, image = tmp_path / "x.png", Image.fromarray(RAMP)
+    file.write_bytes(encoded(image))
+    planes = (RAMP / 255).transpose(2, 0, 1)
+    forms: list[Any] = [
+        file, str(file), encoded(image), image, RAMP, planes, planes.astype(np.float32),
+        torch.tensor(RAMP), torch.tensor(planes, requires_grad=True),
+    ]  # fmt: skip
+    for form in forms:
+        (pixels,) = as_images(form)
+        assert pixels.dtype == np.uint8
+        assert np.array_equal(pixels, RAMP)
+    mixed = as_images([*forms, np.stack([RAMP, RAMP]), np.stack([planes, planes])])
+    assert len(mixed) == len(forms) + 4
+    assert all(np.array_equal(pixels, RAMP) for pixels in mixed)
+    assert as_images([]) == []
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = Image.open(io.BytesIO(encoded(image, exif=exif)))
+    assert np.array_equal(as_images(turned)[0], RAMP[::-1, ::-1])
+    assert np.array_equal(as_images(Image.new("L", (2, 2), 9))[0], np.full((2, 2, 3), 9))
+    assert np.unique(as_images(np.full((3, 2, 2), 0.0983))[0]).tolist() == [25]  # 25.07
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.zeros((3, 4, 4), np.uint8), r"uint8 of shape \(3, 4, 4\) is no image: give a path"),
+        (np.zeros((4, 4, 3)), r"float64 of shape \(4, 4, 3\)"),
+        (np.zeros((4, 4, 4, 4), np.uint8), r"uint8 of shape \(4, 4, 4\)"),
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
+        (np.full((3, 2, 2), 1.001), "between 0 and 1, .* these between 1.001 and 1.001"),
+        (np.linspace(-0.5, 1, 12).reshape(3, 2, 2), "these between -0.5 and 1"),
+        (7, "int is no image: give a path"),
+    ],
+)
+def test_other_forms_are_refused_with_those_that_work(wrong: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        as_images(wrong)
+
+
+@pytest.mark.parametrize("ahead", [0, 2, 5])
+def test_no_more_results_are_made_than_may_wait(ahead: int) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    results = map_in_order(lambda number: number * number, items(), workers=1, ahead=ahead)
+    for number in range(20):
+        assert next(results) == number * number
+        assert len(taken) == min(20, number + ahead + 1)
+    assert next(results, None) is None

@@ -1,5 +1,7 @@
 """Index of folders and tables of images, and its error messages."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,8 +11,9 @@ import pytest
 from conftest import write_tiny
 from PIL import Image
 
+from signlang.data import image_io
 from signlang.data.index import Index, read_index
-from signlang.errors import DataError
+from signlang.errors import DataError, SettingError
 
 
 def index_of(root: Path, cache_dir: Path, **options: str) -> Index:
@@ -192,3 +195,77 @@ def test_names_that_are_not_utf8_are_written_as_they_are(folder: Path, cache_dir
     index = index_of(folder, cache_dir)
     index.write(folder, np.full(len(index), "test"))
     assert b"A/caf\xe9.png,A,,test\n" in (folder / "data.csv").read_bytes()
+
+
+def test_the_table_of_a_run_has_every_image(folder: Path, cache_dir: Path, tmp_path: Path) -> None:
+    index = index_of(folder, cache_dir)
+    index.write(tmp_path, np.array(["train", "validation", "test"] * 3))
+    lines = (tmp_path / "data.csv").read_text("utf-8").splitlines()
+    assert lines[:2] == ["path,label,signer,part", "A/A0.png,A,s0,train"]
+    assert lines[-1] == "ß/ß2.png,ß,s2,test"
+    assert len(lines) == 10
+    assert json.loads((tmp_path / "classes.json").read_text("utf-8")) == ["A", "B", "ß"]
+    assert not (tmp_path / "excluded.csv").exists()
+    with pytest.raises(ValueError, match="zip"):
+        index.write(tmp_path, np.array(["train"]))
+
+
+def test_one_bad_file_is_one_file_and_only_a_known_choice_is_taken(
+    folder: Path, cache_dir: Path
+) -> None:
+    (folder / "A" / "A0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"^1 file of "):
+        index_of(folder, cache_dir)
+    with pytest.raises(SettingError, match=r"on_bad_image=ignore: choose error or exclude"):
+        index_of(folder, cache_dir, on_bad_image="ignore")
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="holds no usable image"):
+        index_of(folder, cache_dir, on_bad_image="exclude")
+
+
+def test_only_what_is_new_is_decoded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache_dir = tmp_path / "cache"
+    index_of(folder, cache_dir)
+    inspected: list[str] = []
+    inspect = image_io.inspect_image
+
+    def counted(data: bytes, suffix: str = "") -> image_io.ImageFacts:
+        inspected.append(suffix)
+        return inspect(data, suffix)
+
+    monkeypatch.setattr(image_io, "inspect_image", counted)
+    before = index_of(folder, cache_dir)
+    assert not inspected
+    image(folder / "A" / "A9.png")
+    (folder / "signers.csv").unlink()
+    assert len(index_of(folder, cache_dir)) == 10
+    assert inspected == [".png"]
+    (memory,) = (cache_dir / "inspected").glob("*.json")
+    memory.write_text(memory.read_text().replace('"version": 1', '"version": 0'))
+    again = index_of(folder, cache_dir)
+    assert len(inspected) == 11  # another version's findings are not believed
+    assert set(before.facts) < set(again.facts)
+
+
+def test_a_file_that_was_missing_is_looked_at_again(folder: Path, cache_dir: Path) -> None:
+    table = folder / "t.csv"
+    table.write_text("path,label\nA/A0.png,x\nB/B0.png,y\nlater.png,y\n")
+    (folder / "signers.csv").unlink()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"later\.png: no such file"):
+            index_of(table, cache_dir)
+    image(folder / "later.png")
+    assert len(index_of(table, cache_dir)) == 3
+
+
+def test_facts_are_of_the_files(folder: Path, cache_dir: Path) -> None:
+    Image.new("L", (30, 20)).save(folder / "A" / "A0.png")
+    first = index_of(folder, cache_dir).facts[0]
+    assert (first.width, first.height, first.kind) == (30, 20, "PNG L")
+    assert (
+        first.digest
+        == hashlib.blake2b((folder / "A" / "A0.png").read_bytes(), digest_size=16).hexdigest()
+    )
