@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 import zlib
@@ -177,7 +178,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(
     class Usage:
         free = needed - 1
 
-    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(DataError, match=r"36 images at 512x512 takes 0\.0 GB, .* has 0\.1 GB left"):
         image_cache.decode_images(index, 512, str(tmp_path))
     Usage.free = 36 * 8 * 8 * 3 + (64 << 20)

@@ -116,10 +116,11 @@ def test_a_path_that_is_named_twice_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_signers_are_looked_for_beside_the_classes_and_above_them(root: Path) -> None:
     paths = ["A/1.png", "B/0.png"]
-    assert read_signers(root, "auto", paths) is None
+    assert read_signers(root, b"auto".decode(), paths) is None
     table = root.parent / "signers.csv"
     table.write_text("path,signer\nA/1.png,ann\nB/0.png,bob\n")
-    assert read_signers(root, "auto", paths) == {"A/1.png": "ann", "B/0.png": "bob"}
+    known = {"A/1.png": "ann", "B/0.png": "bob"}
+    assert read_signers(root, b"auto".decode(), paths) == known  # as a file spells it
     assert read_signers(root, None, paths) is None
     (root / "signers.csv").write_text("path,signer\nA/1.png,eve\nB/0.png,eve\n")
     assert read_signers(root, "auto", paths) == {"A/1.png": "eve", "B/0.png": "eve"}

@@ -208,7 +208,7 @@ def test_facts_say_what_is_unusual() -> None:
 
 def test_a_second_view_behind_a_photograph_is_no_animation() -> None:
     image = Image.fromarray(RAMP)
-    data = encoded(image, "MPO", save_all=True, append_images=[image.transpose(0)])
+    data = encoded(image, "MPO", save_all=True, append_images=[Image.fromarray(RAMP[::-1])])
     assert np.abs(np.asarray(decode(data)).astype(int) - RAMP).max() < 30
     assert inspect_image(data, ".jpg").odd == ""
 
@@ -288,6 +288,7 @@ def test_images_in_every_form_are_the_same_pixels(tmp_path: Path) -> None:
         (np.zeros((3, 4, 4), np.uint8), r"uint8 of shape \(3, 4, 4\) is no image: give a path"),
         (np.zeros((4, 4, 3)), r"float64 of shape \(4, 4, 3\)"),
         (np.zeros((4, 4, 4, 4), np.uint8), r"uint8 of shape \(4, 4, 4\)"),
+        (np.zeros((2, 4, 4)), r"float64 of shape \(2, 4, 4\)"),
         (np.zeros((4, 4, 3), np.int32), "int32"),
         (np.zeros((4, 4), np.uint8), r"shape \(4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),

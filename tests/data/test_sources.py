@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from signlang import files
 from signlang.data import sources
@@ -101,3 +102,50 @@ def test_a_folder_inside_a_folder_is_stepped_into(tmp_path: Path) -> None:
 def test_the_drawn_data_refuse_a_folder(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"data=folder data\.root=x"):
         sources.synthetic("x", str(tmp_path), signers=1, takes=1, size=32, seed=0)
+
+
+@pytest.mark.parametrize("few", [{"signers": 0}, {"takes": 0}, {"size": 15}])
+def test_the_drawn_data_are_drawn_once_and_need_something_to_draw(
+    tmp_path: Path, few: dict[str, int]
+) -> None:
+    options = {"signers": 1, "takes": 1, "size": 16, "seed": 3}
+    with pytest.raises(SettingError, match=r"must be at least 1, size=.* at least 16 pixels"):
+        sources.synthetic(None, str(tmp_path), **(options | few))
+    drawn = sources.synthetic(None, str(tmp_path), **options)
+    images = sorted(path for path in drawn.rglob("*") if path.suffix == ".png")
+    assert len(images) == 10
+    assert drawn.name.endswith("signers1-takes1-size16-seed3")
+    images[0].unlink()
+    assert sources.synthetic(None, str(tmp_path), **options) == drawn
+    assert not images[0].exists()  # it was not drawn again
+    assert sources.synthetic(None, str(tmp_path), **(options | {"seed": 4})) != drawn
+
+
+def test_a_folder_of_digits_is_taken_as_it_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "Dataset" / "0").mkdir(parents=True)
+    (tmp_path / "Examples").mkdir()
+    assert sources.digits(str(tmp_path), "") == tmp_path / "Dataset"
+    assert sources.digits(str(tmp_path / "Dataset"), "") == tmp_path / "Dataset"
+
+
+def test_folders_are_not_stepped_into_without_need(tmp_path: Path) -> None:
+    assert sources.folder(str(tmp_path), "") == tmp_path  # empty
+    (tmp_path / "A").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    assert sources.folder(str(tmp_path), "") == tmp_path  # a class of images
+    (tmp_path / "A" / "inner").mkdir()
+    assert sources.folder(str(tmp_path), "") == tmp_path / "A"
+    (tmp_path / "table.csv").write_text("path,label")
+    assert sources.folder(str(tmp_path), "") == tmp_path
+    assert sources.folder(str(tmp_path / "table.csv"), "") == tmp_path / "table.csv"
+
+
+def test_thumbnails_keep_their_proportions(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "wide.png")
+    wide, gone = sources.read_thumbnails(tmp_path, ["wide.png", "gone.png"])
+    assert gone is None
+    assert wide is not None
+    assert wide.size == (180, 180)
+    assert wide.getpixel((90, 90)) == (255, 0, 0)
+    assert wide.getpixel((90, 46)) == (255, 0, 0)
+    assert wide.getpixel((90, 43)) == wide.getpixel((0, 179)) == (240, 241, 243)

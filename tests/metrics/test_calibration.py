@@ -288,3 +288,22 @@ def test_a_senseless_temperature_is_refused(tmp_path: Path) -> None:
         (tmp_path / "calibration.json").write_text(text)
         with pytest.raises(RunError, match=r"temperature=.*: it must be a number above 0\. De"):
             calibration.read_calibration(tmp_path)
+
+
+def test_temperatures_stay_within_bounds() -> None:
+    wrong = np.tile([[5.0, 0.0]], (4, 1))
+    assert fit_temperature(wrong, [1, 1, 1, 1]) == pytest.approx(100, rel=1e-4)
+    timid = np.tile([[0.001, 0.0]], (1000, 1))
+    assert fit_temperature(timid, [0] * 1000) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_images_accepted_for_want_of_a_threshold_are_all() -> None:
+    assert accepted(np.array([0.0, 0.5, 1.0]), None).tolist() == [True, True, True]
+    assert accepted(np.array([0.0, 0.5, 1.0]), 0.5).tolist() == [False, True, True]
+
+
+def test_a_damaged_run_folder_says_what_to_do(tmp_path: Path) -> None:
+    assert calibration.read_calibration(tmp_path) is None
+    (tmp_path / "calibration.json").mkdir()
+    with pytest.raises(RunError, match="cannot be read"):
+        calibration.read_calibration(tmp_path)

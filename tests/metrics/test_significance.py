@@ -59,6 +59,14 @@ def test_turning_the_differences_round_turns_the_comparison_round() -> None:
     assert other == Comparison(-one.difference, -one.high, -one.low, one.p)
 
 
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5])
+def test_a_confidence_lies_between_0_and_1(confidence: float) -> None:
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        corrected_t_test([0.1, 0.2], 0.25, confidence)
+    with pytest.raises(ValueError, match="must lie between"):
+        wilson_interval(1, 2, confidence)
+
+
 def test_differences_that_are_all_equal() -> None:
     assert corrected_t_test(np.zeros(5), 0.25) == Comparison(0.0, 0.0, 0.0, 1.0)
     # 0.9 - 0.8, 0.8 - 0.7 ... differ in the last bit
@@ -72,13 +80,15 @@ def test_differences_that_are_all_equal() -> None:
     [
         ([], 0.25, 0.95, "two or more folds"),
         ([0.1], 0.25, 0.95, "two or more folds"),
+        (0.1, 0.25, 0.95, "two or more folds"),
+        ([[0.1, 0.2], [0.3, 0.4]], 0.25, 0.95, "two or more folds"),
         ([0.1, np.nan], 0.25, 0.95, "not a finite number"),
         ([0.1, 0.2], -0.1, 0.95, "must not be negative"),
         ([0.1, 0.2], 0.25, 95, "between 0 and 1"),
     ],
 )
 def test_corrected_t_test_refuses(
-    differences: list[float], share: float, confidence: float, words: str
+    differences: Any, share: float, confidence: float, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
         corrected_t_test(differences, share, confidence)
@@ -131,12 +141,14 @@ def test_paired_difference_where_nothing_or_everything_differs() -> None:
     ("a", "b", "groups", "words"),
     [
         ([1, 0], [1], None, "differ"),
+        (1, 1, None, "differ"),
+        ([[1, 0]], [[1, 0]], None, "differ"),
         ([1, 0], [1, 0], ["x"], "1,. labels for"),
         ([1, 0], [1, 0], ["x", "x"], "two or more groups"),
         ([], [], None, "two or more groups"),
     ],
 )
-def test_paired_difference_refuses(a: list[int], b: list[int], groups: Any, words: str) -> None:
+def test_paired_difference_refuses(a: Any, b: Any, groups: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         paired_difference(a, b, groups)
 
@@ -226,7 +238,7 @@ def test_holm_is_the_closure_of_bonferroni() -> None:
         assert holm(given).tolist() == pytest.approx(closed)
 
 
-@pytest.mark.parametrize("wrong", [[0.1, np.nan], [0.1, 1.1], [-0.1], [[0.1, 0.2]]])
+@pytest.mark.parametrize("wrong", [[0.1, np.nan], [0.1, 1.1], [-0.1], [[0.1, 0.2]], 0.1])
 def test_holm_refuses_what_is_no_list_of_p_values(wrong: Any) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         holm(wrong)

@@ -1,15 +1,20 @@
 """The LightningModule in Lightning's loops: clipping, label smoothing, losses of an epoch."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from signlang.components import import_target
-from signlang.models.classifier import Classifier
+from signlang.data.image_io import resize_image
+from signlang.errors import RunError, SettingError
+from signlang.models.classifier import Classifier, load_classifier
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 BATCHES = (8, 8, 3)  # images; the last batch of an epoch is shorter
@@ -122,3 +127,117 @@ def test_the_training_loss_of_an_epoch_weighs_batches_by_their_size(batches: lis
     weighted = sum(n * loss for n, loss in zip(BATCHES, losses.values, strict=True)) / sum(BATCHES)
     assert weighted != pytest.approx(sum(losses.values) / len(BATCHES), rel=1e-3)
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(weighted, rel=1e-5)
+
+
+def test_probabilities_of_images_are_those_of_the_network_in_evaluation_mode() -> None:
+    classifier = classifier_of()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 27, 27, 3), dtype=np.uint8)
+    for training in (True, False):
+        classifier.train(training)
+        found = classifier.predict_images(pixels)
+        assert classifier.training == training
+        with torch.no_grad():
+            expected = classifier.eval()(torch.tensor(pixels)).softmax(1)
+        assert torch.equal(found, expected)
+    assert classifier.predict_images([]).shape == (0, 3)
+    large = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image = Image.fromarray(large)
+    once = resize_image(image, 27)
+    twice = resize_image(Image.fromarray(resize_image(image, 50)), 27)
+    for sizes, resized in (((), once), ((50,), twice), ((50, 27), twice)):
+        found = classifier.predict_images(image, sizes)
+        assert torch.equal(found, classifier.predict_images(resized))
+
+
+def test_the_first_weights_are_those_of_start_and_no_part_of_a_checkpoint(tmp_path: Path) -> None:
+    torch.save(classifier_of().network.state_dict(), tmp_path / "w.pt")
+    torch.manual_seed(7)
+    other = classifier_of(start={"pretrained": False, "weights": str(tmp_path / "w.pt")})
+    assert torch.equal(weights_of(other), weights_of(classifier_of()))
+    assert not {"start", "resolve"} & set(other.hparams)
+    assert other.hparams["classes"] == ["A", "B", "C"]
+
+
+def test_the_optimizer_has_what_its_node_says() -> None:
+    node = {"_target_": "torch.optim.AdamW", "lr": 0.5, "weight_decay": 0.25, "betas": [0.8, 0.9]}
+    classifier = classifier_of(optimizer=node)
+    optimizer = classifier.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.AdamW)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], list(group["betas"])) == (0.5, 0.25, [0.8, 0.9])
+    assert group["fused"]
+    assert sum(p.numel() for p in group["params"]) == len(weights_of(classifier))
+    with pytest.raises(SettingError, match=r"torch\.nn\.Linear\(.*\) fails"):
+        classifier_of(optimizer={"_target_": "torch.nn.Linear"}).configure_optimizers()
+    wrong = classifier_of(optimizer={"_target_": "builtins.list"})
+    with pytest.raises(SettingError, match=r"builtins\.list returns list, not a torch\.optim"):
+        wrong.configure_optimizers()
+
+
+def test_without_a_norm_gradients_stay_as_they_are() -> None:
+    classifier = classifier_of()
+    optimizer = classifier.configure_optimizers()
+    for clip, norm in ((None, 10.0), (0.0, 10.0), (20.0, 10.0), (2.0, 2.0)):
+        for weight in classifier.parameters():
+            weight.grad = torch.zeros_like(weight)
+        classifier.network.classifier.bias.grad[0] = 10.0  # type: ignore[index,union-attr]
+        classifier.configure_gradient_clipping(optimizer, clip)
+        gradients = [weight.grad for weight in classifier.parameters() if weight.grad is not None]
+        found = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+        assert found == pytest.approx(norm, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda logits, labels: logits.sum(1), r"it returns a tensor of \(2,\)"),
+        (lambda logits, labels: torch.zeros(()), r"follows from the logits; .* a tensor of \(\)"),
+        (lambda logits, labels: 3, "it returns 3"),
+        (lambda logits, labels: 1 / 0, r"\(N, 3\) and labels \(N,\); it fails: ZeroDivisionError"),
+    ],
+)
+def test_a_loss_that_breaks_the_contract_is_told_what_is_wanted(
+    loss: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn, "Own", lambda: loss, raising=False)
+    with pytest.raises(SettingError, match=words):
+        classifier_of(loss={"_target_": "torch.nn.Own"})
+
+
+def test_a_loss_of_ones_own_trains_and_smooths_or_refuses_to(
+    batches: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn, "Own", lambda: lambda logits, labels: 3 * logits.sum(),
+                        raising=False)  # fmt: skip
+    with pytest.raises(SettingError, match=r"label_smoothing=0\.1: torch\.nn\.Own takes none"):
+        classifier_of(loss={"_target_": "torch.nn.Own"}, label_smoothing=0.1)
+    classifier = classifier_of(loss={"_target_": "torch.nn.Own"})
+    torch.manual_seed(3)
+    loss = classifier.training_step(batches[0], 0)
+    torch.manual_seed(3)
+    assert loss.item() == pytest.approx(3 * classifier(batches[0][0]).sum().item(), rel=1e-4)
+
+
+def test_a_checkpoint_that_does_not_fit_says_why(tmp_path: Path) -> None:
+    classifier, trainer = classifier_of(), trainer_of()
+    trainer.strategy.connect(classifier)
+    file = tmp_path / "c.ckpt"
+    trainer.save_checkpoint(file)
+    loaded = load_classifier(file)
+    assert not loaded.training
+    assert torch.equal(weights_of(loaded), weights_of(classifier))
+    content = torch.load(file, weights_only=True)
+    for change, words in (
+        ({"state_dict": {"x": torch.zeros(1), **content["state_dict"]}}, r"its network \(x\)"),
+        ({"hyper_parameters": {**content["hyper_parameters"], "image_size": 54}}, "does not fit"),
+        ({"hyper_parameters": {}}, "does not fit this version"),
+        ({"hyper_parameters": 3}, r"cannot be loaded \(TypeError\)"),
+    ):
+        torch.save({**content, **change}, file)
+        with pytest.raises(RunError, match=rf"(?s){words}.*overwrite=true"):
+            load_classifier(file)
+    # what a loss learnt, and who would be trusted, is of no use here
+    more = {"loss.weight": torch.zeros(3), **content["state_dict"]}
+    settings = {**content["hyper_parameters"], "start": {"weights": "x"}, "resolve": 3}
+    torch.save({**content, "state_dict": more, "hyper_parameters": settings}, file)
+    assert torch.equal(weights_of(load_classifier(file)), weights_of(classifier))

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -266,17 +267,17 @@ def test_real_pretrained_weights_load(shared: Path, name: str, file: str, head: 
 
 def test_dense_heads_are_those_of_the_study() -> None:
     for name in ("simple_cnn", "mobilenetv2_dense"):
-        network = build_network(name, 7, 64)
-        dropouts = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
-        assert [layer.p for layer in dropouts if layer.p] == [0.3]
-        dense: nn.Sequential = network.dense  # type: ignore[assignment]
-        kinds = [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU]
-        assert [isinstance(layer, kind) for layer, kind in zip(dense, kinds, strict=True)] == [
-            True
-        ] * 5
-        assert (dense[0].out_features, dense[3].in_features) == (256, 256)
-        assert dense[3].out_features == 256
-        assert network.classifier.out_features == 7  # type: ignore[union-attr]
+        network: Any = build_network(name, 7, 64)
+        dropouts = [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)]
+        assert [share for share in dropouts if share] == [0.3]
+        layers = [*network.dense, network.classifier]
+        kinds = [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU, nn.Linear]
+        assert all(isinstance(one, kind) for one, kind in zip(layers, kinds, strict=True))
+        sizes = [
+            (one.in_features, one.out_features) for one in layers if isinstance(one, nn.Linear)
+        ]
+        assert sizes[1:] == [(256, 256), (256, 7)]
+        assert sizes[0][1] == 256
 
 
 @pytest.mark.parametrize(
@@ -296,7 +297,7 @@ def test_only_depthwise_convolutions_with_a_stride_are_replaced(
 def test_timm_networks_are_built_for_the_size_of_the_images() -> None:
     network = build_network(timm("vit_tiny_patch16_224"), 5, 32).eval()
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
-    assert network.pos_embed.shape == (1, 5, 192)  # type: ignore[union-attr]
+    assert network.pos_embed.shape == (1, 5, 192)
 
 
 @pytest.mark.parametrize(
