@@ -180,7 +180,9 @@ def test_without_a_norm_gradients_stay_as_they_are() -> None:
     for clip, norm in ((None, 10.0), (0.0, 10.0), (20.0, 10.0), (2.0, 2.0)):
         for weight in classifier.parameters():
             weight.grad = torch.zeros_like(weight)
-        classifier.network.classifier.bias.grad[0] = 10.0  # type: ignore[index,union-attr]
+        (weight, *_) = (one for one in classifier.parameters() if one.ndim == 1)
+        assert weight.grad is not None
+        weight.grad[0] = 10.0
         classifier.configure_gradient_clipping(optimizer, clip)
         gradients = [weight.grad for weight in classifier.parameters() if weight.grad is not None]
         found = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
