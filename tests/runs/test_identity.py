@@ -1,6 +1,7 @@
 """What makes a run that run: choices, not the places of Python modules."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from signlang.runs.identity import (
     differences,
     fingerprint,
     name_of,
+    record,
+    sentence,
     settings_of,
+    state,
 )
 
 
@@ -97,3 +101,125 @@ def test_a_record_of_an_older_format_is_refused_with_both_ways_out(tmp_path: Pat
     (tmp_path / "record.json").write_text(json.dumps({"signlang": "0.1.0", "fingerprint": "f"}))
     with pytest.raises(RunError, match=r"is of format 1, .* study=NAME, .* overwrite=true"):
         RunFolder(tmp_path).record()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "net"),
+        (["seed=3", "batch_size=8"], "net,batch_size=8,seed=3"),
+        (["+b=1", "a=2"], "net,a=2,b=1"),
+        (["seed=3", "seed=4"], "net,seed=4"),
+        (["model=net", "model.width=2", "fold=1", "hydra.verbose=true"], "net,model.width=2"),
+        (["data=digits", "experiment=study"], "net,data=digits"),
+        (["data=study", "data.root=/x/y", "workers=2", "runs_dir=/r"], "net"),
+        (["augment.backgrounds='/a b/scenes'"], "net,augment.backgrounds=scenes"),
+        (["data.source.size=32", "model.weights=/w/x.pt"],
+         "net,data.source.size=32,model.weights=x.pt"),
+        (["trainer.max_epochs=5", "trainer=cpu"], "net,trainer=cpu,trainer.max_epochs=5"),
+        (["callbacks.images=null", "callbacks.one_cycle=null"], "net,callbacks.one_cycle=null"),
+        (["key=a=b"], "net,key=a=b"),
+    ],
+)  # fmt: skip
+def test_names_hold_what_was_chosen(overrides: list[str], name: str) -> None:
+    assert name_of("net", "study", overrides) == name
+
+
+def test_long_names_are_cut_and_stay_apart() -> None:
+    limit = ["x=" + "a" * 154]
+    assert len(name_of("net", "s", limit)) == 160
+    one, other = (name_of("net", "s", ["x=" + "a" * 200 + end]) for end in "bc")
+    assert one != other
+    assert len(one) == len(other) == 131
+    assert one.startswith("net,x=aaa")
+    assert one[120:123] == "..."
+    assert len(name_of("net", "s", ["x=" + "ß" * 78]).encode()) <= 255
+    assert "..." in name_of("net", "s", ["x=" + "ß" * 78])  # bytes count, not letters
+
+
+def test_places_and_comforts_are_no_part_of_a_run() -> None:
+    plain = chosen()
+    for key in ("study", "runs_dir", "cache_dir", "overwrite", "verbose", "workers", "logger",
+                "wanted_precision"):  # fmt: skip
+        assert chosen(**{key: "x"}) == plain
+    assert chosen(callbacks={"images": "x", "progress": {"a": 1}}) == plain
+    assert chosen(data={"root": "/x", "signers": "auto", "source": {"_target_": "a.b"}}) == plain
+    assert chosen(data={"stored_size": 32}) == {**plain, "data.stored_size": 32}
+    partial = {"_target_": "signlang.x.digits", "_partial_": True, "_convert_": "all"}
+    assert chosen(augment={"transforms": partial, "backgrounds": None}) == {
+        **plain, "augment.transforms": "signlang digits",
+    }  # fmt: skip
+
+
+def test_backgrounds_are_part_of_a_run_by_their_content(tmp_path: Path) -> None:
+    for name, content in (("one", b"1"), ("same", b"1"), ("other", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(content)
+    one, same, other = (
+        chosen(augment={"backgrounds": str(tmp_path / name)}) for name in ("one", "same", "other")
+    )
+    assert one == same != other
+
+
+def test_a_package_of_ones_own_is_known_by_all_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+    for package, inner in (("first_package", "1"), ("second_package", "1"), ("third_package", "2")):
+        (tmp_path / package / "deep").mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
+        (tmp_path / package / "deep" / "net.py").write_text(f"width = {inner}\n")
+        names.append(component_name(f"{package}.deep.net.Net"))
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("Net (")
+    assert component_name("no_such_package.Net") == "no_such_package.Net"
+    assert component_name("json.JSONDecoder") == "json.JSONDecoder"
+
+
+def test_a_record_holds_versions_settings_and_data() -> None:
+    data = {"fingerprint": "d", "images": 3}
+    made = record({"seed": 0}, data, seed=7)
+    assert made["fingerprint"] == fingerprint({"seed": 0}, "d") != fingerprint({"seed": 0}, "e")
+    assert len(made["fingerprint"]) == 32
+    assert (made["format"], made["data"], made["settings"], made["seed"]) == (
+        2, data, {"seed": 0}, 7,
+    )  # fmt: skip
+    assert made["packages"]["torch"] == version("torch")
+    assert made["started"].endswith("+00:00")
+    assert differences({"a": 1}, {"b": 2}) == ["a: 1 there, not set now", "b: not set there, 2 now"]
+    assert fingerprint({"a": 1, "b": 2}, "d") == fingerprint({"b": 2, "a": 1}, "d")
+
+
+def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
+    assert state(tmp_path) == "is not finished (0 epochs done)"
+    (tmp_path / "history.csv").write_text("epoch\n0\n")
+    assert state(tmp_path) == "is not finished (1 epoch done)"
+    (tmp_path / "history.csv").write_text("epoch\n0\n1\n")
+    log = tmp_path / "run.log"
+    log.write_text("2026-01-02 03:04:05 ERROR it failed\nTraceback\n2026-01-02 03:05:05 INFO on\n")
+    assert state(tmp_path) == "is not finished (2 epochs done)"
+    log.write_text("2026-01-02 03:04:05 INFO on\n2026-01-02 03:04:05 ERROR it failed\nTraceback\n")
+    assert state(tmp_path) == f"failed (see {log})"
+
+
+def test_missing_folds_come_with_the_commands_that_train_them() -> None:
+    overrides = ["model=cnn", "data.root='/my/signs'", "x='a b'", "fold=0", "runs_dir=old",
+                 "overwrite=true"]  # fmt: skip
+    made = {"settings": {"folds": 6}, "overrides": overrides}
+    missing = {3: "was not started", 1: "cannot be used: damaged", 5: "diverged: nan", 4: "failed",
+               9: "of another study"}  # fmt: skip
+    text = sentence(Path("there/s/cnn"), missing, made)
+    first, *commands = text.splitlines()
+    assert first == (
+        "there/s/cnn has 2 of 6 folds: fold 1 cannot be used: damaged; fold 3 was not started; "
+        "fold 4 failed; fold 5 diverged: nan; fold 9 of another study. Complete it with"
+    )
+    words = "python -m signlang.train -m model=cnn data.root=/my/signs 'x='\"'\"'a b'\"'\"''"
+    assert [command.strip() for command in commands] == [
+        f"{words} runs_dir=there fold=3,4",
+        f"{words} runs_dir=there overwrite=true fold=1",
+    ]
+    assert "runs_dir" not in sentence(Path("runs/s/cnn"), {0: "failed"}, made)
+    only = sentence(Path("runs/s/cnn"), {5: "diverged: nan"}, made)
+    assert only == "runs/s/cnn has 5 of 6 folds: fold 5 diverged: nan."
