@@ -14,6 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 DRAWINGS: Final = ("data/synthetic/", "studies/plots.py")  # numbers that only shape a drawing
+# `is` for `==` and the reverse differ where an interpreter does not share equal constants, not in
+# what the code means
+SAME_MEANING: Final = tuple(
+    f"core/ReplaceComparisonOperator_{pair}"
+    for pair in ("Is_Eq", "Eq_Is", "IsNot_NotEq", "NotEq_IsNot")
+)
 
 Position = tuple[int, int]  # line from 1, column from 0
 
@@ -78,7 +84,7 @@ def mutants_of(name: str, text: str, seed: int) -> list[Mutant]:
     equal: Counter[tuple[str, str]] = Counter()  # the same line twice is two places
     for operator_name in sorted(operator_names()):
         operator = _instance(get_operator(operator_name))
-        if operator is None:
+        if operator is None or operator_name in SAME_MEANING:
             continue
         for occurrence, (start, end) in enumerate(_positions(operator, tree)):
             if any(first <= start and end <= last for first, last in passive):
@@ -124,9 +130,11 @@ def _positions(operator: Any, tree: Any) -> list[tuple[Position, Position]]:
 
 
 def _passive_places(text: str) -> Iterator[tuple[Position, Position]]:
-    """Where types and arguments of decorators stand: they compute nothing."""
+    """Where types, arguments of decorators, and `strict=` of zip stand: they compute nothing."""
     for node in ast.walk(ast.parse(text)):
         nodes = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            nodes.append(node)
         for decorator in getattr(node, "decorator_list", []):
             nodes += getattr(decorator, "args", []) + getattr(decorator, "keywords", [])
         for one in nodes:
