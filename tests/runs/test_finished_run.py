@@ -54,7 +54,7 @@ def test_metrics_are_those_of_the_best_checkpoint_on_the_images(
     run: api.LoadedRun, subset: str
 ) -> None:
     files, labels = subset_of(run, subset)
-    probabilities = run.network.predict_images(files, [40, 32]).double().numpy()
+    probabilities = run.network.predict_images(files).double().numpy()
     found = run.metrics[subset]
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, probabilities.argmax(1)))
     macro = f1_score(labels, probabilities.argmax(1), average="macro")
@@ -69,7 +69,7 @@ def test_predictions_are_those_of_the_test_fold(run: api.LoadedRun) -> None:
     table = run.predictions
     assert [file.name for file in files] == [Path(path).name for path in table["path"]]
     assert [run.network.classes[label] for label in labels] == table["label"]
-    probabilities = run.network.predict_images(files, [40, 32]).numpy()
+    probabilities = run.network.predict_images(files).numpy()
     written = np.stack([table[f"p_{name}"] for name in run.network.classes], axis=1)
     np.testing.assert_allclose(written, probabilities, atol=1e-4)
     per_class = run.metrics["test"]["per_class_accuracy"]
@@ -135,10 +135,10 @@ def test_a_trained_run_knows_its_sizes_and_images(run: api.LoadedRun) -> None:
     assert loaded.image_size == 32
     assert loaded.signers == 6
     assert loaded.classes == ("A", "B", "ß")
-    assert len(loaded.part("test")) == 18
+    assert len(loaded.subset("test")) == 18
     stored = json.loads((run.path / "calibration.json").read_text("utf-8"))
     assert loaded.calibration.temperature == stored["temperature"]
-    assert loaded.calibration_error == stored["calibration_error"]["test"]
+    assert loaded.calibration.test_error == stored["calibration_error"]["test"]
     with pytest.raises(RunError, match=r"holds several runs: give one of fold=1\."):
         load_trained_run(run.path.parent)
     with pytest.raises(RunError, match="is no run folder"):

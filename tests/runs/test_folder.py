@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_images_are_those_of_a_subset(folder: RunFolder) -> None:
-    assert [row["path"] for row in folder.images()] == ["A/1.png", "B/2.png", "A/3.png"]
+    assert [row["path"] for row in folder.images] == ["A/1.png", "B/2.png", "A/3.png"]
     found = {name: folder.subset(name, ("A", "B")) for name in ("train", "validation", "test")}
     assert found == {
         "train": [("A/1.png", 0)],
@@ -45,7 +45,7 @@ def test_images_are_those_of_a_subset(folder: RunFolder) -> None:
 def test_a_damaged_table_is_told_as_such(folder: RunFolder, text: str) -> None:
     (folder.path / "data.csv").write_text(text)
     with pytest.raises(RunError, match=r"data\.csv is missing or damaged.*overwrite=true"):
-        folder.images()
+        list(folder.images)
 
 
 def test_a_run_is_finished_once_its_metrics_are_written(folder: RunFolder) -> None:

@@ -15,9 +15,7 @@ from signlang.runs.identity import (
     fingerprint,
     name_of,
     record,
-    sentence,
     settings_of,
-    state,
 )
 
 
@@ -189,37 +187,3 @@ def test_a_record_holds_versions_settings_and_data() -> None:
     assert made["started"].endswith("+00:00")
     assert differences({"a": 1}, {"b": 2}) == ["a: 1 there, not set now", "b: not set there, 2 now"]
     assert fingerprint({"a": 1, "b": 2}, "d") == fingerprint({"b": 2, "a": 1}, "d")
-
-
-def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
-    assert state(tmp_path) == "is not finished (0 epochs done)"
-    (tmp_path / "history.csv").write_text("epoch\n0\n")
-    assert state(tmp_path) == "is not finished (1 epoch done)"
-    (tmp_path / "history.csv").write_text("epoch\n0\n1\n")
-    log = tmp_path / "run.log"
-    log.write_text("2026-01-02 03:04:05 ERROR it failed\nTraceback\n2026-01-02 03:05:05 INFO on\n")
-    assert state(tmp_path) == "is not finished (2 epochs done)"
-    log.write_text("2026-01-02 03:04:05 INFO on\n2026-01-02 03:04:05 ERROR it failed\nTraceback\n")
-    assert state(tmp_path) == f"failed (see {log})"
-
-
-def test_missing_folds_come_with_the_commands_that_train_them() -> None:
-    overrides = ["model=cnn", "data.root='/my/signs'", "x='a b'", "fold=0", "runs_dir=old",
-                 "overwrite=true"]  # fmt: skip
-    made = {"settings": {"folds": 6}, "overrides": overrides}
-    missing = {3: "was not started", 1: "cannot be used: damaged", 5: "diverged: nan", 4: "failed",
-               9: "of another study"}  # fmt: skip
-    text = sentence(Path("there/s/cnn"), missing, made)
-    first, *commands = text.splitlines()
-    assert first == (
-        "there/s/cnn has 2 of 6 folds: fold 1 cannot be used: damaged; fold 3 was not started; "
-        "fold 4 failed; fold 5 diverged: nan; fold 9 of another study. Complete it with"
-    )
-    words = "python -m signlang.train -m model=cnn data.root=/my/signs 'x='\"'\"'a b'\"'\"''"
-    assert [command.strip() for command in commands] == [
-        f"{words} runs_dir=there fold=3,4",
-        f"{words} runs_dir=there overwrite=true fold=1",
-    ]
-    assert "runs_dir" not in sentence(Path("runs/s/cnn"), {0: "failed"}, made)
-    only = sentence(Path("runs/s/cnn"), {5: "diverged: nan"}, made)
-    assert only == "runs/s/cnn has 5 of 6 folds: fold 5 diverged: nan."
