@@ -158,6 +158,7 @@ class DataConfig(Config):
     """A data set."""
 
     name: Text
+    source: Component
     root: ExistingPath | None = None
     signers: Text | None = None
     on_bad_image: Literal["error", "exclude"]
@@ -179,11 +180,12 @@ class SplitConfig(Config):
 class AugmentConfig(Config):
     """Random transforms of training images."""
 
+    transforms: Component
     backgrounds: ExistingPath | None = None
     background_weight: Share | None = None
 
 
-class TrainerConfig(Config):
+class TrainerConfig(Component):
     """Options of Lightning's Trainer."""
 
     max_epochs: Count

@@ -30,6 +30,7 @@ WRONG = {
     "data.root=/nowhere": "data.root=/nowhere: there is no such file or folder.",
     "model.weights=w.pt": "model.weights=w.pt: there is no such file or folder.",
     "model=timm": "model.architecture is missing",
+    "augment.transforms._target_=mine": "augment.transforms._target_=mine: it must be the dotted",
     "nonsense": "data.root=nonsense: there is no such file or folder",
 }
 
