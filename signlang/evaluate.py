@@ -16,9 +16,11 @@ def evaluate(cfg: DictConfig) -> Path:
     from signlang import validation
 
     validation.check_evaluate_config(cfg)  # in milliseconds: before images are read
-    from signlang.evaluation import evaluator, report, writer
+    from signlang.evaluation import evaluator
 
     found = evaluator.evaluate_network(cfg)
+    from signlang.evaluation import report, writer  # matplotlib, once there is something to draw
+
     out = writer.output_folder(cfg, found)
     writer.write_evaluation(found, cfg, out)
     report.evaluation_page(found).write(out)
