@@ -60,6 +60,7 @@ def test_metrics_are_those_of_the_best_checkpoint_on_the_images(
 ) -> None:
     files, labels = subset_of(run, subset)
     probabilities = run.network.predict_images(files).double().numpy()
+    probabilities /= probabilities.sum(1, keepdims=True)  # of 32 bits
     found = run.metrics[subset]
     assert 0 < found["accuracy"] < 1
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, probabilities.argmax(1)))
@@ -168,7 +169,7 @@ def test_a_finished_run_is_read_and_not_trained_again(run: api.LoadedRun, words:
         (lambda m, r: m["test"].update(accuracy=1.1), r"test\.accuracy"),
         (lambda m, r: m["test"].update(macro_f1=-0.1), r"test\.macro_f1"),
         (lambda m, r: m["cost"].update(flops=True), r"cost\.flops"),
-        (lambda m, r: m.update(validation=3), r"validation\.accuracy"),
+        (lambda m, r: m.update(validation=3), "validation=3"),
         (lambda m, r: r.update(overrides="x"), "overrides"),
         (lambda m, r: r["data"].pop("test"), r"data\.test"),
         (lambda m, r: m.update(fingerprint="other"), "are of different runs"),

@@ -97,9 +97,11 @@ def test_overwriting_deletes_everything_but_the_lock_and_what_links_point_to(
     (folder.path / "checkpoints").mkdir()
     folder.best.touch()
     folder.last.touch()
-    with folder.locked():
-        folder.start(record(), overwrite=True)
-        assert {path.name for path in folder.path.iterdir()} <= {".lock", "record.json"}
+    with pytest.raises(RunError, match="outside of its run folder"), folder.locked():
+        pass
+    (folder.path / ".lock").touch()
+    folder.start(record(), overwrite=True)
+    assert {path.name for path in folder.path.iterdir()} == {".lock", "record.json"}
     assert folder.record() == record()
     assert (tmp_path / "precious" / "x").is_file()
     assert "deleting the contents of" in caplog.text
