@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,3 +111,16 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     assert result.code == 0, result.err
     (bundle,) = (place / "bundles").iterdir()
     return bundle, result
+
+
+@pytest.fixture(scope="session")
+def opened() -> Counter[str]:
+    """How often each file was opened for reading; an audit hook stays until the process ends."""
+    counts: Counter[str] = Counter()
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str) and "w" not in str(arguments[1]):
+            counts[arguments[0]] += 1
+
+    sys.addaudithook(count)
+    return counts

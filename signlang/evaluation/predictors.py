@@ -15,7 +15,7 @@ from signlang.data.image_io import resize_batch
 from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
 from signlang.metrics.calibration import Calibration, apply_temperature
-from signlang.runs.results import read_class_names, read_finished_run
+from signlang.runs.results import Run, read_class_names, read_finished_run
 from signlang.validation import NORMALIZATIONS
 
 if TYPE_CHECKING:  # it imports torch
@@ -64,29 +64,28 @@ def find_network(cfg: DictConfig) -> tuple[tuple[str, ...], Callable[[], BatchPr
         SignlangError: If there is none, or it cannot be used.
     """
     if cfg.run is not None:
-        path = Path(str(cfg.run)).expanduser()
-        classes = read_class_names(read_finished_run(path).path)
-        return classes, partial(run_predictor, path, trust=cfg.trust)
+        run = read_finished_run(Path(str(cfg.run)).expanduser())
+        return read_class_names(run.path), partial(run_predictor, run, trust=cfg.trust)
     if cfg.bundle is not None:
         bundle = bundle_predictor(Path(str(cfg.bundle)).expanduser())
         return bundle.classes, lambda: bundle
     return read_classes(Path(str(cfg.classes)).expanduser()), partial(weights_predictor, cfg)
 
 
-def run_predictor(path: Path, *, trust: bool = False) -> BatchPredictor:
+def run_predictor(finished: Run, *, trust: bool = False) -> BatchPredictor:
     """The best checkpoint of a finished run.
 
     Raises:
-        RunError: If there is no finished run, or its checkpoint is damaged.
+        RunError: If its checkpoint is damaged.
     """
     from signlang.runs import trained_run
 
-    run = trained_run.load_trained_run(path, trust=trust)
-    here = path.resolve()
+    run = trained_run.load_network(finished, trust=trust)
+    here = run.path.resolve()
     return BatchPredictor(
         kind="run",
         name=f"{here.parent.name},{here.name}",
-        path=path,
+        path=run.path,
         classes=run.classes,
         sides=run.sides,
         judge=network_outputs(run.classifier),

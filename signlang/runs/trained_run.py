@@ -99,15 +99,25 @@ def load_trained_run(
     Raises:
         RunError: If there is no finished run, it is damaged, or names unknown code.
     """
-    run = read_finished_run(path)
+    return load_network(read_finished_run(path), trust=trust, nodes=nodes)
+
+
+def load_network(
+    run: Run, *, trust: bool = False, nodes: Mapping[str, Any] | None = None
+) -> TrainedRun:
+    """Load the best checkpoint of a run that has been read; see `load_trained_run`.
+
+    Raises:
+        RunError: If the checkpoint is missing or damaged, or names unknown code.
+    """
     from signlang.models.classifier import load_classifier  # torch, once there is a run
 
     resolve = import_target if trust or nodes else import_listed
     own = dict(nodes or {})
-    kind = str(own.pop(TARGET, "") or _module_target(path))
+    kind = str(own.pop(TARGET, "") or _module_target(run.path))
     model = load_classifier(run.folder.best, resolve=resolve, kind=kind, nodes=own)
-    stored = read_calibration(path)
-    trained = TrainedRun(path, run.metrics, run.record, run.history, model, stored)
+    stored = read_calibration(run.path)
+    trained = TrainedRun(run.path, run.metrics, run.record, run.history, model, stored)
     model.stored_sizes = trained.sides[:-1]
     return trained
 

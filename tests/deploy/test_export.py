@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -394,19 +393,6 @@ def test_drawn_images_or_moved_ones_will_do(
     export(wished(run, f"out={out / 'b'}", f"images={tiny}", "verify=4", "overwrite=true"))
     assert load_bundle(out / "b").info["verified"]["images"] == 4
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip", "c"]
-
-
-@pytest.fixture(scope="module")
-def opened() -> Counter[str]:
-    """How often each file was opened for reading; an audit hook stays until the process ends."""
-    counts: Counter[str] = Counter()
-
-    def count(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str) and "w" not in (arguments[1] or ""):
-            counts[arguments[0]] += 1
-
-    sys.addaudithook(count)
-    return counts
 
 
 @pytest.mark.usefixtures("configuration")

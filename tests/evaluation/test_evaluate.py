@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,16 @@ def test_names_that_differ_in_case_are_the_same_and_files_are_known_again(
     assert metrics["images"]["trained_on"] == 21  # by content, whatever they are called
     assert "21 of these 36 images were trained on" in caplog.text
     assert not (place / "out" / "per_signer.csv").exists()
+
+
+def test_a_run_is_read_once(run: Path, tiny: Path, place: Path, opened: Counter[str]) -> None:
+    opened.clear()
+    evaluated(place, f"run={run}", f"data.root={tiny}", "wanted_precision=0.9")  # calibrated again
+    names = (
+        "metrics.json", "record.json", "data.csv", "classes.json", "history.csv",
+        "calibration.json", "checkpoints/best.ckpt",
+    )  # fmt: skip
+    assert {name: opened[str(run / name)] for name in names} == dict.fromkeys(names, 1)
 
 
 @pytest.fixture
