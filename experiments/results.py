@@ -19,9 +19,9 @@ from signlang.errors import SignlangError
 from signlang.files import atomic_write, read_csv, write_between, write_csv
 from signlang.reporting.page import markdown
 from signlang.reporting.plots import png_bytes
-from signlang.studies import comparison, leaderboard, ranking, sections, verdicts
+from signlang.studies import comparison, leaderboard, sections, verdicts
 from signlang.studies.leaderboard_columns import COLUMNS, chosen, csv_cell
-from signlang.studies.ranking import Ranking, Row
+from signlang.studies.ranking import Ranking, Row, rank_settings
 from signlang.studies.study import read_study
 
 FIGURES: Final = ("cost", "factors", "curves", "confusion", "reliability")
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         collect(
             arguments.folder,
-            [ranking.rank_settings(read_study(study)) for study in arguments.studies],
+            [rank_settings(read_study(study)) for study in arguments.studies],
         )
     except SignlangError as error:
         sys.exit(str(error))
@@ -62,11 +62,11 @@ def collect(folder: Path, rankings: Sequence[Ranking]) -> None:
         write_between(folder / "README.md", result.study.name, text)
 
 
-def _write_figures(folder: Path, standings: Ranking) -> None:
+def _write_figures(folder: Path, ranking: Ranking) -> None:
     folder.mkdir(exist_ok=True)
-    for image in comparison.report_page(standings).images():
+    for image in comparison.report_page(ranking).images():
         if image.name in FIGURES and isinstance(image.image, Figure):  # no photographs
-            with atomic_write(folder / f"{standings.study.name}-{image.name}.png") as file:
+            with atomic_write(folder / f"{ranking.study.name}-{image.name}.png") as file:
                 file.write_bytes(png_bytes(image.image))
 
 
@@ -91,22 +91,22 @@ def _published(folder: Path) -> Published:
             for row in read_csv(folder / "published.csv")}  # fmt: skip
 
 
-def _section(standings: Ranking, published: Published) -> Iterator[str]:
-    study = standings.study
+def _section(ranking: Ranking, published: Published) -> Iterator[str]:
+    study = ranking.study
     yield f"\n### `{study.name}`\n"
-    names = sections.fold_assignments(row.setting for row in standings.rows)
+    names = sections.fold_assignments(row.setting for row in ranking.rows)
     costs = [column.title for column in chosen(COSTS)]
     header = [COLUMNS["label"].title, leaderboard.FOLDS_AND_MEAN, "published", *costs, "s a fold"]
-    for dealing, name in names.items():
+    for assignment, name in names.items():
         yield f"{name[:1].upper()}{name[1:]}:\n"
         yield f"| {' | '.join(header)} |"
         yield f"|{'---|' * 3}{'---:|' * (len(header) - 3)}"
-        for row in standings.rows:
-            if row.setting.dealing == dealing:
+        for row in ranking.rows:
+            if row.setting.fold_assignment == assignment:
                 value = published.get((study.name, row.setting.name), "")
                 yield f"| {' | '.join(_cells(row, value))} |"
         yield ""
-    yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(standings))
+    yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(ranking))
     runs = [run for setting in study.settings for run in setting.runs]
     devices = "; ".join(sorted({str(run.record["device"]) for run in runs}))
     torch = "; ".join(sorted({str(run.record["packages"]["torch"]) for run in runs}))

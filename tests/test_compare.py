@@ -279,10 +279,10 @@ def test_incomplete_settings_are_marked_and_come_last(study: Path) -> None:
 def test_one_common_fold_has_no_test_over_folds(study: Path) -> None:
     for fold in (1, 2):
         shutil.rmtree(setting_of(study) / f"fold={fold}")
-    standings = comparison.compare_study(study, allow_incomplete=True)
-    assert standings.rows[1].p is None
-    assert standings.rows[1].p_mcnemar is not None
-    told = verdicts.sentences(standings)
+    ranking = comparison.compare_study(study, allow_incomplete=True)
+    assert ranking.rows[1].p is None
+    assert ranking.rows[1].p_mcnemar is not None
+    told = verdicts.sentences(ranking)
     assert any("fewer than two finished folds" in sentence for sentence in told)
 
 
@@ -464,30 +464,30 @@ def test_folders_without_runs_are_explained(study: Path) -> None:
 def test_sorting_keeps_the_ranks(study: Path) -> None:
     with pytest.raises(SettingError, match=r"acuracy: there is no such column. Did you mean accu"):
         comparison.compare_study(study, sort="acuracy")
-    standings = comparison.compare_study(study, sort="optimizer.lr")
+    ranking = comparison.compare_study(study, sort="optimizer.lr")
     lines = rows_of(study / "leaderboard.csv")
-    assert list(lines[0]) == list(leaderboard_columns.csv_columns(standings.study))
+    assert list(lines[0]) == list(leaderboard_columns.csv_columns(ranking.study))
     assert [float(line["optimizer.lr"]) for line in lines] == [0.001, 0.01]
     by_rank = sorted(lines, key=lambda line: int(line["rank"]))
-    assert [line["setting"] for line in by_rank] == [row.setting.name for row in standings.rows]
+    assert [line["setting"] for line in by_rank] == [row.setting.name for row in ranking.rows]
 
 
 def test_splits_stand_side_by_side(trained: Path, study: Path) -> None:
     copy_settings(trained, study, "split=signer")
-    standings = comparison.compare_study(study)
-    assert [row.setting.split for row in standings.rows[:2]] != ["stratified", "signer"]
-    assert {(row.setting.split, row.best.split) for row in standings.rows} == {
+    ranking = comparison.compare_study(study)
+    assert [row.setting.split for row in ranking.rows[:2]] != ["stratified", "signer"]
+    assert {(row.setting.split, row.best.split) for row in ranking.rows} == {
         ("stratified", "stratified"), ("signer", "signer"),
     }  # fmt: skip
     assert [line["rank"] for line in rows_of(study / "leaderboard.csv")] == ["1", "2", "1", "2"]
-    assert len(standings.pairs) == 2
-    for pair in standings.pairs:
+    assert len(ranking.pairs) == 2
+    for pair in ranking.pairs:
         assert (pair.random.split, pair.apart.split) == ("stratified", "signer")
         difference = pair.random.predictions.correct.mean() - pair.apart.predictions.correct.mean()
         assert pair.difference == pytest.approx(difference)
         assert pair.low <= pair.difference <= pair.high
         assert "split" not in pair.label
-    told = "\n".join(verdicts.sentences(standings))
+    told = "\n".join(verdicts.sentences(ranking))
     assert told.count("Random folds") == 2
     assert "not ranked against each other" in told
     assert "would tell" not in told

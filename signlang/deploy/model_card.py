@@ -62,12 +62,12 @@ def _first_weights(settings: Mapping[str, Any]) -> str:
     return "ImageNet" if settings.get("model.pretrained") else "random"
 
 
-def cost(run: TrainedRun, found: ExportMeasurements) -> Section:
+def cost(run: TrainedRun, measured: ExportMeasurements) -> Section:
     """What it takes to run it."""
     cost = run.metrics["cost"]
     rows: Rows = [
-        [name, Number(f"{found.size_mb[name]:.2f}"), Number(f"{found.latency_ms[name]:.2f}")]
-        for name in found.size_mb
+        [name, Number(f"{measured.size_mb[name]:.2f}"), Number(f"{measured.latency_ms[name]:.2f}")]
+        for name in measured.size_mb
     ]
     text = (
         f"{cost['parameters']:,} parameters; {cost['flops'] / 1e6:,.1f} million FLOPs for a "
@@ -79,15 +79,16 @@ def cost(run: TrainedRun, found: ExportMeasurements) -> Section:
 
 def interface(run: TrainedRun, info: Mapping[str, Any]) -> Section:
     """What goes in and what comes out."""
-    made = info["preprocessing"]
-    sides = ", then ".join(f"{side} x {side}" for side in made["sides"])
+    preprocessing = info["preprocessing"]
+    sides = ", then ".join(f"{side} x {side}" for side in preprocessing["sides"])
     return Section(
         "Input and output",
         [
             Text(
                 "Input images: uint8 (N, H, W, 3), RGB, upright, of any size; transparent parts "
-                f"on white. The graph squeezes them to {sides}, subtracts {made['mean']} and "
-                f"divides by {made['std']} (of values 0 to 1). Output probabilities: float32 "
+                f"on white. The graph squeezes them to {sides}, subtracts "
+                f"{preprocessing['mean']} and divides by {preprocessing['std']} (of values 0 to "
+                "1). Output probabilities: float32 "
                 f"(N, {len(run.classes)}), in the order of classes.json."
             )
         ],
@@ -132,7 +133,7 @@ NOT_FOR: Final = (
 )
 
 
-def card(run: TrainedRun, found: ExportMeasurements, info: Mapping[str, Any]) -> Page:
+def card(run: TrainedRun, measured: ExportMeasurements, info: Mapping[str, Any]) -> Page:
     """Put the card together."""
     test = run.metrics["test"]
     others = _cross_validation(run)
@@ -140,15 +141,15 @@ def card(run: TrainedRun, found: ExportMeasurements, info: Mapping[str, Any]) ->
         "accuracy on its test fold": f"{test['accuracy']:.4f}",
         "classes": f"{len(run.classes)}",
         "images": f"{run.record['data']['images']:,}",
-        "size": f"{found.size_mb['fp32']:.1f} MB",
-        "time per image": f"{found.latency_ms['fp32']:.1f} ms",
+        "size": f"{measured.size_mb['fp32']:.1f} MB",
+        "time per image": f"{measured.latency_ms['fp32']:.1f} ms",
     }
     sections = [
         Section("Intended use", [Text(USE), Text(NOT_FOR)]),
-        _accuracy(run, found, others),
+        _accuracy(run, measured, others),
         _confidence(run),
         data(run),
-        cost(run, found),
+        cost(run, measured),
         interface(run, info),
         origin(run),
     ]
@@ -174,33 +175,33 @@ def _cross_validation(run: TrainedRun) -> list[CrossValidation]:
 
 def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
     """What somebody must know before relying on the accuracy."""
-    split, said = run.metrics["split"], []
+    split, texts = run.metrics["split"], []
     if split == "stratified":
-        said.append(
+        texts.append(
             "Its test fold was dealt at random: the same people, and often nearly the same "
             "images, were in training. Strangers' hands are read worse, as a rule."
         )
     apart = [one for one in others if one.split == "signer"]
     if apart:
-        said.append(
+        texts.append(
             f"On people who were not in training, networks made in the same way reach "
             f"{apart[0].mean:.4f} (mean of {apart[0].finished} folds)."
         )
     elif split != "signer":
-        said.append("How well it reads people who were not in training has not been measured.")
+        texts.append("How well it reads people who were not in training has not been measured.")
     if run.metrics["protocol"] == "validation=fold":
-        said.append(
+        texts.append(
             "The test fold also picked the checkpoint: its accuracy is too high, by an unknown "
             "amount."
         )
-    said += [
+    texts += [
         f"All its images are of the data set {run.metrics['data']}, of {_people(run)}. Other "
         "cameras, light, backgrounds, skin colours, jewellery and ages are untested.",
         "Images are squeezed to a square. Cut them to the hand, with about as much around it as "
         "in the training images.",
         "Signs that need movement are beyond it.",
     ]
-    return said
+    return texts
 
 
 def _people(run: TrainedRun) -> str:
@@ -210,7 +211,7 @@ def _people(run: TrainedRun) -> str:
 
 
 def _accuracy(
-    run: TrainedRun, found: ExportMeasurements, others: Sequence[CrossValidation]
+    run: TrainedRun, measured: ExportMeasurements, others: Sequence[CrossValidation]
 ) -> Section:
     test, tested = run.metrics["test"], int(run.record["data"]["test"])
     low, high = wilson_interval(round(test["accuracy"] * tested), tested)
@@ -225,16 +226,16 @@ def _accuracy(
     blocks: list[Text | ImageBlock | Table] = [
         Table("Accuracy; of several folds, ± two standard deviations", header, rows)
     ]
-    if found.int8_loss is not None:
+    if measured.int8_loss is not None:
         blocks.append(
             Text(
-                f"With 8-bit numbers ({found.quantized}) it recognises "
-                f"{found.accuracy('int8'):.4f} of the test fold instead of "
-                f"{found.accuracy('fp32'):.4f}."
+                f"With 8-bit numbers ({measured.quantized}) it recognises "
+                f"{measured.accuracy('int8'):.4f} of the test fold instead of "
+                f"{measured.accuracy('fp32'):.4f}."
             )
         )
-    if found.probabilities is not None:
-        blocks += _confusion(run, found)
+    if measured.probabilities is not None:
+        blocks += _confusion(run, measured)
     return Section("Accuracy", blocks)
 
 
@@ -242,26 +243,26 @@ def _row(text: str, images: int, accuracy: str, low: float, high: float) -> Sequ
     return [text, images, Number(accuracy), Number(f"{low:.4f} to {high:.4f}")]
 
 
-def _confusion(run: TrainedRun, found: ExportMeasurements) -> list[Text | ImageBlock | Table]:
+def _confusion(run: TrainedRun, measured: ExportMeasurements) -> list[Text | ImageBlock | Table]:
     import numpy as np
 
     rows = run.subset("test")
-    assert found.probabilities is not None
-    judged = Predictions(
+    assert measured.probabilities is not None
+    predictions = Predictions(
         run.classes,
         tuple(path for path, _ in rows),
         trained_run.label_array(rows),
-        found.probabilities.astype(np.float64),
+        measured.probabilities.astype(np.float64),
         np.full(len(rows), run.metrics["fold"]),
         None,
     )
-    wrong = int((~judged.correct).sum())
+    wrong = int((~predictions.correct).sum())
     alt = f"Confusion matrix: {wrong} of {len(rows)} images of the test fold judged wrongly."
     caption = "What was taken for what, on the test fold"
     blocks: list[Text | ImageBlock | Table] = [
-        ImageBlock("confusion", alt, plots.confusion_figure(judged), caption)
+        ImageBlock("confusion", alt, plots.confusion_figure(predictions), caption)
     ]
-    weak = [one for one in classification.recalls(judged) if one.correct < one.count][:10]
+    weak = [one for one in classification.recalls(predictions) if one.correct < one.count][:10]
     if weak:
         table: Rows = [
             _row(one.name, one.count, f"{one.correct / one.count:.4f}", one.low, one.high)
@@ -273,8 +274,8 @@ def _confusion(run: TrainedRun, found: ExportMeasurements) -> list[Text | ImageB
 
 
 def _confidence(run: TrainedRun) -> Section:
-    made, error = run.calibration, run.calibration.test_error
-    if not made.images:
+    calibration, error = run.calibration, run.calibration.test_error
+    if not calibration.images:
         return Section(
             "Confidence",
             [
@@ -284,7 +285,8 @@ def _confidence(run: TrainedRun) -> Section:
             ],
         )
     text = (
-        f"Logits are divided by {made.temperature:.4g}, fitted on {made.images} validation images."
+        f"Logits are divided by {calibration.temperature:.4g}, fitted on {calibration.images} "
+        "validation images."
     )
     if error:
         text += (
@@ -292,9 +294,10 @@ def _confidence(run: TrainedRun) -> Section:
             f"{error['after']:.4f} after it."
         )
     below = (
-        f"A guess of a probability below {made.reject_threshold:.4g} is better called unknown: "
-        f"of the others, {made.wanted_precision:.0%} should be right, on images like these."
-        if made.reject_threshold is not None
-        else f"No threshold makes {made.wanted_precision:.0%} of the guesses right."
+        f"A guess of a probability below {calibration.reject_threshold:.4g} is better called "
+        f"unknown: of the others, {calibration.wanted_precision:.0%} should be right, on images "
+        "like these."
+        if calibration.reject_threshold is not None
+        else f"No threshold makes {calibration.wanted_precision:.0%} of the guesses right."
     )
     return Section("Confidence", [Text(text), Text(below)])

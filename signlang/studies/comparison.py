@@ -14,10 +14,10 @@ from signlang.metrics import factor_effects
 from signlang.reporting import page
 from signlang.reporting.formatting import p_cell, with_spread
 from signlang.reporting.page import ImageBlock, Notes, Number, Page, Rows, Section, Table, Text
-from signlang.studies import leaderboard, ranking, sections, tensorboard, verdicts
+from signlang.studies import leaderboard, sections, tensorboard, verdicts
 from signlang.studies import plots as study_plots
 from signlang.studies.leaderboard_columns import EACH_FOLD, RANK, REPORT, chosen
-from signlang.studies.ranking import Ranking
+from signlang.studies.ranking import Ranking, rank_settings
 from signlang.studies.study import Study, read_study
 
 NO_GRID: Final = (
@@ -27,9 +27,9 @@ NO_GRID: Final = (
 )
 
 
-def effects(standings: Ranking) -> Section | None:
+def effects(ranking: Ranking) -> Section | None:
     """What each factor does, for studies with two factors or more."""
-    study = standings.study
+    study = ranking.study
     if len(study.factors) < 2:
         return None
     # the levels in the order of their size, not of their success
@@ -130,10 +130,10 @@ FIGURES: Final = re.compile(
 )  # fmt: skip
 
 
-def report_page(standings: Ranking) -> Page:
+def report_page(ranking: Ranking) -> Page:
     """The report of a study; `Page.write` replaces that of an earlier comparison."""
-    study = standings.study
-    best = standings.rows[0]
+    study = ranking.study
+    best = ranking.rows[0]
     runs = sum(len(setting.runs) for setting in study.settings)
     tiles = {
         "settings": f"{len(study.settings):,}",
@@ -145,14 +145,14 @@ def report_page(standings: Ranking) -> Page:
     }
     made = [
         sections.compared(study),
-        sections.leaderboard(standings),
-        sections.splits(standings.pairs),
-        sections.cost(standings),
-        effects(standings),
-        sections.curves(standings),
-        sections.confusion(standings),
-        sections.mistakes(standings),
-        sections.reliability(standings),
+        sections.leaderboard(ranking),
+        sections.splits(ranking.pairs),
+        sections.cost(ranking),
+        effects(ranking),
+        sections.curves(ranking),
+        sections.confusion(ranking),
+        sections.mistakes(ranking),
+        sections.reliability(ranking),
         sections.provenance_rows(study),
         glossary_section(),
     ]
@@ -160,10 +160,10 @@ def report_page(standings: Ranking) -> Page:
         name="report",
         title=f"Study {study.name}",
         lead=f"Written by signlang {__version__}. The best setting is {best.label}, "
-        f"{sections.fold_assignments([best.setting])[best.setting.dealing]}.",
+        f"{sections.fold_assignments([best.setting])[best.setting.fold_assignment]}.",
         tiles=tiles,
         notes=[
-            Notes("Verdicts", verdicts.sentences(standings)),
+            Notes("Verdicts", verdicts.sentences(ranking)),
             Notes("What is missing", list(map(str, study.incomplete)), is_warning=True),
         ],
         sections=[section for section in made if section is not None],
@@ -199,9 +199,9 @@ def compare_study(
     leaderboard.check_column(sort, study)
     if study.incomplete and not allow_incomplete:
         raise RunError(_incomplete(study))
-    standings = ranking.rank_settings(study)
-    write_comparison(standings, out, sort)
-    leaderboard.show_leaderboard(standings, sort)
+    ranking = rank_settings(study)
+    write_comparison(ranking, out, sort)
+    leaderboard.show_leaderboard(ranking, sort)
     console.show_table(
         "written",
         {
@@ -211,10 +211,10 @@ def compare_study(
             "dashboards": f"tensorboard --logdir {out / tensorboard.FOLDER}",
         },
     )
-    return standings
+    return ranking
 
 
-def write_comparison(standings: Ranking, out: Path, sort: str = RANK) -> None:
+def write_comparison(ranking: Ranking, out: Path, sort: str = RANK) -> None:
     """Write everything into a folder.
 
     Raises:
@@ -233,11 +233,11 @@ def write_comparison(standings: Ranking, out: Path, sort: str = RANK) -> None:
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        leaderboard.write_leaderboard(standings, out, sort)
-        leaderboard.write_markdown(standings, out, sort)
-        leaderboard.write_predictions(standings.study, out)
-        tensorboard.write_tensorboard(standings, out)
-        report_page(standings).write(out)
+        leaderboard.write_leaderboard(ranking, out, sort)
+        leaderboard.write_markdown(ranking, out, sort)
+        leaderboard.write_predictions(ranking.study, out)
+        tensorboard.write_tensorboard(ranking, out)
+        report_page(ranking).write(out)
         log.info("report: %s", out / "report.html")
     except OSError as error:
         file = error.filename2 or error.filename or out

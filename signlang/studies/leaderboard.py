@@ -40,28 +40,28 @@ def check_column(sort: str, study: Study) -> None:
         raise SettingError(f"sort={sort}: there is no such column. {suggestion(sort, known)}")
 
 
-def ranked(standings: Ranking, sort: str = RANK) -> list[tuple[Row, Line]]:
+def ranked(ranking: Ranking, sort: str = RANK) -> list[tuple[Row, Line]]:
     """Each row with its line of `leaderboard.csv`; settings that share their folds stay together.
 
     Args:
-        standings: The rows.
+        ranking: The rows.
         sort: A column; what is missing comes last.
     """
-    columns = csv_columns(standings.study)
+    columns = csv_columns(ranking.study)
     lines = [
-        (row, {key: column.value(row) for key, column in columns.items()}) for row in standings.rows
+        (row, {key: column.value(row) for key, column in columns.items()}) for row in ranking.rows
     ]
     if sort != RANK:  # which may tie, but is in order already
         falling = columns[sort].higher_is_better
         lines.sort(key=lambda pair: _place(pair[1][sort], falling=falling))
-    order = list(dict.fromkeys(row.setting.dealing for row in standings.rows))
-    return sorted(lines, key=lambda pair: order.index(pair[0].setting.dealing))
+    order = list(dict.fromkeys(row.setting.fold_assignment for row in ranking.rows))
+    return sorted(lines, key=lambda pair: order.index(pair[0].setting.fold_assignment))
 
 
-def write_leaderboard(standings: Ranking, out: Path, sort: str = RANK) -> None:
+def write_leaderboard(ranking: Ranking, out: Path, sort: str = RANK) -> None:
     """Write `leaderboard.csv`, a row for each setting, nothing where a value is not known."""
-    lines = ([csv_cell(value) for value in line.values()] for _, line in ranked(standings, sort))
-    write_csv(out / "leaderboard.csv", list(csv_columns(standings.study)), lines)
+    lines = ([csv_cell(value) for value in line.values()] for _, line in ranked(ranking, sort))
+    write_csv(out / "leaderboard.csv", list(csv_columns(ranking.study)), lines)
 
 
 def write_predictions(study: Study, out: Path) -> None:
@@ -117,51 +117,51 @@ NOTES: Final = (
 )
 
 
-def write_markdown(standings: Ranking, out: Path, sort: str = RANK) -> None:
+def write_markdown(ranking: Ranking, out: Path, sort: str = RANK) -> None:
     """Write `leaderboard.md`."""
-    text = "\n".join(_markdown(standings, sort)) + "\n"
+    text = "\n".join(_markdown(ranking, sort)) + "\n"
     with atomic_write(out / "leaderboard.md") as temporary:
         temporary.write_text(text, "utf-8", errors="replace")
 
 
-def show_leaderboard(standings: Ranking, sort: str = RANK) -> None:
+def show_leaderboard(ranking: Ranking, sort: str = RANK) -> None:
     """Show a table for each way to assign folds, and what the tests say; nothing if quiet."""
     columns = chosen(TERMINAL)
     headings = [column.heading for column in columns]
-    for name, rows in _sections(standings, sort):
+    for name, rows in _sections(ranking, sort):
         cells = [[column.narrow_text(row) for column in columns] for row in rows]
-        console.show_columns(f"{standings.study.name}: {name}", headings, cells, flexible=1)
-    if any(row.setting.missing for row in standings.rows):
+        console.show_columns(f"{ranking.study.name}: {name}", headings, cells, flexible=1)
+    if any(row.setting.missing for row in ranking.rows):
         console.show_lines(["* not all folds are finished"])
-    console.show_lines([f"- {sentence}" for sentence in verdicts.sentences(standings)])
+    console.show_lines([f"- {sentence}" for sentence in verdicts.sentences(ranking)])
 
 
-def _sections(standings: Ranking, sort: str) -> Iterator[tuple[str, Rows]]:
+def _sections(ranking: Ranking, sort: str) -> Iterator[tuple[str, Rows]]:
     """Settings that share their folds, with what they share in words."""
-    names = sections.fold_assignments(row.setting for row in standings.rows)
-    rows = [row for row, _ in ranked(standings, sort)]
-    for dealing, members in groupby(rows, key=lambda row: row.setting.dealing):
-        yield names[dealing], list(members)
+    names = sections.fold_assignments(row.setting for row in ranking.rows)
+    rows = [row for row, _ in ranked(ranking, sort)]
+    for assignment, members in groupby(rows, key=lambda row: row.setting.fold_assignment):
+        yield names[assignment], list(members)
 
 
-def _markdown(standings: Ranking, sort: str) -> Iterator[str]:
-    study = standings.study
+def _markdown(ranking: Ranking, sort: str) -> Iterator[str]:
+    study = ranking.study
     yield f"# Leaderboard of {markdown(study.name)}\n"
     count = f"{len(study.settings)} setting{'s' * (len(study.settings) != 1)}"
     factors = f", which differ in {', '.join(study.factors)}" if study.factors else ""
     yield f"{count}{markdown(factors)}. Written by `signlang.compare` {__version__}."
     columns = chosen(MARKDOWN)
     titles = [FOLDS_AND_MEAN if c.key == "accuracy" else c.title for c in columns]
-    for name, rows in _sections(standings, sort):
+    for name, rows in _sections(ranking, sort):
         yield f"\n## {markdown(name[:1].upper() + name[1:])}\n"
         yield f"{markdown(_compared(rows[0]))}\n"
         yield f"| {' | '.join(titles)} |"
         yield f"|{'---:|'}---|{'---:|' * (len(titles) - 2)}"
         yield from (f"| {' | '.join(_published(row, columns))} |" for row in rows)
-    if any(row.setting.missing for row in standings.rows):
+    if any(row.setting.missing for row in ranking.rows):
         yield "\n\\* not all folds are finished."
     yield "\n## What the tests say\n"
-    yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(standings))
+    yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(ranking))
     yield from _missing(study)
     yield "\n## How to read it\n"
     yield from (f"- {markdown(note)}" for note in NOTES)

@@ -157,16 +157,16 @@ def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point
         settings: The best first.
         labels: Short name of each by its name.
     """
-    dealings = list(dict.fromkeys(setting.dealing for setting in settings))
+    assignments = list(dict.fromkeys(setting.fold_assignment for setting in settings))
     found: dict[tuple[object, ...], Point] = {}
     for setting in settings:
         costs = {cost: setting.mean(cost) for cost in COSTS}
-        key = (setting.dealing, setting.model, costs["parameters"], costs["flops"])
+        key = (setting.fold_assignment, setting.model, costs["parameters"], costs["flops"])
         if key not in found and all(map(math.isfinite, costs.values())):
             found[key] = Point(
                 setting.model,
                 labels[setting.name],
-                dealings.index(setting.dealing),
+                assignments.index(setting.fold_assignment),
                 setting.mean("accuracy"),
                 setting.two_deviations("accuracy"),
                 costs,

@@ -101,7 +101,7 @@ def rank_settings(study: Study) -> Ranking:
     first: dict[str, Run] = {}  # of each data set
     for setting in study.settings:
         _check_folds(setting, first)
-        groups[setting.dealing].append(setting)
+        groups[setting.fold_assignment].append(setting)
     rows = [row for group in groups.values() for row in _rows(study, group)]
     return Ranking(study, rows, _pairs(study))
 

@@ -21,19 +21,19 @@ def fold_assignments(settings: Iterable[Setting]) -> dict[tuple[Any, ...], str]:
     """Name each way in which images were dealt to folds, in the order given."""
     names: dict[tuple[Any, ...], str] = {}
     for setting in settings:
-        if setting.dealing not in names:
+        if setting.fold_assignment not in names:
             folds = "1 fold" if setting.folds == 1 else f"{setting.folds} folds"
             name = f"split {setting.split}, {setting.protocol}, {folds}"
             twice = sum(known == name for known in names.values())
-            names[setting.dealing] = f"{name} ({len(names) + 1})" if twice else name
+            names[setting.fold_assignment] = f"{name} ({len(names) + 1})" if twice else name
     return names
 
 
 def compared(study: Study) -> Section:
     """What was compared: data, folds, protocol."""
     rows: Rows = []
-    for dealing, name in fold_assignments(study.settings).items():
-        members = [setting for setting in study.settings if setting.dealing == dealing]
+    for assignment, name in fold_assignments(study.settings).items():
+        members = [setting for setting in study.settings if setting.fold_assignment == assignment]
         data = members[0].runs[0].record["data"]
         rows.append([
             name, str(data.get("name", "")), int(data["images"]), int(data["classes"]),
@@ -79,19 +79,19 @@ def _answers(values: Iterable[object]) -> str:
     return "; ".join(dict.fromkeys(str(value or "unknown") for value in values))
 
 
-def leaderboard(standings: Ranking) -> Section:
-    """The leaderboard, in the order of the standings."""
+def leaderboard(ranking: Ranking) -> Section:
+    """The leaderboard, in the order of the ranking."""
     text = (
         "The most accurate first, complete settings before others. Accuracy is that of images "
         "which the network was not trained on, mean and two standard deviations over the folds."
     )
-    names = fold_assignments(row.setting for row in standings.rows)
+    names = fold_assignments(row.setting for row in ranking.rows)
     if len(names) > 1:
         text += (
             " Settings whose images were dealt alike stand together: p compares a setting with "
             "the best of its own dealing, for different folds do not compare."
         )
-    if any(row.setting.missing for row in standings.rows):
+    if any(row.setting.missing for row in ranking.rows):
         text += " A setting marked with folds is not complete."
     label, *figures = [*chosen(REPORT), EACH_FOLD]
     grouped = len(names) > 1
@@ -99,10 +99,10 @@ def leaderboard(standings: Ranking) -> Section:
     rows: Rows = [
         [
             label.text(row) + _finished_folds(row),
-            *([names[row.setting.dealing]] if grouped else []),
+            *([names[row.setting.fold_assignment]] if grouped else []),
             *(Number(column.text(row)) for column in figures),
         ]
-        for row in standings.rows
+        for row in ranking.rows
     ]
     return Section("Leaderboard", [Text(text), Table("Leaderboard", header, rows)])
 
@@ -140,10 +140,10 @@ LISTED: Final = 40  # classes in a table
 NETWORKS: Final = 30  # points of a chart of costs
 
 
-def cost(standings: Ranking) -> Section | None:
+def cost(ranking: Ranking) -> Section | None:
     """Accuracy against parameters, FLOPs and latency."""
-    settings = [row.setting for row in standings.rows]
-    every = study_plots.points(settings, standings.study.labels)
+    settings = [row.setting for row in ranking.rows]
+    every = study_plots.points(settings, ranking.study.labels)
     found, names = every[:NETWORKS], list(fold_assignments(settings).values())
     if not found:
         return None
@@ -165,18 +165,18 @@ def cost(standings: Ranking) -> Section | None:
     return Section("Cost against accuracy", [Text(text), chart])
 
 
-def curves(standings: Ranking) -> Section:
+def curves(ranking: Ranking) -> Section:
     """How the best settings learned."""
-    settings = selected(standings)
+    settings = selected(ranking)
     blocks: Blocks = []
-    if len(settings) < len(standings.rows):
+    if len(settings) < len(ranking.rows):
         blocks.append(Text(
-            f"Shown are {len(settings)} of {len(standings.rows)} settings: the best of each "
+            f"Shown are {len(settings)} of {len(ranking.rows)} settings: the best of each "
             "network and dealing first."
         ))  # fmt: skip
     silent = []
     for number, setting in enumerate(settings, start=1):
-        label = standings.study.label(setting)
+        label = ranking.study.label(setting)
         chart = study_plots.learning_curves(setting.runs)
         if chart is None:
             silent.append(label)
@@ -191,39 +191,40 @@ def curves(standings: Ranking) -> Section:
     return Section("Learning curves", blocks)
 
 
-def selected(standings: Ranking) -> list[Setting]:
+def selected(ranking: Ranking) -> list[Setting]:
     """The settings whose learning is shown, in the order of the leaderboard."""
-    settings = [row.setting for row in standings.rows]
+    settings = [row.setting for row in ranking.rows]
     firsts: dict[object, Setting] = {}
     for setting in settings:
-        firsts.setdefault((setting.model, setting.dealing), setting)
+        firsts.setdefault((setting.model, setting.fold_assignment), setting)
     leading = list(firsts.values())
     others = [setting for setting in settings if setting not in leading]
     chosen = (leading + others)[:CURVES]
     return [setting for setting in settings if setting in chosen]
 
 
-def bests(standings: Ranking) -> list[Row]:
+def bests(ranking: Ranking) -> list[Row]:
     """The best setting of each fold assignment, at most `SHOWN`."""
     found: dict[object, Row] = {}
-    for row in standings.rows:
-        found.setdefault(row.setting.dealing, row)
+    for row in ranking.rows:
+        found.setdefault(row.setting.fold_assignment, row)
     return list(found.values())[:SHOWN]
 
 
-def confusion(standings: Ranking) -> Section:
+def confusion(ranking: Ranking) -> Section:
     """What was taken for what, and how well each class is recognised."""
     blocks: Blocks = []
-    for number, row in enumerate(bests(standings), start=1):
+    for number, row in enumerate(bests(ranking), start=1):
         setting, label = row.setting, row.label
-        judged = setting.predictions
+        predictions = setting.predictions
         alt = (
-            f"Confusion matrix of {label}: {len(judged.classes)} classes, "
-            f"{int((~judged.correct).sum()):,} of {len(judged.labels):,} images judged wrongly."
+            f"Confusion matrix of {label}: {len(predictions.classes)} classes, "
+            f"{int((~predictions.correct).sum()):,} of {len(predictions.labels):,} images judged "
+            "wrongly."
         )
-        chart = plots.confusion_figure(judged)
+        chart = plots.confusion_figure(predictions)
         blocks.append(ImageBlock(named("confusion", number), alt, chart, label))
-        pairs = classification.confusions(judged)
+        pairs = classification.confusions(predictions)
         rows: Rows = [
             [pair.label, pair.predicted, pair.count, Number(f"{pair.share:.1%}")] for pair in pairs
         ]
@@ -250,28 +251,28 @@ def _recalls(setting: Setting, label: str) -> Table:
     return Table(f"Accuracy of each class of {label}{part}", header, rows)
 
 
-def mistakes(standings: Ranking) -> Section:
+def mistakes(ranking: Ranking) -> Section:
     """The wrongly judged images of which the network was surest."""
     blocks: Blocks = [Text(
         "Images that were judged wrongly with the highest confidence, each by the network that "
         "was not trained on it. Some may be labelled wrongly: look at them."
     )]  # fmt: skip
-    for number, row in enumerate(bests(standings), start=1):
+    for number, row in enumerate(bests(ranking), start=1):
         setting, label = row.setting, row.label
-        judged = setting.predictions
-        rows = classification.most_confident_mistakes(judged).tolist()
+        predictions = setting.predictions
+        rows = classification.most_confident_mistakes(predictions).tolist()
         if not rows:
             blocks.append(Text(f"{label} made no mistake."))
             continue
         blocks.append(_sheet(setting, label, rows, named("mistakes", number)))
-        signers = judged.signers
+        signers = predictions.signers
         header = ["file", "is", "taken for", "confidence", "fold", *(["signer"] if signers else [])]
         listed: Rows = [
             [
-                judged.paths[row], judged.classes[judged.labels[row]],
-                judged.classes[judged.predicted[row]],
-                Number(formatting.percent(float(judged.confidence[row]))),
-                Number(judged.folds[row]), *([signers[row]] if signers else []),
+                predictions.paths[row], predictions.classes[predictions.labels[row]],
+                predictions.classes[predictions.predicted[row]],
+                Number(formatting.percent(float(predictions.confidence[row]))),
+                Number(predictions.folds[row]), *([signers[row]] if signers else []),
             ]
             for row in rows
         ]  # fmt: skip
@@ -281,26 +282,26 @@ def mistakes(standings: Ranking) -> Section:
 
 def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> ImageBlock | Text:
     """The images, or a sentence why they cannot be shown."""
-    judged = setting.predictions
+    predictions = setting.predictions
     try:
         root = sources.images_root(setting.runs[0].path)
     except DataError as error:
         return Text(f"The images of {label} cannot be shown. {error}")
-    images = sources.read_thumbnails(root, [judged.paths[row] for row in rows])
+    images = sources.read_thumbnails(root, [predictions.paths[row] for row in rows])
     gone = sum(image is None for image in images)
     if gone == len(images):
         return Text(f"The images of {label} cannot be shown: they are not in {root} any more.")
     alt = f"The {len(rows)} worst mistakes of {label}; the table below names them"
-    return ImageBlock(name, alt, plots.mistakes_figure(judged, rows, images), label)
+    return ImageBlock(name, alt, plots.mistakes_figure(predictions, rows, images), label)
 
 
-def reliability(standings: Ranking) -> Section:
+def reliability(ranking: Ranking) -> Section:
     """How far confidence can be trusted."""
     blocks: Blocks = [Text(
         "Accuracy of the images that were judged with about the same confidence, all test folds "
         "together. The error of all folds together is not quite the mean of those of the folds."
     )]  # fmt: skip
-    for number, row in enumerate(bests(standings), start=1):
+    for number, row in enumerate(bests(ranking), start=1):
         predictions = row.setting.predictions
         found = reliability_diagram(predictions.confidence, predictions.correct)
         alt = f"Reliability diagram of {row.label}: calibration error {found.error:.4f}."

@@ -73,7 +73,7 @@ class Setting:
         return not self.missing
 
     @cached_property
-    def dealing(self) -> tuple[Any, ...]:
+    def fold_assignment(self) -> tuple[Any, ...]:
         """What two settings must share for their folds to hold the same images."""
         record = self.runs[0].record
         split = sorted((k, str(v)) for k, v in record["settings"].items() if k.startswith("split."))

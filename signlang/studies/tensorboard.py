@@ -26,20 +26,20 @@ LISTED: Final = ("accuracy", "accuracy_2sd", "macro_f1", "calibration_error")
 OF_FOLDS: Final = ("accuracy", "macro_f1", "calibration_error")
 
 
-def write_tensorboard(standings: Ranking, out: Path) -> Path:
+def write_tensorboard(ranking: Ranking, out: Path) -> Path:
     """Write `cross_validated/<setting>/` for each setting; those of other settings go away.
 
     Returns:
         The folder to start TensorBoard on.
     """
     place = out / FOLDER
-    names = {row.setting.name for row in standings.rows}
-    for row in standings.rows:
+    names = {row.setting.name for row in ranking.rows}
+    for row in ranking.rows:
         folder = place / row.setting.name
         folder.mkdir(parents=True, exist_ok=True)
         # a new name each time: a TensorBoard that is running goes on to the next file
         file = folder / f"{EVENTS}{time.time():.6f}.signlang"
-        _write(file, standings.study, row)
+        _write(file, ranking.study, row)
         _clear(folder, keep=file)
     for folder in place.iterdir():
         if folder.is_dir() and folder.name not in names:

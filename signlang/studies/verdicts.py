@@ -56,17 +56,17 @@ def sentences(ranking: Ranking) -> list[str]:
     """Say who is best, whether that is more than chance, and what the figures cannot tell."""
     rows = ranking.rows
     names = fold_assignments(row.setting for row in rows)
-    told = []
-    for dealing, members in groupby(rows, key=lambda row: row.setting.dealing):
-        prefix = f"{names[dealing]}: " if len(names) > 1 else ""
-        told += [prefix + sentence for sentence in _section(list(members))]
+    lines = []
+    for assignment, members in groupby(rows, key=lambda row: row.setting.fold_assignment):
+        prefix = f"{names[assignment]}: " if len(names) > 1 else ""
+        lines += [prefix + sentence for sentence in _section(list(members))]
     if len(names) > 1:
-        told.append(
+        lines.append(
             "Settings whose images were dealt to folds in different ways, or that were made by "
             "different protocols, are not ranked against each other."
         )
-    told += [_hidden(pair) for pair in ranking.pairs]
-    return [*told, *_cautions(ranking.study)]
+    lines += [_hidden(pair) for pair in ranking.pairs]
+    return [*lines, *_cautions(ranking.study)]
 
 
 def _section(rows: Sequence[Row]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from test_report import standings, write_run
+from test_report import ranking_of, write_run
 
 from signlang import console
 from signlang.studies import comparison, leaderboard
@@ -43,7 +43,7 @@ def test_every_column_of_a_table_has_a_title_and_is_explained() -> None:
 def test_the_tables_have_the_titles_of_the_columns(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = standings(study)
+    found = ranking_of(study)
     leaderboard.write_markdown(found, study)
     text = (study / "leaderboard.md").read_text("utf-8")
     (header,) = (line for line in text.splitlines() if "network and settings" in line)
@@ -61,7 +61,7 @@ def test_the_tables_have_the_titles_of_the_columns(
 
 
 def test_the_best_value_of_each_column_is_sorted_first(study: Path) -> None:
-    found = standings(study)
+    found = ranking_of(study)
     for key, first in {
         "accuracy": "two", "accuracy_fold_0": "one", "accuracy_fold_1": "two",
         "accuracy_2sd": "two", "model": "one", RANK: "two",
@@ -70,7 +70,7 @@ def test_the_best_value_of_each_column_is_sorted_first(study: Path) -> None:
 
 
 def test_the_file_has_all_columns_and_reads_back(study: Path) -> None:
-    leaderboard.write_leaderboard(standings(study), study)
+    leaderboard.write_leaderboard(ranking_of(study), study)
     with (study / "leaderboard.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0]) == list(csv_columns(read_study(study)))

@@ -114,13 +114,13 @@ def write_run(
     return run
 
 
-def standings(study: Path) -> Ranking:
-    """What `standings.judged` makes, without its tests."""
+def ranking_of(study: Path) -> Ranking:
+    """What `rank_settings` returns, without its tests."""
     found = read_study(study)
     best: dict[object, Setting] = {}
     rows: list[Row] = []
     for setting in found.settings:
-        first = best.setdefault(setting.dealing, setting)
+        first = best.setdefault(setting.fold_assignment, setting)
         judged = setting.predictions
         interval = wilson_interval(int(judged.correct.sum()), len(judged.labels))
         p = None if setting is first else 0.0123
@@ -167,7 +167,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     (out / "figures").mkdir(parents=True)
     (out / "figures" / "curves-9.png").write_bytes(b"")
     (out / "figures" / "mine.png").write_bytes(b"")
-    comparison.report_page(standings(study)).write(out)
+    comparison.report_page(ranking_of(study)).write(out)
     return out
 
 
@@ -223,7 +223,7 @@ def test_names_cannot_break_out_of_the_report(grid: Path) -> None:
 def test_one_run_without_images_or_history_is_a_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
     (run / "history.csv").unlink()
-    comparison.report_page(standings(tmp_path / "one")).write(tmp_path)
+    comparison.report_page(ranking_of(tmp_path / "one")).write(tmp_path)
     text = read(tmp_path).text
     assert "cannot be shown. data.root=/nowhere: there is no such folder or file." in text
     assert "No history was written by cnn." in text
@@ -237,7 +237,7 @@ def test_one_run_without_images_or_history_is_a_report(tmp_path: Path) -> None:
 
 def test_a_network_without_mistakes_is_told_so(tmp_path: Path) -> None:
     write_run(tmp_path / "one", {"model": "cnn"}, folds=1, accuracy=1.0)
-    comparison.report_page(standings(tmp_path / "one")).write(tmp_path)
+    comparison.report_page(ranking_of(tmp_path / "one")).write(tmp_path)
     text = read(tmp_path).text
     assert "cnn made no mistake." in text
     assert "cnn recognises every image." in text
@@ -247,7 +247,7 @@ def test_missing_folds_are_marked(tmp_path: Path) -> None:
     for fold in range(2):
         write_run(tmp_path / "study", {"model": "whole"}, fold)
     write_run(tmp_path / "study", {"model": "half"}, 1)
-    comparison.report_page(standings(tmp_path / "study")).write(tmp_path)
+    comparison.report_page(ranking_of(tmp_path / "study")).write(tmp_path)
     text = read(tmp_path).text
     assert "half (1 of 2 folds)" in text
     assert "What is missing" in text
@@ -259,14 +259,14 @@ def test_a_folder_that_cannot_be_created_gets_one_sentence(tmp_path: Path) -> No
     write_run(tmp_path / "one", {"model": "cnn"}, folds=1)
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="cannot be created"):
-        comparison.report_page(standings(tmp_path / "one")).write(tmp_path / "file" / "out")
+        comparison.report_page(ranking_of(tmp_path / "one")).write(tmp_path / "file" / "out")
 
 
 def test_what_the_public_command_trains_is_reported(tmp_path: Path, tiny: Path) -> None:
     words = [*QUICK, f"data.root='{tiny}'", "study=real", "trainer.max_epochs=1"]
     done = run_command(tmp_path, *words)
     assert done.code == 0, done.err
-    found = standings(tmp_path / "runs" / "real")
+    found = ranking_of(tmp_path / "runs" / "real")
     (run,) = found.study.settings[0].runs
     root = sources.images_root(run.path)
     assert None not in sources.read_thumbnails(root, run.predictions.paths)
@@ -385,7 +385,7 @@ def test_points_of_the_chart_of_costs_have_numbers_and_a_key(count: int) -> None
 
 
 def test_the_chart_of_costs_takes_the_best_of_each_network(grid: Path) -> None:
-    found = standings(grid.parent / "<i>$study$")
+    found = ranking_of(grid.parent / "<i>$study$")
     settings = [row.setting for row in found.rows]
     points = study_plots.points(settings, found.study.labels)
     assert [(p.name, p.group, p.accuracy) for p in points] == [
@@ -394,7 +394,9 @@ def test_the_chart_of_costs_takes_the_best_of_each_network(grid: Path) -> None:
     assert len(sections.bests(found)) == 2
     chosen = sections.selected(found)
     assert len(chosen) == sections.CURVES
-    assert {(s.model, s.dealing) for s in chosen} == {(s.model, s.dealing) for s in settings}
+    assert {(s.model, s.fold_assignment) for s in chosen} == {
+        (s.model, s.fold_assignment) for s in settings
+    }
 
 
 def test_effects_are_shown_in_the_order_of_size_with_their_p_value() -> None:
@@ -412,12 +414,12 @@ def test_factors_of_an_incomplete_grid_are_not_averaged(tmp_path: Path) -> None:
     for model, rate in (("a", "0.1"), ("a", "0.2"), ("b", "0.1")):
         for fold in range(2):
             write_run(study, {"model": model, "optimizer.lr": rate}, fold)
-    section = comparison.effects(standings(study))
+    section = comparison.effects(ranking_of(study))
     assert section is not None
     assert [type(block).__name__ for block in section.blocks] == ["Text"]
     assert re.search("the merit of another", str(section.blocks[0]))
     write_run(study, {"model": "b", "optimizer.lr": "0.2"}, 0)  # now but a run is missing
-    section = comparison.effects(standings(study))
+    section = comparison.effects(ranking_of(study))
     assert section is not None
     assert re.search("There are no p values", str(section.blocks[0]))
     assert [type(block).__name__ for block in section.blocks] == ["Text", "ImageBlock", "Table"]
