@@ -86,7 +86,7 @@ def interface(run: TrainedRun, info: Mapping[str, Any]) -> Section:
         [
             Text(
                 "Input images: uint8 (N, H, W, 3), RGB, upright, of any size; transparent parts "
-                f"on white. The graph squeezes them to {sides}, subtracts "
+                f"on white. The graph resizes them to {sides}, subtracts "
                 f"{preprocessing['mean']} and divides by {preprocessing['std']} (of values 0 to "
                 "1). Output probabilities: float32 "
                 f"(N, {len(run.classes)}), in the order of classes.json."
@@ -107,7 +107,7 @@ def origin(run: TrainedRun) -> Section:
     rows: Rows = [
         ["signlang", str(record["signlang"])],
         ["commit", str(record.get("git") or "not known")],
-        ["begun", str(record.get("started"))],
+        ["started", str(record.get("started"))],
         ["device", str(record.get("device"))],
         ["fingerprint of the run", str(record["fingerprint"])],
         *settings,
@@ -178,7 +178,7 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
     split, texts = run.metrics["split"], []
     if split == "stratified":
         texts.append(
-            "Its test fold was dealt at random: the same people, and often nearly the same "
+            "Its test fold was chosen at random: the same people, and often nearly the same "
             "images, were in training. Strangers' hands are read worse, as a rule."
         )
     apart = [one for one in others if one.split == "signer"]
@@ -197,7 +197,7 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
     texts += [
         f"All its images are of the data set {run.metrics['data']}, of {_people(run)}. Other "
         "cameras, light, backgrounds, skin colours, jewellery and ages are untested.",
-        "Images are squeezed to a square. Cut them to the hand, with about as much around it as "
+        "Images are resized to a square. Cut them to the hand, with about as much around it as "
         "in the training images.",
         "Signs that need movement are beyond it.",
     ]
@@ -257,7 +257,7 @@ def _confusion(run: TrainedRun, measured: ExportMeasurements) -> list[Text | Ima
         None,
     )
     wrong = int((~predictions.correct).sum())
-    alt = f"Confusion matrix: {wrong} of {len(rows)} images of the test fold judged wrongly."
+    alt = f"Confusion matrix: {wrong} of {len(rows)} images of the test fold predicted wrongly."
     caption = "What was taken for what, on the test fold"
     blocks: list[Text | ImageBlock | Table] = [
         ImageBlock("confusion", alt, plots.confusion_figure(predictions), caption)

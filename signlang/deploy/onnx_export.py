@@ -21,7 +21,7 @@ CHATTER: Final = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "
 
 
 class InferenceModule(nn.Module):
-    """What a service does with squares of bytes: normalize, judge, temper, softmax."""
+    """Inference: normalize uint8 images, run the network, apply the temperature, softmax."""
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -82,7 +82,7 @@ def network_graph(run: TrainedRun) -> onnx.ModelProto:
 
 
 def whole_graph(network: onnx.ModelProto, sides: tuple[int, ...]) -> onnx.ModelProto:
-    """Put the squeezing in front: from `images`, uint8 (N, H, W, 3), to `probabilities`."""
+    """Put the resizing in front: from `images`, uint8 (N, H, W, 3), to `probabilities`."""
     (opset,) = [found.version for found in network.opset_import if not found.domain]
     before = resize_graph(sides, opset, network.ir_version)
     (end,), (start,) = before.graph.output, network.graph.input

@@ -146,7 +146,7 @@ def resize_graph(sides: Sequence[int], opset: int, ir_version: int) -> onnx.Mode
 
     Args:
         sides: One or more, no two neighbours equal; images are brought to each in turn, as
-            `data.images.resized` does.
+            `data.image_io.resize_batch` does.
         opset: Version of ONNX's operators, 18 or newer.
         ir_version: Of the file format.
     """

@@ -1,6 +1,6 @@
 """Parity check between a run and its bundle, on test images and synthetic files.
 
-The run sees images as in training: decoded, squeezed by PIL, judged by torch. The bundle sees
+The run sees images as in training: decoded, resized by PIL, classified by torch. The bundle sees
 them as in service: its graph gets them in their own size.
 """
 

@@ -176,8 +176,8 @@ class Bundle:
     def sides(self) -> tuple[int, ...]:
         """Squares that images are brought to one after another, as in training, in pixels.
 
-        The graph does that. Who wants to send smaller images may squeeze them to the first side
-        with `data.images.resized`, which changes nothing.
+        The graph does that. Who wants to send smaller images may resize them to the first side
+        with `data.image_io.resize_image`, which changes nothing.
         """
         return tuple(self.info.get("preprocessing", {}).get("sides") or [self.image_size])
 

@@ -146,7 +146,7 @@ def load_models(options: ServeConfig) -> ModelRegistry:
 
 def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     network = OnnxModel.from_bundle(bundle, options.precision, options.device, options.threads)
-    side = bundle.sides[0]  # the graph squeezes to the others
+    side = bundle.sides[0]  # the graph resizes to the others
     try:
         network(np.zeros((1, side, side, 3), dtype=np.uint8))
     except Exception as error:  # onnxruntime has no base class for what it raises

@@ -12,7 +12,7 @@ class RequestError(Exception):
 
     Attributes:
         status: Of HTTP.
-        sentence: What is wrong and how to mend it; holds nothing that a request brought along,
+        sentence: What is wrong and how to fix it; holds nothing that a request brought along,
             but names of networks.
         headers: To send with it.
     """

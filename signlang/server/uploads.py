@@ -2,7 +2,7 @@
 
 Nothing of a request is written to the disk.
 
-The kind and the size of an image are judged by its first bytes, before anything is decoded: only
+The kind and the size of an image are read from its first bytes, before anything is decoded: only
 four decoders are ever reached, and a small file that holds a huge image is refused.
 """
 
@@ -171,7 +171,7 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")  # what these register; JPEG may
 
 
 def decode_upload(data: bytes, size: int, most: int, number: int, count: int) -> Pixels:
-    """Decode an image as training does, and squeeze it to a square: (size, size, 3).
+    """Decode an image as training does, and resize it to a square: (size, size, 3).
 
     Args:
         data: The file.

@@ -1,6 +1,6 @@
 """Plots of a study: learning curves, factor effects, accuracy against cost.
 
-Charts are wide rather than high and colours are told apart by everybody; see `pages.drawing`.
+Charts are wide rather than high and colours are told apart by everybody; see `reporting.plots`.
 """
 
 import math
@@ -208,7 +208,7 @@ def cost_chart(found: Sequence[Point], groups: Sequence[str]) -> Figure:
 
 
 def colour(group: int) -> str:
-    """The colour of a group of points; after the fourth they begin anew."""
+    """The colour of a group of points; after the fourth they begin again."""
     return COLOURS[group % len(COLOURS)]
 
 

@@ -54,7 +54,7 @@ class Pair:
     """Two settings that differ in the split alone: what a random fold hides.
 
     Attributes:
-        random: Its folds are dealt at random.
+        random: Its folds are assigned at random.
         apart: Its folds keep signers, or neighbouring frames, apart.
         label: What both share.
         difference: Accuracy of `random` less that of `apart`.
@@ -170,13 +170,13 @@ def _in_both(one: Predictions, other: Predictions) -> tuple[Flags, Flags, list[s
 
 
 def settings_without_split(run: Run) -> tuple[str, str]:
-    """What a run shares with those that differ from it in nothing but how images were dealt."""
+    """What a run shares with those that differ from it in nothing but the fold assignment."""
     shared = {key: value for key, value in run.settings.items() if key not in SPLIT_KEYS}
     return json.dumps(shared, sort_keys=True), str(run.record["data"]["fingerprint"])
 
 
 def _pairs(study: Study) -> list[Pair]:
-    """Settings that differ in nothing but how images were dealt, random against apart."""
+    """Settings that differ in nothing but the fold assignment, random against apart."""
     alike: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
         alike[settings_without_split(setting.runs[0])].append(setting)
@@ -256,7 +256,7 @@ class CrossValidation:
     """A setting on all of its folds.
 
     Attributes:
-        split: How images were dealt to folds.
+        split: How images were assigned to folds.
         mean: Of the accuracy over the finished folds.
         spread: Two standard deviations over them.
         finished: Folds.

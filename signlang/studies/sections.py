@@ -18,7 +18,7 @@ PACKAGES: Final = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy")
 
 
 def fold_assignments(settings: Iterable[Setting]) -> dict[tuple[Any, ...], str]:
-    """Name each way in which images were dealt to folds, in the order given."""
+    """Name each fold assignment, in the order given."""
     names: dict[tuple[Any, ...], str] = {}
     for setting in settings:
         if setting.fold_assignment not in names:
@@ -41,8 +41,8 @@ def compared(study: Study) -> Section:
             Number(", ".join(sorted({str(s.runs[0].metrics["seed"]) for s in members}))),
         ])  # fmt: skip
     header = [
-        "dealing", "data", "images", "classes", "in a test fold", "settings", "finished runs",
-        "seed",
+        "fold assignment", "data", "images", "classes", "in a test fold", "settings",
+        "finished runs", "seed",
     ]  # fmt: skip
     blocks: Blocks = [Table("Data, folds and protocols", header, rows)]
     if study.factors:
@@ -88,14 +88,14 @@ def leaderboard(ranking: Ranking) -> Section:
     names = fold_assignments(row.setting for row in ranking.rows)
     if len(names) > 1:
         text += (
-            " Settings whose images were dealt alike stand together: p compares a setting with "
-            "the best of its own dealing, for different folds do not compare."
+            " Settings with the same fold assignment stand together: p compares a setting with "
+            "the best of these, for different folds do not compare."
         )
     if any(row.setting.missing for row in ranking.rows):
         text += " A setting marked with folds is not complete."
     label, *figures = [*chosen(REPORT), EACH_FOLD]
     grouped = len(names) > 1
-    header = [label.title, *(["dealing"] if grouped else []), *(c.title for c in figures)]
+    header = [label.title, *(["fold assignment"] if grouped else []), *(c.title for c in figures)]
     rows: Rows = [
         [
             label.text(row) + _finished_folds(row),
@@ -126,7 +126,7 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
     ]  # fmt: skip
     header = ["setting", "split", "accuracy", "split", "accuracy", "difference", "95 % interval"]
     text = (
-        "The same settings with folds dealt at random, and with folds that keep people (or "
+        "The same settings with folds assigned at random, and with folds that keep people (or "
         "neighbouring frames) apart. A random fold holds images that resemble training images; "
         "the difference is what it flatters. In the interval the images of one signer count as "
         "one observation (Liang and Zeger 1986)."
@@ -135,7 +135,7 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
 
 
 CURVES: Final = 6  # settings whose learning is shown
-SHOWN: Final = 4  # dealings whose best setting is shown in detail
+SHOWN: Final = 4  # fold assignments whose best setting is shown in detail
 LISTED: Final = 40  # classes in a table
 NETWORKS: Final = 30  # points of a chart of costs
 
@@ -151,7 +151,7 @@ def cost(ranking: Ranking) -> Section | None:
     if len(every) > len(found):
         text += f" Shown are the {len(found)} most accurate of {len(every)} networks."
     if len(names) > 1:
-        text += " Colours tell apart how images were dealt to folds: compare within one colour."
+        text += " Each fold assignment has its colour: compare within one colour."
     devices = {str(run.record.get("device")) for setting in settings for run in setting.runs}
     if len(devices) > 1:
         text += f" Times were taken on {len(devices)} different devices and do not compare."
@@ -172,7 +172,7 @@ def curves(ranking: Ranking) -> Section:
     if len(settings) < len(ranking.rows):
         blocks.append(Text(
             f"Shown are {len(settings)} of {len(ranking.rows)} settings: the best of each "
-            "network and dealing first."
+            "network and fold assignment first."
         ))  # fmt: skip
     silent = []
     for number, setting in enumerate(settings, start=1):
@@ -219,8 +219,8 @@ def confusion(ranking: Ranking) -> Section:
         predictions = setting.predictions
         alt = (
             f"Confusion matrix of {label}: {len(predictions.classes)} classes, "
-            f"{int((~predictions.correct).sum()):,} of {len(predictions.labels):,} images judged "
-            "wrongly."
+            f"{int((~predictions.correct).sum()):,} of {len(predictions.labels):,} images "
+            "predicted wrongly."
         )
         chart = plots.confusion_figure(predictions)
         blocks.append(ImageBlock(named("confusion", number), alt, chart, label))
@@ -252,10 +252,10 @@ def _recalls(setting: Setting, label: str) -> Table:
 
 
 def mistakes(ranking: Ranking) -> Section:
-    """The wrongly judged images of which the network was surest."""
+    """The wrong predictions with the highest confidence."""
     blocks: Blocks = [Text(
-        "Images that were judged wrongly with the highest confidence, each by the network that "
-        "was not trained on it. Some may be labelled wrongly: look at them."
+        "Wrong predictions with the highest confidence, each by the network that was not trained "
+        "on the image. Some labels may be wrong: look at them."
     )]  # fmt: skip
     for number, row in enumerate(bests(ranking), start=1):
         setting, label = row.setting, row.label
@@ -298,7 +298,7 @@ def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> Imag
 def reliability(ranking: Ranking) -> Section:
     """How far confidence can be trusted."""
     blocks: Blocks = [Text(
-        "Accuracy of the images that were judged with about the same confidence, all test folds "
+        "Accuracy of the images that were predicted with about the same confidence, all test folds "
         "together. The error of all folds together is not quite the mean of those of the folds."
     )]  # fmt: skip
     for number, row in enumerate(bests(ranking), start=1):

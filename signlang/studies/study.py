@@ -59,7 +59,7 @@ class Setting:
 
     @property
     def split(self) -> str:
-        """How images were dealt to folds."""
+        """How images were assigned to folds."""
         return str(self.runs[0].metrics["split"])
 
     @property

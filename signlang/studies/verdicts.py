@@ -62,8 +62,8 @@ def sentences(ranking: Ranking) -> list[str]:
         lines += [prefix + sentence for sentence in _section(list(members))]
     if len(names) > 1:
         lines.append(
-            "Settings whose images were dealt to folds in different ways, or that were made by "
-            "different protocols, are not ranked against each other."
+            "Settings with different fold assignments or protocols are not ranked against each "
+            "other."
         )
     lines += [_hidden(pair) for pair in ranking.pairs]
     return [*lines, *_cautions(ranking.study)]
@@ -135,8 +135,8 @@ def _cautions(study: Study) -> Iterator[str]:
     settings = study.settings
     if all(s.split == "stratified" for s in settings) and any(map(_has_signers, settings)):
         yield (
-            "Folds were dealt at random although it is known who is in the images: the same "
-            "settings with split=signer would tell how well strangers are read."
+            "Folds were assigned at random although the signers are known: the same settings with "
+            "split=signer would tell the accuracy for people who are not in the training images."
         )
     optimistic = [s for s in settings if s.protocol == "validation=fold"]
     if optimistic:
