@@ -88,6 +88,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "split.name": _word(("stratified", "signer", "blocks")),
     "split.seed": _whole(0),
 }
+OTHER_COMPONENTS: Final = ("split", "data.source", "augment.transforms", "trainer")
 OPTIONAL: Final[Mapping[str, Rule]] = {
     "optimizer.lr": _number(lambda x: x > 0, "a number above 0"),
     "optimizer.weight_decay": _number(lambda x: x >= 0, "a number of at least 0"),
@@ -148,7 +149,7 @@ def _check_validation(share: Any) -> None:
 
 
 def _check_network(cfg: DictConfig) -> None:
-    for key in ("model", "model.network", "loss", "optimizer"):
+    for key in ("model", "model.network", "loss", "optimizer", *OTHER_COMPONENTS):
         target = setting(cfg, f"{key}._target_")
         if not isinstance(target, str) or "." not in target:
             raise SettingError(

@@ -3,16 +3,16 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from signlang.arrays import Floats, Ints, Pixels
 from signlang.console import log, track
 from signlang.data import image_cache, image_io, splits
 from signlang.data.index import Index, read_index
-from signlang.data.sources import images_root
+from signlang.data.sources import images_root, open_source
 from signlang.errors import DataError, RunError
 from signlang.evaluation import class_mapping
 from signlang.evaluation.predictors import BATCH, BatchPredictor, bundle_predictor, run_predictor
@@ -21,7 +21,6 @@ from signlang.metrics import calibration
 from signlang.metrics.calibration import Calibration, LabeledProbabilities
 from signlang.metrics.classification import classification_metrics
 from signlang.runs.folder import RunFolder
-from signlang.runs.lifecycle import instantiate_component
 
 LIKE: Final = 0.01  # losses of the same images on other machines differ by much less
 
@@ -174,7 +173,8 @@ def _predictor(cfg: DictConfig) -> BatchPredictor:
 
 
 def _index(cfg: DictConfig) -> Index:
-    root = Path(instantiate_component(cfg.data.source)(cfg.data.root, cfg.cache_dir))
+    source: Any = OmegaConf.to_container(cfg.data.source, resolve=True)
+    root = open_source(source, cfg.data.root, cfg.cache_dir)
     options = {"signers": cfg.data.signers, "on_bad_image": cfg.data.on_bad_image}
     return read_index(root, cache_dir=cfg.cache_dir, **options)
 
@@ -197,9 +197,9 @@ def _rows(cfg: DictConfig, index: Index, before: TrainingOverlap) -> Ints:
     """Which images are asked for."""
     wanted = np.ones(len(index), dtype=np.bool_)
     if cfg.fold is not None:
-        groups = splits.group_ids(index, cfg.split.name, cfg.split.get("blocks", 1))
-        dealt = splits.assign_folds(index.labels, groups, cfg.folds, cfg.split.seed, index.classes)
-        wanted &= dealt == cfg.fold
+        split: Any = OmegaConf.to_container(cfg.split, resolve=True)
+        numbers = splits.fold_numbers(splits.build_split(split), index, cfg.folds, cfg.split.seed)
+        wanted &= numbers == cfg.fold
     if cfg.unseen:
         if before.unknown:
             raise DataError(f"unseen=true cannot be: {before.unknown}")

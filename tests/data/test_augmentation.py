@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from signlang.data.augmentation import Affine, Augmentation, asl_alphabet, digits
+from signlang.arrays import Pixels
+from signlang.data.augmentation import Affine, Augmentation, asl_alphabet, build_transforms, digits
+from signlang.errors import SettingError
 
 
 def test_the_alphabet_study_has_its_seven_transforms() -> None:
@@ -64,3 +66,57 @@ def test_six_of_ten_images_are_flipped() -> None:
     left[:, :, :4] = 255
     flipped = Augmentation(asl_alphabet()[1:2], 16)(left, 3)[:, 0, -1, 0] == 255
     assert flipped.mean() == pytest.approx(0.6, abs=0.08)
+
+
+def inverted(batch: Pixels, rng: np.random.Generator) -> Pixels:
+    return 255 - batch
+
+
+def floats(batch: Pixels, rng: np.random.Generator) -> Any:
+    return batch / 255
+
+
+def cropped(batch: Pixels, rng: np.random.Generator) -> Pixels:
+    return batch[:, 1:]
+
+
+def noisy(batch: Pixels, rng: np.random.Generator) -> Pixels:
+    return np.random.randint(0, 256, batch.shape, dtype=np.uint8)
+
+
+def one_of(name: str) -> list[Any]:
+    """What `augment.transforms._target_` names in the tests below."""
+    import albumentations as A
+
+    ours = {f.__name__: f for f in (inverted, floats, cropped, noisy)}
+    own: list[Any] = [ours[name] if name in ours else getattr(A, name)(p=1.0)]
+    return [*own, A.HorizontalFlip(p=1.0)]
+
+
+def node(name: str) -> dict[str, str]:
+    return {"_target_": f"{__name__}.one_of", "name": name}
+
+
+def test_functions_of_batches_and_transforms_of_images_work_together() -> None:
+    transforms = build_transforms(node("inverted"), 40, 20)
+    left = np.zeros((1, 40, 40, 3), dtype=np.uint8)
+    left[:, :, :20] = 255
+    out = Augmentation(transforms, 20)(left, 0)
+    assert out.shape == (1, 20, 20, 3)
+    assert out[0, :, :8].max() > 200 > 50 > out[0, :, 12:].max()  # inverted, then flipped
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("floats", r"must return uint8 images \(2, 40, 40, 3\); they return float64"),
+        ("cropped", r"must return uint8 images .* they return uint8 \(2, 39, 40, 3\)"),
+        ("noisy", "return other images for the same seed: take everything random from `rng`"),
+        ("ToFloat", r"must return uint8 images \(20, 20, 3\) once .* they return float32"),
+    ],
+)
+def test_transforms_that_break_the_contract_are_refused(name: str, sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        build_transforms(node(name), 40, 20)
+    with pytest.raises(SettingError, match="must return a list of albumentations transforms"):
+        build_transforms({"_target_": "collections.Counter"}, 40, 20)
