@@ -295,7 +295,8 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
 
     if isinstance(overrides, str):
         raise SettingError(f"{overrides}: overrides are a list of words, [{overrides!r}].")
-    words = [hydra_app.quoted(word) for word in overrides]
+    words = [hydra_app.quoted(word) for word in hydra_app.current_words(overrides, verb)]
+    hydra_app.register_resolvers()
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     config, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:
