@@ -1,6 +1,6 @@
 """Training of a run: datamodule, classifier, trainer, resuming, testing and metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import pytorch_lightning as pl
@@ -60,10 +60,12 @@ HPARAMS: Final = (
     "trainer.precision",
 )  # fmt: skip
 MODEL_KEYS: Final = ("name", "architecture", "image_size")  # of conf/model, for people
-NEEDED: Final[dict[str, type[pl.Callback]]] = {
-    "checkpoint": ModelCheckpoint, "history": History, "predictions": PredictionCollector,
-    "cost": CostProfile,
-}  # fmt: skip
+NEEDED: Final[Mapping[str, Callable[[pl.Callback], bool]]] = {  # for metrics.json
+    "checkpoint": lambda c: isinstance(c, ModelCheckpoint) and c.filename == "best",
+    "history": lambda c: isinstance(c, History),
+    "predictions": lambda c: isinstance(c, PredictionCollector),
+    "cost": lambda c: isinstance(c, CostProfile),
+}
 SUBSETS: Final = ("validation", "test")
 METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
@@ -139,14 +141,14 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     """
     callbacks = [
         instantiate_component(node, pl.Callback, f"callbacks.{name}")
-        for name, node in cfg.callbacks.items()
+        for name, node in (cfg.get("callbacks") or {}).items()
         if node is not None
     ]
-    for name, kind in NEEDED.items():
-        if not any(isinstance(callback, kind) for callback in callbacks):
+    for name, is_it in NEEDED.items():
+        if not any(map(is_it, callbacks)):
             raise SettingError(
-                f"callbacks.{name} is missing: metrics.json needs a {kind.__name__}. Leave out "
-                f"callbacks.{name}=null; callbacks=none has all that can be off off."
+                f"callbacks.{name} is missing, and metrics.json needs it: leave "
+                f"callbacks.{name} as it is; callbacks=none switches off all that may be off."
             )
     return callbacks
 
@@ -155,7 +157,7 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
     """Build the loggers; those set to null are left out."""
     return [
         instantiate_component(node, Logger, f"logger.{name}")  # type: ignore[type-abstract]
-        for name, node in cfg.logger.items()
+        for name, node in (cfg.get("logger") or {}).items()
         if node is not None
     ]
 
