@@ -341,6 +341,7 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
 
     if isinstance(overrides, str):
         raise SettingError(f"{overrides}: overrides are a list of words, [{overrides!r}].")
+    hydra_app.register_resolvers()
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     config, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:

@@ -15,8 +15,17 @@ The contract of each kind, checked before training:
   scalar; `label_smoothing` is handed in where its signature has it. It trains only: validation and
   test report the cross-entropy, so that runs with different losses compare.
 * optimizer: a class of `torch.optim.Optimizer`, called with the parameters and its settings.
-* split, data source, transforms: see `signlang.data.splits`, `sources` and `augmentation`.
-* callback, logger: subclasses of Lightning's `Callback` and `Logger`.
+* split, data source, transforms: see `Split` in `signlang.data.splits`, `sources` and
+  `augmentation`.
+* callback (`callbacks.x`), logger (`logger.x`): a class or function that is called with its own
+  arguments of the node, in which nodes with a `_target_` are built first, and returns a
+  `pytorch_lightning.Callback` or a `pytorch_lightning.loggers.Logger`. The same object serves
+  training, validation of the best checkpoint and test; `trainer.datamodule` holds `index` (all
+  images) and `parts` (rows of each subset). A callback that changes training must depend on the
+  seed and the epoch only, and keep what it needs to resume in `state_dict`.
+* trainer: called with its own arguments of the node and with `callbacks`, `logger`, `precision`,
+  `plugins` and `default_root_dir`, returns a `pytorch_lightning.Trainer`; once for training and
+  once, in float32, for the test.
 """
 
 import importlib

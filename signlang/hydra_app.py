@@ -34,6 +34,7 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     jobs = _Jobs(task)
     traces = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them
+    register_resolvers()
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
         sys.argv[1:] = override_words(config_name, sys.argv[1:])
@@ -44,8 +45,9 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         HydraException,
         OmegaConfBaseException,
         KeyboardInterrupt,
+        ValueError,
     ) as why:
-        if traces:
+        if traces or (type(why) is ValueError and NULL_GROUP not in str(why)):
             raise
         shown = (None if isinstance(why, SweepError) else jobs.summary()) or readable(
             why, config_name
@@ -101,7 +103,61 @@ def override_words(verb: str, words: Sequence[str]) -> list[str]:
     Raises:
         SettingError: If a word cannot be used.
     """
-    return [quoted(word) for word in command_line.hydra_words(verb, words)]
+    return [quoted(word) for word in command_line.hydra_words(verb, current_words(words, verb))]
+
+
+NULL_GROUP: Final = "Config group override must be a string or a list"  # what Hydra says
+# words of before Hydra's own groups -> the words of today
+RENAMED: Final = {
+    "launcher=": "hydra/launcher=", "launcher.": "hydra.launcher.",
+    "sweep=": "hydra/sweeper=", "sweep.": "hydra.sweeper.",
+}  # fmt: skip
+
+
+def current_words(words: Sequence[str], config_name: str) -> list[str]:
+    """Translate words of `train` that have other names today, and say so once.
+
+    >>> current_words(["launcher=local", "fold=0,1"], "train")
+    ['hydra/launcher=local', 'fold=0,1']
+    """
+    if config_name != "train":
+        return list(words)
+    pairs = [(word, _renamed(word)) for word in words]
+    changed = [f"{new} for {old}" for old, new in pairs if new != old]
+    if changed:
+        sys.stderr.write(f"Old words still work; type {', '.join(changed)}.\n")
+    return [new for _, new in pairs]
+
+
+def _renamed(word: str) -> str:
+    for old, new in RENAMED.items():
+        if word.startswith(old):
+            return new + word.removeprefix(old)
+    return word
+
+
+def register_resolvers() -> None:
+    """Define what the configurations interpolate: `${group_choices:}`, for --help."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("group_choices", group_choices, replace=True)
+
+
+def group_choices() -> str:
+    """List the groups of a verb and their choices, those of --config-dir as well, for --help."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    loader = GlobalHydra.instance().config_loader()
+    hydra = HydraConfig.get()
+    own = {"hydra/launcher", "hydra/sweeper"} if hydra.job.config_name == "train" else ()
+    groups = [g for g in hydra.runtime.choices if not g.startswith("hydra/") or g in own]
+    lines = [
+        f"{group}: {', '.join(loader.get_group_options(group))}\n"
+        for group in sorted(groups)
+        if "@" not in group
+    ]
+    return f"== Components to choose from (group=name) ==\n\n{''.join(lines)}\n" if lines else ""
 
 
 def quoted(word: str) -> str:
@@ -114,7 +170,7 @@ def quoted(word: str) -> str:
     ('model=squeezenet', "run='runs/digits/a,split=signer/fold=0'")
     """
     key, equals, value = word.partition("=")
-    if not equals or value[:1] in {"'", '"'} or value.isalnum():
+    if not equals or key.startswith("-") or value[:1] in {"'", '"'} or value.isalnum():
         return word
     run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
     return f"{key}={command_line.quote(value)}" if run or command_line.exists(value) else word
@@ -128,6 +184,8 @@ def readable(error: BaseException, config_name: str) -> BaseException:
         return error.__cause__
     if isinstance(error, SignlangError):
         return error
+    if NULL_GROUP in str(error):
+        return SettingError("A group cannot be null: --help lists the choices of each.")
     if isinstance(error, KeyboardInterrupt):
         return KeyboardInterrupt(str(error) or "Interrupted.")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:

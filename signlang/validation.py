@@ -165,7 +165,7 @@ class DataConfig(Config):
     stored_size: Count | None = None
 
 
-class SplitConfig(Config):
+class SplitConfig(Component):
     """A rule that assigns images to folds, of ours or of the user's own."""
 
     name: Text

@@ -4,24 +4,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import QUICK, ROOT, run_command
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from signlang import validation
+import signlang
+from signlang import api, validation
+from signlang.errors import SettingError
 
 CONF = ROOT / "conf"
 EXTRA = {
-    "custom": ["model.network._target_=torch.nn.Identity"],
-    "timm": ["model.architecture=resnet10t"],
-    "folder": ["data.root=."],
+    ("model", "custom"): ["model.network._target_=torch.nn.Identity"],
+    ("data", "custom"): ["data.source._target_=my_sources.camera"],
+    ("model", "timm"): ["model.architecture=resnet10t"],
+    ("data", "folder"): ["data.root=."],
 }
 CHOICES = [
-    (group.name, file.stem)
-    for group in sorted(CONF.iterdir())
-    if group.is_dir()
-    for file in sorted(group.glob("*.yaml"))
+    (file.parent.relative_to(CONF).as_posix(), file.stem)
+    for file in sorted(CONF.glob("*/**/*.yaml"))
+    if file != CONF / "hydra" / "default.yaml" and file.parent.name != "local"
 ]
+VERBS = sorted(file.stem for file in CONF.glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +39,30 @@ def composed(*words: str) -> DictConfig:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_choice_composes_and_passes_the_checks(group: str, name: str) -> None:
-    cfg = composed(f"{group}={name}", *EXTRA.get(name, []))
+    cfg = composed(f"{group}={name}", *EXTRA.get((group, name), []))
     validation.check_train_config(cfg)
     assert OmegaConf.to_container(cfg, resolve=True)
+
+
+def test_every_group_is_looked_at() -> None:
+    groups = {group for group, _ in CHOICES}
+    assert groups >= {"augment", "callbacks", "data", "debug", "experiment", "hydra/launcher",
+                      "hydra/sweeper", "logger", "loss", "model", "optimizer", "split",
+                      "trainer"}  # fmt: skip
+    assert len(CHOICES) > 35
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_commands_share_what_they_want_of_hydra(verb: str) -> None:
+    hydra = compose(verb, return_hydra_config=True, overrides=["hydra.job.num=0"]).hydra
+    assert hydra.output_subdir is None
+    assert hydra.job.chdir is False
+    assert (hydra.run.dir, hydra.sweep.subdir) == (".", ".")
+    assert hydra.job_logging is None or not hydra.job_logging.get("handlers")
+    assert hydra.help.app_name == f"signlang.{verb}"
+    own = OmegaConf.load(CONF / f"{verb}.yaml").hydra
+    assert set(own) <= {"help", "sweep"}
+    assert set(own.help) == {"app_name", "header"}
 
 
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: file.stem)
@@ -82,3 +106,85 @@ def test_the_published_settings_are_those_of_the_table() -> None:
     sizes = {name: composed(f"model={name}", "data=digits").image_size
              for name in ("simple_cnn", "mobilenetv2_dense", "squeezenet")}  # fmt: skip
     assert sizes == {"simple_cnn": 100, "mobilenetv2_dense": 128, "squeezenet": 224}
+
+
+def trained_with(place: Path, tiny: Path, *words: str) -> api.LoadedRun:
+    """A run of one epoch in this process; what the words say has the last word."""
+    return api.train([*QUICK, f"data.root={tiny}", f"runs_dir={place}/runs", "verbose=false",
+                      "trainer.max_epochs=1", *words])  # fmt: skip
+
+
+def test_debugging_is_fast_and_touches_no_real_run(tiny: Path, tmp_path: Path) -> None:
+    real = trained_with(tmp_path, tiny)
+    before = {file: file.read_bytes() for file in real.path.rglob("*") if file.is_file()}
+    first = trained_with(tmp_path, tiny, "debug=fast")
+    assert first.path.parent.parent == tmp_path / "runs" / "debug"
+    assert len(first.predictions["path"]) == 12, "one batch of the test fold"
+    again = trained_with(tmp_path, tiny, "debug=fast")
+    assert again.record["started"] >= first.record["started"]
+    assert "overwrite=true" in (again.path / "run.log").read_text() or again.record != first.record
+    assert before == {file: file.read_bytes() for file in real.path.rglob("*") if file.is_file()}
+
+
+def test_only_what_the_metrics_need(tiny: Path, tmp_path: Path) -> None:
+    run = trained_with(tmp_path, tiny, "callbacks=none", "logger=csv", "trainer=cpu")
+    assert run.metrics["status"] == "finished"
+    files = {f.relative_to(run.path).as_posix() for f in run.path.rglob("*") if f.is_file()}
+    assert "checkpoints/best.ckpt" in files
+    assert "checkpoints/last.ckpt" not in files
+    assert "csv/metrics.csv" in files
+    assert not [file for file in files if "tfevents" in file]
+    for word in ("cost", "checkpoint", "predictions", "history"):
+        with pytest.raises(SettingError, match=rf"callbacks\.{word} is missing, and metrics"):
+            trained_with(tmp_path, tiny, f"callbacks.{word}=null", "study=without")
+
+
+def test_overfitting_and_profiling(tiny: Path, tmp_path: Path) -> None:
+    run = trained_with(
+        tmp_path, tiny, "debug=overfit", "trainer.max_epochs=30", "logger=many", "optimizer.lr=1e-3"
+    )
+    assert run.history["train/accuracy"][-1] == 1.0
+    assert len(run.history["train/accuracy"]) == 30, "no early stopping"
+    assert (run.path / "csv" / "metrics.csv").is_file()
+    assert list(run.path.glob("events.out.tfevents.*"))
+    run = trained_with(tmp_path, tiny, "debug=profile")
+    assert "run_training_epoch" in (run.path / "fit-profile.txt").read_text()
+
+
+def test_a_configuration_folder_of_ones_own_joins(tiny: Path, tmp_path: Path) -> None:
+    own = tmp_path / "my conf"
+    (own / "model").mkdir(parents=True)
+    (own / "local").mkdir()
+    (own / "model" / "mine.yaml").write_text(
+        "defaults: [custom]\nname: mine\nnetwork: {_target_: my_nets.Tiny, width: 3}\n"
+    )
+    (own / "local" / "default.yaml").write_text("batch_size: 7\nseed: 5\n")
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n\n\ndef Tiny(num_classes, width):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(width, num_classes))\n"
+    )
+    words = [word for word in QUICK if not word.startswith(("model=", "batch_size="))]
+    words += ["model=mine", f"data.root={tiny}", "trainer.max_epochs=1", "seed=6"]
+    done = run_command(tmp_path, f"--config-dir={own}", *words)
+    assert done.code == 0, done.err
+    (record,) = tmp_path.glob("runs/folder/mine,*/fold=0/record.json")
+    run = signlang.load_run(record.parent)
+    assert run.metrics["cost"]["parameters"] == 3 * 3 * 9 + 3 + 3 * 3 + 3
+    assert run.record["settings"]["batch_size"] == 7
+    assert run.record["settings"]["seed"] == 6, "the command line has the last word"
+    shown = run_command(tmp_path, f"--config-dir={own}", "--help")
+    assert "mine, mobilenetv2" in shown.out
+    assert "batch_size: 7" in shown.out
+
+
+def test_the_help_of_a_verb_lists_the_groups_that_it_has(tmp_path: Path) -> None:
+    shown = run_command(tmp_path, "--help", verb="describe").out
+    assert "data: asl_alphabet, custom, digits" in shown
+    assert "split: blocks, signer, stratified" in shown
+    assert "model:" not in shown
+    assert "hydra/launcher" not in shown
+    train = run_command(tmp_path, "--help").out
+    assert "hydra/launcher: basic, local, serial" in train
+    assert "debug: fast, overfit, profile" in train
+    assert "Components" not in run_command(tmp_path, "--help", verb="serve").out

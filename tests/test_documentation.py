@@ -26,7 +26,7 @@ TINY = {
 }  # fmt: skip
 DRAWN = ["data.source.signers=2", "data.source.takes=3", "data.source.size=32"]
 FEWER = {  # of a long command, the same on a smaller scale
-    "sweep=optuna": ["sweep.trials=1", "folds=2"],
+    "hydra/sweeper=optuna": ["hydra.sweeper.trials=1", "folds=2"],
     "experiment=": ["fold=0,1", "folds=2", "augment=none", "optimizer.lr=1e-3"],
     "model=resnet18,mobilenetv2,squeezenet": ["fold=0,1"],
 }

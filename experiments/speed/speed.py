@@ -26,7 +26,7 @@ from signlang.system import cpu_count, cpu_name
 
 HERE: Final = Path(__file__).parent
 VARIANTS: Final = ("ours", "ceiling", "published", "usual")
-TWO_JOBS: Final = ", two jobs"  # at once, as launcher=local runs studies on two cores
+TWO_JOBS: Final = ", two jobs"  # at once, as hydra/launcher=local runs studies on two cores
 HEADER: Final = (
     "network", "batch", "ours", "ceiling", "share of it", "ours, two jobs", "ceiling, two jobs",
     "share of it", "published", "ours is", "goal", "usual", "ours is",

@@ -21,7 +21,7 @@ def ours(root: Path, epochs: int, stopping: bool, launcher: str) -> list[float]:
     """Train by the public command, and read the accuracies."""
     with TemporaryDirectory() as place:
         command = [
-            sys.executable, "-m", "signlang.train", "-m", f"launcher={launcher}",
+            sys.executable, "-m", "signlang.train", "-m", f"hydra/launcher={launcher}",
             "experiment=digits_simple_cnn", "augment=digits", f"batch_size={CASE.batch}",
             f"optimizer.lr={CASE.rate}", f"data.root={root}", f"trainer.max_epochs={epochs}",
             f"runs_dir={place}", "verbose=false", "fold=range(5)",

@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def concurrently(arguments: argparse.Namespace) -> dict[str, float]:
-    """Run several processes at once, as `launcher=local` does; their speeds add up."""
+    """Run several processes at once, as `hydra/launcher=local` does; their speeds add up."""
     threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
     command = [
         sys.executable, __file__, arguments.variant, arguments.case,

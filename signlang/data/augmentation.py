@@ -3,15 +3,24 @@
 The transforms are those of the published studies, in their order, by albumentations. `Affine`
 replaces albumentations' own: that one takes 236 microseconds for an image of 100 x 100, three
 quarters of them in Python, where small networks train on one in 700.
+
+The contract of transforms: what `augment.transforms._target_` names is called with its own
+arguments of the node and returns a list, in order, of albumentations transforms, which work on one
+image, and of functions of whole batches: `f(batch, rng)` gets uint8 images (N, H, W, 3) and a
+`numpy.random.Generator`, and returns uint8 images (N, H, W, 3) of the same shape, not changing
+those that it gets. Functions of batches go first. Everything random must come from `rng`, or from
+albumentations' own state, so that a resumed run sees the same images. The result is
+resized to the network's size last. Tried before training on images of the stored size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from signlang.arrays import Floats, Pixels
+from signlang.components import TARGET, build
 from signlang.data import image_io
 from signlang.data.image_folder import JUNK
 from signlang.data.image_io import BadImageError, is_image_name
@@ -121,11 +130,63 @@ def digits() -> list[Any]:
     return [Affine(rotate=20, shift=0.1, zoom=0.1)]
 
 
+BatchTransform = Callable[[Pixels, np.random.Generator], Pixels]
+
+
+def build_transforms(node: Mapping[str, Any], stored: int, image_size: int) -> list[Any]:
+    """Build the transforms that a node of the configuration names, and try them.
+
+    Args:
+        node: `augment.transforms` of the configuration, resolved.
+        stored: Side of the decoded images, in pixels.
+        image_size: Side of the images of the network, in pixels.
+
+    Raises:
+        SettingError: If they break the contract, see the module.
+    """
+    target = node.get(TARGET)
+    transforms = build(node, {}, key="augment.transforms")
+    if not isinstance(transforms, list | tuple) or not all(map(callable, transforms)):
+        raise SettingError(
+            f"augment.transforms: {target} must return a list of albumentations transforms and of "
+            f"functions of a batch; it returns {type(transforms).__name__}."
+        )
+    sample = np.random.default_rng(0).integers(0, 256, (2, stored, stored, 3), dtype=np.uint8)
+    try:
+        fault = _contract_fault(list(transforms), sample, image_size)
+    except Exception as error:  # a user's transform may raise anything
+        fault = f"they fail on images {sample.shape}: {type(error).__name__}: {error}"
+    if fault:
+        raise SettingError(f"augment.transforms: the transforms of {target} {fault}")
+    return list(transforms)
+
+
+def _contract_fault(transforms: list[Any], sample: Pixels, image_size: int) -> str:
+    """What is wrong with transforms, to follow their name; empty if nothing is."""
+    augmentation, out = Augmentation(transforms, image_size), sample
+    for function in augmentation.functions:
+        given, out = out, function(out.copy(), np.random.default_rng(0))
+        if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.shape != given.shape:
+            kind = getattr(out, "dtype", type(out).__name__), getattr(out, "shape", "")
+            return f"must return uint8 images {given.shape}; they return {kind[0]} {kind[1]}."
+    if augmentation.transform is not None:
+        image = augmentation.transform(image=out[0])["image"]
+        if image.dtype != np.uint8 or image.shape != (image_size, image_size, 3):
+            return (
+                f"must return uint8 images ({image_size}, {image_size}, 3) once they are resized; "
+                f"they return {image.dtype} {image.shape}."
+            )
+    if not np.array_equal(augmentation(sample.copy(), 1), augmentation(sample.copy(), 1)):
+        return "return other images for the same seed: take everything random from `rng`."
+    return ""
+
+
 class Augmentation:
     """Transforms whole batches, reproducibly for equal seeds in any process.
 
     Args:
-        transforms: albumentations transforms, in order; `Affine` is applied before them.
+        transforms: In order; functions of whole batches are applied before albumentations
+            transforms.
         size: Width and height of the results, in pixels.
         backgrounds: (M, h, h, 3) images to blend in at random, or None.
         background_weight: Their share in the blend, 0 to 1.
@@ -144,8 +205,11 @@ class Augmentation:
         self.size = size
         self.backgrounds = backgrounds
         self.weight = background_weight
-        self.affine = [one for one in transforms if isinstance(one, Affine)]
-        self.others = [one for one in transforms if not isinstance(one, Affine)]
+        of_images = (A.BasicTransform, A.BaseCompose)
+        self.others = [one for one in transforms if isinstance(one, of_images)]
+        self.functions: list[BatchTransform] = [
+            one for one in transforms if not isinstance(one, of_images)
+        ]
         # shrinking averages, as `resize_image` does for prediction
         resize = A.Resize(size, size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image")
         self.transform = A.Compose([*self.others, resize]) if transforms else None
@@ -162,10 +226,10 @@ class Augmentation:
         """
         if self.backgrounds is not None:
             batch = self._blend(batch, seed)
-        if self.affine:
+        if self.functions:
             rng = np.random.default_rng((seed, 3))
-            for affine in self.affine:
-                batch = affine(batch, rng)
+            for function in self.functions:
+                batch = function(batch, rng)
         if not self.others and batch.shape[1] == self.size:
             return batch
         if self.transform is None:

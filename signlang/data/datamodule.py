@@ -119,9 +119,8 @@ class HandSignDataModule(pl.LightningDataModule):
     """Loaders of one fold.
 
     Args:
-        fold: Images and parts.
-        augment: The group `augment` of the configuration; `transforms` is a function, see
-            `data.augment`.
+        fold: Images and subsets.
+        augment: The group `augment` of the configuration, resolved.
         image_size: Side of the square that the network sees, in pixels.
         workers: Processes that prepare batches; 0 prepares them in this one, in a thread of its own
             where the network leaves a core free.
@@ -135,12 +134,15 @@ class HandSignDataModule(pl.LightningDataModule):
         self.fold, self.augment = fold, augment
         self.index, self.parts = fold.index, fold.parts
         self.image_size, self.workers, self.seed = image_size, workers, seed
+        self.stored_size = int(fold.data["stored_size"] or image_size)
+        self.transforms = augmentation.build_transforms(
+            augment["transforms"], self.stored_size, image_size
+        )
 
     @cached_property
     def array(self) -> image_cache.DecodedImages:
         """(N, stored size, stored size, 3) the decoded images, mapped."""
-        stored = self.fold.data["stored_size"] or self.image_size
-        return image_cache.decode_images(self.index, stored, self.fold.cache_dir)
+        return image_cache.decode_images(self.index, self.stored_size, self.fold.cache_dir)
 
     def training_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel over the training images, 0 to 1."""
@@ -154,15 +156,15 @@ class HandSignDataModule(pl.LightningDataModule):
         return mean.tolist(), np.sqrt(squares / count - mean**2).tolist()
 
     def train_dataloader(self) -> Loader:
-        """Shuffled and augmented."""
-        stored = self.array.shape[1]
+        """Shuffled and augmented; the same in each epoch with `trainer.overfit_batches`."""
         scenes = augmentation.read_backgrounds(
-            self.augment["backgrounds"], self.augment["background_weight"], stored, self.seed
+            self.augment["backgrounds"],
+            self.augment["background_weight"],
+            self.stored_size,
+            self.seed,
         )
         weight = self.augment["background_weight"] or augmentation.BACKGROUND_WEIGHT
-        transform = augmentation.Augmentation(
-            self.augment["transforms"](), self.image_size, scenes, weight
-        )
+        transform = augmentation.Augmentation(self.transforms, self.image_size, scenes, weight)
         batches = EpochBatchSampler(self.parts.train, self.fold.batch_size, self.seed, self._epoch)
         return self._loader(batches, transform, self.workers)
 
@@ -197,4 +199,7 @@ class HandSignDataModule(pl.LightningDataModule):
         )
 
     def _epoch(self) -> int:
-        return self.trainer.current_epoch if self.trainer else 0
+        overfit = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
+        if self.trainer is None or overfit:  # always the same first batches
+            return 0
+        return self.trainer.current_epoch

@@ -1,11 +1,14 @@
 """Data sources: user folders, downloads, the built-in data set, and the images of a finished run.
 
-Each source is called with the user's folder, or None, and the cache folder; what has to be
-downloaded or drawn is kept in the cache.
-
-Nothing is downloaded, and of what the folder says only the program's own sources are called.
+The contract of a source: what `data.source._target_` names is called with `root` (`data.root`, the
+user's folder as text, or None) and `cache_dir` (the folder for what can be made again), as far as
+its signature names them, and with its own arguments of the node; it returns the path of a folder
+with one folder of images per class, or of a CSV file path,label[,signer]. What it downloads or
+draws belongs below `cache_dir`, and the second call must find it there. A source that is not one of
+signlang's own is called by `train`, `describe` and `evaluate` only, never for a finished run.
 """
 
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any, Final
 from PIL import Image, ImageOps
 
 from signlang import files
-from signlang.components import read_saved_config, saved_value
+from signlang.components import TARGET, build, read_saved_config, saved_value
 from signlang.console import log, verbose
 from signlang.data.image_io import BadImageError, decode, read_bytes
 from signlang.data.synthetic import generator as drawing
@@ -25,6 +28,30 @@ DIGITS_URL: Final = "https://github.com/ardamavi/Sign-Language-Digits-Dataset/ar
 # An archive that is packed on demand has no lasting checksum; its 2,062 images have.
 DIGITS_CONTENT: Final = "3e6e0579509c97a3a4c2259a51e64219"
 ASL_ALPHABET: Final = "grassknoted/asl-alphabet"
+
+
+def open_source(node: Mapping[str, Any], root: str | None, cache_dir: str) -> Path:
+    """Find the images of a data set: the folder or CSV file that its source returns.
+
+    Args:
+        node: `data.source` of the configuration, resolved.
+        root: `data.root`.
+        cache_dir: Folder for what can be made again.
+
+    Raises:
+        SettingError: If the source breaks the contract.
+        DataError: If what it returns is not there.
+    """
+    place = build(node, {"root": root, "cache_dir": cache_dir}, key="data.source")
+    if not isinstance(place, str | os.PathLike):
+        raise SettingError(
+            f"data.source: {node[TARGET]} returns {type(place).__name__}; it must return the path "
+            "of a folder with one folder per sign, or of a CSV file."
+        )
+    path = Path(place).expanduser()
+    if not path.exists():
+        raise DataError(f"data.source: {node[TARGET]} returns {path}, which is not there.")
+    return path
 
 
 def synthetic(
@@ -147,8 +174,6 @@ def unpack(archive: Path, target: Path) -> Path:
 
 
 def _download_asl_alphabet(cache_dir: str) -> Path:
-    import os
-
     os.environ.setdefault(
         "KAGGLEHUB_CACHE", str(files.cache_folder(cache_dir, "downloads", "kaggle"))
     )

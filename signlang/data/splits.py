@@ -11,15 +11,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from signlang.arrays import Ints
+from signlang.components import TARGET, build
+from signlang.data import sources
 from signlang.data.index import Index, read_index
-from signlang.errors import DataError, SettingError, suggestion
+from signlang.errors import DataError, SettingError, SignlangError
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +47,175 @@ class Subsets:
         return names
 
 
-def group_ids(index: Index, split: str, blocks: int = 10) -> Ints | None:
-    """Number the groups of images that must not be torn apart.
+class Split:
+    """Base of all splits: which images must not be separated, and which fold tests which image.
+
+    The contract: the class that `split._target_` names derives from this one and is called with
+    its own arguments of the node (all but `name`, `validation` and `seed`). It overrides `groups`,
+    which gets the index (paths, labels, classes, signers) and returns one group per image: (N,)
+    integers or strings, e.g. the day of each image; images of one group stay in one fold, and the
+    folds get nearly equal shares of every class. Or it overrides `folds`, which gets the index, the
+    number k of folds and the seed, and returns one fold per image: (N,) integers from 0 to k - 1,
+    such that each fold holds an image of every class. Both depend on what they get and on nothing
+    else: the same call must return the same on every machine. The validation subset is cut out of
+    the training folds by the groups. Checked before training, with an error that says what is
+    wrong.
+    """
+
+    def groups(self, index: Index) -> Any:
+        """(N,) the group of each image; None where every image stands alone."""
+        return None
+
+    def folds(self, index: Index, count: int, seed: int) -> Any:
+        """(N,) the fold in which each image is tested."""
+        return assign_folds(index.labels, group_ids(self, index), count, seed, index.classes)
+
+
+class Stratified(Split):
+    """Folds at random with equal shares of every class; nothing is kept together."""
+
+
+class BySigner(Split):
+    """Nobody is in two folds."""
+
+    def groups(self, index: Index) -> Ints:
+        """(N,) the signer of each image.
+
+        Raises:
+            DataError: If the signers are not all known.
+        """
+        return _signers(index)
+
+
+class ByBlocks(Split):
+    """Neighbouring frames stay together: the film of each class is cut into runs of frames.
+
+    The frames of a class are ordered by the last number in the file name.
 
     Args:
-        index: The images.
-        split: `stratified` (no groups), `signer`, or `blocks`: the film of each class, ordered by
-            the last number in the file name, is cut into runs of neighbouring frames.
-        blocks: Into how many runs.
+        blocks: Into how many runs, at least 2.
+    """
+
+    def __init__(self, blocks: int = 10) -> None:
+        self.blocks = blocks
+
+    def groups(self, index: Index) -> Ints:
+        """(N,) the block of each image.
+
+        Raises:
+            DataError: If a file name has no number.
+        """
+        return _blocks(index, self.blocks)
+
+
+SPLIT_SETTINGS: Final = {"name", "validation", "seed"}  # of the node, not of the class
+
+
+def build_split(node: Mapping[str, Any]) -> Split:
+    """Build the split that a node of the configuration names.
+
+    Args:
+        node: The group `split` of the configuration, resolved.
+
+    Raises:
+        SettingError: If it is no `Split`, or refuses its arguments.
+    """
+    own = {key: value for key, value in node.items() if key not in SPLIT_SETTINGS}
+    split = build(own, {}, key="split")
+    if not isinstance(split, Split):
+        raise SettingError(
+            f"split: {node[TARGET]} returns {type(split).__name__}; it must be a class that "
+            "derives from signlang.data.splits.Split."
+        )
+    return split
+
+
+def split_name(node: Mapping[str, Any]) -> str:
+    """Name a split in tables: by its group, or by its own class.
+
+    >>> split_name({"name": "stratified", "_target_": "my_splits.ByDay"})
+    'ByDay'
+    """
+    module, _, name = str(node[TARGET]).rpartition(".")
+    return str(node["name"]) if module == __name__ else name
+
+
+def group_ids(split: Split, index: Index) -> Ints | None:
+    """Number the groups of images that must not be separated.
 
     Returns:
         (N,) group numbers, or None where every image stands alone.
 
     Raises:
         DataError: If the signers or the frame numbers are unknown.
-        SettingError: If there is no such split.
+        SettingError: If a split of the user's own breaks the contract.
     """
+    groups = _followed(split.groups, index)
+    if groups is None:
+        return None
+    return np.unique(_per_image(groups, split, "groups", index), return_inverse=True)[1].astype(
+        np.int64
+    )
+
+
+def fold_numbers(split: Split, index: Index, folds: int, seed: int) -> Ints:
+    """Assign every image to the fold in which it is tested.
+
+    Returns:
+        (N,) fold numbers from 0 to folds - 1.
+
+    Raises:
+        DataError: If some fold would lack a class.
+        SettingError: If a split of the user's own breaks the contract.
+    """
+    numbers = _per_image(_followed(split.folds, index, folds, seed), split, "folds", index)
+    name = type(split).__name__
+    if numbers.dtype.kind not in "iu":
+        raise SettingError(
+            f"split: {name}.folds must return integers, the fold of each image; it returns "
+            f"{numbers.dtype}."
+        )
+    strange = np.setdiff1d(numbers, np.arange(folds))
+    if len(strange):
+        raise SettingError(
+            f"split: {name}.folds returns fold {strange[0]}; with folds={folds} they are 0 to "
+            f"{folds - 1}."
+        )
+    for number in range(folds):
+        absent = np.setdiff1d(np.arange(len(index.classes)), index.labels[numbers == number])
+        if len(absent) == len(index.classes):
+            raise SettingError(
+                f"split: {name}.folds leaves fold {number} empty: use fewer than folds={folds}."
+            )
+        if len(absent):
+            raise DataError(
+                f"split: {name}.folds leaves fold {number} without an image of "
+                f"{', '.join(index.classes[c] for c in absent)}: every fold needs all classes."
+            )
+    return numbers.astype(np.int64)
+
+
+def _followed(method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method of a split, which may be the user's own."""
     try:
-        grouping = _GROUPINGS[split]
-    except KeyError:
-        raise SettingError(f"split={split}: {suggestion(split, _GROUPINGS)}") from None
-    return grouping(index, blocks)
+        return method(*arguments)
+    except SignlangError:
+        raise
+    except Exception as error:
+        raise SettingError(
+            f"split: {method.__qualname__} fails: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _per_image(values: Any, split: Split, method: str, index: Index) -> npt.NDArray[Any]:
+    """One value per image, as an array."""
+    array = np.asarray(values)
+    if array.shape != (len(index),):
+        raise SettingError(
+            f"split: {type(split).__name__}.{method} must return one value per image, an array of "
+            f"shape ({len(index)},); it returns {array.shape}."
+        )
+    return array
 
 
 def assign_folds(
@@ -123,32 +273,31 @@ def assign_folds(
 
 def split_subsets(
     index: Index,
+    split: Split,
     *,
-    split: str = "stratified",
     folds: int = 5,
     fold: int = 0,
     seed: int = 0,
     validation: float | str = 0.1,
-    blocks: int = 10,
 ) -> Subsets:
     """Divide the images for one fold.
 
     Args:
         index: The images.
-        split: See `group_ids`.
+        split: Which images must not be separated.
         folds: Number of folds.
         fold: Which of them is the test set, from 0.
-        seed: Of the dealing.
+        seed: Of the assignment.
         validation: Share of the training folds that is set aside, grouped like the folds, rounded
             to one part in a whole number; or `fold`: the test fold itself, the optimistic protocol
             of some published tables.
-        blocks: See `group_ids`.
 
     Raises:
-        DataError: If a part would lack a class.
+        DataError: If a subset would lack a class.
+        SettingError: If a split of the user's own breaks the contract.
     """
-    groups = group_ids(index, split, blocks)
-    numbers = assign_folds(index.labels, groups, folds, seed, index.classes)
+    groups = group_ids(split, index)
+    numbers = fold_numbers(split, index, folds, seed)
     test, rest = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
     if validation == "fold":
         return Subsets(train=rest, validation=test, test=test)
@@ -158,7 +307,7 @@ def split_subsets(
         held = assign_folds(index.labels[rest], inner, count, seed, index.classes) == 0
     except DataError as error:
         raise DataError(
-            f"No validation part can be cut out of the training folds. {error} "
+            f"No validation subset can be cut out of the training folds. {error} "
             "Or let the test fold choose the checkpoint, and say so: split.validation=fold."
         ) from None
     return Subsets(train=rest[~held], validation=rest[held], test=test)
@@ -181,11 +330,7 @@ def frame_number(path: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def _no_groups(index: Index, blocks: int) -> None:
-    return None
-
-
-def _signers(index: Index, blocks: int) -> Ints:
+def _signers(index: Index) -> Ints:
     if index.signers is None:
         raise DataError(
             f"split=signer: it is not known who is in the images of {index.root}. Give a CSV "
@@ -218,22 +363,15 @@ def _blocks(index: Index, blocks: int) -> Ints:
     return groups
 
 
-_GROUPINGS: Final[dict[str, Callable[[Index, int], Ints | None]]] = {
-    "stratified": _no_groups,
-    "signer": _signers,
-    "blocks": _blocks,
-}
-
-
 class Fold:
     """One fold of a data set, before any pixel is decoded.
 
     Args:
-        data: The group `data` of the configuration; `source` is a function, see `data.sources`.
-        split: The group `split`.
+        data: The group `data` of the configuration, resolved.
+        split: Its group `split`, resolved.
         folds: Number of folds.
         fold: Which of them is the test set.
-        batch_size: Images of a training step, which the training part must reach.
+        batch_size: Images of a training step, which the training subset must reach.
         cache_dir: Folder for what can be made again.
     """
 
@@ -253,9 +391,8 @@ class Fold:
     @cached_property
     def index(self) -> Index:
         """All images; reads and checks them."""
-        root = self.data["source"](self.data["root"], self.cache_dir)
         return read_index(
-            Path(root),
+            sources.open_source(self.data["source"], self.data["root"], self.cache_dir),
             cache_dir=self.cache_dir,
             signers=self.data["signers"],
             on_bad_image=self.data["on_bad_image"],
@@ -264,14 +401,14 @@ class Fold:
     @cached_property
     def parts(self) -> Subsets:
         """Which images are for what."""
+        split = build_split(self.split)  # a mistake in it shows before images are read
         parts = split_subsets(
             self.index,
-            split=self.split["name"],
+            split,
             folds=self.folds,
             fold=self.fold,
             seed=self.split["seed"],
             validation=self.split["validation"],
-            blocks=self.split.get("blocks", 1),
         )
         if self.batch_size > len(parts.train):
             raise DataError(

@@ -8,17 +8,16 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from signlang.console import log, show_table
 from signlang.data import image_cache, splits
 from signlang.data.index import Index, read_index
+from signlang.data.sources import open_source
 from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
 from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
-from signlang.errors import DataError, SettingError, SignlangError
+from signlang.errors import DataError, SettingError
 from signlang.files import write_csv
 from signlang.reporting.formatting import counted
 
@@ -106,7 +105,7 @@ def analyse(cfg: DictConfig) -> Analysis:
     return Analysis(
         name=cfg.data.name,
         index=index,
-        split=f"split={cfg.split.name}, {cfg.folds} folds, seed {cfg.split.seed}",
+        split=f"split={splits.split_name(cfg.split)}, {cfg.folds} folds, seed {cfg.split.seed}",
         folds=numbers,
         no_folds_reason=no_folds_reason,
         pixels=small,
@@ -176,13 +175,8 @@ def _pairs_text(pairs: Pairs) -> str:
 
 
 def _index(cfg: DictConfig) -> Index:
-    try:
-        source = instantiate(cfg.data.source)
-        root = Path(source(cfg.data.root, cfg.cache_dir))
-    except InstantiationException as error:
-        if isinstance(error.__cause__, SignlangError):
-            raise error.__cause__ from None
-        raise
+    source: Any = OmegaConf.to_container(cfg.data.source, resolve=True)
+    root = open_source(source, cfg.data.root, cfg.cache_dir)
     # a card lists what cannot be used instead of stopping at it
     return read_index(
         root, cache_dir=cfg.cache_dir, signers=cfg.data.signers, on_bad_image="exclude"
@@ -190,11 +184,10 @@ def _index(cfg: DictConfig) -> Index:
 
 
 def _folds(cfg: DictConfig, index: Index) -> tuple[npt.NDArray[np.int64] | None, str]:
+    node: Any = OmegaConf.to_container(cfg.split, resolve=True)
+    split = splits.build_split(node)
     try:
-        groups = splits.group_ids(index, cfg.split.name, cfg.split.get("blocks", 1))
-        numbers = splits.assign_folds(
-            index.labels, groups, cfg.folds, cfg.split.seed, index.classes
-        )
+        numbers = splits.fold_numbers(split, index, cfg.folds, cfg.split.seed)
     except DataError as error:
         log.warning("no folds: %s", error)
         return None, str(error)

@@ -3,17 +3,17 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from signlang.arrays import Floats, Ints, Pixels
 from signlang.console import log, track
 from signlang.data import image_cache, image_io, splits
 from signlang.data.image_folder import class_names
 from signlang.data.index import Index, read_index
-from signlang.data.sources import images_root
+from signlang.data.sources import images_root, open_source
 from signlang.errors import DataError, RunError
 from signlang.evaluation import class_mapping
 from signlang.evaluation.predictors import BATCH, BatchPredictor, find_network
@@ -21,7 +21,6 @@ from signlang.evaluation.results import Evaluation, TrainingOverlap
 from signlang.metrics import calibration
 from signlang.metrics.calibration import Calibration, LabeledProbabilities
 from signlang.metrics.classification import classification_metrics
-from signlang.runs.lifecycle import instantiate_component
 
 if TYPE_CHECKING:  # it imports torch
     from signlang.runs.trained_run import TrainedRun
@@ -176,7 +175,8 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
 
 
 def _images_root(cfg: DictConfig) -> Path:
-    return Path(instantiate_component(cfg.data.source)(cfg.data.root, cfg.cache_dir))
+    source: Any = OmegaConf.to_container(cfg.data.source, resolve=True)
+    return open_source(source, cfg.data.root, cfg.cache_dir)
 
 
 def _index(cfg: DictConfig, root: Path) -> Index:
@@ -202,9 +202,9 @@ def _rows(cfg: DictConfig, index: Index, before: TrainingOverlap) -> Ints:
     """Which images are asked for."""
     wanted = np.ones(len(index), dtype=np.bool_)
     if cfg.fold is not None:
-        groups = splits.group_ids(index, cfg.split.name, cfg.split.get("blocks", 1))
-        dealt = splits.assign_folds(index.labels, groups, cfg.folds, cfg.split.seed, index.classes)
-        wanted &= dealt == cfg.fold
+        split: Any = OmegaConf.to_container(cfg.split, resolve=True)
+        numbers = splits.fold_numbers(splits.build_split(split), index, cfg.folds, cfg.split.seed)
+        wanted &= numbers == cfg.fold
     if cfg.unseen:
         if before.unknown:
             raise DataError(f"unseen=true cannot be: {before.unknown}")

@@ -20,7 +20,7 @@ from signlang.system import device, git_commit
 # settings of where and how a run is trained, not of what it is; data has its own fingerprint
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
-    "launcher", "sweep", "wanted_precision", "datamodule", "data.root", "data.signers",
+    "wanted_precision", "data.root", "data.signers",
     "data.source", "model.weights",
     "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",
     "callbacks.last", "callbacks.checkpoint.save_weights_only",
@@ -74,6 +74,9 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
         for key, value in flat.items()
         if not is_below(key, ELSEWHERE) and not key.endswith(("._partial_", "._convert_"))
     }
+    own_split = kept.pop("split", "")  # ours are known by their names
+    if own_split and not own_split.startswith("signlang "):
+        kept["split.name"] = own_split
     if cfg.model.weights:
         kept["model.weights"] = file_digest(cfg.model.weights)
     if cfg.augment.backgrounds:

@@ -4,32 +4,55 @@ import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from signlang import validation
+from signlang.components import TARGET, import_target
 from signlang.console import log, log_to, show_table
-from signlang.data.splits import Fold
+from signlang.data.splits import Fold, split_name
 from signlang.errors import RunError, SettingError, SignlangError, listing
 from signlang.files import read_csv
 from signlang.runs import identity
 from signlang.runs.folder import RunFolder
 
+OWN_SOURCES: Final = "signlang.data.sources."
+Component = TypeVar("Component")
+
 
 def read_fold(cfg: DictConfig) -> Fold:
     """Read and check all images, and assign them to train, validation and test."""
-    images: Fold = instantiate_component(cfg.datamodule.images)
+    images = fold_of(cfg)
+    subsets, index = images.parts, images.index
     log.info(
         "%s: %d images of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
-        cfg.data.name, len(images.index), len(images.index.classes),
-        f" by {len(set(images.index.signers))} signers" if images.index.signers else "",
-        cfg.fold, cfg.folds, cfg.split.name,
-        len(images.parts.train), len(images.parts.validation), len(images.parts.test),
+        cfg.data.name, len(index), len(index.classes),
+        f" by {len(set(index.signers))} signers" if index.signers else "",
+        cfg.fold, cfg.folds, split_name(cfg.split),
+        len(subsets.train), len(subsets.validation), len(subsets.test),
     )  # fmt: skip
     return images
+
+
+def fold_of(cfg: DictConfig) -> Fold:
+    """The fold that a configuration names; nothing is read yet."""
+    return Fold(
+        data=plain(cfg.data),
+        split=plain(cfg.split),
+        folds=cfg.folds,
+        fold=cfg.fold,
+        batch_size=cfg.batch_size,
+        cache_dir=cfg.cache_dir,
+    )
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node of the configuration as a dictionary, resolved."""
+    content: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+    return content
 
 
 def run_folder(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
@@ -46,7 +69,9 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         if metrics is None:
             return None
         validation.check_train_config(cfg)
-        data = instantiate_component(cfg.datamodule.images).index.fingerprint
+        if not str(cfg.data.source[TARGET]).startswith(OWN_SOURCES):
+            return None  # the user's module may import torch, and workers are forked from here
+        data = fold_of(cfg).index.fingerprint
     except SignlangError:  # the run reports it in its own log
         return None
     wanted = identity.fingerprint(identity.settings_of(cfg), data)
@@ -122,26 +147,42 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     )
 
 
-def instantiate_component(node: DictConfig, **more: Any) -> Any:
+def instantiate_component(
+    node: DictConfig, kind: type[Component], key: str, **more: Any
+) -> Component:
     """Instantiate a node of the configuration.
 
+    Args:
+        node: `_target_` and arguments, which may be nodes themselves.
+        kind: What it must be.
+        key: Its place in the configuration, for errors.
+        more: Further arguments.
+
     Raises:
-        SettingError: If its class is missing or refuses its settings; names the cause.
+        SettingError: If its class is missing, refuses its settings, or is of another kind; names
+            the cause.
     """
+    import_target(str(node.get(TARGET)))
     try:
-        return instantiate(node, **more)
+        made = instantiate(node, **more)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, SignlangError):
             raise cause from None
         if isinstance(cause, ModuleNotFoundError):
             raise SettingError(
-                f"{node.get('_target_')} needs a package that is not installed: {cause}. "
+                f"{key}: {node[TARGET]} needs a package that is not installed: {cause}. "
                 'Optional loggers come with pip install "signlang[wandb]" or "signlang[mlflow]".'
             ) from error
         raise SettingError(
-            f"{node.get('_target_')} refuses its settings: {cause or error}"
+            f"{key}: {node.get(TARGET)} refuses its settings: {cause or error}"
         ) from error
+    if not isinstance(made, kind):
+        raise SettingError(
+            f"{key}: {node.get(TARGET)} returns {type(made).__name__}, not a "
+            f"{kind.__module__.partition('.')[0]} {kind.__name__}."
+        )
+    return made
 
 
 @contextmanager

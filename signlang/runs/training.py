@@ -1,27 +1,29 @@
 """Training of a run: datamodule, classifier, trainer, resuming, testing and metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from signlang.callbacks.checkpointing import AtomicCheckpointIO, InterruptGuard
 from signlang.callbacks.cost import Cost, CostProfile
 from signlang.callbacks.predictions import PredictionCollector, write_predictions
+from signlang.callbacks.progress import History
 from signlang.components import OWN_NETWORKS, TARGET, build, configured_nodes, import_target
 from signlang.console import log
 from signlang.data.datamodule import HandSignDataModule
-from signlang.data.splits import Fold
+from signlang.data.splits import Fold, split_name
 from signlang.errors import SettingError
 from signlang.files import read_csv
 from signlang.metrics import calibration
 from signlang.metrics.classification import per_class_accuracy
 from signlang.models.classifier import Classifier, load_classifier
 from signlang.runs.folder import RunFolder
-from signlang.runs.lifecycle import instantiate_component
+from signlang.runs.lifecycle import instantiate_component, plain
 from signlang.validation import NORMALIZATIONS
 
 
@@ -58,20 +60,32 @@ HPARAMS: Final = (
     "trainer.precision",
 )  # fmt: skip
 MODEL_KEYS: Final = ("name", "architecture", "image_size")  # of conf/model, for people
+NEEDED: Final[Mapping[str, Callable[[pl.Callback], bool]]] = {  # for metrics.json
+    "checkpoint": lambda c: isinstance(c, ModelCheckpoint) and c.filename == "best",
+    "history": lambda c: isinstance(c, History),
+    "predictions": lambda c: isinstance(c, PredictionCollector),
+    "cost": lambda c: isinstance(c, CostProfile),
+}
 SUBSETS: Final = ("validation", "test")
 METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
 
 def build_datamodule(cfg: DictConfig, fold: Fold) -> HandSignDataModule:
     """Build the data module, and seed everything random."""
-    pl.seed_everything(cfg.seed, verbose=False)
-    module: HandSignDataModule = instantiate_component(cfg.datamodule.loaders, fold=fold)
+    module = HandSignDataModule(
+        fold=fold,
+        augment=plain(cfg.augment),
+        image_size=cfg.image_size,
+        workers=cfg.workers,
+        seed=cfg.seed,
+    )
+    pl.seed_everything(cfg.seed, verbose=False)  # after the user's transforms were tried
     return module
 
 
 def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
     """Build the LightningModule with its initial weights."""
-    options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
+    options = plain(cfg.model)
     initial = {key: options.pop(key) for key in ("pretrained", "weights")}
     normalization, kind = options.pop("normalization"), options.pop("_target_")
     network = options.pop("network")
@@ -95,8 +109,8 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
             "image_size": cfg.image_size,
             "mean": mean,
             "std": std,
-            "optimizer": OmegaConf.to_container(cfg.optimizer, resolve=True),
-            "loss": OmegaConf.to_container(cfg.loss, resolve=True),
+            "optimizer": plain(cfg.optimizer),
+            "loss": plain(cfg.loss),
             "label_smoothing": cfg.label_smoothing,
             "start": initial,
             "resolve": import_target,
@@ -120,13 +134,32 @@ def model_name(cfg: DictConfig) -> str:
 
 
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
-    """Build the callbacks; those set to null are left out."""
-    return [instantiate_component(node) for node in cfg.callbacks.values() if node is not None]
+    """Build the callbacks; those set to null are left out.
+
+    Raises:
+        SettingError: If one breaks the contract, or one that `metrics.json` needs is missing.
+    """
+    callbacks = [
+        instantiate_component(node, pl.Callback, f"callbacks.{name}")
+        for name, node in (cfg.get("callbacks") or {}).items()
+        if node is not None
+    ]
+    for name, is_it in NEEDED.items():
+        if not any(map(is_it, callbacks)):
+            raise SettingError(
+                f"callbacks.{name} is missing, and metrics.json needs it: leave "
+                f"callbacks.{name} as it is; callbacks=none switches off all that may be off."
+            )
+    return callbacks
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
     """Build the loggers; those set to null are left out."""
-    return [instantiate_component(node) for node in cfg.logger.values() if node is not None]
+    return [
+        instantiate_component(node, Logger, f"logger.{name}")  # type: ignore[type-abstract]
+        for name, node in (cfg.get("logger") or {}).items()
+        if node is not None
+    ]
 
 
 def build_trainer(
@@ -175,7 +208,8 @@ def test_and_record(
     test = {name: float(tester.callback_metrics[f"test/{name}"]) for name in METRICS}
     predictions = _only(tester, PredictionCollector)
     probabilities, index = predictions.probabilities("test"), module.index
-    write_predictions(folder.path / "predictions.csv", index, module.parts.test, probabilities)
+    tested = module.parts.test[: len(probabilities)]  # fewer with trainer.limit_test_batches
+    write_predictions(folder.path / "predictions.csv", index, tested, probabilities)
     outputs = {
         subset: (predictions.probabilities(subset), predictions.labels(subset))
         for subset in SUBSETS
@@ -188,7 +222,7 @@ def test_and_record(
         "model": model_name(cfg),
         "data": cfg.data.name,
         "study": cfg.study,
-        "split": cfg.split.name,
+        "split": split_name(cfg.split),
         "protocol": "validation=fold" if cfg.split.validation == "fold" else "test fold untouched",
         "fold": cfg.fold,
         "folds": cfg.folds,
@@ -213,22 +247,21 @@ def test_and_record(
 def _trainer(
     cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], precision: str
 ) -> pl.Trainer:
-    trainer: pl.Trainer = instantiate_component(
+    return instantiate_component(
         cfg.trainer,
+        pl.Trainer,
+        "trainer",
         callbacks=callbacks,
         logger=loggers or False,
         precision=precision,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=cfg.run_folder,
     )
-    return trainer
 
 
 def _only(trainer: pl.Trainer, kind: type[CallbackType]) -> CallbackType:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, kind):
-            return callback
-    raise SettingError(f"{kind.__name__} is missing from callbacks: metrics.json needs it.")
+    found: CallbackType = next(c for c in trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
+    return found
 
 
 def _log_hyperparameters(

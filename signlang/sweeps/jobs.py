@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from signlang.errors import SignlangError
 
@@ -108,9 +108,3 @@ def display_text(overrides: Sequence[str], all_of_them: Sequence[Sequence[str]])
     """
     common = set(overrides).intersection(*map(set, all_of_them)) if len(all_of_them) > 1 else set()
     return " ".join(word for word in overrides if word not in common)
-
-
-def plain_value(config: DictConfig, key: str) -> dict[str, Any]:
-    """A group of the configuration as a dictionary."""
-    group: dict[str, Any] = OmegaConf.to_container(config[key], resolve=True)  # type: ignore[assignment]
-    return group

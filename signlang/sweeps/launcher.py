@@ -22,8 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from signlang import console
 from signlang.console import CONSOLE, duration, log, verbose
-from signlang.errors import SettingError, suggestion
-from signlang.sweeps.jobs import JobResult, Jobs, display_text, plain_value
+from signlang.errors import SettingError
+from signlang.sweeps.jobs import JobResult, Jobs, display_text
 from signlang.system import cpu_count
 
 
@@ -91,7 +91,9 @@ def worker_count(jobs: Any) -> int:
         return max(1, min(cpu_count(), memory // JOB_MEMORY))
     if isinstance(jobs, int) and not isinstance(jobs, bool) and jobs >= 1:
         return jobs
-    raise SettingError(f"launcher.jobs={jobs}: it must be auto or a whole number of at least 1.")
+    raise SettingError(
+        f"hydra.launcher.jobs={jobs}: it must be auto or a whole number of at least 1."
+    )
 
 
 @dataclass
@@ -249,33 +251,16 @@ def _death(code: int | None) -> str:
     return f"its process {why}. The same command goes on from its last finished epoch."
 
 
-KINDS = ("serial", "local")
+class SerialLauncher(HydraLauncher):
+    """Skips what is finished, and runs the other jobs one after another in this process."""
 
-
-class Launcher(HydraLauncher):
-    """Skips what is finished, and runs the rest as the group `launcher` says."""
-
-    jobs: Jobs
-    at_once: int
-    workers: WorkerPool | None = None
+    at_once = 1  # jobs that run at the same time
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Learn what a job is, and how many the machine carries.
-
-        Raises:
-            SettingError: If `launcher` is unknown, or `launcher.jobs` is no number.
-        """
+        """Take what composes and runs the jobs."""
         self.jobs = Jobs(hydra_context, task_function, config)
-        options = plain_value(config, "launcher")
-        kind = options.get("name")
-        if kind not in KINDS:
-            raise SettingError(f"launcher={kind}: {suggestion(str(kind), KINDS)}")
-        self.at_once = 1
-        if kind == "local":
-            self.at_once = worker_count(options["jobs"])
-            self.workers = WorkerPool(lambda job: self.jobs.run(*job), self.at_once)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -298,17 +283,59 @@ class Launcher(HydraLauncher):
             for number, overrides in enumerate(job_overrides)
             if number not in outcomes
         }
-        if self.workers is None:
-            outcomes |= {number: self.jobs.run(*job) for number, job in left.items()}
-        else:
-            names = {number: display_text(job[0], job_overrides) for number, job in left.items()}
-            outcomes |= self.workers.run(left, names)
+        names = {number: display_text(job[0], job_overrides) for number, job in left.items()}
+        outcomes |= self.run(left, names)
         return [
             outcomes[number].as_hydra_has_it(overrides)
             for number, overrides in enumerate(job_overrides)
         ]
 
+    def run(
+        self, jobs: Mapping[int, tuple[Sequence[str], int]], names: Mapping[int, str]
+    ) -> dict[int, JobResult]:
+        """Run jobs that are not finished.
+
+        Args:
+            jobs: Overrides and number in the sweep of each.
+            names: What to call each.
+
+        Returns:
+            The outcome of each.
+        """
+        return {number: self.jobs.run(*job) for number, job in jobs.items()}
+
     def close(self) -> None:
-        """End the workers, if there are any."""
-        if self.workers is not None:
-            self.workers.close()
+        """End what runs jobs, once there are no more."""
+
+
+class LocalLauncher(SerialLauncher):
+    """Skips what is finished, and runs the other jobs side by side on this machine.
+
+    Args:
+        jobs: How many at once, or `auto`, see `worker_count`.
+    """
+
+    def __init__(self, jobs: int | str = "auto") -> None:
+        self.asked = jobs
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Make the pool of workers, none of which is started yet.
+
+        Raises:
+            SettingError: If `hydra.launcher.jobs` is no number.
+        """
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.at_once = worker_count(self.asked)
+        self.workers = WorkerPool(lambda job: self.jobs.run(*job), self.at_once)
+
+    def run(
+        self, jobs: Mapping[int, tuple[Sequence[str], int]], names: Mapping[int, str]
+    ) -> dict[int, JobResult]:
+        """Run jobs in the workers, as many at once as there are."""
+        return self.workers.run(jobs, names)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.workers.close()

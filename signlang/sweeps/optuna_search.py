@@ -1,45 +1,55 @@
 """Hyper-parameter search over all folds with Optuna."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.utils import instantiate
 
+from signlang.components import TARGET, build
 from signlang.console import log
 from signlang.errors import SettingError
-from signlang.runs import lifecycle
 
 if TYPE_CHECKING:
     import optuna
 
-    from signlang.sweeps.sweeper import Sweeper
+Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 
 
 def run_search(
-    sweeper: "Sweeper", overrides: Mapping[str, Override], options: Mapping[str, Any]
+    study: "optuna.Study",
+    overrides: Mapping[str, Override],
+    *,
+    trials: int,
+    folds: Sequence[int],
+    at_once: int,
+    launch: Launch,
+    accuracy: Callable[[Sequence[str]], float],
 ) -> list[JobReturn]:
     """Run trials until there are as many as were asked for.
 
-    A trial is one setting on all folds, each an ordinary run. It is judged by the mean accuracy on
-    the validation parts; the test folds are not looked at. After each fold (or as many as run at
+    A trial is one setting on all folds, each an ordinary run. It is rated by the mean accuracy on
+    the validation subsets; the test folds are not looked at. After each fold (or as many as run at
     once) a trial that is worse than most is given up.
 
     Args:
-        sweeper: Launches the folds.
+        study: See `open_study`.
         overrides: Those that are swept over are the space; `fold` chooses folds.
-        options: The group `sweep`: trials, storage, sampler, pruner.
+        trials: How many in all.
+        folds: Which folds a trial has.
+        at_once: How many of them run at the same time.
+        launch: Runs jobs, given as overrides, with the number of the first.
+        accuracy: Validation accuracy of a finished job.
 
     Returns:
         The jobs of this call.
 
     Raises:
-        SettingError: If Optuna is not installed, or there is nothing to search.
+        SettingError: If there is nothing to search.
     """
-    _require_optuna()
     space = {
         key: _distribution(override)
         for key, override in overrides.items()
@@ -47,33 +57,35 @@ def run_search(
     }
     if not space:
         raise SettingError(
-            "sweep=optuna needs something to search, e.g. "
+            "hydra/sweeper=optuna needs something to search, e.g. "
             "'optimizer.lr=tag(log, interval(1e-4, 1e-2))' batch_size=32,64."
         )
-    study = _study(options, str(sweeper.config.study))  # type: ignore[union-attr]
     fixed = [
         f"{key}={override.get_value_element_as_str()}"
         for key, override in overrides.items()
-        if not (key in space or key == "fold" or key == "sweep" or key.startswith("sweep."))
+        if not (key in space or key == "fold")
     ]
-    trials = _Trials(sweeper, fixed, _folds(sweeper, overrides))
-    for _ in range(int(options["trials"]) - _count(study)):
+    search = _Trials(fixed, folds, at_once, launch, accuracy)
+    for _ in range(trials - _count(study)):
         trial = study.ask(space)
-        state, value = trials.run(trial)
+        state, value = search.run(trial)
         study.tell(trial, value, state=state)
-        log.info("trial %d of %d: %s %s", _count(study), options["trials"], state.name.lower(),
+        log.info("trial %d of %d: %s %s", _count(study), trials, state.name.lower(),
                  "" if value is None else f"with validation accuracy {value:.4f}")  # fmt: skip
     _report(study)
-    return trials.returned
+    return search.returned
 
 
+@dataclass
 class _Trials:
     """Runs the folds of trials."""
 
-    def __init__(self, sweeper: "Sweeper", fixed: Sequence[str], folds: Sequence[int]) -> None:
-        self.sweeper, self.fixed, self.folds = sweeper, fixed, folds
-        self.at_once = int(getattr(sweeper.launcher, "at_once", len(folds)))
-        self.returned: list[JobReturn] = []
+    fixed: Sequence[str]
+    folds: Sequence[int]
+    at_once: int
+    launch: Launch
+    accuracy: Callable[[Sequence[str]], float]
+    returned: list[JobReturn] = field(default_factory=list)
 
     def run(self, trial: "optuna.Trial") -> tuple["optuna.trial.TrialState", float | None]:
         """Run one trial; its state and its value."""
@@ -81,38 +93,41 @@ class _Trials:
 
         words = [*self.fixed, *(f"{key}={_word(value)}" for key, value in trial.params.items())]
         log.info("trial %d: %s", trial.number, " ".join(words[len(self.fixed) :]))
-        found: list[float] = []
+        accuracies: list[float] = []
         for begin in range(0, len(self.folds), self.at_once):
             jobs = [[*words, f"fold={fold}"] for fold in self.folds[begin : begin + self.at_once]]
-            returned = self.sweeper.launch(jobs, first=len(self.returned))
+            returned = self.launch(jobs, len(self.returned))
             self.returned += returned
             if any(job.status == JobStatus.FAILED for job in returned):
                 return TrialState.FAIL, None
-            found += [self._validation_accuracy(job) for job in jobs]
-            trial.report(sum(found) / len(found), step=len(found))
-            if len(found) < len(self.folds) and trial.should_prune():
+            accuracies += map(self.accuracy, jobs)
+            trial.report(sum(accuracies) / len(accuracies), step=len(accuracies))
+            if len(accuracies) < len(self.folds) and trial.should_prune():
                 return TrialState.PRUNED, None  # Optuna keeps what was reported last
-        return TrialState.COMPLETE, sum(found) / len(found)
-
-    def _validation_accuracy(self, job: Sequence[str]) -> float:
-        metrics = lifecycle.run_folder(self.sweeper.jobs.configuration(job, 0), job).metrics()
-        assert metrics is not None
-        return float(metrics["validation"]["accuracy"])
+        return TrialState.COMPLETE, sum(accuracies) / len(accuracies)
 
 
-def _require_optuna() -> None:
+def open_study(
+    name: str, storage: str, sampler: Mapping[str, Any], pruner: Mapping[str, Any]
+) -> "optuna.Study":
+    """Open the study, and put trials that were interrupted in front of the queue.
+
+    Args:
+        name: Of the study.
+        storage: Where it is kept, a URL of SQLAlchemy.
+        sampler: The node of an Optuna sampler.
+        pruner: The node of an Optuna pruner.
+
+    Raises:
+        SettingError: If Optuna is not installed, or a node does not name what it should.
+    """
     try:
         import optuna
     except ModuleNotFoundError:
-        raise SettingError('sweep=optuna needs Optuna: pip install "signlang[search]".') from None
+        raise SettingError(
+            'hydra/sweeper=optuna needs Optuna: pip install "signlang[search]".'
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def _study(options: Mapping[str, Any], name: str) -> "optuna.Study":
-    """Open the study, and put trials that were interrupted in front of the queue."""
-    import optuna
-
-    storage = str(options["storage"])
     if storage.startswith("sqlite:///"):
         Path(storage.removeprefix("sqlite:///")).expanduser().parent.mkdir(
             parents=True, exist_ok=True
@@ -120,8 +135,8 @@ def _study(options: Mapping[str, Any], name: str) -> "optuna.Study":
     study: optuna.Study = optuna.create_study(
         study_name=name,
         storage=storage,
-        sampler=instantiate(options["sampler"]),
-        pruner=instantiate(options["pruner"]),
+        sampler=_part(sampler, optuna.samplers.BaseSampler, "sampler"),
+        pruner=_part(pruner, optuna.pruners.BasePruner, "pruner"),
         direction="maximize",
         load_if_exists=True,
     )
@@ -129,6 +144,25 @@ def _study(options: Mapping[str, Any], name: str) -> "optuna.Study":
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params)  # its finished folds are skipped, the rest goes on
     return study
+
+
+def _part(node: Mapping[str, Any], kind: type, name: str) -> Any:
+    made = build(node, {}, key=f"hydra.sweeper.{name}")
+    if not isinstance(made, kind):
+        raise SettingError(
+            f"hydra.sweeper.{name}: {node[TARGET]} returns {type(made).__name__}, not a "
+            f"{kind.__name__} of Optuna."
+        )
+    return made
+
+
+def chosen_folds(chosen: Override | None, count: int) -> list[int]:
+    """The folds of each trial: all of them, or those of the override `fold`."""
+    if chosen is None:
+        return list(range(count))
+    if chosen.is_sweep_override():
+        return [int(value) for value in chosen.sweep_string_iterator()]
+    return [int(chosen.get_value_element_as_str())]
 
 
 def _distribution(override: Override) -> "optuna.distributions.BaseDistribution":
@@ -150,15 +184,6 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
         numbers = list(range(value.start, value.stop, value.step))  # type: ignore[arg-type]
         return distributions.IntDistribution(numbers[0], numbers[-1], step=int(value.step))
     return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
-
-
-def _folds(sweeper: "Sweeper", overrides: Mapping[str, Override]) -> list[int]:
-    chosen = overrides.get("fold")
-    if chosen is None:
-        return list(range(sweeper.config.folds))  # type: ignore[union-attr]
-    if chosen.is_sweep_override():
-        return [int(value) for value in chosen.sweep_string_iterator()]
-    return [int(chosen.get_value_element_as_str())]
 
 
 def _word(value: Any) -> str:

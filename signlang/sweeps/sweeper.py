@@ -1,9 +1,9 @@
-"""The Hydra sweeper of signlang, its registration, and the grid of jobs."""
+"""The Hydra sweepers of signlang, grid and search, and the registration of all its plugins."""
 
 import importlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -19,15 +19,13 @@ from omegaconf import DictConfig
 
 from signlang import console
 from signlang.console import log
-from signlang.errors import SettingError, SignlangError, SweepError, suggestion
-from signlang.sweeps.jobs import Jobs, plain_value
-from signlang.sweeps.launcher import Launcher
-
-KINDS = ("grid", "optuna")
+from signlang.errors import SignlangError, SweepError
+from signlang.sweeps.jobs import Jobs
+from signlang.sweeps.launcher import LocalLauncher, SerialLauncher
 
 
-class Sweeper(HydraSweeper):
-    """Launches every combination of the values that are swept over, or a search among them.
+class GridSweeper(HydraSweeper):
+    """Launches every combination of the values that are swept over, then compares the study.
 
     Args:
         params: Values to sweep by name, as on the command line, which has the last word.
@@ -40,22 +38,15 @@ class Sweeper(HydraSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Make the launcher.
-
-        Raises:
-            SettingError: If `sweep` is unknown.
-        """
+        """Make the launcher."""
         console.start(config.verbose is not False)
         self.hydra_context, self.config = hydra_context, config
-        kind = config.sweep.get("name")
-        if kind not in KINDS:
-            raise SettingError(f"sweep={kind}: {suggestion(str(kind), KINDS)}")
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self.jobs = (
             self.launcher.jobs
-            if isinstance(self.launcher, Launcher)
+            if isinstance(self.launcher, SerialLauncher)
             else Jobs(hydra_context, task_function, config)
         )
 
@@ -68,16 +59,9 @@ class Sweeper(HydraSweeper):
         assert self.config is not None
         overrides = self._parsed(arguments)
         try:
-            if self.config.sweep.name == "optuna":
-                from signlang.sweeps import optuna_search
-
-                returned = optuna_search.run_search(
-                    self, overrides, plain_value(self.config, "sweep")
-                )
-            else:
-                returned = list(self.launch(combinations(overrides)))
+            returned = self.run(overrides)
         finally:
-            if isinstance(self.launcher, Launcher):
+            if isinstance(self.launcher, SerialLauncher):
                 self.launcher.close()
         self._compare()
         failed = sum(job.status == JobStatus.FAILED for job in returned)
@@ -87,6 +71,10 @@ class Sweeper(HydraSweeper):
                 "command to run them again."
             )
         return [returned]
+
+    def run(self, overrides: dict[str, Override]) -> list[JobReturn]:
+        """Run the jobs that the overrides ask for."""
+        return list(self.launch(combinations(overrides)))
 
     def launch(self, jobs: Sequence[Sequence[str]], first: int = 0) -> Sequence[JobReturn]:
         """Compose one fold of each setting, so that mistakes show at once, then run all jobs."""
@@ -116,6 +104,62 @@ class Sweeper(HydraSweeper):
                 log.warning("%s was not compared: %s", study, error)
 
 
+class OptunaSweeper(GridSweeper):
+    """Searches among the values that are swept over, then compares the study.
+
+    Args:
+        params: As of `GridSweeper`; also intervals.
+        trials: How many in all, with those of earlier calls.
+        storage: Where Optuna keeps them, a URL of SQLAlchemy.
+        sampler: The node of an Optuna sampler.
+        pruner: The node of an Optuna pruner.
+    """
+
+    def __init__(
+        self,
+        trials: int,
+        storage: str,
+        sampler: Mapping[str, Any],
+        pruner: Mapping[str, Any],
+        params: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(params)
+        self.trials, self.storage = trials, storage
+        self.sampler, self.pruner = sampler, pruner
+
+    def run(self, overrides: dict[str, Override]) -> list[JobReturn]:
+        """Run trials until there are as many as were asked for.
+
+        Raises:
+            SettingError: If Optuna is not installed, or there is nothing to search.
+        """
+        from signlang.sweeps import optuna_search
+
+        assert self.config is not None
+        assert self.launcher is not None
+        folds = optuna_search.chosen_folds(overrides.get("fold"), self.config.folds)
+        study = optuna_search.open_study(
+            str(self.config.study), self.storage, self.sampler, self.pruner
+        )
+        return optuna_search.run_search(
+            study,
+            overrides,
+            trials=self.trials,
+            folds=folds,
+            at_once=int(getattr(self.launcher, "at_once", len(folds))),
+            launch=self.launch,
+            accuracy=self.validation_accuracy,
+        )
+
+    def validation_accuracy(self, job: Sequence[str]) -> float:
+        """Accuracy of a finished job on its validation subset."""
+        from signlang.runs import lifecycle
+
+        metrics = lifecycle.run_folder(self.jobs.configuration(job, 0), job).metrics()
+        assert metrics is not None
+        return float(metrics["validation"]["accuracy"])
+
+
 def combinations(overrides: dict[str, Override]) -> list[list[str]]:
     """Every combination of swept values with the fixed ones, the last key varying fastest.
 
@@ -128,7 +172,8 @@ def combinations(overrides: dict[str, Override]) -> list[list[str]]:
             lists.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         elif override.is_sweep_override():
             raise HydraException(
-                f"{override.input_line}: an interval is for a search; say sweep=optuna as well."
+                f"{override.input_line}: an interval is for a search; say hydra/sweeper=optuna as "
+                "well."
             )
         else:
             lists.append([f"{key}={override.get_value_element_as_str()}"])
@@ -151,7 +196,7 @@ def register() -> None:
         sys.modules[ROOT] = ModuleType(ROOT)
         sys.modules[ROOT].__path__ = []
     home = sys.modules[HOME] = ModuleType(HOME)
-    for plugin in (Launcher, Sweeper):
+    for plugin in (SerialLauncher, LocalLauncher, GridSweeper, OptunaSweeper):
         plugin.__module__ = HOME
         setattr(home, plugin.__name__, plugin)
         Plugins.instance().register(plugin)

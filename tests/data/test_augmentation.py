@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from signlang.arrays import Pixels
 from signlang.data.augmentation import (
     Affine,
     Augmentation,
     asl_alphabet,
+    build_transforms,
     digits,
     read_backgrounds,
 )
@@ -155,3 +157,57 @@ def test_each_image_gets_a_background_of_its_own_drawing() -> None:
     assert not np.array_equal(levels, blend(black, 2)[:, 0, 0, 0])
     white = np.full((1, 8, 8, 3), 255, dtype=np.uint8)
     assert Augmentation([], 8, scenes[:1] * 0, 0.25)(white, 0).max() == 191
+
+
+def inverted(batch: Pixels, rng: np.random.Generator) -> Pixels:
+    return 255 - batch
+
+
+def floats(batch: Pixels, rng: np.random.Generator) -> Any:
+    return batch / 255
+
+
+def cropped(batch: Pixels, rng: np.random.Generator) -> Pixels:
+    return batch[:, 1:]
+
+
+def noisy(batch: Pixels, rng: np.random.Generator) -> Pixels:
+    return np.random.randint(0, 256, batch.shape, dtype=np.uint8)
+
+
+def one_of(name: str) -> list[Any]:
+    """What `augment.transforms._target_` names in the tests below."""
+    import albumentations as A
+
+    ours = {f.__name__: f for f in (inverted, floats, cropped, noisy)}
+    own: list[Any] = [ours[name] if name in ours else getattr(A, name)(p=1.0)]
+    return [*own, A.HorizontalFlip(p=1.0)]
+
+
+def node(name: str) -> dict[str, str]:
+    return {"_target_": f"{__name__}.one_of", "name": name}
+
+
+def test_functions_of_batches_and_transforms_of_images_work_together() -> None:
+    transforms = build_transforms(node("inverted"), 40, 20)
+    left = np.zeros((1, 40, 40, 3), dtype=np.uint8)
+    left[:, :, :20] = 255
+    out = Augmentation(transforms, 20)(left, 0)
+    assert out.shape == (1, 20, 20, 3)
+    assert out[0, :, :8].max() > 200 > 50 > out[0, :, 12:].max()  # inverted, then flipped
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("floats", r"must return uint8 images \(2, 40, 40, 3\); they return float64"),
+        ("cropped", r"must return uint8 images .* they return uint8 \(2, 39, 40, 3\)"),
+        ("noisy", "return other images for the same seed: take everything random from `rng`"),
+        ("ToFloat", r"must return uint8 images \(20, 20, 3\) once .* they return float32"),
+    ],
+)
+def test_transforms_that_break_the_contract_are_refused(name: str, sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        build_transforms(node(name), 40, 20)
+    with pytest.raises(SettingError, match="must return a list of albumentations transforms"):
+        build_transforms({"_target_": "collections.Counter"}, 40, 20)

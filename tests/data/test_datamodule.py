@@ -35,22 +35,30 @@ class Recorder(pl.LightningModule):
 
 
 def module_of(
-    root: Path, cache_dir: Path, transforms: Callable[[], list[Any]] = augmentation.none
+    root: Path,
+    cache_dir: Path,
+    transforms: Callable[[], list[Any]] = augmentation.none,
+    stored_size: int | None = None,
 ) -> HandSignDataModule:
-    data = {"source": lambda root, cache: root, "root": root, "signers": None,
-            "on_bad_image": "error", "stored_size": None}  # fmt: skip
-    split = {"name": "stratified", "seed": 0, "validation": 0.25}
+    source = {"_target_": "signlang.data.sources.folder"}
+    data = {"source": source, "root": str(root), "signers": None, "on_bad_image": "error",
+            "stored_size": stored_size}  # fmt: skip
+    split = {"_target_": "signlang.data.splits.Stratified", "name": "stratified", "seed": 0,
+             "validation": 0.25}  # fmt: skip
     fold = Fold(data=data, split=split, folds=3, fold=0, batch_size=6, cache_dir=str(cache_dir))
-    augment = {"transforms": transforms, "backgrounds": None, "background_weight": None}
+    node = {"_target_": f"signlang.data.augmentation.{transforms.__name__}"}
+    augment = {"transforms": node, "backgrounds": None, "background_weight": None}
     return HandSignDataModule(fold=fold, augment=augment, image_size=32, workers=0, seed=0)
 
 
-def epochs_of(module: HandSignDataModule, count: int = 2) -> list[list[torch.Tensor]]:
+def epochs_of(
+    module: HandSignDataModule, count: int = 2, **options: Any
+) -> list[list[torch.Tensor]]:
     """Batches of each epoch in Lightning's own loop."""
     recorder = Recorder()
     trainer = pl.Trainer(
         max_epochs=count, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, **options,
     )  # fmt: skip
     trainer.fit(recorder, datamodule=module)
     return recorder.epochs
@@ -67,6 +75,16 @@ def test_each_epoch_has_the_same_images_in_another_order(tiny: Path, tmp_path: P
     assert first != second != third != first
     again = epochs_of(module_of(tiny, tmp_path), 1)
     assert as_bytes(again[0]) == first  # but a run's order is its seed's
+
+
+def test_overfitting_learns_from_the_same_batches_in_each_epoch(
+    equal_images: Path, tmp_path: Path
+) -> None:
+    module = module_of(equal_images, tmp_path, augmentation.digits)
+    first, second = epochs_of(module, 2, overfit_batches=2)
+    assert len(first) == 2
+    assert as_bytes(first) == as_bytes(second)
+    assert len(set(as_bytes(first))) > 6, "not one image twice"
 
 
 @pytest.fixture
@@ -184,8 +202,7 @@ def test_backgrounds_have_the_weight_that_is_asked_for(tiny: Path, tmp_path: Pat
 def test_images_are_stored_once_and_shown_at_the_size_of_the_network(
     tiny: Path, tmp_path: Path
 ) -> None:
-    module = module_of(tiny, tmp_path)
-    module.fold.data = {**module.fold.data, "stored_size": 48}
+    module = module_of(tiny, tmp_path, stored_size=48)
     assert module.array.shape == (36, 48, 48, 3)
     for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
         images, labels = next(iter(loader))

@@ -128,7 +128,7 @@ def test_signers_are_looked_for_beside_the_classes_and_above_them(root: Path) ->
     assert read_signers(root, "auto", paths) == {"A/1.png": "ann", "B/0.png": "bob"}
     assert read_signers(root, str(table), paths) == {"A/1.png": "ann", "B/0.png": "bob"}
     table.write_text("path,signer\nA/1.png,ann\nB/0.png,\n")
-    with pytest.raises(DataError, match=r"who is in 1 of 2 images:\s*B/0\.png"):
+    with pytest.raises(DataError, match=r"has no signer for 1 of 2 images:\s*B/0\.png"):
         read_signers(root, "auto", paths)
 
 

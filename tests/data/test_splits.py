@@ -2,13 +2,27 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from signlang.data.image_io import ImageFacts
 from signlang.data.index import Index
-from signlang.data.splits import Fold, assign_folds, frame_number, group_ids, split_subsets
+from signlang.data.splits import (
+    ByBlocks,
+    BySigner,
+    Fold,
+    Split,
+    Stratified,
+    Subsets,
+    assign_folds,
+    build_split,
+    fold_numbers,
+    frame_number,
+    group_ids,
+    split_subsets,
+)
 from signlang.datacard.statistics import coverage
 from signlang.errors import DataError, SettingError
 
@@ -32,13 +46,20 @@ def index_of(per_class: dict[str, int], signers: int = 0, stem: str = "frame") -
 
 
 INDEX = index_of({"A": 50, "B": 100, "C": 150}, signers=30)
+SPLITS: dict[str, Split] = {
+    "stratified": Stratified(), "signer": BySigner(), "blocks": ByBlocks()
+}  # fmt: skip
+
+
+def subsets_of(index: Index = INDEX, split: str = "stratified", **more: Any) -> Subsets:
+    return split_subsets(index, SPLITS[split], **more)
 
 
 @pytest.mark.parametrize("split", ["stratified", "signer", "blocks"])
 def test_every_image_is_tested_once_and_never_trained_on(split: str) -> None:
     tested = []
     for fold in range(5):
-        parts = split_subsets(INDEX, split=split, fold=fold)
+        parts = subsets_of(INDEX, split, fold=fold)
         together = np.concatenate([parts.train, parts.validation, parts.test])
         assert sorted(together) == list(range(300))
         for rows in (parts.train, parts.validation, parts.test):
@@ -48,17 +69,17 @@ def test_every_image_is_tested_once_and_never_trained_on(split: str) -> None:
 
 
 def test_stratified_parts_have_equal_shares() -> None:
-    parts = split_subsets(INDEX, fold=2)
+    parts = subsets_of(INDEX, fold=2)
     assert np.bincount(INDEX.labels[parts.test]).tolist() == [10, 20, 30]
     assert np.bincount(INDEX.labels[parts.validation]).tolist() == [4, 8, 12]
 
 
 @pytest.mark.parametrize("split", ["signer", "blocks"])
 def test_groups_stay_together_in_test_and_in_validation(split: str) -> None:
-    groups = group_ids(INDEX, split)
+    groups = group_ids(SPLITS[split], INDEX)
     assert groups is not None
     for fold in range(5):
-        parts = split_subsets(INDEX, split=split, fold=fold)
+        parts = subsets_of(INDEX, split, fold=fold)
         sets = [set(groups[rows]) for rows in (parts.train, parts.validation, parts.test)]
         assert not sets[0] & sets[1]
         assert not sets[0] & sets[2]
@@ -66,7 +87,7 @@ def test_groups_stay_together_in_test_and_in_validation(split: str) -> None:
 
 
 def test_blocks_are_runs_of_neighbouring_frames() -> None:
-    groups = group_ids(INDEX, "blocks", blocks=5)
+    groups = group_ids(ByBlocks(5), INDEX)
     assert groups is not None
     frames = {path: int(path.split("frame")[1][:-4]) for path in INDEX.paths}
     by_frame = sorted((f, g) for (p, f), g in zip(frames.items(), groups, strict=True) if "A/" in p)
@@ -74,8 +95,8 @@ def test_blocks_are_runs_of_neighbouring_frames() -> None:
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
-    same, other = split_subsets(INDEX, seed=1), split_subsets(INDEX, seed=2)
-    assert np.array_equal(same.test, split_subsets(INDEX, seed=1).test)
+    same, other = subsets_of(INDEX, seed=1), subsets_of(INDEX, seed=2)
+    assert np.array_equal(same.test, subsets_of(INDEX, seed=1).test)
     assert not np.array_equal(same.test, other.test)
 
 
@@ -88,30 +109,30 @@ def test_folds_stay_what_they_were() -> None:
 
 
 def test_the_optimistic_protocol_names_itself() -> None:
-    parts = split_subsets(INDEX, validation="fold")
+    parts = subsets_of(INDEX, validation="fold")
     assert np.array_equal(parts.validation, parts.test)
     assert set(parts.names(300)) == {"train", "validation+test"}
-    assert set(split_subsets(INDEX).names(300)) == {"train", "validation", "test"}
+    assert set(subsets_of(INDEX).names(300)) == {"train", "validation", "test"}
 
 
 def test_what_cannot_be_folded_is_refused_with_the_mend() -> None:
     with pytest.raises(DataError, match=r"fewer of A \(3\).*folds=3"):
-        split_subsets(index_of({"A": 3, "B": 50}))
+        subsets_of(index_of({"A": 3, "B": 50}))
     with pytest.raises(DataError, match=r"who is in the images.*data\.signers"):
-        split_subsets(index_of({"A": 20, "B": 20}), split="signer")
+        subsets_of(index_of({"A": 20, "B": 20}), split="signer")
     with pytest.raises(DataError, match="as many groups"):
-        split_subsets(index_of({"A": 20, "B": 20}, signers=3), split="signer")
+        subsets_of(index_of({"A": 20, "B": 20}, signers=3), split="signer")
     names = tuple(path.split("frame")[0] + "x.png" for path in INDEX.paths)
     nameless = Index(INDEX.root, INDEX.classes, names, INDEX.labels, None, INDEX.facts)
     with pytest.raises(DataError, match="frame number"):
-        split_subsets(nameless, split="blocks")
+        subsets_of(nameless, split="blocks")
 
 
 def test_unknown_signers_are_not_taken_for_one_person() -> None:
     index = index_of({"A": 40, "B": 40}, signers=8)
     some = replace(index, signers=tuple("" if s == "s3" else s for s in index.signers or ()))
     with pytest.raises(DataError, match="signer of 10 of 80 images of /data is unknown"):
-        group_ids(some, "signer")
+        group_ids(BySigner(), some)
     assert coverage(some.signers or (), some.labels, 2).unknown == 10
     assert "" not in coverage(some.signers or (), some.labels, 2).names
 
@@ -122,13 +143,13 @@ def test_a_fold_without_some_class_is_refused() -> None:
         zip(index.signers or (), index.labels, strict=True))])  # fmt: skip
     lopsided = Index(index.root, index.classes, index.paths, index.labels, tuple(rare), index.facts)
     with pytest.raises(DataError, match=r"has no image of B.*folds=4"):
-        split_subsets(lopsided, split="signer")
+        subsets_of(lopsided, split="signer")
 
 
 def test_two_images_of_a_class_leave_nothing_to_validate() -> None:
-    with pytest.raises(DataError, match=r"No validation part.*split\.validation=fold"):
-        split_subsets(index_of({"A": 2, "B": 2}), folds=2)
-    assert len(split_subsets(index_of({"A": 2, "B": 2}), folds=2, validation="fold").train) == 2
+    with pytest.raises(DataError, match=r"No validation subset.*split\.validation=fold"):
+        subsets_of(index_of({"A": 2, "B": 2}), folds=2)
+    assert len(subsets_of(index_of({"A": 2, "B": 2}), folds=2, validation="fold").train) == 2
 
 
 @pytest.mark.parametrize(
@@ -143,41 +164,41 @@ def test_the_largest_number_of_folds_that_works_is_named(
     counts: dict[str, int], folds: int, hint: str
 ) -> None:
     with pytest.raises(DataError, match=hint):
-        split_subsets(index_of(counts), folds=folds)
+        subsets_of(index_of(counts), folds=folds)
 
 
 def test_as_many_images_or_groups_as_folds_are_enough() -> None:
-    assert len(split_subsets(index_of({"A": 4, "B": 4}), folds=4).test) == 2
+    assert len(subsets_of(index_of({"A": 4, "B": 4}), folds=4).test) == 2
     index = index_of({"A": 40, "B": 40}, signers=5)
-    assert len(split_subsets(index, split="signer", folds=5, validation="fold").test) == 16
+    assert len(subsets_of(index, split="signer", folds=5, validation="fold").test) == 16
     with pytest.raises(DataError, match="6 folds need as many groups, but there are 5"):
-        split_subsets(index, split="signer", folds=6)
+        subsets_of(index, split="signer", folds=6)
 
 
 @pytest.mark.parametrize(
     ("share", "held"), [(0.1, 8), (0.2, 16), (0.3, 27), (0.5, 40), (0.6, 40), (0.01, 2)]
 )
 def test_the_validation_subset_is_one_part_in_a_whole_number(share: float, held: int) -> None:
-    subsets = split_subsets(index_of({"A": 50, "B": 50}), folds=5, validation=share)
+    subsets = subsets_of(index_of({"A": 50, "B": 50}), folds=5, validation=share)
     assert len(subsets.train) + len(subsets.validation) == 80
     assert len(subsets.validation) == pytest.approx(held, abs=1)
 
 
 def test_few_groups_make_a_larger_validation_subset() -> None:
     # four of five signers are left, and each must stay whole: a quarter, not a tenth
-    subsets = split_subsets(index_of({"A": 50, "B": 50}, signers=5), split="signer", folds=5)
+    subsets = subsets_of(index_of({"A": 50, "B": 50}, signers=5), split="signer", folds=5)
     assert len(subsets.validation) == 20
     # of one class there are two signers only: half of what is left of them
     people = [f"s{n % (2 if label else 5)}" for label in (0, 1) for n in range(50)]
     index = replace(index_of({"A": 50, "B": 50}, signers=5), signers=tuple(people))
     with pytest.raises(DataError, match="fold"):
-        split_subsets(index, split="signer", folds=3)
+        subsets_of(index, split="signer", folds=3)
 
 
 def test_ten_blocks_of_each_class_unless_told() -> None:
     index = index_of({"A": 30, "B": 60})
     for blocks, options in ((10, {}), (4, {"blocks": 4})):
-        groups = group_ids(index, "blocks", **options)
+        groups = group_ids(ByBlocks(**options), index)
         assert groups is not None
         assert sorted(set(groups)) == list(range(2 * blocks))
         for label in (0, 1):
@@ -193,12 +214,7 @@ def test_frames_are_ordered_by_the_last_number_of_the_name() -> None:
     some = replace(index_of({"A": 20, "B": 20}), signers=None)
     nameless = replace(some, paths=("A/x.png", "A/y.png", *some.paths[2:]))
     with pytest.raises(DataError, match=r"A/x\.png and 1 others of /data have none"):
-        group_ids(nameless, "blocks")
-
-
-def test_a_split_that_is_not_there_is_said_with_one_that_is() -> None:
-    with pytest.raises(SettingError, match=r"split=singer: .*signer"):
-        split_subsets(INDEX, split="singer")
+        group_ids(ByBlocks(), nameless)
 
 
 def test_a_class_of_too_few_signers_says_what_to_do() -> None:
@@ -207,14 +223,15 @@ def test_a_class_of_too_few_signers_says_what_to_do() -> None:
         index.signers or (), index.labels, strict=True))  # fmt: skip
     for folds, words in ((3, r"Use fewer folds \(folds=2\)"), (2, "even with 2 folds: use split")):
         with pytest.raises(DataError, match=rf"has no image of B.*{words}"):
-            split_subsets(replace(index, signers=people), split="signer", folds=folds)
+            subsets_of(replace(index, signers=people), split="signer", folds=folds)
 
 
 def test_a_batch_must_fit_into_the_training_subset(tiny: Path, tmp_path: Path) -> None:
     def fold(batch_size: int) -> Fold:
-        data = {"source": lambda root, cache: root, "root": tiny, "signers": None,
-                "on_bad_image": "error"}  # fmt: skip
-        split = {"name": "stratified", "seed": 0, "validation": 0.25}
+        data = {"source": {"_target_": "signlang.data.sources.folder"}, "root": str(tiny),
+                "signers": None, "on_bad_image": "error"}  # fmt: skip
+        split = {"_target_": "signlang.data.splits.Stratified", "name": "stratified", "seed": 0,
+                 "validation": 0.25}  # fmt: skip
         return Fold(data=data, split=split, folds=3, fold=0, batch_size=batch_size,
                     cache_dir=str(tmp_path))  # fmt: skip
 
@@ -223,3 +240,58 @@ def test_a_batch_must_fit_into_the_training_subset(tiny: Path, tmp_path: Path) -
     assert len(fold(count).parts.train) == count
     with pytest.raises(DataError, match=r"batch_size=19 is more than the 18 .* batch_size=18"):
         fold(count + 1).parts  # noqa: B018
+
+
+class Own(Split):
+    """Returns what a test wants."""
+
+    def __init__(self, groups: Any = None, folds: Any = None) -> None:
+        self.own = {"groups": groups, "folds": folds}
+
+    def groups(self, index: Index) -> Any:
+        return self.own["groups"]
+
+    def folds(self, index: Index, count: int, seed: int) -> Any:
+        own = self.own["folds"]
+        return super().folds(index, count, seed) if own is None else own
+
+
+def test_a_split_of_ones_own_keeps_its_groups_together_and_may_name_the_folds() -> None:
+    days = [f"day {n % 12}" for n in range(300)]
+    groups = group_ids(Own(groups=days), INDEX)
+    assert groups is not None
+    for fold in range(5):
+        parts = split_subsets(INDEX, Own(groups=days), fold=fold)
+        held = [{days[row] for row in rows} for rows in (parts.train, parts.validation, parts.test)]
+        assert not held[0] & held[1]
+        assert not (held[0] | held[1]) & held[2]
+    numbers = np.arange(300) % 5
+    assert np.array_equal(fold_numbers(Own(folds=numbers.tolist()), INDEX, 5, 0), numbers)
+    assert split_subsets(INDEX, Own(folds=numbers), fold=3).test.tolist() == list(range(3, 300, 5))
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        (Own(folds=np.zeros(299, int)), r"Own\.folds must return one value per image.*\(300,\)"),
+        (Own(groups=[1, 2]), r"Own\.groups must return one value per image.*\(300,\).*\(2,\)"),
+        (Own(folds=np.zeros(300)), r"must return integers.*float64"),
+        (Own(folds=["0"] * 300), r"must return integers"),
+        (Own(folds=np.arange(300) % 5 + 1), r"returns fold 5; with folds=5 they are 0 to 4"),
+        (Own(folds=np.arange(300) % 5 - 1), r"returns fold -1"),
+        (Own(folds=np.arange(300) % 4), r"leaves fold 4 empty: use fewer than folds=5"),
+        (Own(folds=np.where(INDEX.labels == 1, np.arange(300) % 4, np.arange(300) % 5)),
+         r"fold 4 without an image of B"),
+    ],
+)  # fmt: skip
+def test_a_split_that_breaks_the_contract_is_refused(own: Split, sentence: str) -> None:
+    with pytest.raises((SettingError, DataError), match=sentence):
+        split_subsets(INDEX, own)
+
+
+def test_a_split_must_be_one() -> None:
+    with pytest.raises(SettingError, match=r"returns Counter; it must be a class that derives"):
+        build_split({"_target_": "collections.Counter", "name": "x", "seed": 0})
+    assert build_split({"_target_": "signlang.data.splits.ByBlocks", "blocks": 3}).__dict__ == {
+        "blocks": 3
+    }

@@ -5,6 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from signlang.errors import RunError
@@ -187,3 +189,31 @@ def test_a_record_holds_versions_settings_and_data() -> None:
     assert made["started"].endswith("+00:00")
     assert differences({"a": 1}, {"b": 2}) == ["a: 1 there, not set now", "b: not set there, 2 now"]
     assert fingerprint({"a": 1, "b": 2}, "d") == fingerprint({"b": 2, "a": 1}, "d")
+
+
+def test_a_split_of_ones_own_is_another_choice_and_ours_is_known_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "day_splits.py").write_text("class ByDay: hours = 24\n")
+    (tmp_path / "hour_splits.py").write_text("class ByDay: hours = 1\n")
+
+    def settings(target: str) -> dict[str, object]:
+        return chosen(split={"name": "stratified", "_target_": target, "seed": 0})
+
+    ours = settings("signlang.data.splits.Stratified")
+    assert ours == settings("signlang.elsewhere.Stratified")
+    assert {key for key in ours if key.startswith("split")} == {"split.name", "split.seed"}
+    assert ours["split.name"] == "stratified"
+    day, hour = settings("day_splits.ByDay"), settings("hour_splits.ByDay")
+    assert str(day["split.name"]).startswith("ByDay (")
+    assert len({str(one["split.name"]) for one in (ours, day, hour)}) == 3
+
+
+def test_no_setting_of_a_run_names_a_module_of_signlang() -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        settings = settings_of(compose("train", ["callbacks=default", "split=blocks"]))
+    assert settings["split.name"] == "blocks"
+    assert settings["augment.transforms"] == "signlang none"
+    assert not [key for key, value in settings.items() if "signlang." in str(value)]
+    assert not [key for key in settings if key.startswith(("launcher", "sweep", "hydra"))]

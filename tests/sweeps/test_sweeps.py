@@ -20,6 +20,7 @@ from signlang.sweeps.launcher import worker_count
 from signlang.sweeps.sweeper import combinations
 from signlang.system import cpu_count
 
+TWO_AT_ONCE = ("hydra/launcher=local", "hydra.launcher.jobs=2")
 LONG = ("trainer.max_epochs=150", "callbacks.early_stopping=null", "callbacks.images=null")
 
 
@@ -68,7 +69,14 @@ def alive(pid: int) -> bool:
 def test_jobs_side_by_side_fail_alone_and_are_skipped_the_next_time(
     tiny: Path, tmp_path: Path
 ) -> None:
-    words = ("-m", "launcher=local", "launcher.jobs=2", *QUICK, f"data.root={tiny}", "fold=0,7,1")
+    words = (
+        "-m",
+        "hydra/launcher=local",
+        "hydra.launcher.jobs=2",
+        *QUICK,
+        f"data.root={tiny}",
+        "fold=0,7,1",
+    )
     result = run_command(tmp_path, *words)
     assert result.code == 1
     assert "fold=7 failed" in result.err
@@ -120,7 +128,7 @@ def test_a_sweep_that_is_finished_imports_no_torch(tiny: Path, tmp_path: Path) -
 
 
 def test_a_killed_worker_costs_only_its_own_job(tiny: Path, tmp_path: Path) -> None:
-    words = ("-m", "launcher=local", "launcher.jobs=2", *QUICK, f"data.root={tiny}",
+    words = ("-m", *TWO_AT_ONCE, *QUICK, f"data.root={tiny}",
              "fold=0,1,2", *LONG)  # fmt: skip
     command = begin(tmp_path, *words)
     wait_for_epochs(tmp_path, runs=2)
@@ -137,7 +145,7 @@ def test_a_killed_worker_costs_only_its_own_job(tiny: Path, tmp_path: Path) -> N
 
 
 def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(tiny: Path, tmp_path: Path) -> None:
-    words = ("-m", "launcher=local", "launcher.jobs=2", *QUICK, f"data.root={tiny}",
+    words = ("-m", *TWO_AT_ONCE, *QUICK, f"data.root={tiny}",
              "fold=0,1", *LONG)  # fmt: skip
     command = begin(tmp_path, *words)
     wait_for_epochs(tmp_path, runs=2)
@@ -157,7 +165,7 @@ def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(tiny: Path, tmp_pa
 
 def test_workers_die_with_their_parent(tiny: Path, tmp_path: Path) -> None:
     command = begin(
-        tmp_path, "-m", "launcher=local", "launcher.jobs=2", *QUICK, f"data.root={tiny}",
+        tmp_path, "-m", *TWO_AT_ONCE, *QUICK, f"data.root={tiny}",
         "fold=0,1", *LONG, "trainer.max_epochs=100000",
     )  # fmt: skip
     wait_for_epochs(tmp_path, runs=2)
@@ -175,12 +183,12 @@ def test_workers_die_with_their_parent(tiny: Path, tmp_path: Path) -> None:
 def searched(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """The place of a search of two trials, and what its command said."""
     place = tmp_path_factory.mktemp("searched")
-    return place, search(place, tiny, "sweep.trials=2")
+    return place, search(place, tiny, "hydra.sweeper.trials=2")
 
 
 def search(place: Path, tiny: Path, *words: str) -> Result:
     return run_command(
-        place, "-m", "sweep=optuna", *QUICK, f"data.root={tiny}", "trainer.max_epochs=1",
+        place, "-m", "hydra/sweeper=optuna", *QUICK, f"data.root={tiny}", "trainer.max_epochs=1",
         "optimizer.lr=tag(log, interval(1e-4, 1e-1))", "label_smoothing=0.0,0.1", *words,
     )  # fmt: skip
 
@@ -192,7 +200,7 @@ def test_a_search_judges_by_the_cross_validated_mean_and_goes_on(
     assert result.code == 0, result.err
     assert len(finished(place)) == 6, "each of two trials on three folds"
     assert "best of 2 trials: " in result.err
-    more = search(place, tiny, "sweep.trials=3")
+    more = search(place, tiny, "hydra.sweeper.trials=3")
     assert more.code == 0, more.err
     study = optuna.load_study(
         study_name="folder", storage=f"sqlite:///{place / 'runs/folder/optuna.db'}"
@@ -207,21 +215,24 @@ def test_a_search_judges_by_the_cross_validated_mean_and_goes_on(
 
 
 def test_a_search_needs_something_to_search(tmp_path: Path) -> None:
-    result = run_command(tmp_path, "-m", "sweep=optuna", "optimizer.lr=1e-3")
+    result = run_command(tmp_path, "-m", "hydra/sweeper=optuna", "optimizer.lr=1e-3")
     assert result.code == 2
-    assert "sweep=optuna needs something to search, e.g." in result.err
+    assert "hydra/sweeper=optuna needs something to search, e.g." in result.err
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["launcher=cluster"], "launcher=cluster: there is no such choice."),
-        (["launcher=local", "launcher.jobs=0"], "launcher.jobs=0: it must be auto or a whole"),
-        (["launcher.name=loca"], "Did you mean local?"),
-        (["optimizer.lr=interval(0, 1)"], "an interval is for a search; say sweep=optuna as well"),
+        (["hydra/launcher=cluster"], "hydra/launcher=cluster: there is no such choice."),
+        (["hydra/launcher=local", "hydra.launcher.jobs=0"],
+         "hydra.launcher.jobs=0: it must be auto or a whole"),
+        (["hydra/launcher=loca"], "Did you mean local?"),
+        (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.pruner._target_=collections.Counter"],
+         "returns Counter, not a BasePruner of Optuna"),
+        (["optimizer.lr=interval(0, 1)"], "an interval is for a search; say hydra/sweeper=optuna"),
         (["modell=a,b"], "There is no setting modell; did you mean model?"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_sweep_is_one_sentence(words: Sequence[str], told: str, tmp_path: Path) -> None:
     result = run_command(tmp_path, "-m", *words)
     assert result.code == 2
@@ -257,10 +268,37 @@ def test_the_studies_have_all_their_jobs(tmp_path: Path) -> None:
     assert "18 of 18 jobs of the sweep failed" in fewer.err, "the command line has the last word"
 
 
+def test_the_words_of_before_are_translated_and_the_new_ones_are_named(
+    tiny: Path, tmp_path: Path
+) -> None:
+    words = [*QUICK, f"data.root={tiny}", "trainer.max_epochs=1", "folds=2", "fold=0,1"]
+    result = run_command(tmp_path, "-m", "launcher=local", "launcher.jobs=2", *words)
+    assert result.code == 0, result.err
+    assert "type hydra/launcher=local for launcher=local" in result.err
+    assert "hydra.launcher.jobs=2 for launcher.jobs=2" in result.err
+    assert len(finished(tmp_path)) == 2
+    result = run_command(
+        tmp_path, "-m", "sweep=optuna", "sweep.trials=1", "label_smoothing=0.0,0.1", *words
+    )
+    assert result.code == 0, result.err
+    assert "trial 1 of 1: complete" in result.err
+    today = run_command(tmp_path, "-m", *TWO_AT_ONCE, *words)
+    assert "2 of 2 jobs are finished already" in today.err, "the words are no part of a run"
+    assert "Old words" not in today.err
+
+
+def test_the_grid_works_with_another_launcher(tmp_path: Path) -> None:
+    result = run_command(tmp_path, "-m", "hydra/launcher=basic", "folds=7", "data.root=none",
+                         "fold=0,1")  # fmt: skip
+    assert result.code != 0
+    assert "data.root=none" in result.err
+    assert "Traceback" not in result.err
+
+
 def test_how_many_jobs_a_machine_carries() -> None:
     assert 1 <= worker_count("auto") <= cpu_count()
     assert worker_count(3) == 3
-    with pytest.raises(SettingError, match=r"launcher\.jobs=many"):
+    with pytest.raises(SettingError, match=r"hydra\.launcher\.jobs=many"):
         worker_count("many")
 
 
