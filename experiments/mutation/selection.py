@@ -1,4 +1,4 @@
-"""Tests that notice a change of a line: those that execute it, the fast ones first.
+"""Tests that notice a change of a line: those that execute it, those of its room first.
 
 The tests run once under coverage.py. What is known of a test file is kept until it, or the code
 that it tests, changes.
@@ -131,7 +131,7 @@ def _record(place: Path, files: Iterable[str], workers: int) -> Iterator[Test]:
 
 
 def select(tests: Iterable[Test], module: str, lines: set[int], budget: float) -> list[Test]:
-    """Tests that execute any of some lines, the fast ones first.
+    """Tests that execute any of some lines: those of the module's room first, the fast ones first.
 
     Args:
         tests: To select from.
@@ -141,7 +141,8 @@ def select(tests: Iterable[Test], module: str, lines: set[int], budget: float) -
     """
     chosen: list[Test] = []
     ready: set[str] = set()
-    for test in sorted(tests, key=lambda test: (test.cost, test.name)):
+    own = (f"tests/{module.partition('/')[0]}/", f"signlang/{module}::")
+    for test in sorted(tests, key=lambda t: (not t.name.startswith(own), t.cost, t.name)):
         if lines.isdisjoint(test.lines.get(module, ())):
             continue
         budget -= test.seconds + sum(s for f, s in test.fixtures.items() if f not in ready)
