@@ -54,6 +54,8 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         )
         sys.stderr.write(f"{shown}\n")
         sys.exit(getattr(shown, "exit_code", 130))
+    except BrokenPipeError:  # whoever read the help, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Ended(BaseException):

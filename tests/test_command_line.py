@@ -115,6 +115,18 @@ def test_the_umbrella_sweeps_with_worker_processes(tiny: Path, tmp_path: Path) -
     assert "2 of 2 jobs of the sweep failed" in done.err
 
 
+def test_help_that_nobody_reads_to_its_end_ends_quietly(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "signlang.train", "--help"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 # --- tab completion ---
 
 
