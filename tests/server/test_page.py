@@ -18,8 +18,10 @@ from playwright.sync_api import Page, expect, sync_playwright
 from services import Service, service
 from webcams import write_film
 
+from signlang.server import app
+
 CHROMIUM = Path("/usr/bin/chromium")
-PAGE = ROOT / "signlang" / "deploy" / "page"
+PAGE = app.FOLDER
 AXE = PAGE / "node_modules" / "axe-core" / "axe.min.js"
 RUNTIME = PAGE / "vendor" / "ort.wasm.min.mjs"
 FLAGS = [
