@@ -21,7 +21,7 @@ from signlang.sweeps.sweeper import combinations
 from signlang.system import cpu_count
 
 TWO_AT_ONCE = ("hydra/launcher=local", "hydra.launcher.jobs=2")
-LONG = ("trainer.max_epochs=150", "callbacks.early_stopping=null", "callbacks.images=null")
+LONG = ("trainer.max_epochs=60", "callbacks.early_stopping=null", "callbacks.images=null")
 
 
 def finished(place: Path) -> dict[str, float]:
