@@ -246,9 +246,9 @@ def build(
     except SignlangError:
         raise
     except Exception as error:  # a user's class may raise anything
-        shown = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        text = ", ".join(f"{name}={value}" for name, value in arguments.items())
         raise SettingError(
-            f"{key}: {target}({shown}) fails: {type(error).__name__}: {error}"
+            f"{key}: {target}({text}) fails: {type(error).__name__}: {error}"
         ) from error
 
 

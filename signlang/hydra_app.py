@@ -49,11 +49,11 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     ) as why:
         if traces or (type(why) is ValueError and NULL_GROUP not in str(why)):
             raise
-        shown = (None if isinstance(why, SweepError) else jobs.summary()) or readable(
+        message = (None if isinstance(why, SweepError) else jobs.summary()) or readable(
             why, config_name
         )
-        sys.stderr.write(f"{shown}\n")
-        sys.exit(getattr(shown, "exit_code", 130))
+        sys.stderr.write(f"{message}\n")
+        sys.exit(getattr(message, "exit_code", 130))
 
 
 class _Ended(BaseException):

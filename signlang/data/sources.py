@@ -147,14 +147,14 @@ def _download_digits(target: Path) -> None:
             f"The Sign Language Digits cannot be downloaded ({type(error).__name__}). {by_hand}"
         ) from None
     unpacked = unpack(Path(archive), target.with_name(f"{target.name}.unpacked"))
-    found = next(unpacked.rglob("Dataset"), None)
-    if found is None or content_digest(found) != DIGITS_CONTENT:
+    images = next(unpacked.rglob("Dataset"), None)
+    if images is None or content_digest(images) != DIGITS_CONTENT:
         Path(archive).unlink()
         raise DataError(
             f"What {DIGITS_URL} brought are not the 2,062 images known by checksum; "
             f"try again. {by_hand}"
         )
-    found.rename(target)
+    images.rename(target)
     Path(archive).unlink()
 
 
@@ -233,23 +233,23 @@ def images_root(run: Path, cache_dir: str | None = None) -> Path:
 
 def _saved_root(config: Mapping[str, Any], run: Path, cache_dir: str | None) -> Path:
     """Where the images lie according to the saved configuration."""
-    given = saved_value(config, "data.root")
+    saved_root = saved_value(config, "data.root")
     cache = str(saved_value(config, "cache_dir"))
     source = saved_value(config, "data.source") or {}
     if not isinstance(source, dict):
         raise TypeError("data.source is no mapping")
     target = str(source.get("_target_", ""))
-    if target == f"{__name__}.synthetic" and given is None:
+    if target == f"{__name__}.synthetic" and saved_root is None:
         return _drawn_root(source, cache, cache_dir)
-    if given is None and target in DOWNLOADS:
+    if saved_root is None and target in DOWNLOADS:
         places = sorted(Path(cache).expanduser().glob(DOWNLOADS[target]), key=_version)
         if not places:
             raise DataError(f"They are not in the cache {cache} any more.")
-        given = str(places[-1])
-    if given is None:
+        saved_root = str(places[-1])
+    if saved_root is None:
         raise DataError(f"Only {target or 'the run'} knows where they lie.")
     place = str(saved_value(config, "run_folder") or "")
-    root = _absolute(Path(str(given)).expanduser(), run, place)
+    root = _absolute(Path(str(saved_root)).expanduser(), run, place)
     return FINDERS[target](str(root), "") if target in FINDERS else root
 
 

@@ -348,7 +348,7 @@ def _signers(index: Index) -> Ints:
 
 def _blocks(index: Index, blocks: int) -> Ints:
     frames = [frame_number(path) for path in index.paths]
-    unnumbered = [path for path, found in zip(index.paths, frames, strict=True) if found is None]
+    unnumbered = [path for path, number in zip(index.paths, frames, strict=True) if number is None]
     if unnumbered:
         raise DataError(
             f"split=blocks needs a frame number in every file name; {unnumbered[0]} and "
@@ -399,10 +399,10 @@ class Fold:
         )
 
     @cached_property
-    def parts(self) -> Subsets:
+    def subsets(self) -> Subsets:
         """Which images are for what."""
         split = build_split(self.split)  # a mistake in it shows before images are read
-        parts = split_subsets(
+        subsets = split_subsets(
             self.index,
             split,
             folds=self.folds,
@@ -410,9 +410,9 @@ class Fold:
             seed=self.split["seed"],
             validation=self.split["validation"],
         )
-        if self.batch_size > len(parts.train):
+        if self.batch_size > len(subsets.train):
             raise DataError(
-                f"batch_size={self.batch_size} is more than the {len(parts.train)} training "
-                f"images of a fold: use at most batch_size={len(parts.train)}."
+                f"batch_size={self.batch_size} is more than the {len(subsets.train)} training "
+                f"images of a fold: use at most batch_size={len(subsets.train)}."
             )
-        return parts
+        return subsets

@@ -114,7 +114,7 @@ def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[s
         "image_size": run.image_size,
         "preprocessing": {
             "resize": "squeezed to a square, bilinear, antialiased",
-            "sides": list(run.sides),
+            "sides": list(run.image_sizes),
             "mean": [round(value, 6) for value in mean.tolist()],
             "std": [round(value, 6) for value in std.tolist()],
             "colours": "RGB",

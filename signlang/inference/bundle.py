@@ -173,7 +173,7 @@ class Bundle:
     info: Mapping[str, Any]
 
     @property
-    def sides(self) -> tuple[int, ...]:
+    def image_sizes(self) -> tuple[int, ...]:
         """Squares that images are brought to one after another, as in training, in pixels.
 
         The graph does that. Who wants to send smaller images may resize them to the first side

@@ -75,8 +75,8 @@ class OnnxModel:
             return np.empty((0, len(self.classes)), dtype=np.float32)
         if not images.size:
             raise ValueError(f"images of shape {images.shape} have no pixels")
-        (found,) = self._session.run(["probabilities"], {"images": images})
-        return np.asarray(found, dtype=np.float32)
+        (probabilities,) = self._session.run(["probabilities"], {"images": images})
+        return np.asarray(probabilities, dtype=np.float32)
 
 
 def session_options(threads: int) -> Any:

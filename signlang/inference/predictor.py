@@ -60,10 +60,10 @@ def find_sources(paths: Sequence[str], stdin: BinaryIO) -> list[ImageSource]:
     Raises:
         SettingError: If there is none.
     """
-    found = [source for path in paths for source in _sources(path, stdin)]
-    if not found:
+    sources = [source for path in paths for source in _sources(path, stdin)]
+    if not sources:
         raise SettingError(f"There is no image in {', '.join(paths)}.")
-    return found
+    return sources
 
 
 def _sources(path: str, stdin: BinaryIO) -> Iterator[ImageSource]:
@@ -215,7 +215,7 @@ class Predictor:
             ValueError: If an array has another shape, type or range; says which is expected.
             BadImageError: If a file cannot be read or decoded.
         """
-        size = self.bundle.sides[0]
+        size = self.bundle.image_sizes[0]
         pixels = [resize_image(Image.fromarray(image), size) for image in as_images(images)]
         names = _names(images, len(pixels))
         return [
@@ -237,7 +237,7 @@ class Predictor:
         try:
             data = read_bytes(Path(source.name)) if source.data is None else source.data
             image = Image.fromarray(read_image(data))
-            return source.name, resize_image(image, self.bundle.sides[0])
+            return source.name, resize_image(image, self.bundle.image_sizes[0])
         except BadImageError as error:
             return source.name, str(error)
         except ValueError as error:  # a name with a null byte

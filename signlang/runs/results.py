@@ -228,15 +228,15 @@ class Run:
         Raises:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
         """
-        found = read_predictions(self.folder, self.fold)
-        right, told = int(found.correct.sum()), self.figure("accuracy")
-        if abs(right - told * len(found.paths)) > ROUNDED:
+        predictions = read_predictions(self.folder, self.fold)
+        right, accuracy = int(predictions.correct.sum()), self.figure("accuracy")
+        if abs(right - accuracy * len(predictions.paths)) > ROUNDED:
             raise RunError(
-                f"{self.path / 'predictions.csv'} has {right} of {len(found.paths)} images "
-                f"right, but metrics.json beside it an accuracy of {told:.4f}: they are of "
+                f"{self.path / 'predictions.csv'} has {right} of {len(predictions.paths)} images "
+                f"right, but metrics.json beside it an accuracy of {accuracy:.4f}: they are of "
                 f"different runs, or were changed. {TRAIN_AGAIN}"
             )
-        return found
+        return predictions
 
 
 def read_history(run: Path) -> dict[str, Floats]:

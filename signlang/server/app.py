@@ -294,7 +294,7 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        names = ", ".join(sorted({str(found["loc"][-1]) for found in error.errors()}))
+        names = ", ".join(sorted({str(issue["loc"][-1]) for issue in error.errors()}))
         return error_response(422, f"This setting of the request has no usable value: {names}.")
 
     @app.exception_handler(ClientDisconnect)

@@ -146,15 +146,15 @@ async def uploaded_files(body: bytes, content_type: str, most: int) -> list[byte
         raise RequestError(422, "The multipart body has no boundary.")
     parser = ImageParts(body, boundary, most)
     try:
-        parts = (await parser.parse()).multi_items()
+        files = (await parser.parse()).multi_items()
     except MultiPartException as error:
         raise RequestError(422, f"The multipart body is malformed. {error.message}") from None
     if not parser.is_complete:
         raise RequestError(422, "The multipart body is cut off.")
-    if not parts:
+    if not files:
         raise RequestError(422, "The request holds no image.")
     return [
-        part.encode("latin-1") if isinstance(part, str) else await part.read() for _, part in parts
+        file.encode("latin-1") if isinstance(file, str) else await file.read() for _, file in files
     ]
 
 

@@ -41,8 +41,10 @@ def effects(ranking: Ranking) -> Section | None:
     for row, setting in zip(values, settings, strict=True):
         for run in setting.runs:
             row[run.fold] = run.figure("accuracy")
-    found = factor_effects.factor_effects(levels, values)
-    found = {f: dict(sorted(of.items(), key=lambda e: _size(e[0]))) for f, of in found.items()}
+    level_effects = {
+        factor: dict(sorted(of_factor.items(), key=lambda effect: _size(effect[0])))
+        for factor, of_factor in factor_effects.factor_effects(levels, values).items()
+    }
     p_values = factor_effects.main_effect_p(levels, values, settings[0].test_share)
     text = "Mean accuracy of all settings that share a level, over everything else that varies."
     if None in p_values.values():
@@ -55,13 +57,13 @@ def effects(ranking: Ranking) -> Section | None:
             factor, level, Number(with_spread(effect.mean, 2 * effect.deviation)), effect.count,
             Number(p_cell(p_values[factor])),
         ]
-        for factor, of_factor in found.items()
+        for factor, of_factor in level_effects.items()
         for level, effect in of_factor.items()
     ]  # fmt: skip
-    best = {f: max(of, key=lambda level, of=of: of[level].mean) for f, of in found.items()}  # type: ignore[misc]
+    best = {f: max(of, key=lambda level, of=of: of[level].mean) for f, of in level_effects.items()}  # type: ignore[misc]
     alt = "Best levels: " + ", ".join(f"{factor} {level}" for factor, level in best.items())
     chart = ImageBlock("factors", f"Mean accuracy by level of each factor. {alt}.",
-                    study_plots.effects_chart(found, p_values))  # fmt: skip
+                    study_plots.effects_chart(level_effects, p_values))  # fmt: skip
     header = ["factor", "level", "accuracy ± 2 sd", "runs", "p of the factor"]
     return Section("Effect of each factor", [Text(text), chart, Table("Effects", header, rows)])
 
@@ -143,7 +145,7 @@ def report_page(ranking: Ranking) -> Page:
         "its macro F1": f"{best.setting.mean('macro_f1'):.4f}",
         "its calibration error": f"{best.setting.mean('calibration_error'):.4f}",
     }
-    made = [
+    optional_sections = [
         sections.compared(study),
         sections.leaderboard(ranking),
         sections.splits(ranking.pairs),
@@ -166,7 +168,7 @@ def report_page(ranking: Ranking) -> Page:
             Notes("Verdicts", verdicts.sentences(ranking)),
             Notes("What is missing", list(map(str, study.incomplete)), is_warning=True),
         ],
-        sections=[section for section in made if section is not None],
+        sections=[section for section in optional_sections if section is not None],
         ours=FIGURES,
         endings=("html",),
         wide=True,

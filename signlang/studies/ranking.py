@@ -180,14 +180,14 @@ def _pairs(study: Study) -> list[Pair]:
     alike: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
         alike[settings_without_split(setting.runs[0])].append(setting)
-    found = [
+    results = [
         _pair(study, random, apart)
         for group in alike.values()
         for random in group
         for apart in group
         if random.split == "stratified" and apart.split in {"signer", "blocks"}
     ]
-    return [pair for pair in found if pair is not None]
+    return [pair for pair in results if pair is not None]
 
 
 def _pair(study: Study, random: Setting, apart: Setting) -> Pair | None:
@@ -291,13 +291,13 @@ def cross_validation(run: Run) -> list[CrossValidation]:
     study = read_study(here.parent.parent, known=run)
     own = [setting for setting in study.settings if setting.path.name == here.parent.name]
     wanted = {settings_without_split(setting.runs[0]) for setting in own}
-    found = [
+    results = [
         _cross_validation_of(setting)
         for setting in study.settings
         if settings_without_split(setting.runs[0]) in wanted and len(setting.runs) > 1
     ]
     return sorted(
-        found, key=lambda one: SPLITS.index(one.split) if one.split in SPLITS else len(SPLITS)
+        results, key=lambda one: SPLITS.index(one.split) if one.split in SPLITS else len(SPLITS)
     )
 
 

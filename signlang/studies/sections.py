@@ -144,24 +144,24 @@ def cost(ranking: Ranking) -> Section | None:
     """Accuracy against parameters, FLOPs and latency."""
     settings = [row.setting for row in ranking.rows]
     every = study_plots.points(settings, ranking.study.labels)
-    found, names = every[:NETWORKS], list(fold_assignments(settings).values())
-    if not found:
+    results, names = every[:NETWORKS], list(fold_assignments(settings).values())
+    if not results:
         return None
     text = "The best setting of each network; accuracies further up and further left are better."
-    if len(every) > len(found):
-        text += f" Shown are the {len(found)} most accurate of {len(every)} networks."
+    if len(every) > len(results):
+        text += f" Shown are the {len(results)} most accurate of {len(every)} networks."
     if len(names) > 1:
         text += " Each fold assignment has its colour: compare within one colour."
     devices = {str(run.record.get("device")) for setting in settings for run in setting.runs}
     if len(devices) > 1:
         text += f" Times were taken on {len(devices)} different devices and do not compare."
-    best = found[0]
+    best = results[0]
     alt = (
-        f"Accuracy of {len(found)} networks against parameters, FLOPs and milliseconds per "
+        f"Accuracy of {len(results)} networks against parameters, FLOPs and milliseconds per "
         f"image. The most accurate is {best.label} with {best.accuracy:.4f}."
     )
-    groups = names if len({point.group for point in found}) > 1 else names[:1]
-    chart = ImageBlock("cost", alt, study_plots.cost_chart(found, groups))
+    groups = names if len({point.group for point in results}) > 1 else names[:1]
+    chart = ImageBlock("cost", alt, study_plots.cost_chart(results, groups))
     return Section("Cost against accuracy", [Text(text), chart])
 
 
@@ -205,10 +205,10 @@ def selected(ranking: Ranking) -> list[Setting]:
 
 def bests(ranking: Ranking) -> list[Row]:
     """The best setting of each fold assignment, at most `SHOWN`."""
-    found: dict[object, Row] = {}
+    results: dict[object, Row] = {}
     for row in ranking.rows:
-        found.setdefault(row.setting.fold_assignment, row)
-    return list(found.values())[:SHOWN]
+        results.setdefault(row.setting.fold_assignment, row)
+    return list(results.values())[:SHOWN]
 
 
 def confusion(ranking: Ranking) -> Section:
@@ -246,9 +246,9 @@ def _recalls(setting: Setting, label: str) -> Table:
         ]
         for recall in every[:LISTED]
     ]  # fmt: skip
-    part = f", the {LISTED} worst of {len(every)}" if len(every) > LISTED else ", the worst first"
+    suffix = f", the {LISTED} worst of {len(every)}" if len(every) > LISTED else ", the worst first"
     header = ["class", "recognised", "95 % interval (Wilson)", "images recognised", "of"]
-    return Table(f"Accuracy of each class of {label}{part}", header, rows)
+    return Table(f"Accuracy of each class of {label}{suffix}", header, rows)
 
 
 def mistakes(ranking: Ranking) -> Section:
@@ -303,9 +303,9 @@ def reliability(ranking: Ranking) -> Section:
     )]  # fmt: skip
     for number, row in enumerate(bests(ranking), start=1):
         predictions = row.setting.predictions
-        found = reliability_diagram(predictions.confidence, predictions.correct)
-        alt = f"Reliability diagram of {row.label}: calibration error {found.error:.4f}."
-        chart = plots.reliability_figure(found)
+        diagram = reliability_diagram(predictions.confidence, predictions.correct)
+        alt = f"Reliability diagram of {row.label}: calibration error {diagram.error:.4f}."
+        chart = plots.reliability_figure(diagram)
         blocks.append(ImageBlock(named("reliability", number), alt, chart, row.label))
     return Section("Reliability", blocks)
 

@@ -104,7 +104,7 @@ class Setting:
         return Predictions.concatenate([run.predictions for run in self.runs])
 
     @cached_property
-    def chosen(self) -> dict[str, str]:
+    def overrides(self) -> dict[str, str]:
         """The overrides that made it, but for the fold and what does not change the outcome."""
         words = [word for word in self.runs[0].record["overrides"] if "=" in word]
         pairs = dict(word.partition("=")[::2] for word in words)
@@ -118,7 +118,7 @@ class Setting:
         if key in settings or f"{key}.name" in settings:
             value = settings.get(key, settings.get(f"{key}.name"))
         else:
-            value = self.chosen.get(key)
+            value = self.overrides.get(key)
         if key == "model.weights" and value:
             value = str(value).split()[0]  # without the digest
         return f"{value:g}" if isinstance(value, float) else str(value)
@@ -146,7 +146,7 @@ class Study:
     @cached_property
     def factors(self) -> tuple[str, ...]:
         """Names of the overrides in which the settings differ, the network's first."""
-        keys = dict.fromkeys(key for setting in self.settings for key in setting.chosen)
+        keys = dict.fromkeys(key for setting in self.settings for key in setting.overrides)
         varying = [k for k in keys if len({s.choice(k) for s in self.settings}) > 1]
         models = len({setting.model for setting in self.settings}) > 1
         return ("model",) * models + tuple(sorted(varying))
@@ -171,8 +171,8 @@ class Study:
         short = {key: key.rpartition(".")[2] for key in factors}
         if len(set(short.values())) < len(short):
             short = {key: key for key in factors}
-        chosen = [f"{short[key]} {setting.choice(key)}" for key in factors if key != "model"]
-        return ", ".join([setting.model, *chosen])
+        overrides = [f"{short[key]} {setting.choice(key)}" for key in factors if key != "model"]
+        return ", ".join([setting.model, *overrides])
 
     @property
     def incomplete(self) -> list[IncompleteSetting]:
@@ -230,8 +230,8 @@ def read_study(path: Path, known: Run | None = None) -> Study:
 
 
 def _fold_folders(folder: Path) -> dict[int, Path]:
-    found = ((FOLD.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir())
-    return {int(match[1]): path for match, path in sorted(found, key=lambda f: f[1]) if match}
+    matches = ((FOLD.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir())
+    return {int(match[1]): path for match, path in sorted(matches, key=lambda f: f[1]) if match}
 
 
 def _setting(

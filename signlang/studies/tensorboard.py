@@ -76,8 +76,8 @@ def _write(file: Path, study: Study, row: Row) -> None:
 
         def scalars(values: Mapping[str, float], step: int = 0) -> None:
             known = {tag: value for tag, value in values.items() if not math.isnan(value)}
-            found = [Summary.Value(tag=tag, simple_value=v) for tag, v in known.items()]
-            add(step, summary=Summary(value=found))
+            summaries = [Summary.Value(tag=tag, simple_value=v) for tag, v in known.items()]
+            add(step, summary=Summary(value=summaries))
 
         add(file_version="brain.Event:2")
         add(summary=hparams_config_pb([HParam(name) for name in hparams], metrics))

@@ -84,8 +84,8 @@ def _section(rows: Sequence[Row]) -> Iterator[str]:
     complete = [row.setting for row in rows if row.setting.is_complete]
     if len(complete) > 2 and best.folds > 1:
         p = friedman(np.stack([setting.values("accuracy") for setting in complete], axis=1))
-        answer = "yes" if p <= LEVEL else "that cannot be said"
-        yield f"Do the settings differ at all? Friedman over the folds: {p_text(p)}, {answer}."
+        verdict = "yes" if p <= LEVEL else "that cannot be said"
+        yield f"Do the settings differ at all? Friedman over the folds: {p_text(p)}, {verdict}."
     tested = [row for row in rows if row.p is not None]
     if len(rows) <= FEW:
         yield from (f"{row_verdict(row)}." for row in tested)

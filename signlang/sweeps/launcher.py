@@ -32,7 +32,7 @@ class SweepProgress:
 
     def __init__(self, total: int, at_once: int) -> None:
         self.total, self.at_once, self.done = total, max(1, at_once), 0
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
         self.bar = Progress(
             TextColumn("sweep"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
@@ -55,7 +55,7 @@ class SweepProgress:
     def count(self, name: str, outcome: JobResult, seconds: float) -> None:
         """Tell of a job that has ended, and of the time that is left."""
         self.done += 1
-        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
+        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         note = f"about {duration(left)} left" if self.done < self.total else "done"
         self.bar.update(self.task, advance=1, note=note)
         where = f"[{self.done}/{self.total}, {note}]"
@@ -103,7 +103,7 @@ class _Worker:
     process: ForkProcess
     connection: Connection
     job: int | None = None
-    begun: float = 0.0
+    started: float = 0.0
 
 
 @dataclass
@@ -142,10 +142,10 @@ class WorkerPool:
             with meter:
                 while queue or any(worker.job is not None for worker in self._workers):
                     while queue and (worker := self._idle(threads)):
-                        worker.job, worker.begun = queue.pop(0), time.monotonic()
+                        worker.job, worker.started = queue.pop(0), time.monotonic()
                         worker.connection.send(jobs[worker.job])
                     for worker in self._ready():
-                        number, seconds = worker.job, time.monotonic() - worker.begun
+                        number, seconds = worker.job, time.monotonic() - worker.started
                         assert number is not None
                         outcomes[number] = self._outcome(worker)
                         meter.count(names[number], outcomes[number], seconds)
@@ -268,7 +268,7 @@ class SerialLauncher(HydraLauncher):
         """Run jobs; a failing one stops none of the others."""
         setup_globals()
         outcomes: dict[int, JobResult] = {}
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for number, overrides in enumerate(job_overrides):
             skipped = self.jobs.skipped(overrides, initial_job_idx + number)
             if skipped is not None:
@@ -276,7 +276,7 @@ class SerialLauncher(HydraLauncher):
         if outcomes:
             log.info(
                 "%d of %d jobs are finished already (looked up in %.1f s)",
-                len(outcomes), len(job_overrides), time.perf_counter() - begun,
+                len(outcomes), len(job_overrides), time.perf_counter() - started,
             )  # fmt: skip
         left = {
             number: (overrides, initial_job_idx + number)
