@@ -70,7 +70,7 @@ def compare(cfg: DictConfig) -> None:
             failed.append(error)
     if failed:
         raise SignlangError(
-            f"{len(failed)} of {len(targets)} studies could not be compared, as told above."
+            f"{len(failed)} of {len(targets)} studies could not be compared, see above."
         )
 
 

@@ -94,7 +94,7 @@ class _Jobs:
         count = len(self.failed_of_sweep)
         if not count:
             return None
-        return SignlangError(f"{count} job{'s' * (count > 1)} of the sweep failed, as told above.")
+        return SignlangError(f"{count} job{'s' * (count > 1)} of the sweep failed, see above.")
 
 
 def override_words(verb: str, words: Sequence[str]) -> list[str]:

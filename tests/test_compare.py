@@ -201,7 +201,7 @@ def test_an_experiment_tells_how_far_from_learnt_frames_accuracy_lasts(study: Pa
                 known = [
                     abs(number - int(re.findall(r"\d+", other)[-1]))
                     for other, row in rows.items()
-                    if row["part"] == "train" and row["label"] == name
+                    if row["subset"] == "train" and row["label"] == name
                 ]
                 column = "1" if min(known) == 1 else "2" if min(known) == 2 else "3 to 5"
                 columns[column].append(predicted == name)
@@ -543,7 +543,7 @@ def test_other_places_and_several_studies(study: Path) -> None:
     assert (result.code, result.out) == (1, "")
     assert result.err.splitlines() == [
         "runs/none: there is no such folder. There are: folder.",
-        "1 of 2 studies could not be compared, as told above.",
+        "1 of 2 studies could not be compared, see above.",
     ]
     assert {path.name for path in Path("out/folder").iterdir()} == OUTPUTS
     assert not OUTPUTS & {path.name for path in study.iterdir()}

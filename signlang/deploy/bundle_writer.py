@@ -113,8 +113,8 @@ def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[s
         "classes": list(run.classes),
         "image_size": run.image_size,
         "preprocessing": {
-            "resize": "squeezed to a square, bilinear, antialiased",
-            "sides": list(run.image_sizes),
+            "resize": "without keeping the aspect ratio, bilinear, antialiased",
+            "image_sizes": list(run.image_sizes),
             "mean": [round(value, 6) for value in mean.tolist()],
             "std": [round(value, 6) for value in std.tolist()],
             "colours": "RGB",

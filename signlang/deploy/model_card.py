@@ -80,13 +80,13 @@ def cost(run: TrainedRun, measured: ExportMeasurements) -> Section:
 def interface(run: TrainedRun, info: Mapping[str, Any]) -> Section:
     """What goes in and what comes out."""
     preprocessing = info["preprocessing"]
-    sides = ", then ".join(f"{side} x {side}" for side in preprocessing["sides"])
+    sizes = ", then ".join(f"{size} x {size}" for size in preprocessing["image_sizes"])
     return Section(
         "Input and output",
         [
             Text(
                 "Input images: uint8 (N, H, W, 3), RGB, upright, of any size; transparent parts "
-                f"on white. The graph resizes them to {sides}, subtracts "
+                f"on white. The graph resizes them to {sizes}, subtracts "
                 f"{preprocessing['mean']} and divides by {preprocessing['std']} (of values 0 to "
                 "1). Output probabilities: float32 "
                 f"(N, {len(run.classes)}), in the order of classes.json."

@@ -70,7 +70,7 @@ def network_graph(run: TrainedRun) -> onnx.ModelProto:
             dynamo=True,
             external_data=False,
             opset_version=OPSET,
-            input_names=["squares"],
+            input_names=["images"],
             output_names=["probabilities"],
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
@@ -85,8 +85,8 @@ def whole_graph(network: onnx.ModelProto, image_sizes: tuple[int, ...]) -> onnx.
     """Put the resizing in front: from `images`, uint8 (N, H, W, 3), to `probabilities`."""
     (opset,) = [entry.version for entry in network.opset_import if not entry.domain]
     before = resize_graph(image_sizes, opset, network.ir_version)
-    (end,), (start,) = before.graph.output, network.graph.input
-    named = onnx.compose.add_prefix(network, "network/", rename_inputs=False, rename_outputs=False)
+    named = onnx.compose.add_prefix(network, "network/", rename_outputs=False)
+    (end,), (start,) = before.graph.output, named.graph.input
     whole = onnx.compose.merge_models(before, named, io_map=[(end.name, start.name)])
     onnx.checker.check_model(whole, full_check=True)
     return whole

@@ -19,7 +19,7 @@ BITS: Final = 22  # of PIL's weights
 # Weights of one axis, 3 x size of them for each pixel: their low, middle and high bytes one after
 # another, because MatMulInteger, which is fast and exact, multiplies bytes. {p} is w or h.
 WEIGHTS: Final = """
-  {p}pixel_count = Cast <to = 11> ({p}side)
+  {p}pixel_count = Cast <to = 11> ({p}count)
   {p}scale = Div ({p}pixel_count, size)
   {p}reach = Max ({p}scale, one)
   {p}centres = Mul ({p}places, {p}scale)
@@ -81,8 +81,8 @@ BOTH: Final = """
   h_length = Shape <start = 2, end = 3> (planes)
   w_length = Shape <start = 3, end = 4> (planes)
   scalar = Constant <value = int64[0] {{}}> ()
-  h_side = Reshape (h_length, scalar)
-  w_side = Reshape (w_length, scalar)
+  h_count = Reshape (h_length, scalar)
+  w_count = Reshape (w_length, scalar)
   w_places = Constant <value = double[1, {size}] {{{places}}}> ()
   h_places = Constant <value = double[{size}, 1] {{{places}}}> ()
   w_shape = Constant <value = int64[2] {{-1, 1}}> ()
@@ -98,7 +98,7 @@ BOTH: Final = """
 """
 # An image that has the size already is left alone: the most frequent case costs nothing.
 FIRST: Final = """
-first (uint8[N, H, W, 3] images) => (uint8[N, 3, {size}, {size}] squares)
+first (uint8[N, H, W, 3] images) => (uint8[N, 3, {size}, {size}] resized)
 {{
   planes = Transpose <perm = [0, 3, 1, 2]> (images)
   shape = Shape <start = 2, end = 4> (planes)
@@ -107,11 +107,11 @@ first (uint8[N, H, W, 3] images) => (uint8[N, 3, {size}, {size}] squares)
   equals = Cast <to = 6> (equal)
   least = ReduceMin <keepdims = 0> (equals)
   same = Cast <to = 9> (least)
-  squares = If (same) <
+  resized = If (same) <
     then_branch = keep () => (uint8[N, 3, {size}, {size}] kept) {{
       kept = Identity (planes)
     }},
-    else_branch = squeeze () => (uint8[N, 3, {size}, {size}] squeezed) {{
+    else_branch = resize () => (uint8[N, 3, {size}, {size}] fitted) {{
       {both}
     }}
   >
@@ -120,13 +120,13 @@ first (uint8[N, H, W, 3] images) => (uint8[N, 3, {size}, {size}] squares)
 # From one known size to another, the few weights that are not zero are known too: for each of
 # them, rows are gathered and added. Columns are made rows for that, which copies whole rows.
 NEXT: Final = """
-next (uint8[N, 3, {before}, {before}] planes) => (uint8[N, 3, {size}, {size}] squeezed)
+next (uint8[N, 3, {before}, {before}] planes) => (uint8[N, 3, {size}, {size}] fitted)
 {{
   {rounding}
   columns = Transpose <perm = [0, 1, 3, 2]> (planes)
   {w_taps}
   {w_rounded}
-  rows = Transpose <perm = [0, 1, 3, 2]> (w_squeezed)
+  rows = Transpose <perm = [0, 1, 3, 2]> (w_fitted)
   {h_taps}
   {h_rounded}
 }}
@@ -142,7 +142,7 @@ TAP: Final = """
 
 
 def resize_graph(image_sizes: Sequence[int], opset: int, ir_version: int) -> onnx.ModelProto:
-    """Make the graph from `images` (N, H, W, 3) to `squares` (N, 3, side, side), all uint8.
+    """Make the graph from `images` (N, H, W, 3) to `resized` (N, 3, size, size), all uint8.
 
     Args:
         image_sizes: One or more, no two neighbours equal; images are brought to each in turn, as
@@ -162,7 +162,7 @@ def resize_graph(image_sizes: Sequence[int], opset: int, ir_version: int) -> onn
 
 
 def resize_weights(before: int, size: int) -> npt.NDArray[np.int64]:
-    """(side, before) PIL's weights, in units of 2^-22.
+    """(size, before) PIL's weights, in units of 2^-22.
 
     >>> (resize_weights(4, 2) / 2**22).round(3).tolist()
     [[0.429, 0.429, 0.143, 0.0], [0.0, 0.143, 0.429, 0.429]]
@@ -201,9 +201,9 @@ def _next(before: int, size: int) -> str:
         size=size,
         rounding=ROUNDING,
         w_taps=taps("w_", "columns"),
-        w_rounded=ROUNDED.format(p="w_", out="w_squeezed"),
+        w_rounded=ROUNDED.format(p="w_", out="w_fitted"),
         h_taps=taps("h_", "rows"),
-        h_rounded=ROUNDED.format(p="h_", out="squeezed"),
+        h_rounded=ROUNDED.format(p="h_", out="fitted"),
     )
 
 
@@ -212,7 +212,7 @@ def _listed(values: npt.NDArray[np.int64]) -> str:
 
 
 def _both(size: int) -> str:
-    """Both passes, from `planes` to `squeezed`."""
+    """Both passes, from `planes` to `fitted`."""
     return BOTH.format(
         size=size,
         places=", ".join(f"{place}.5" for place in range(size)),
@@ -221,7 +221,7 @@ def _both(size: int) -> str:
         w_weights=WEIGHTS.format(p="w_", along=1),
         h_weights=WEIGHTS.format(p="h_", along=0),
         w_rounded=SUMMED.format(p="w_", along=3) + ROUNDED.format(p="w_", out="narrow"),
-        h_rounded=SUMMED.format(p="h_", along=2) + ROUNDED.format(p="h_", out="squeezed"),
+        h_rounded=SUMMED.format(p="h_", along=2) + ROUNDED.format(p="h_", out="fitted"),
     )
 
 

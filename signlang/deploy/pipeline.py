@@ -207,7 +207,7 @@ def _network_session(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
     )
 
     def predict(images: Pixels) -> Floats32:
-        (probabilities,) = session.run(None, {"squares": images.transpose(0, 3, 1, 2)})
+        (probabilities,) = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
         return np.asarray(probabilities, dtype=np.float32)
 
     return predict

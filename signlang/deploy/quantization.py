@@ -135,7 +135,7 @@ class _CalibrationReader:
     def get_next(self) -> dict[str, Pixels] | None:
         """The input of one image, None after the last."""
         image = next(self._left, None)
-        return None if image is None else {"squares": image[None].transpose(0, 3, 1, 2)}
+        return None if image is None else {"images": image[None].transpose(0, 3, 1, 2)}
 
 
 @contextlib.contextmanager

@@ -42,8 +42,8 @@ def training_overlap(predictor: BatchPredictor, index: Index, cache_dir: str) ->
         return TrainingOverlap(
             none, none, f"its {predictor.kind} do{'es' * (predictor.kind == 'bundle')} not say"
         )
-    used = [(row["path"], row["part"]) for row in run.folder.images
-            if row["part"].startswith(("train", "validation"))]  # fmt: skip
+    used = [(row["path"], row["subset"]) for row in run.folder.images
+            if row["subset"].startswith(("train", "validation"))]  # fmt: skip
     if run.record["data"]["fingerprint"] == index.fingerprint:
         digests = dict(zip(index.paths, (fact.digest for fact in index.facts), strict=True))
     else:

@@ -83,7 +83,7 @@ def _from_zip(path: Path, name: str, most: int) -> bytes:
         return archive.read(entry)  # zipfile stops where the entry says that it ends
 
 
-FORMAT: Final = 1  # raise it when an older program would misread what is written
+FORMAT: Final = 2  # 1 had preprocessing.sides in place of preprocessing.image_sizes
 
 
 def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         where: The bundle, for errors.
 
     Raises:
-        BundleError: If it is no JSON, of a newer format, or does not fit `Manifest`.
+        BundleError: If it is no JSON, of another format, or does not fit `Manifest`.
     """
     try:
         info = json.loads(data)
@@ -102,10 +102,11 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         raise BundleError(f"bundle.json of {where} is damaged ({error}).") from None
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise BundleError(f"bundle.json of {where} is not that of a bundle: it has no format.")
-    if info["format"] > FORMAT:
+    if info["format"] != FORMAT:
+        fix = "update it" if info["format"] > FORMAT else "export its run again (signlang export)"
         raise BundleError(
             f"{where} has format {info['format']}, written by signlang "
-            f"{info.get('signlang', 'unknown')}; this one reads up to {FORMAT}: update it."
+            f"{info.get('signlang', 'unknown')}; this one reads format {FORMAT}: {fix}."
         )
     validated(Manifest, info, error=BundleError, before=f"bundle.json of {where}", fix=EXPORT_AGAIN)
     return info
@@ -114,7 +115,7 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
 class Preprocessing(Strict, extra="ignore"):
     """What happens to an image in front of the network."""
 
-    sides: Annotated[list[Count], Field(min_length=1)] | None = None
+    image_sizes: Annotated[list[Count], Field(min_length=1)] | None = None
 
 
 class Manifest(Strict, extra="ignore"):
@@ -179,7 +180,7 @@ class Bundle:
         The graph does that. Who wants to send smaller images may resize them to the first side
         with `data.image_io.resize_image`, which changes nothing.
         """
-        return tuple(self.info.get("preprocessing", {}).get("sides") or [self.image_size])
+        return tuple(self.info.get("preprocessing", {}).get("image_sizes") or [self.image_size])
 
     def read(self, name: str) -> bytes:
         """Read one of its files, e.g. `model.onnx`, `card.md`, `card.html` or `classes.json`.
@@ -207,7 +208,7 @@ def load_bundle(path: Path) -> Bundle:
         path: A folder, or a ZIP file with its files at the top or in one folder.
 
     Raises:
-        BundleError: If it is missing, damaged, incomplete, or of a newer format.
+        BundleError: If it is missing, damaged, incomplete, or of another format.
     """
     path = Path(path).expanduser()
     info = parse_manifest(read_file(path, MANIFEST, MAX_MANIFEST), str(path))

@@ -209,7 +209,7 @@ class Run:
         """Number of the test fold."""
         return int(self.metrics["fold"])
 
-    def figure(self, name: str) -> float:
+    def metric(self, name: str) -> float:
         """One of `METRICS`."""
         value: Any = self.metrics
         for key in METRICS[name]:
@@ -229,7 +229,7 @@ class Run:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
         """
         predictions = read_predictions(self.folder, self.fold)
-        right, accuracy = int(predictions.correct.sum()), self.figure("accuracy")
+        right, accuracy = int(predictions.correct.sum()), self.metric("accuracy")
         if abs(right - accuracy * len(predictions.paths)) > ROUNDED:
             raise RunError(
                 f"{self.path / 'predictions.csv'} has {right} of {len(predictions.paths)} images "

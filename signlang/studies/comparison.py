@@ -40,7 +40,7 @@ def effects(ranking: Ranking) -> Section | None:
     values = np.full((len(settings), max(s.folds for s in settings)), np.nan)
     for row, setting in zip(values, settings, strict=True):
         for run in setting.runs:
-            row[run.fold] = run.figure("accuracy")
+            row[run.fold] = run.metric("accuracy")
     level_effects = {
         factor: dict(sorted(of_factor.items(), key=lambda effect: _size(effect[0])))
         for factor, of_factor in factor_effects.factor_effects(levels, values).items()

@@ -160,7 +160,7 @@ def _markdown(ranking: Ranking, sort: str) -> Iterator[str]:
         yield from (f"| {' | '.join(_published(row, columns))} |" for row in rows)
     if any(row.setting.missing for row in ranking.rows):
         yield "\n\\* not all folds are finished."
-    yield "\n## What the tests say\n"
+    yield "\n## Verdicts\n"
     yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(ranking))
     yield from _missing(study)
     yield "\n## How to read it\n"

@@ -137,9 +137,9 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
 
 def _over_folds(best: Setting, other: Setting) -> Comparison | None:
     """Test the differences on the folds that both finished; None with fewer than two."""
-    theirs = {run.fold: run.figure("accuracy") for run in other.runs}
+    theirs = {run.fold: run.metric("accuracy") for run in other.runs}
     differences = [
-        run.figure("accuracy") - theirs[run.fold] for run in best.runs if run.fold in theirs
+        run.metric("accuracy") - theirs[run.fold] for run in best.runs if run.fold in theirs
     ]
     return corrected_t_test(differences, best.test_share) if len(differences) > 1 else None
 

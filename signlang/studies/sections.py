@@ -68,7 +68,7 @@ def provenance_rows(study: Study) -> Section:
     days = sorted(str(record.get("started", ""))[:10] for record in records)
     started = " to ".join(dict.fromkeys((days[0], days[-1])))
     rows.append(["started", started or "unknown"])
-    return Section("Who made it", [Table("Machine and versions", ["what", "which"], rows)])
+    return Section("Environment", [Table("Machine and versions", ["what", "which"], rows)])
 
 
 def _package(name: str) -> Callable[[Any], object]:
@@ -131,7 +131,9 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
         "the difference is what it flatters. In the interval the images of one signer count as "
         "one observation (Liang and Zeger 1986)."
     )
-    return Section("Splits side by side", [Text(text), Table("Splits side by side", header, rows)])
+    return Section(
+        "Comparison of splits", [Text(text), Table("Comparison of splits", header, rows)]
+    )
 
 
 CURVES: Final = 6  # settings whose learning is shown

@@ -87,7 +87,7 @@ class Setting:
 
     def values(self, name: str) -> Floats:
         """(finished folds,) one of `FIGURES`."""
-        return np.array([run.figure(name) for run in self.runs])
+        return np.array([run.metric(name) for run in self.runs])
 
     def mean(self, name: str) -> float:
         """Mean of a figure over the finished folds."""
@@ -247,10 +247,10 @@ def _setting(
             continue
         if run is None:
             missing[fold] = unfinished_fold(path)
-        elif not math.isfinite(run.figure("loss")):
+        elif not math.isfinite(run.metric("loss")):
             missing[fold] = MissingFold(
                 FoldState.DIVERGED,
-                f"its loss is {run.figure('loss')}: move the setting out of the study, or choose a "
+                f"its loss is {run.metric('loss')}: move the setting out of the study, or choose a "
                 "lower learning rate",
             )
         else:

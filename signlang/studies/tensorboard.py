@@ -84,7 +84,7 @@ def _write(file: Path, study: Study, row: Row) -> None:
         add(summary=hparams_pb(hparams, trial_id=setting.name))
         scalars({f"cv/{column.key}": column.value(row) for column in listed})
         for run in setting.runs:
-            scalars({f"fold/{name}": run.figure(name) for name in OF_FOLDS}, run.fold)
+            scalars({f"fold/{name}": run.metric(name) for name in OF_FOLDS}, run.fold)
 
 
 def _clear(folder: Path, keep: Path | None = None) -> None:

@@ -257,7 +257,11 @@ def test_damaged_bundles_are_refused_in_a_sentence(
         ("classes", ["A", "A"], r"classes=\[A, A\]: each name must be there once"),
         ("temperature", 0, "temperature=0: it must be a number above 0"),
         ("image_size", "x", "image_size=x: it must be a whole number of at least 1"),
-        ("preprocessing", {"sides": [0]}, r"preprocessing\.sides\[0\]=0: it must be a whole"),
+        (
+            "preprocessing",
+            {"image_sizes": [0]},
+            r"preprocessing\.image_sizes\[0\]=0: it must be a whole",
+        ),
         ("models", {"int8": "model.onnx"}, r"models\.fp32 is missing"),
     ):
         resealed(altered(exported[0], tmp_path / key), **{key: value})

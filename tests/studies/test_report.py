@@ -104,7 +104,7 @@ def write_run(
     write_csv(
         run / "predictions.csv", ["path", "label", "predicted", "confidence", *names], predictions
     )
-    write_csv(run / "data.csv", ["path", "label", "signer", "part"], table)
+    write_csv(run / "data.csv", ["path", "label", "signer", "subset"], table)
     curves = ["train/loss", "train/accuracy", "validation/loss", "validation/accuracy"]
     history = [[epoch, 1 / (epoch + 1), 0.8, 1 / (epoch + 1), 0.7] for epoch in range(epochs)]
     write_csv(run / "history.csv", ["epoch", *curves], history)
@@ -197,9 +197,9 @@ def test_the_page_shows_every_setting_and_figure(grid: Path) -> None:
     assert "0.8750 ± 0.0000" in page.text
     assert "+0.1000" in page.text
     assert "-0.0200 to +0.2200" in page.text
-    for title in ("What was compared", "Leaderboard", "Verdicts", "Splits side by side",
+    for title in ("What was compared", "Leaderboard", "Verdicts", "Comparison of splits",
                   "Cost against accuracy", "Effect of each factor", "Learning curves", "Confusion",
-                  "Worst mistakes", "Reliability", "Who made it", "How to read it"):  # fmt: skip
+                  "Worst mistakes", "Reliability", "Environment", "How to read it"):  # fmt: skip
         assert title in page.text
     shown = {"cost", "factors", *(f"{kind}{n}" for n in ("", "-2") for kind in (
         "confusion", "reliability", "mistakes"))}  # fmt: skip
