@@ -24,7 +24,7 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     all that is printed; with 2 for settings that cannot be composed; with 130 when interrupted.
     HYDRA_FULL_ERROR=1 shows stack traces instead.
     """
-    if command_line.VERSION in sys.argv:  # Hydra would say its own
+    if command_line.VERSION in sys.argv:  # Hydra would print its own
         sys.stdout.write(command_line.version_line())
         return
     import hydra
@@ -90,7 +90,7 @@ class _Jobs:
             raise
 
     def summary(self) -> SignlangError | None:
-        """What to say at the end of a sweep in which jobs failed."""
+        """Error for the end of a sweep in which jobs failed."""
         count = len(self.failed_of_sweep)
         if not count:
             return None
@@ -106,7 +106,7 @@ def override_words(verb: str, words: Sequence[str]) -> list[str]:
     return [quoted(word) for word in command_line.hydra_words(verb, current_words(words, verb))]
 
 
-NULL_GROUP: Final = "Config group override must be a string or a list"  # what Hydra says
+NULL_GROUP: Final = "Config group override must be a string or a list"  # Hydra's message
 # words of before Hydra's own groups -> the words of today
 RENAMED: Final = {
     "launcher=": "hydra/launcher=", "launcher.": "hydra.launcher.",
@@ -115,7 +115,7 @@ RENAMED: Final = {
 
 
 def current_words(words: Sequence[str], config_name: str) -> list[str]:
-    """Translate words of `train` that have other names today, and say so once.
+    """Translate words of `train` that have other names today, and log that once.
 
     >>> current_words(["launcher=local", "fold=0,1"], "train")
     ['hydra/launcher=local', 'fold=0,1']
@@ -177,7 +177,7 @@ def quoted(word: str) -> str:
 
 
 def readable(error: BaseException, config_name: str) -> BaseException:
-    """Shorten what Hydra says to one sentence, with the mend."""
+    """Shorten Hydra's message to one sentence, with the fix."""
     from hydra.errors import MissingConfigException
 
     if isinstance(error, _Ended) and error.__cause__ is not None:

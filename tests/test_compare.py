@@ -110,7 +110,7 @@ def test_the_command_writes_everything_and_touches_no_run(study: Path) -> None:
     assert not list(study.glob(".*"))  # no temporary files
     for words in ("accuracy", "macro", "Best of 2 settings", "leaderboard.md", "tensorboard"):
         assert words in result.out
-    assert "split=signer would tell" in result.out
+    assert "split=signer would measure" in result.out
 
 
 def test_figures_are_those_of_the_predictions(unseen_signers: Path) -> None:
@@ -412,7 +412,10 @@ def same_images(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (other_data, r"fold=1 and fold=0 beside it were not made alike.*00000000 now|data: 36 ima"),
+        (
+            other_data,
+            r"fold=1 and fold=0 beside it differ in settings or data.*00000000 now|data: 36 ima",
+        ),
         (cut_predictions, r"fold=1/predictions\.csv holds 5 images, but the test fold .* has 12"),
         (
             torn_predictions,
@@ -490,7 +493,7 @@ def test_splits_stand_side_by_side(trained: Path, study: Path) -> None:
     text = "\n".join(verdicts.sentences(ranking))
     assert text.count("Random folds") == 2
     assert "not ranked against each other" in text
-    assert "would tell" not in text
+    assert "would measure" not in text
 
 
 def test_the_published_protocol_makes_a_table(tiny: Path, tmp_path: Path) -> None:

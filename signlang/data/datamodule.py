@@ -83,7 +83,7 @@ class AugmentedBatches(Dataset[Batch]):
 
 
 class Prefetcher:
-    """Batches of one epoch after another, the next ones made by a thread while one is learnt from.
+    """Batches of successive epochs, prepared by a thread during training steps.
 
     Args:
         images: Make them.
@@ -121,7 +121,7 @@ class HandSignDataModule(pl.LightningDataModule):
     Args:
         fold: Images and subsets.
         augment: The group `augment` of the configuration, resolved.
-        image_size: Side of the square that the network sees, in pixels.
+        image_size: Width and height of the network's images, in pixels.
         workers: Processes that prepare batches; 0 prepares them in this one, in a thread of its own
             where the network leaves a core free.
         seed: Of shuffling and augmentation.
@@ -171,7 +171,7 @@ class HandSignDataModule(pl.LightningDataModule):
         return self._loader(batches, transform, self.workers)
 
     def val_dataloader(self) -> Loader:
-        """The validation part, in the order of the index."""
+        """The validation subset, in the order of the index."""
         return self._plain(self.subsets.validation)
 
     def test_dataloader(self) -> Loader:

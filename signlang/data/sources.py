@@ -1,7 +1,7 @@
 """Data sources: user folders, downloads, the built-in data set, and the images of a finished run.
 
 The contract of a source: what `data.source._target_` names is called with `root` (`data.root`, the
-user's folder as text, or None) and `cache_dir` (the folder for what can be made again), as far as
+user's folder as text, or None) and `cache_dir` (the folder for generated files), as far as
 its signature names them, and with its own arguments of the node; it returns the path of a folder
 with one folder of images per class, or of a CSV file path,label[,signer]. What it downloads or
 draws belongs below `cache_dir`, and the second call must find it there. A source that is not one of
@@ -36,7 +36,7 @@ def open_source(node: Mapping[str, Any], root: str | None, cache_dir: str) -> Pa
     Args:
         node: `data.source` of the configuration, resolved.
         root: `data.root`.
-        cache_dir: Folder for what can be made again.
+        cache_dir: Folder for generated files.
 
     Raises:
         SettingError: If the source breaks the contract.
@@ -64,7 +64,7 @@ def synthetic(
     """
     if root is not None:
         raise SettingError(
-            "data=synthetic draws its own images: for a folder of yours say data=folder "
+            "data=synthetic draws its own images: for a folder of yours set data=folder "
             f"data.root={root}."
         )
     if min(signers, takes) < 1 or size < 16:
@@ -223,7 +223,7 @@ def images_root(run: Path, cache_dir: str | None = None) -> Path:
     try:
         root = _saved_root(read_saved_config(file), run, cache_dir)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"{file} does not say where they lie ({type(error).__name__}).") from None
+        raise DataError(f"{file} does not contain their folder ({type(error).__name__}).") from None
     except SignlangError as error:
         raise DataError(str(error)) from None
     if not root.exists():
@@ -281,7 +281,7 @@ def _version(path: Path) -> tuple[int, str]:
 
 
 def read_thumbnails(root: Path, paths: Sequence[str]) -> list[Image.Image | None]:
-    """Read images into squares, their own proportions kept; None for each that is not there."""
+    """Read images as thumbnails, padded; None for each missing one."""
     return [_thumbnail(root / path) for path in paths]
 
 

@@ -106,7 +106,7 @@ def write_program(run: TrainedRun, file: Path) -> None:
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # names of somebody's files
+            node.meta.pop("stack_trace", None)  # contains local file names
         program.example_inputs = None  # they would be pickled; nothing of a bundle is
         torch.export.save(program, file)
 

@@ -30,7 +30,7 @@ def synthetic_files(size: int, seed: int = 0) -> dict[str, bytes]:
     """Draw images of noise and of gradients, as JPEG and PNG.
 
     Args:
-        size: That of the network's square, which some of them have.
+        size: The network's image size, which some of them have.
         seed: Of the noise.
 
     Returns:
@@ -156,7 +156,7 @@ def _compared(run: TrainedRun, network: OnnxModel, program: Any, images: list[Na
 
 
 def resized_image(run: TrainedRun, data: bytes) -> Pixels:
-    """Decode an image and bring it to the network's square, as in training."""
+    """Decode an image and resize it for the network, as in training."""
     first = resize_image(decode(data), run.image_sizes[0])
     last: Pixels = resize_batch(first[None], *run.image_sizes[1:])[0]
     return last
@@ -179,9 +179,9 @@ def largest_difference(
 
     Args:
         expected: (n, classes) by the run.
-        answered: (n, classes) by what was made of it.
+        answered: (n, classes) by the bundle or program.
         names: Of the images.
-        kind: Answered.
+        kind: Name of what answered, for errors.
 
     Raises:
         BundleError: Names the image that differs most.
@@ -198,7 +198,7 @@ def largest_difference(
     worst = int(np.argmax(apart + other))
     if other.any() or apart[worst] > TOLERANCE:
         raise BundleError(
-            f"The run and {kind} made of it disagree: of {list(names)[worst]}, a probability "
+            f"The run and {kind} disagree: of {list(names)[worst]}, a probability "
             f"differs by {apart[worst]:.2g} ({int(other.sum())} of {len(apart)} images get "
             "another class). No bundle was written."
         )
@@ -223,7 +223,7 @@ def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> No
     if other > max(CHANGED_LABELS * len(rows), 1):
         raise DataError(
             f"{other} of the {len(rows)} test images are taken for something else than when the "
-            f"run was made (predictions.csv): they have changed. {trained_run.IMAGES_MOVED}"
+            f"run was trained (predictions.csv): they have changed. {trained_run.IMAGES_MOVED}"
         )
 
 

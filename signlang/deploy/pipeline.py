@@ -153,7 +153,7 @@ def measure(
 def describe_models(
     measured: ExportMeasurements, agreement: Parity, run: TrainedRun
 ) -> dict[str, Any]:
-    """What `bundle.json` says of the measurements."""
+    """Measurements for `bundle.json`."""
     accuracy: dict[str, Any] = {"run": run.metrics["test"]["accuracy"]}
     if measured.images:
         accuracy |= {name: round(measured.accuracy(name), 6) for name in measured.correct}

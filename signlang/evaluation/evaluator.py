@@ -29,10 +29,10 @@ LIKE: Final = 0.01  # losses of the same images on other machines differ by much
 
 
 def training_overlap(predictor: BatchPredictor, index: Index, cache_dir: str) -> TrainingOverlap:
-    """Find images that a run was made of, by the digests of their files.
+    """Find images that a run was trained or selected on, by the digests of their files.
 
     Args:
-        predictor: Of a bundle, or of somebody else's weights, nothing is known.
+        predictor: Of bundles and external weights nothing is known.
         index: The images.
         cache_dir: The caller's cache.
     """
@@ -40,7 +40,9 @@ def training_overlap(predictor: BatchPredictor, index: Index, cache_dir: str) ->
     run = predictor.run
     if run is None:
         return TrainingOverlap(
-            none, none, f"its {predictor.kind} do{'es' * (predictor.kind == 'bundle')} not say"
+            none,
+            none,
+            f"its {predictor.kind} do{'es' * (predictor.kind == 'bundle')} not list them",
         )
     used = [(row["path"], row["subset"]) for row in run.folder.images
             if row["subset"].startswith(("train", "validation"))]  # fmt: skip
@@ -95,11 +97,11 @@ def recalibrate(
         run: The run.
         wanted_precision: Between 0 and 1.
         cache_dir: The caller's cache.
-        write: Put `calibration.json` into the run folder; the test fold is then judged as well.
+        write: Put `calibration.json` into the run folder; the test fold is then predicted as well.
 
     Raises:
-        DataError: If the images are not there, or not those that the run was made with.
-        RunError: If the network says nothing that is a number.
+        DataError: If the images are missing, or differ from those of the run.
+        RunError: If the network's outputs are not finite.
     """
     root = images_root(run.path, cache_dir)
     outputs = {"validation": _subset_probabilities(predictor, run, root, "validation")}
@@ -139,18 +141,18 @@ def _read(file: Path, size: int) -> Pixels:
 
 
 def _check_same(run: "TrainedRun", root: Path, outputs: LabeledProbabilities) -> None:
-    """Refuse images that give another loss than when the run was made."""
+    """Refuse images whose loss differs from that of the run."""
     then = float(run.metrics["validation"]["loss"])
     now = classification_metrics(*outputs)["loss"]
     if abs(now - then) > LIKE * max(then, 0.1):
         raise DataError(
             f"The validation images in {root} give a loss of {now:.4f}, but {then:.4f} when the "
-            f"run was made: they have changed."
+            f"run was trained: they have changed."
         )
 
 
 def evaluate_network(cfg: DictConfig) -> Evaluation:
-    """Read network and images, match their classes, and judge.
+    """Read network and images, match their classes, and predict.
 
     Raises:
         SignlangError: If one of them cannot be used, or they share no class.
@@ -195,7 +197,7 @@ def _index(cfg: DictConfig, root: Path) -> Index:
 
 
 def _name(cfg: DictConfig) -> str:
-    """Name of the data; folders are told apart by their own names."""
+    """Name of the data; folders by their own names."""
     if cfg.data.name != "folder":
         return str(cfg.data.name)
     place = Path(str(cfg.data.root)).expanduser().resolve()
@@ -225,7 +227,7 @@ def _rows(cfg: DictConfig, index: Index, overlap: TrainingOverlap) -> Ints:
 
 
 def _calibration(cfg: DictConfig, predictor: BatchPredictor) -> Calibration:
-    """What came with the network; a run without any, or with another wish, is calibrated again."""
+    """Stored calibration; fitted again if there is none or another precision is wanted."""
     stored, wanted, run = predictor.calibration, cfg.wanted_precision, predictor.run
     if run is None:
         return stored or Calibration()
@@ -253,9 +255,9 @@ def _predict(
     started = time.perf_counter()
     batches = [
         predictor.predict(predictor.resized(array[rows[start : start + BATCH]]))
-        for start in track(starts, "judging", len(starts))
+        for start in track(starts, "predicting", len(starts))
     ]
     probabilities = np.concatenate(batches)
     if not np.isfinite(probabilities).all():
-        raise RunError(f"{predictor.path} says nothing that is a number: its training diverged.")
+        raise RunError(f"The outputs of {predictor.path} are not finite: its training diverged.")
     return probabilities, time.perf_counter() - started

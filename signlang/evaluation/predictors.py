@@ -33,8 +33,8 @@ class BatchPredictor:
         name: For people and for the name of a folder.
         path: Where it came from.
         classes: Names, in the order of its outputs.
-        image_sizes: To which squares, one after another, images are brought, in pixels.
-        predict: Maps (n, side, side, 3) to (n, classes) probabilities, uncalibrated.
+        image_sizes: Sizes that images are resized to, in order, in pixels.
+        predict: Maps (n, size, size, 3) to (n, classes) probabilities, uncalibrated.
         calibration: What came with it, if anything.
         facts: What else is known of it, for the record.
         run: The run that it is, if it is one.
@@ -51,7 +51,7 @@ class BatchPredictor:
     run: "TrainedRun | None" = None
 
     def resized(self, images: Pixels) -> Pixels:
-        """Bring (n, h, w, 3) images to the last side, through any that are still to come."""
+        """Resize (n, h, w, 3) images to the remaining sizes, in order."""
         return resize_batch(images, *self.image_sizes)
 
 

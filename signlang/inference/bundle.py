@@ -80,7 +80,7 @@ def _from_zip(path: Path, name: str, most: int) -> bytes:
             raise FileNotFoundError(name) from None
         if entry.file_size > most:
             raise BundleError(f"{name} of {path} has more bytes than {most:,}: it is not used.")
-        return archive.read(entry)  # zipfile stops where the entry says that it ends
+        return archive.read(entry)  # zipfile stops at the size of the entry
 
 
 FORMAT: Final = 2  # 1 had preprocessing.sides in place of preprocessing.image_sizes
@@ -157,9 +157,9 @@ class Bundle:
         path: The folder or the ZIP file.
         name: For people.
         classes: Names, in the order of the probabilities.
-        image_size: Side of the square that the network sees, in pixels; the graph itself resizes.
+        image_size: Width and height of the network's images, in pixels; the graph itself resizes.
         temperature: What logits are divided by; the graph does it.
-        reject_threshold: Below this probability a guess is better called unknown; None: not known.
+        reject_threshold: A prediction below this probability is unknown; None: no threshold.
         models: File of each precision, `fp32` and perhaps `int8`.
         info: The whole content of `bundle.json`.
     """
@@ -175,9 +175,9 @@ class Bundle:
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """Squares that images are brought to one after another, as in training, in pixels.
+        """Sizes that images are resized to, in order, as in training, in pixels.
 
-        The graph does that. Who wants to send smaller images may resize them to the first side
+        The graph does that. Clients may resize images to the first size before sending them,
         with `data.image_io.resize_image`, which changes nothing.
         """
         return tuple(self.info.get("preprocessing", {}).get("image_sizes") or [self.image_size])

@@ -99,7 +99,7 @@ def _overflows() -> bool:
     """
     try:
         found = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # no Linux: nobody knows, and elsewhere than on x86 it makes no difference
+    except OSError:  # not Linux: unknown, and elsewhere than on x86 it makes no difference
         return True
     return not set(found.split()) & {"avx512_vnni", "avx_vnni"}
 

@@ -39,7 +39,7 @@ class ImageSource:
     """An image that is to be recognised.
 
     Attributes:
-        name: Its path as it was given or found; `-` for standard input.
+        name: Its path as given, or as listed below a folder; `-` for standard input.
         data: Its bytes, if it is no file.
     """
 
@@ -107,7 +107,7 @@ def _from_stdin(data: bytes) -> list[ImageSource]:
             return [ImageSource(STDIN, data)]
     except Exception:  # decoders raise anything at what is no image
         if b"\0" in data:
-            return [ImageSource(STDIN, data)]  # neither is it text: decoding will say what is wrong
+            return [ImageSource(STDIN, data)]  # neither is it text: decoding reports the error
     lines = os.fsdecode(data).splitlines()
     return [ImageSource(line.strip()) for line in lines if line.strip()]
 
@@ -212,7 +212,7 @@ class Predictor:
             One prediction per image, in order.
 
         Raises:
-            ValueError: If an array has another shape, type or range; says which is expected.
+            ValueError: If an array has another shape, type or range; names the expected one.
             BadImageError: If a file cannot be read or decoded.
         """
         size = self.bundle.image_sizes[0]

@@ -81,7 +81,7 @@ def read_class_names(run: Path) -> tuple[str, ...]:
 
 
 def _signers(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
-    """Check that exactly the test fold was judged, and say who is in it."""
+    """Check that the predictions cover exactly the test fold, and return its signers."""
     tested = {row["path"]: row["signer"] for row in folder.images_of("test")}
     if set(paths) != tested.keys() or len(paths) != len(tested):
         raise RunError(
@@ -223,7 +223,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """What the network said of the images of its test fold.
+        """Predictions of the test fold.
 
         Raises:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
@@ -296,8 +296,8 @@ def read_finished_run(path: Path) -> Run:
     folds = sorted(place.name for place in path.glob("fold=*"))
     if folds:
         raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
-    begun = RunFolder(path).record() is not None
-    what = "is a run that is not finished" if begun else "is no run folder"
+    started = RunFolder(path).record() is not None
+    what = "is a run that is not finished" if started else "is no run folder"
     raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
 
 

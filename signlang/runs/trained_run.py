@@ -60,7 +60,7 @@ class TrainedRun(Run):
 
     @property
     def image_size(self) -> int:
-        """Side of the square that the network sees, in pixels."""
+        """Width and height of the network's images, in pixels."""
         return self.classifier.image_size
 
     @property
@@ -147,7 +147,7 @@ class RunImages:
 
     Attributes:
         root: To which their paths are relative.
-        size: Of the first square that they are brought to, in pixels.
+        size: First size that they are resized to, in pixels.
     """
 
     root: Path
@@ -165,7 +165,7 @@ class RunImages:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
     def resized_image(self, path: str) -> Pixels:
-        """Decode an image as training does: (side, side, 3).
+        """Decode an image as training does: (size, size, 3).
 
         Raises:
             DataError: If it is not there, or damaged.

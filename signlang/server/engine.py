@@ -132,7 +132,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Images that no runner has begun."""
+        """Images that are waiting."""
         return sum(map(len, self._waiting.values()))
 
     async def run(self, name: str, images: Sequence[Pixels]) -> Floats32:
@@ -184,7 +184,7 @@ class Batcher:
         jobs: list[_Job] = []
         while queue and len(jobs) < share:
             job = queue.popleft()
-            if job.answer.done():  # nobody waits for it any more
+            if job.answer.done():  # cancelled by the client
                 continue
             if jobs and job.image.shape != jobs[0].image.shape:
                 queue.appendleft(job)
@@ -224,7 +224,7 @@ class Answer:
 
     Attributes:
         content: In the form of `schemas.PredictResponse`.
-        log_fields: What the log may say of the request.
+        log_fields: Filled with facts for the log.
     """
 
     content: Mapping[str, Any]

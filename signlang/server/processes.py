@@ -1,6 +1,6 @@
 """Process supervision: the listening socket, worker processes, restarts with back-off.
 
-The supervisor imports this module as well, so the heavy parts are imported where they are used.
+The supervisor imports this module as well, so heavy packages are imported where they are used.
 """
 
 import multiprocessing
@@ -82,7 +82,7 @@ IDLE_S: Final = 30  # of a connection that is kept open; longer than browsers wa
 
 
 def run(options: ServeConfig, listening: socket.socket, status: Connection) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests that have begun.
+    """Serve until SIGTERM or SIGINT, then finish the requests in progress.
 
     Args:
         options: The settings.
@@ -157,7 +157,7 @@ class _Worker:
 
 
 class Supervisor:
-    """Keeps the processes of a service running until it is told to stop.
+    """Keeps the processes of a service running until it is stopped.
 
     Args:
         options: The settings.
@@ -173,7 +173,7 @@ class Supervisor:
         self._was_ready = False
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then wait for the requests that have begun.
+        """Serve until SIGTERM or SIGINT, then wait for the requests in progress.
 
         Raises:
             ServiceError: If the address is taken, or a process cannot be started at all.
@@ -224,13 +224,13 @@ class Supervisor:
             self._workers.append(_Worker(process, status))
 
     def _wait(self, bell: int, figures: Path) -> None:
-        """Wait until a process says something or ends, a signal comes, or a pause is over."""
+        """Wait for a message, the end of a process, a signal, or the end of a pause."""
         senders: dict[Any, _Worker] = {w.status: w for w in self._workers if w.is_starting}
         ends: dict[Any, _Worker] = {w.process.sentinel: w for w in self._workers}
         pause = max(0.0, self._not_before - time.monotonic())
         is_complete = len(self._workers) == self._options.workers
         happened = connection.wait([*senders, *ends, bell], None if is_complete else pause)
-        for what in happened:  # words first: they say why a process ends
+        for what in happened:  # messages first: they contain the reason
             if what in senders:
                 self._on_message(senders[what])
         for what in happened:
@@ -265,7 +265,7 @@ class Supervisor:
         if not self._was_ready:
             raise ServiceError(
                 f"The service ended before it was ready (exit code {worker.process.exitcode}). If "
-                "nothing above says why, it may have been killed for want of memory."
+                "there is no message above, it may have been killed for lack of memory."
             )
         if not worker.is_ready:
             self._failures += 1
@@ -274,7 +274,7 @@ class Supervisor:
         json_log.log.error("a worker ended, another takes its place", extra=facts)
 
     def _stop(self) -> None:
-        """Let all processes finish what they have begun; kill those that take too long."""
+        """Let all processes finish requests in progress; kill those that take too long."""
         for one in self._workers:
             one.process.terminate()
         until = time.monotonic() + self._options.grace_s + MARGIN

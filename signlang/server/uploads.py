@@ -171,11 +171,11 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")  # what these register; JPEG may
 
 
 def decode_upload(data: bytes, size: int, most: int, number: int, count: int) -> Pixels:
-    """Decode an image as training does, and resize it to a square: (size, size, 3).
+    """Decode an image as training does, and resize it to (size, size, 3).
 
     Args:
         data: The file.
-        size: Side of the square, in pixels.
+        size: Width and height of the result, in pixels.
         most: Pixels that the image may have.
         number: Which one of its request it is, from 1.
         count: How many there are.

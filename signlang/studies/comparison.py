@@ -82,7 +82,7 @@ def _size(level: str) -> tuple[float, str]:
 
 PROTOCOL: Final = (
     "A fold is a set of test images. “test fold untouched” means that training, early stopping "
-    "and the choice of the checkpoint looked only at a validation part cut out of the other "
+    "and the choice of the checkpoint looked only at a validation subset cut out of the other "
     "folds. “validation=fold” is the optimistic protocol of many published tables, in which "
     "the test fold also picks the checkpoint: "
     "its accuracies are too high by an unknown amount, and are here to be compared with those "
@@ -90,9 +90,9 @@ PROTOCOL: Final = (
 )
 CHANCE: Final = (
     "Folds share training images, so the spread over folds understates how much results vary; "
-    "the corrected test allows for that. A p value says how often chance alone would bring such a "
+    "the corrected test allows for that. A p value says how often chance alone would give such a "
     "difference, not how large or how useful it is; 0.05 is the limit used here. No significant "
-    "difference does not mean equally good: the interval beside it says what is still possible. "
+    "difference does not mean equally good: the interval beside it gives the plausible range. "
     "That interval is not adjusted for the number of comparisons, so it may leave out 0 where the "
     "adjusted p is above the limit."
 )
@@ -106,7 +106,7 @@ METRIC_MEANINGS: Final = {
     "reliability": "of a well calibrated network the dots lie on the dashed line; dots above it "
     "mean too little confidence, dots below it too much",
     "effect of each factor": "mean accuracy of all settings with that level, one standard "
-    "deviation of settings and folds to a side. The p value compares the levels fold by fold "
+    "deviation of settings and folds as error bars. The p value compares the levels fold by fold "
     "(corrected t-test for two, Friedman 1937 for more), only where the grid is complete and no "
     "run is missing; not adjusted for the number of factors",
 }

@@ -125,7 +125,7 @@ def write_markdown(ranking: Ranking, out: Path, sort: str = RANK) -> None:
 
 
 def show_leaderboard(ranking: Ranking, sort: str = RANK) -> None:
-    """Show a table for each way to assign folds, and what the tests say; nothing if quiet."""
+    """Show a table for each fold assignment, and the verdicts; nothing if quiet."""
     columns = chosen(TERMINAL)
     headings = [column.heading for column in columns]
     for name, rows in _sections(ranking, sort):

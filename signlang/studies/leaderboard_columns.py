@@ -69,7 +69,7 @@ def _mean(key: str, **more: Any) -> Column:
 
 
 def _of_records(key: str) -> Callable[[Row], str]:
-    """What the records of all runs say, each once."""
+    """The distinct values of the records of all runs."""
     return lambda row: "; ".join(
         dict.fromkeys(str(run.record.get(key)) for run in row.setting.runs)
     )

@@ -1,6 +1,6 @@
 """Plots of a study: learning curves, factor effects, accuracy against cost.
 
-Charts are wide rather than high and colours are told apart by everybody; see `reporting.plots`.
+Charts are wide rather than high and colours suit all kinds of colour vision; see `reporting.plots`.
 """
 
 import math
@@ -78,7 +78,7 @@ def _epochs(values: Floats) -> npt.NDArray[np.int64]:
 def effects_chart(
     effects: Mapping[str, Mapping[str, Effect]], p_values: Mapping[str, float | None]
 ) -> Figure:
-    """Draw the mean accuracy at each level of each factor, a panel each, one deviation to a side.
+    """Draw the mean accuracy at each level of each factor, a panel each, with error bars.
 
     Args:
         effects: By factor and level.
@@ -151,7 +151,7 @@ class Point:
 
 
 def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point]:
-    """The best setting of each network, for each way to deal images to folds; the best first.
+    """The best setting of each network, for each fold assignment; the best first.
 
     Settings of one network that cost differently, e.g. by the size of their images, stay apart.
 

@@ -77,7 +77,7 @@ class Ranking:
     Attributes:
         study: What was compared.
         rows: The most accurate first.
-        pairs: Splits side by side; may be empty.
+        pairs: Paired comparisons of splits; may be empty.
     """
 
     study: Study
@@ -242,8 +242,8 @@ def _labels(run: Run) -> set[tuple[str, int]]:
 
 def _unlike(one: Run, other: Run, file: str, what: str) -> str:
     return (
-        f"{one.path / file} and {other.path / file} hold different {what}, though both runs say "
-        "that they were made from the same data: one of them was changed. Train it again with "
+        f"{one.path / file} and {other.path / file} hold different {what}, although both "
+        "runs have the same data fingerprint: one of them was changed. Train it again with "
         "overwrite=true, or move it out of the study."
     )
 

@@ -56,7 +56,7 @@ def compared(study: Study) -> Section:
 
 
 def provenance_rows(study: Study) -> Section:
-    """Who made the runs: their machine and versions; more than one answer is worth knowing."""
+    """Environments of the runs: machines and versions, each different one."""
     records = [run.record for setting in study.settings for run in setting.runs]
     asked: dict[str, Callable[[Any], object]] = {
         "device": lambda record: record.get("device"),
@@ -88,8 +88,8 @@ def leaderboard(ranking: Ranking) -> Section:
     names = fold_assignments(row.setting for row in ranking.rows)
     if len(names) > 1:
         text += (
-            " Settings with the same fold assignment stand together: p compares a setting with "
-            "the best of these, for different folds do not compare."
+            " Settings with the same fold assignment are listed together: p compares a setting "
+            "with the best of these, as different folds are not comparable."
         )
     if any(row.setting.missing for row in ranking.rows):
         text += " A setting marked with folds is not complete."
@@ -113,7 +113,7 @@ def _finished_folds(row: Row) -> str:
 
 
 def splits(pairs: Sequence[Pair]) -> Section | None:
-    """What a random fold hides, if settings differ in their split alone."""
+    """The bias of random folds, if settings differ in their split alone."""
     if not pairs:
         return None
     rows = [
@@ -128,16 +128,16 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
     text = (
         "The same settings with folds assigned at random, and with folds that keep people (or "
         "neighbouring frames) apart. A random fold holds images that resemble training images; "
-        "the difference is what it flatters. In the interval the images of one signer count as "
-        "one observation (Liang and Zeger 1986)."
+        "the difference is the bias of random folds. In the interval the images of one signer "
+        "count as one observation (Liang and Zeger 1986)."
     )
     return Section(
         "Comparison of splits", [Text(text), Table("Comparison of splits", header, rows)]
     )
 
 
-CURVES: Final = 6  # settings whose learning is shown
-SHOWN: Final = 4  # fold assignments whose best setting is shown in detail
+CURVES: Final = 6  # settings with learning curves
+SHOWN: Final = 4  # fold assignments with details of their best setting
 LISTED: Final = 40  # classes in a table
 NETWORKS: Final = 30  # points of a chart of costs
 
@@ -151,7 +151,7 @@ def cost(ranking: Ranking) -> Section | None:
         return None
     text = "The best setting of each network; accuracies further up and further left are better."
     if len(every) > len(results):
-        text += f" Shown are the {len(results)} most accurate of {len(every)} networks."
+        text += f" The {len(results)} most accurate of {len(every)} networks are shown."
     if len(names) > 1:
         text += " Each fold assignment has its colour: compare within one colour."
     devices = {str(run.record.get("device")) for setting in settings for run in setting.runs}
@@ -194,7 +194,7 @@ def curves(ranking: Ranking) -> Section:
 
 
 def selected(ranking: Ranking) -> list[Setting]:
-    """The settings whose learning is shown, in the order of the leaderboard."""
+    """The settings with learning curves, in the order of the leaderboard."""
     settings = [row.setting for row in ranking.rows]
     firsts: dict[object, Setting] = {}
     for setting in settings:

@@ -105,7 +105,7 @@ class Setting:
 
     @cached_property
     def overrides(self) -> dict[str, str]:
-        """The overrides that made it, but for the fold and what does not change the outcome."""
+        """Overrides of the run, except the fold and settings without effect on the result."""
         words = [word for word in self.runs[0].record["overrides"] if "=" in word]
         pairs = dict(word.partition("=")[::2] for word in words)
         named = {k: v for k, v in pairs.items() if k not in {"model", "experiment"}}
@@ -153,7 +153,7 @@ class Study:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """A short name of each setting: its network, and what tells it from the others."""
+        """A short name of each setting: its network, and the settings that differ."""
         labels = {setting.name: self._label(setting, self.factors) for setting in self.settings}
         taken = list(labels.values())
         return {
@@ -288,7 +288,7 @@ def _run(path: Path, known: Run | None) -> Run | None:
 
 
 def _belong_together(one: Run, other: Run) -> None:
-    """Refuse folds that were not made alike.
+    """Refuse folds that differ in settings or data.
 
     Raises:
         RunError: With the settings in which they differ.
@@ -311,7 +311,7 @@ def _belong_together(one: Run, other: Run) -> None:
     ]
     if changed:
         raise RunError(
-            f"{other.path} and {one.path.name} beside it were not made alike and cannot be "
+            f"{other.path} and {one.path.name} beside it differ in settings or data and cannot be "
             f"averaged: {'; '.join(changed)}. Train one of them again with overwrite=true, or move "
             "it into a study of its own."
         )

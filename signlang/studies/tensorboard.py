@@ -37,7 +37,7 @@ def write_tensorboard(ranking: Ranking, out: Path) -> Path:
     for row in ranking.rows:
         folder = place / row.setting.name
         folder.mkdir(parents=True, exist_ok=True)
-        # a new name each time: a TensorBoard that is running goes on to the next file
+        # a new name each time: a TensorBoard that is running switches to the next file
         file = folder / f"{EVENTS}{time.time():.6f}.signlang"
         _write(file, ranking.study, row)
         _clear(folder, keep=file)

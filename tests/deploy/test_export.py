@@ -331,7 +331,7 @@ def test_a_bundle_of_another_network_does_not_pass(
     network: Any = run.classifier.network
     with torch.no_grad():
         network.classifier.bias.add_(torch.tensor([0.01, 0.0, 0.0]))
-    with pytest.raises(BundleError, match="The run and the bundle made of it disagree"):
+    with pytest.raises(BundleError, match="The run and the bundle disagree"):
         parity.verify_parity(
             run,
             OnnxModel.from_bundle(load_bundle(exported[0])),
