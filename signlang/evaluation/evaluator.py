@@ -42,7 +42,8 @@ def training_overlap(predictor: BatchPredictor, index: Index, cache_dir: str) ->
         return TrainingOverlap(
             none,
             none,
-            f"its {predictor.kind} do{'es' * (predictor.kind == 'bundle')} not list them",
+            f"its {predictor.kind} do{'es' * (predictor.kind == 'bundle')} not list its training "
+            "images",
         )
     used = [(row["path"], row["subset"]) for row in run.folder.images
             if row["subset"].startswith(("train", "validation"))]  # fmt: skip

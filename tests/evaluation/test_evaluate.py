@@ -526,7 +526,9 @@ def test_a_bundle_is_judged_before_and_after_its_temperature(place: Path) -> Non
     assert (calibration["temperature"], calibration["reject_threshold"]) == (2.0, 0.5)
     assert calibration["calibration_error"]["before"] != calibration["calibration_error"]["after"]
     assert metrics["network"]["kind"] == "bundle"
-    assert any("its bundle does not list them" in remark for remark in metrics["remarks"])
+    assert any(
+        "its bundle does not list its training images" in remark for remark in metrics["remarks"]
+    )
 
 
 # --- what cannot be ------------------------------------------------------------------------------
