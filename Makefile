@@ -91,6 +91,6 @@ dashboards: setup ## Open TensorBoard over all runs
 	$(BIN)/tensorboard --logdir runs
 
 .PHONY: clean
-clean: ## Remove what can be made again here (not runs/, not the cache in your home folder)
+clean: ## Remove generated files here (not runs/, not the cache in your home folder)
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -111,7 +111,7 @@ def _section(ranking: Ranking, published: Published) -> Iterator[str]:
     devices = "; ".join(sorted({str(run.record["device"]) for run in runs}))
     torch = "; ".join(sorted({str(run.record["packages"]["torch"]) for run in runs}))
     precision = "; ".join(sorted({str(run.settings["trainer.precision"]) for run in runs}))
-    hours = sum(run.figure("seconds") for run in runs) / 3600
+    hours = sum(run.metric("seconds") for run in runs) / 3600
     yield (
         f"\n{len(runs)} runs, {hours:.1f} hours of training one after another; {devices}; torch "
         f"{torch}; trainer.precision={precision}.\n"

@@ -4,7 +4,7 @@ Importing the package prepares the process, before torch is imported anywhere: i
 handing large buffers back to the kernel after every training step, OpenCV from starting threads
 beside torch's, and albumentations from asking the network for a newer release of itself. For a
 command, the folder in which it is typed comes last in the search for modules, so that a `torch.py`
-that lies there beside somebody's run folder is not taken for torch.
+beside a run folder is not taken for torch.
 """
 
 import ctypes

@@ -147,7 +147,7 @@ class LoadedStudy:
     Attributes:
         path: Its folder.
         leaderboard: Columns of `leaderboard.csv`, one row per setting, the most accurate first.
-        verdicts: What the tests between the settings say, in sentences.
+        verdicts: Results of the tests between the settings, in sentences.
         incomplete: For each setting that lacks folds, which, why, and the command that trains them.
         runs: The finished runs.
     """

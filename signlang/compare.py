@@ -12,7 +12,7 @@ from signlang.hydra_app import run
 
 
 class CompareConfig(Strict):
-    """The settings of `conf/compare.yaml`, which says what each is for."""
+    """The settings of `conf/compare.yaml`, which documents each."""
 
     studies: Annotated[list[Text], BeforeValidator(lambda x: [x] if isinstance(x, str) else x)]
     allow_incomplete: bool = False
@@ -70,7 +70,7 @@ def compare(cfg: DictConfig) -> None:
             failed.append(error)
     if failed:
         raise SignlangError(
-            f"{len(failed)} of {len(targets)} studies could not be compared, as told above."
+            f"{len(failed)} of {len(targets)} studies could not be compared, see above."
         )
 
 

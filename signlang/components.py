@@ -21,7 +21,7 @@ The contract of each kind, checked before training:
   arguments of the node, in which nodes with a `_target_` are built first, and returns a
   `pytorch_lightning.Callback` or a `pytorch_lightning.loggers.Logger`. The same object serves
   training, validation of the best checkpoint and test; `trainer.datamodule` holds `index` (all
-  images) and `parts` (rows of each subset). A callback that changes training must depend on the
+  images) and `subsets` (rows of each subset). A callback that changes training must depend on the
   seed and the epoch only, and keep what it needs to resume in `state_dict`.
 * trainer: called with its own arguments of the node and with `callbacks`, `logger`, `precision`,
   `plugins` and `default_root_dir`, returns a `pytorch_lightning.Trainer`; once for training and
@@ -59,7 +59,7 @@ def import_target(target: str) -> Any:
     """Import what a dotted path names, wherever it is.
 
     Raises:
-        SettingError: If there is no such module or name; says which are near.
+        SettingError: If there is no such module or name; suggests similar names.
 
     >>> import_target("collections.Counter").__name__
     'Counter'
@@ -107,7 +107,7 @@ def import_listed(target: str) -> Any:
     """Import what a file from elsewhere names, if it is a known network factory or class.
 
     Raises:
-        RunError: If it is anything else; says how to follow it all the same.
+        RunError: If it is anything else; the message names trust=true.
     """
     if not is_listed(str(target)):
         raise untrusted(target)
@@ -118,7 +118,7 @@ def untrusted(target: Any) -> RunError:
     """The error for code that a file from elsewhere names."""
     return RunError(
         f"The run names code to run that is not known to be harmless: {target}. If you trust "
-        "where the folder comes from, say trust=true."
+        "where the folder comes from, set trust=true."
     )
 
 
@@ -200,7 +200,7 @@ def check_listed_arguments(target: str, arguments: Mapping[str, Any]) -> None:
         if remote or (fetches and value) or key.startswith("_") or not _is_plain(value):
             raise RunError(
                 f"The run's {target} has the argument {key}={value}, which could fetch or read "
-                "files. If you trust where the folder comes from, say trust=true."
+                "files. If you trust where the folder comes from, set trust=true."
             )
 
 
@@ -246,9 +246,9 @@ def build(
     except SignlangError:
         raise
     except Exception as error:  # a user's class may raise anything
-        shown = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        text = ", ".join(f"{name}={value}" for name, value in arguments.items())
         raise SettingError(
-            f"{key}: {target}({shown}) fails: {type(error).__name__}: {error}"
+            f"{key}: {target}({text}) fails: {type(error).__name__}: {error}"
         ) from error
 
 

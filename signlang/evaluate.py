@@ -18,13 +18,13 @@ def evaluate(cfg: DictConfig) -> Path:
     validation.check_evaluate_config(cfg)  # in milliseconds: before images are read
     from signlang.evaluation import evaluator
 
-    found = evaluator.evaluate_network(cfg)
+    evaluation = evaluator.evaluate_network(cfg)
     from signlang.evaluation import report, writer  # matplotlib, once there is something to draw
 
-    out = writer.output_folder(cfg, found)
-    writer.write_evaluation(found, cfg, out)
-    report.evaluation_page(found).write(out)
-    writer.show_evaluation(found, out)
+    out = writer.output_folder(cfg, evaluation)
+    writer.write_evaluation(evaluation, cfg, out)
+    report.evaluation_page(evaluation).write(out)
+    writer.show_evaluation(evaluation, out)
     return out
 
 

@@ -51,7 +51,7 @@ def escaping_link(folder: Path, *names: str) -> Path | None:
     return None
 
 
-IMAGE_COLUMNS: Final = ("path", "label", "signer", "part")  # columns of a run's data.csv
+IMAGE_COLUMNS: Final = ("path", "label", "signer", "subset")  # columns of a run's data.csv
 
 
 @contextmanager

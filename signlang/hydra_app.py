@@ -24,7 +24,7 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     all that is printed; with 2 for settings that cannot be composed; with 130 when interrupted.
     HYDRA_FULL_ERROR=1 shows stack traces instead.
     """
-    if command_line.VERSION in sys.argv:  # Hydra would say its own
+    if command_line.VERSION in sys.argv:  # Hydra would print its own
         sys.stdout.write(command_line.version_line())
         return
     import hydra
@@ -49,11 +49,11 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     ) as why:
         if traces or (type(why) is ValueError and NULL_GROUP not in str(why)):
             raise
-        shown = (None if isinstance(why, SweepError) else jobs.summary()) or readable(
+        message = (None if isinstance(why, SweepError) else jobs.summary()) or readable(
             why, config_name
         )
-        sys.stderr.write(f"{shown}\n")
-        sys.exit(getattr(shown, "exit_code", 130))
+        sys.stderr.write(f"{message}\n")
+        sys.exit(getattr(message, "exit_code", 130))
     except BrokenPipeError:  # whoever read the help, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -92,11 +92,11 @@ class _Jobs:
             raise
 
     def summary(self) -> SignlangError | None:
-        """What to say at the end of a sweep in which jobs failed."""
+        """Error for the end of a sweep in which jobs failed."""
         count = len(self.failed_of_sweep)
         if not count:
             return None
-        return SignlangError(f"{count} job{'s' * (count > 1)} of the sweep failed, as told above.")
+        return SignlangError(f"{count} job{'s' * (count > 1)} of the sweep failed, see above.")
 
 
 def override_words(verb: str, words: Sequence[str]) -> list[str]:
@@ -108,7 +108,7 @@ def override_words(verb: str, words: Sequence[str]) -> list[str]:
     return [quoted(word) for word in command_line.hydra_words(verb, current_words(words, verb))]
 
 
-NULL_GROUP: Final = "Config group override must be a string or a list"  # what Hydra says
+NULL_GROUP: Final = "Config group override must be a string or a list"  # Hydra's message
 # words of before Hydra's own groups -> the words of today
 RENAMED: Final = {
     "launcher=": "hydra/launcher=", "launcher.": "hydra.launcher.",
@@ -117,7 +117,7 @@ RENAMED: Final = {
 
 
 def current_words(words: Sequence[str], config_name: str) -> list[str]:
-    """Translate words of `train` that have other names today, and say so once.
+    """Translate words of `train` that have other names today, and log that once.
 
     >>> current_words(["launcher=local", "fold=0,1"], "train")
     ['hydra/launcher=local', 'fold=0,1']
@@ -179,7 +179,7 @@ def quoted(word: str) -> str:
 
 
 def readable(error: BaseException, config_name: str) -> BaseException:
-    """Shorten what Hydra says to one sentence, with the mend."""
+    """Shorten Hydra's message to one sentence, with the fix."""
     from hydra.errors import MissingConfigException
 
     if isinstance(error, _Ended) and error.__cause__ is not None:

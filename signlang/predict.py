@@ -31,7 +31,7 @@ standard input, one path a line, or an image itself. What stands behind -- is a 
   top=3              classes of an answer
   format=table       table, csv or jsonl; without it, the ending of out decides
   out=FILE           where to write; else to the standard output
-  threshold=auto     less probable guesses are called unknown; auto: as the bundle says; none
+  threshold=auto     predictions below it are unknown; auto: that of the bundle; none
   precision=fp32     fp32 or int8
   device=cpu         cpu or cuda
   batch_size=64      images that are predicted together
@@ -49,7 +49,7 @@ FORMATS: Final = {
 
 
 class PredictConfig(Strict):
-    """The settings; `HELP` says what each is for. Their values come as the text of a word."""
+    """The settings; `HELP` documents each. Their values come as the text of a word."""
 
     model_config = ConfigDict(strict=False)
 
@@ -68,7 +68,7 @@ class PredictConfig(Strict):
 
     @property
     def table(self) -> str:
-        """The format: the one wished for, else that of the ending of `out`."""
+        """The format: the one asked for, else that of the ending of `out`."""
         ending = self.out.suffix.lower() if self.out else ""
         return self.format or ENDINGS.get(ending, "table")
 
@@ -132,7 +132,7 @@ class _Tally:
     """Counts predictions as they pass by."""
 
     def __init__(self) -> None:
-        self.all, self.bad, self.unknown, self.begun = 0, 0, 0, time.perf_counter()
+        self.all, self.bad, self.unknown, self.started = 0, 0, 0, time.perf_counter()
 
     def counted(self, passing: Iterator[Prediction]) -> Iterator[Prediction]:
         for prediction in passing:
@@ -142,7 +142,7 @@ class _Tally:
             yield prediction
 
     def text(self) -> str:
-        seconds = time.perf_counter() - self.begun
+        seconds = time.perf_counter() - self.started
         return (
             f"{self.all:,} image{'s' * (self.all != 1)} in {seconds:.1f} s "
             f"({60 * self.all / seconds:,.0f} a minute), "

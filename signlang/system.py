@@ -31,7 +31,7 @@ def check_accelerator(accelerator: str) -> None:
     if not any(map(os.path.exists, GPU_DEVICES)):
         raise SettingError(
             f"trainer.accelerator={accelerator}: this machine shows no GPU (none of "
-            f"{', '.join(GPU_DEVICES)} is there). Leave it out, or say trainer.accelerator=cpu."
+            f"{', '.join(GPU_DEVICES)} is there). Leave it out, or set trainer.accelerator=cpu."
         )
 
 

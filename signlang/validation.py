@@ -32,7 +32,7 @@ from signlang.constraints import (
 from signlang.errors import SettingError
 from signlang.files import is_plain_name
 
-# network -> side of the smallest image that its layers can work on, in pixels
+# network -> smallest image size that its layers can work on, in pixels
 MINIMUM_SIZES: Final[Mapping[str, int]] = {
     "resnet18": 32,
     "mobilenetv2": 32,
@@ -53,7 +53,7 @@ def check_image_size(name: str, image_size: int) -> None:
     """Refuse images that are too small for a network.
 
     Raises:
-        SettingError: Names the smallest side.
+        SettingError: Names the smallest size.
 
     >>> check_image_size("simple_cnn", 100)
     """
@@ -111,7 +111,7 @@ class Config(Strict, extra="ignore"):
 
 
 class Component(Config):
-    """A part that Hydra makes, of ours or of the user's own."""
+    """A component that Hydra instantiates, of ours or of the user's own."""
 
     target: Target = Field(alias="_target_")
 

@@ -13,6 +13,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from signlang.inference.bundle import FORMAT
+
 COLOURS = {
     "A": (220, 40, 40), "B": (40, 200, 40), "C": (40, 60, 220), "L": (220, 200, 30),
     "nothing": (120, 120, 120), "space": (250, 250, 250), "del": (10, 10, 10),
@@ -79,7 +81,7 @@ def write(
     if card:
         files["card.html"] = card
     info = {
-        "format": 1,
+        "format": FORMAT,
         "name": name,
         "classes": list(colours),
         "image_size": 32,

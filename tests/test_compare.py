@@ -56,7 +56,7 @@ def study(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.fixture
-def strangers(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def unseen_signers(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the folds that keep signers apart, which are harder."""
     monkeypatch.chdir(tmp_path)
     copy_settings(trained, Path("runs/strangers"), "split=signer")
@@ -110,13 +110,13 @@ def test_the_command_writes_everything_and_touches_no_run(study: Path) -> None:
     assert not list(study.glob(".*"))  # no temporary files
     for words in ("accuracy", "macro", "Best of 2 settings", "leaderboard.md", "tensorboard"):
         assert words in result.out
-    assert "split=signer would tell" in result.out
+    assert "split=signer would measure" in result.out
 
 
-def test_figures_are_those_of_the_predictions(strangers: Path) -> None:
-    comparison.compare_study(strangers)
-    lines = {line["setting"]: line for line in rows_of(strangers / "leaderboard.csv")}
-    for folder in map(setting_of, [strangers] * 2, RATES):
+def test_figures_are_those_of_the_predictions(unseen_signers: Path) -> None:
+    comparison.compare_study(unseen_signers)
+    lines = {line["setting"]: line for line in rows_of(unseen_signers / "leaderboard.csv")}
+    for folder in map(setting_of, [unseen_signers] * 2, RATES):
         line = lines[folder.name]
         found: dict[str, list[float]] = {"accuracy": [], "macro_f1": [], "loss": []}
         right = 0
@@ -137,8 +137,8 @@ def test_figures_are_those_of_the_predictions(strangers: Path) -> None:
         assert interval == pytest.approx(wilson_interval(right, 36), abs=1e-6)
 
 
-def test_tests_are_those_of_the_predictions(strangers: Path) -> None:
-    best, other = comparison.compare_study(strangers).rows
+def test_tests_are_those_of_the_predictions(unseen_signers: Path) -> None:
+    best, other = comparison.compare_study(unseen_signers).rows
     assert best.p is None
     differences = best.setting.values("accuracy") - other.setting.values("accuracy")
     assert differences.any()
@@ -147,7 +147,7 @@ def test_tests_are_those_of_the_predictions(strangers: Path) -> None:
     said = {
         row.setting.name: {
             r["path"]: r["label"] == r["predicted"]
-            for r in rows_of(strangers / "predictions.csv")
+            for r in rows_of(unseen_signers / "predictions.csv")
             if r["setting"] == row.setting.name
         }
         for row in (best, other)
@@ -159,8 +159,8 @@ def test_tests_are_those_of_the_predictions(strangers: Path) -> None:
     assert other.p_mcnemar == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
     verdict = verdicts.row_verdict(other)
     assert verdict
-    told = verdicts.sentences(rank_settings(read_study(strangers)))
-    assert any(verdict in sentence for sentence in told)
+    text = verdicts.sentences(rank_settings(read_study(unseen_signers)))
+    assert any(verdict in sentence for sentence in text)
 
 
 def test_an_experiment_keeps_what_it_knows_of_other_studies(study: Path) -> None:
@@ -178,10 +178,10 @@ def test_an_experiment_keeps_what_it_knows_of_other_studies(study: Path) -> None
         ("folder", "1", ""), ("folder", "2", ""), ("elsewhere", "1", "kept"),
     ]  # fmt: skip
     assert {row["optimizer.lr"] for row in rows[:2]} == set(RATES)
-    told = (place / "README.md").read_text("utf-8")
-    assert told.startswith("# E\n\n<!-- folder: begin -->\n\n### `folder`")
-    assert told.endswith("<!-- folder: end -->\n\nother\n")
-    assert "Best of 2 settings" in told
+    text = (place / "README.md").read_text("utf-8")
+    assert text.startswith("# E\n\n<!-- folder: begin -->\n\n### `folder`")
+    assert text.endswith("<!-- folder: end -->\n\nother\n")
+    assert "Best of 2 settings" in text
     assert {figure.name for figure in (place / "figures").iterdir()} >= {"folder-confusion.png"}
 
 
@@ -189,9 +189,9 @@ def test_an_experiment_tells_how_far_from_learnt_frames_accuracy_lasts(study: Pa
     Path("README.md").write_text("<!-- distance: begin --><!-- distance: end -->", "utf-8")
     words = [sys.executable, str(ROOT / "experiments" / "distance.py"), ".", str(study)]
     subprocess.run(words, check=True, timeout=600)
-    told = Path("README.md").read_text("utf-8")
+    text = Path("README.md").read_text("utf-8")
     for rate in RATES:
-        (line,) = (line for line in told.splitlines() if f"lr {rate} " in line)
+        (line,) = (line for line in text.splitlines() if f"lr {rate} " in line)
         columns: dict[str, list[bool]] = {"1": [], "2": [], "3 to 5": []}
         for fold in setting_of(study, rate).glob("fold=*"):
             said = {row["path"]: row["predicted"] for row in rows_of(fold / "predictions.csv")}
@@ -201,7 +201,7 @@ def test_an_experiment_tells_how_far_from_learnt_frames_accuracy_lasts(study: Pa
                 known = [
                     abs(number - int(re.findall(r"\d+", other)[-1]))
                     for other, row in rows.items()
-                    if row["part"] == "train" and row["label"] == name
+                    if row["subset"] == "train" and row["label"] == name
                 ]
                 column = "1" if min(known) == 1 else "2" if min(known) == 2 else "3 to 5"
                 columns[column].append(predicted == name)
@@ -282,8 +282,8 @@ def test_one_common_fold_has_no_test_over_folds(study: Path) -> None:
     ranking = comparison.compare_study(study, allow_incomplete=True)
     assert ranking.rows[1].p is None
     assert ranking.rows[1].p_mcnemar is not None
-    told = verdicts.sentences(ranking)
-    assert any("fewer than two finished folds" in sentence for sentence in told)
+    text = verdicts.sentences(ranking)
+    assert any("fewer than two finished folds" in sentence for sentence in text)
 
 
 def failed(run: Path) -> None:
@@ -356,9 +356,9 @@ def test_a_spoilt_run_is_a_missing_fold(
     study: Path, spoil: Callable[[Path], None], words: str
 ) -> None:
     spoil(setting_of(study) / "fold=1")
-    told = refused(study)
-    assert re.search(words, told), told
-    assert ("overwrite=true fold=1" in told) == ("cannot be used" in told)
+    text = refused(study)
+    assert re.search(words, text), text
+    assert ("overwrite=true fold=1" in text) == ("cannot be used" in text)
     assert comparison.compare_study(study, allow_incomplete=True).rows[
         1
     ].setting.missing.keys() == {1}
@@ -412,7 +412,10 @@ def same_images(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (other_data, r"fold=1 and fold=0 beside it were not made alike.*00000000 now|data: 36 ima"),
+        (
+            other_data,
+            r"fold=1 and fold=0 beside it differ in settings or data.*00000000 now|data: 36 ima",
+        ),
         (cut_predictions, r"fold=1/predictions\.csv holds 5 images, but the test fold .* has 12"),
         (
             torn_predictions,
@@ -434,19 +437,19 @@ def test_runs_that_contradict_each_other_are_refused(
 ) -> None:
     spoil(setting_of(study) / "fold=1")
     for allow in (False, True):
-        told = refused(study, allow_incomplete=allow)
-        assert re.search(words, told), told
-        assert "\n" not in told
+        text = refused(study, allow_incomplete=allow)
+        assert re.search(words, text), text
+        assert "\n" not in text
 
 
 def test_settings_tested_on_other_images_are_refused(study: Path) -> None:
     for name in ("predictions.csv", "data.csv"):
         file = setting_of(study) / "fold=1" / name
         file.write_text(file.read_text("utf-8").replace("A/A", "A/X"), "utf-8")
-    told = refused(study)
-    assert "hold different images" in told
-    assert told.count("fold=1/predictions.csv") == 2
-    assert "\n  A/A" in told
+    text = refused(study)
+    assert "hold different images" in text
+    assert text.count("fold=1/predictions.csv") == 2
+    assert "\n  A/A" in text
 
 
 def test_folders_without_runs_are_explained(study: Path) -> None:
@@ -456,9 +459,9 @@ def test_folders_without_runs_are_explained(study: Path) -> None:
     assert "Name one of them: folder" in refused(Path("runs"))
     for file in study.glob("*/*/metrics.json"):
         file.unlink()
-    told = refused(study, allow_incomplete=True)
-    assert "holds no finished run" in told
-    assert told.count("fold=0,1,2") == len(RATES)
+    text = refused(study, allow_incomplete=True)
+    assert "holds no finished run" in text
+    assert text.count("fold=0,1,2") == len(RATES)
 
 
 def test_sorting_keeps_the_ranks(study: Path) -> None:
@@ -487,10 +490,10 @@ def test_splits_stand_side_by_side(trained: Path, study: Path) -> None:
         assert pair.difference == pytest.approx(difference)
         assert pair.low <= pair.difference <= pair.high
         assert "split" not in pair.label
-    told = "\n".join(verdicts.sentences(ranking))
-    assert told.count("Random folds") == 2
-    assert "not ranked against each other" in told
-    assert "would tell" not in told
+    text = "\n".join(verdicts.sentences(ranking))
+    assert text.count("Random folds") == 2
+    assert "not ranked against each other" in text
+    assert "would measure" not in text
 
 
 def test_the_published_protocol_makes_a_table(tiny: Path, tmp_path: Path) -> None:
@@ -510,10 +513,10 @@ def test_what_cannot_be_compared_is_said(study: Path) -> None:
         change(file, lambda content: content.update(signlang="0.0.9", device="a faster one"))
     for file in study.glob("*/*/metrics.json"):
         change(file, lambda content: content.update(protocol="validation=fold"))
-    told = "\n".join(verdicts.sentences(rank_settings(read_study(study))))
-    assert "different versions of signlang: 0.0.9, " in told
-    assert "times and speeds do not compare" in told
-    assert "The figures are optimistic" in told
+    text = "\n".join(verdicts.sentences(rank_settings(read_study(study))))
+    assert "different versions of signlang: 0.0.9, " in text
+    assert "times and speeds do not compare" in text
+    assert "The figures are optimistic" in text
 
 
 def test_a_grid_is_summed_up(study: Path) -> None:
@@ -524,9 +527,9 @@ def test_a_grid_is_summed_up(study: Path) -> None:
             change(file, lambda content, lr=number / 10: (  # type: ignore[misc]
                 content["settings"].update({"optimizer.lr": lr})
             ))  # fmt: skip
-    told = verdicts.sentences(rank_settings(read_study(study)))
-    assert any("Do the settings differ at all? Friedman" in sentence for sentence in told)
-    (summary,) = [sentence for sentence in told if sentence.startswith(("Of 7 other", "All 7"))]
+    text = verdicts.sentences(rank_settings(read_study(study)))
+    assert any("Do the settings differ at all? Friedman" in sentence for sentence in text)
+    (summary,) = [sentence for sentence in text if sentence.startswith(("Of 7 other", "All 7"))]
     assert "corrected resampled t-test, Holm, 5 %" in summary
 
 
@@ -543,7 +546,7 @@ def test_other_places_and_several_studies(study: Path) -> None:
     assert (result.code, result.out) == (1, "")
     assert result.err.splitlines() == [
         "runs/none: there is no such folder. There are: folder.",
-        "1 of 2 studies could not be compared, as told above.",
+        "1 of 2 studies could not be compared, see above.",
     ]
     assert {path.name for path in Path("out/folder").iterdir()} == OUTPUTS
     assert not OUTPUTS & {path.name for path in study.iterdir()}

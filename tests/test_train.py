@@ -74,7 +74,7 @@ def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
 def test_predictions_are_of_the_test_fold_and_give_the_metrics(done: tuple[Path, Result]) -> None:
     (run,) = runs_in(done[0])
     predictions, data = rows_of(run / "predictions.csv"), rows_of(run / "data.csv")
-    assert [p["path"] for p in predictions] == [d["path"] for d in data if d["part"] == "test"]
+    assert [p["path"] for p in predictions] == [d["path"] for d in data if d["subset"] == "test"]
     labels, predicted = zip(*((p["label"], p["predicted"]) for p in predictions), strict=True)
     metrics = json_of(run / "metrics.json")["test"]
     assert metrics["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
@@ -88,7 +88,7 @@ def test_predictions_are_of_the_test_fold_and_give_the_metrics(done: tuple[Path,
         assert float(row["confidence"]) == max(shares.values())
     parts = {d["signer"]: set() for d in data}  # type: ignore[var-annotated]
     for d in data:
-        parts[d["signer"]].add(d["part"])
+        parts[d["signer"]].add(d["subset"])
     assert all(len(found) == 1 for found in parts.values())  # split=signer, validation too
 
 

@@ -319,7 +319,7 @@ def test_paths_of_a_run_are_read_as_images_or_not_at_all(
 ) -> None:
     path = path.format(victim=victim)
     with pytest.raises(DataError) as refused:
-        RunImages(victim.parent / "study", 32).square(path)
+        RunImages(victim.parent / "study", 32).resized_image(path)
     assert "a secret" not in str(refused.value)
     assert read_thumbnails(tiny, [path]) == [None]
 

@@ -67,7 +67,7 @@ def runtimes(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:
         for model in (graph, int8)
     ]
     torch_runs = [lambda network=network: network(bytes_) for network in (plain, last, compiled)]
-    onnx_runs = [lambda one=one: one.run(None, {"squares": planes}) for one in sessions]
+    onnx_runs = [lambda one=one: one.run(None, {"images": planes}) for one in sessions]
     return dict(zip(RUNTIMES, [*torch_runs, *onnx_runs], strict=True))
 
 

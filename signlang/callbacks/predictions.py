@@ -117,7 +117,9 @@ class ImageLogger(pl.Callback):
                 f"{probabilities[row, predicted[row]]:.2f} sure"
                 for row in worst
             ]
-            _show(trainer, "worst mistakes", image_grid(data.array[data.parts.test[worst]], titles))
+            _show(
+                trainer, "worst mistakes", image_grid(data.array[data.subsets.test[worst]], titles)
+            )
 
 
 def _show(trainer: pl.Trainer, name: str, figure: Figure) -> None:

@@ -83,7 +83,7 @@ class AugmentedBatches(Dataset[Batch]):
 
 
 class Prefetcher:
-    """Batches of one epoch after another, the next ones made by a thread while one is learnt from.
+    """Batches of successive epochs, prepared by a thread during training steps.
 
     Args:
         images: Make them.
@@ -100,9 +100,9 @@ class Prefetcher:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the epoch that begins now."""
-        return map_in_order(self._made, self.batches, workers=1, ahead=PREFETCHED)
+        return map_in_order(self._batch, self.batches, workers=1, ahead=PREFETCHED)
 
-    def _made(self, rows: BatchRows) -> Batch:
+    def _batch(self, rows: BatchRows) -> Batch:
         images, labels = self.images.__getitems__(rows)
         return (images.pin_memory(), labels.pin_memory()) if self.pinned else (images, labels)
 
@@ -121,7 +121,7 @@ class HandSignDataModule(pl.LightningDataModule):
     Args:
         fold: Images and subsets.
         augment: The group `augment` of the configuration, resolved.
-        image_size: Side of the square that the network sees, in pixels.
+        image_size: Width and height of the network's images, in pixels.
         workers: Processes that prepare batches; 0 prepares them in this one, in a thread of its own
             where the network leaves a core free.
         seed: Of shuffling and augmentation.
@@ -132,7 +132,7 @@ class HandSignDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.fold, self.augment = fold, augment
-        self.index, self.parts = fold.index, fold.parts
+        self.index, self.subsets = fold.index, fold.subsets
         self.image_size, self.workers, self.seed = image_size, workers, seed
         self.stored_size = int(fold.data["stored_size"] or image_size)
         self.transforms = augmentation.build_transforms(
@@ -147,8 +147,8 @@ class HandSignDataModule(pl.LightningDataModule):
     def training_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel over the training images, 0 to 1."""
         total, squares, count = np.zeros(3), np.zeros(3), 0
-        for start in range(0, len(self.parts.train), 512):
-            chunk = self.array[self.parts.train[start : start + 512]].reshape(-1, 3) / 255.0
+        for start in range(0, len(self.subsets.train), 512):
+            chunk = self.array[self.subsets.train[start : start + 512]].reshape(-1, 3) / 255.0
             total, squares, count = (
                 total + chunk.sum(0), squares + (chunk**2).sum(0), count + len(chunk)
             )  # fmt: skip
@@ -165,16 +165,18 @@ class HandSignDataModule(pl.LightningDataModule):
         )
         weight = self.augment["background_weight"] or augmentation.BACKGROUND_WEIGHT
         transform = augmentation.Augmentation(self.transforms, self.image_size, scenes, weight)
-        batches = EpochBatchSampler(self.parts.train, self.fold.batch_size, self.seed, self._epoch)
+        batches = EpochBatchSampler(
+            self.subsets.train, self.fold.batch_size, self.seed, self._epoch
+        )
         return self._loader(batches, transform, self.workers)
 
     def val_dataloader(self) -> Loader:
-        """The validation part, in the order of the index."""
-        return self._plain(self.parts.validation)
+        """The validation subset, in the order of the index."""
+        return self._plain(self.subsets.validation)
 
     def test_dataloader(self) -> Loader:
         """The test fold, in the order of the index."""
-        return self._plain(self.parts.test)
+        return self._plain(self.subsets.test)
 
     def _plain(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Loader:
         return self._loader(

@@ -322,7 +322,7 @@ def as_images(images: Any) -> list[Pixels]:
         One (H, W, 3) for each image.
 
     Raises:
-        ValueError: If an array has another shape, type or range; says which is expected.
+        ValueError: If an array has another shape, type or range; names the expected one.
         BadImageError: If a file cannot be read or decoded.
 
     >>> [image.shape for image in as_images(np.zeros((2, 3, 8, 6), dtype=np.float32))]

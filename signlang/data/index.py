@@ -146,7 +146,7 @@ class Index:
         return _digest((self.content, *self.paths, *names, *(self.signers or ())))
 
     def write(self, folder: Path, subsets: npt.NDArray[np.str_]) -> None:
-        """Write `data.csv` (path,label,signer,part), `classes.json`, and `excluded.csv` if any.
+        """Write `data.csv` (path,label,signer,subset), `classes.json`, and `excluded.csv` if any.
 
         Args:
             folder: Folder of the files.

@@ -1,7 +1,7 @@
 """Data sources: user folders, downloads, the built-in data set, and the images of a finished run.
 
 The contract of a source: what `data.source._target_` names is called with `root` (`data.root`, the
-user's folder as text, or None) and `cache_dir` (the folder for what can be made again), as far as
+user's folder as text, or None) and `cache_dir` (the folder for generated files), as far as
 its signature names them, and with its own arguments of the node; it returns the path of a folder
 with one folder of images per class, or of a CSV file path,label[,signer]. What it downloads or
 draws belongs below `cache_dir`, and the second call must find it there. A source that is not one of
@@ -36,7 +36,7 @@ def open_source(node: Mapping[str, Any], root: str | None, cache_dir: str) -> Pa
     Args:
         node: `data.source` of the configuration, resolved.
         root: `data.root`.
-        cache_dir: Folder for what can be made again.
+        cache_dir: Folder for generated files.
 
     Raises:
         SettingError: If the source breaks the contract.
@@ -64,7 +64,7 @@ def synthetic(
     """
     if root is not None:
         raise SettingError(
-            "data=synthetic draws its own images: for a folder of yours say data=folder "
+            "data=synthetic draws its own images: for a folder of yours set data=folder "
             f"data.root={root}."
         )
     if min(signers, takes) < 1 or size < 16:
@@ -147,14 +147,14 @@ def _download_digits(target: Path) -> None:
             f"The Sign Language Digits cannot be downloaded ({type(error).__name__}). {by_hand}"
         ) from None
     unpacked = unpack(Path(archive), target.with_name(f"{target.name}.unpacked"))
-    found = next(unpacked.rglob("Dataset"), None)
-    if found is None or content_digest(found) != DIGITS_CONTENT:
+    images = next(unpacked.rglob("Dataset"), None)
+    if images is None or content_digest(images) != DIGITS_CONTENT:
         Path(archive).unlink()
         raise DataError(
             f"What {DIGITS_URL} brought are not the 2,062 images known by checksum; "
             f"try again. {by_hand}"
         )
-    found.rename(target)
+    images.rename(target)
     Path(archive).unlink()
 
 
@@ -223,7 +223,7 @@ def images_root(run: Path, cache_dir: str | None = None) -> Path:
     try:
         root = _saved_root(read_saved_config(file), run, cache_dir)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"{file} does not say where they lie ({type(error).__name__}).") from None
+        raise DataError(f"{file} does not contain their folder ({type(error).__name__}).") from None
     except SignlangError as error:
         raise DataError(str(error)) from None
     if not root.exists():
@@ -233,23 +233,23 @@ def images_root(run: Path, cache_dir: str | None = None) -> Path:
 
 def _saved_root(config: Mapping[str, Any], run: Path, cache_dir: str | None) -> Path:
     """Where the images lie according to the saved configuration."""
-    given = saved_value(config, "data.root")
+    saved_root = saved_value(config, "data.root")
     cache = str(saved_value(config, "cache_dir"))
     source = saved_value(config, "data.source") or {}
     if not isinstance(source, dict):
         raise TypeError("data.source is no mapping")
     target = str(source.get("_target_", ""))
-    if target == f"{__name__}.synthetic" and given is None:
+    if target == f"{__name__}.synthetic" and saved_root is None:
         return _drawn_root(source, cache, cache_dir)
-    if given is None and target in DOWNLOADS:
+    if saved_root is None and target in DOWNLOADS:
         places = sorted(Path(cache).expanduser().glob(DOWNLOADS[target]), key=_version)
         if not places:
             raise DataError(f"They are not in the cache {cache} any more.")
-        given = str(places[-1])
-    if given is None:
+        saved_root = str(places[-1])
+    if saved_root is None:
         raise DataError(f"Only {target or 'the run'} knows where they lie.")
     place = str(saved_value(config, "run_folder") or "")
-    root = _absolute(Path(str(given)).expanduser(), run, place)
+    root = _absolute(Path(str(saved_root)).expanduser(), run, place)
     return FINDERS[target](str(root), "") if target in FINDERS else root
 
 
@@ -281,7 +281,7 @@ def _version(path: Path) -> tuple[int, str]:
 
 
 def read_thumbnails(root: Path, paths: Sequence[str]) -> list[Image.Image | None]:
-    """Read images into squares, their own proportions kept; None for each that is not there."""
+    """Read images as thumbnails, padded; None for each missing one."""
     return [_thumbnail(root / path) for path in paths]
 
 

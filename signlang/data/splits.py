@@ -227,7 +227,7 @@ def assign_folds(
         labels: (N,) labels.
         groups: (N,) group numbers, or None.
         folds: How many, at least 2.
-        seed: Equal seeds deal equally on every machine.
+        seed: Equal seeds give equal folds on every machine.
         classes: Names for error messages.
 
     Returns:
@@ -253,7 +253,7 @@ def assign_folds(
         )
     numbers = np.empty(len(labels), dtype=np.int64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of rare classes, judged below
+        warnings.simplefilter("ignore", UserWarning)  # of rare classes, checked below
         splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
         for number, (_, test) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
             numbers[test] = number
@@ -308,13 +308,13 @@ def split_subsets(
     except DataError as error:
         raise DataError(
             f"No validation subset can be cut out of the training folds. {error} "
-            "Or let the test fold choose the checkpoint, and say so: split.validation=fold."
+            "Or select the checkpoint by the test fold: split.validation=fold."
         ) from None
     return Subsets(train=rest[~held], validation=rest[held], test=test)
 
 
 def _validation_subsets(labels: Ints, groups: Ints | None, share: float) -> int:
-    """Set one part in how many aside? As near to the share as the groups of every class allow."""
+    """Hold out one image in how many? As near to the share as the groups of every class allow."""
     wanted = max(2, round(1 / share))
     units = labels if groups is None else np.unique(np.stack([labels, groups]), axis=1)[0]
     return int(max(2, min(wanted, np.bincount(units)[np.unique(labels)].min())))
@@ -348,7 +348,7 @@ def _signers(index: Index) -> Ints:
 
 def _blocks(index: Index, blocks: int) -> Ints:
     frames = [frame_number(path) for path in index.paths]
-    unnumbered = [path for path, found in zip(index.paths, frames, strict=True) if found is None]
+    unnumbered = [path for path, number in zip(index.paths, frames, strict=True) if number is None]
     if unnumbered:
         raise DataError(
             f"split=blocks needs a frame number in every file name; {unnumbered[0]} and "
@@ -372,7 +372,7 @@ class Fold:
         folds: Number of folds.
         fold: Which of them is the test set.
         batch_size: Images of a training step, which the training subset must reach.
-        cache_dir: Folder for what can be made again.
+        cache_dir: Folder for generated files.
     """
 
     def __init__(
@@ -399,10 +399,10 @@ class Fold:
         )
 
     @cached_property
-    def parts(self) -> Subsets:
+    def subsets(self) -> Subsets:
         """Which images are for what."""
         split = build_split(self.split)  # a mistake in it shows before images are read
-        parts = split_subsets(
+        subsets = split_subsets(
             self.index,
             split,
             folds=self.folds,
@@ -410,9 +410,9 @@ class Fold:
             seed=self.split["seed"],
             validation=self.split["validation"],
         )
-        if self.batch_size > len(parts.train):
+        if self.batch_size > len(subsets.train):
             raise DataError(
-                f"batch_size={self.batch_size} is more than the {len(parts.train)} training "
-                f"images of a fold: use at most batch_size={len(parts.train)}."
+                f"batch_size={self.batch_size} is more than the {len(subsets.train)} training "
+                f"images of a fold: use at most batch_size={len(subsets.train)}."
             )
-        return parts
+        return subsets

@@ -229,7 +229,7 @@ def _wrong_labels(analysis: Analysis) -> Iterator[str]:
             yield (
                 f"{counted(kind.across_classes, 'pair')} of {name} images "
                 f"{'has' if kind.across_classes == 1 else 'have'} different labels: "
-                "at least one of the two is wrong, or the signs cannot be told apart."
+                "at least one of the two is wrong, or the signs are too similar."
             )
     count = len(analysis.suspects)
     if count:

@@ -142,7 +142,7 @@ def find_duplicates(
         folds: (N,) fold in which each image is tested, or None.
         near: Correlation from which two images are near duplicates, if they also agree in detail.
         detail: Largest difference in any 4 x 4 pixels, in standard deviations of the image. Before
-            one background, correlation alone cannot tell hands apart.
+            one background, correlation alone does not distinguish hands.
     """
     count = len(vectors)
     files = np.unique(np.array(digests), return_inverse=True)[1].astype(np.int64)

@@ -49,7 +49,7 @@ def bundle_target(cfg: DictConfig, run: TrainedRun) -> Path:
     if not ours:
         raise BundleError(f"{out} is there, and no bundle: choose another place with out=.")
     if not cfg.overwrite:
-        raise BundleError(f"{out} is there already: choose name= or out=, or say overwrite=true.")
+        raise BundleError(f"{out} exists already: set name=, out= or overwrite=true.")
     return out
 
 
@@ -96,7 +96,7 @@ def write_manifest(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[str, Any]:
-    """What `bundle.json` says of the models, but for what was measured.
+    """Content of `bundle.json` before the measurements.
 
     Args:
         run: The run.
@@ -113,8 +113,8 @@ def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[s
         "classes": list(run.classes),
         "image_size": run.image_size,
         "preprocessing": {
-            "resize": "squeezed to a square, bilinear, antialiased",
-            "sides": list(run.sides),
+            "resize": "without keeping the aspect ratio, bilinear, antialiased",
+            "image_sizes": list(run.image_sizes),
             "mean": [round(value, 6) for value in mean.tolist()],
             "std": [round(value, 6) for value in std.tolist()],
             "colours": "RGB",
@@ -129,7 +129,7 @@ def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[s
 
 
 def strip_paths(value: Any) -> Any:
-    """Shorten every path of a machine to its last part; nobody else's business.
+    """Replace paths of this machine by file names, so that none is published.
 
     >>> strip_paths({"overrides": ["data.root='/home/me/Bilder'", "fold=0"], "a": "~/b/c"})
     {'overrides': ["data.root='Bilder'", 'fold=0'], 'a': 'c'}

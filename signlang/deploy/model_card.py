@@ -80,13 +80,13 @@ def cost(run: TrainedRun, measured: ExportMeasurements) -> Section:
 def interface(run: TrainedRun, info: Mapping[str, Any]) -> Section:
     """What goes in and what comes out."""
     preprocessing = info["preprocessing"]
-    sides = ", then ".join(f"{side} x {side}" for side in preprocessing["sides"])
+    sizes = ", then ".join(f"{size} x {size}" for size in preprocessing["image_sizes"])
     return Section(
         "Input and output",
         [
             Text(
                 "Input images: uint8 (N, H, W, 3), RGB, upright, of any size; transparent parts "
-                f"on white. The graph resizes them to {sides}, subtracts "
+                f"on white. The graph resizes them to {sizes}, subtracts "
                 f"{preprocessing['mean']} and divides by {preprocessing['std']} (of values 0 to "
                 "1). Output probabilities: float32 "
                 f"(N, {len(run.classes)}), in the order of classes.json."
@@ -128,8 +128,8 @@ USE: Final = (
 )
 NOT_FOR: Final = (
     "It does not interpret sign language: that has movement, both hands, faces and a grammar, and "
-    "this network sees one image of one hand. It is not made for decisions about people, nor for "
-    "telling who is in an image."
+    "this network sees one image of one hand. It must not be used for decisions about people, nor "
+    "for telling who is in an image."
 )
 
 
@@ -174,21 +174,21 @@ def _cross_validation(run: TrainedRun) -> list[CrossValidation]:
 
 
 def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
-    """What somebody must know before relying on the accuracy."""
+    """Limits of the accuracy, in sentences."""
     split, texts = run.metrics["split"], []
     if split == "stratified":
         texts.append(
-            "Its test fold was chosen at random: the same people, and often nearly the same "
-            "images, were in training. Strangers' hands are read worse, as a rule."
+            "Its test fold was assigned at random: the same signers, and often nearly the same "
+            "images, were in training. The accuracy on unseen signers is usually lower."
         )
     apart = [one for one in others if one.split == "signer"]
     if apart:
         texts.append(
-            f"On people who were not in training, networks made in the same way reach "
+            f"On unseen signers, networks trained the same way reach "
             f"{apart[0].mean:.4f} (mean of {apart[0].finished} folds)."
         )
     elif split != "signer":
-        texts.append("How well it reads people who were not in training has not been measured.")
+        texts.append("The accuracy on unseen signers has not been measured.")
     if run.metrics["protocol"] == "validation=fold":
         texts.append(
             "The test fold also picked the checkpoint: its accuracy is too high, by an unknown "
@@ -197,8 +197,8 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
     texts += [
         f"All its images are of the data set {run.metrics['data']}, of {_people(run)}. Other "
         "cameras, light, backgrounds, skin colours, jewellery and ages are untested.",
-        "Images are resized to a square. Cut them to the hand, with about as much around it as "
-        "in the training images.",
+        "Images are resized without keeping the aspect ratio. Crop them to the hand, with about "
+        "the same margin as in the training images.",
         "Signs that need movement are beyond it.",
     ]
     return texts
@@ -220,7 +220,7 @@ def _accuracy(
     rows: Rows = [_row(first, tested, f"{test['accuracy']:.4f}", low, high)]
     for one in others:
         folds = f"mean of {one.finished} folds" + f" of {one.folds}" * (one.finished < one.folds)
-        text = f"made in the same way, {SPLITS.get(one.split, one.split)}, {folds}"
+        text = f"trained the same way, {SPLITS.get(one.split, one.split)}, {folds}"
         rows.append(_row(text, one.images, f"{one.mean:.4f} ± {one.spread:.4f}", one.low, one.high))
     header = ["tested on", "images", "accuracy", "95 % interval (Wilson)"]
     blocks: list[Text | ImageBlock | Table] = [

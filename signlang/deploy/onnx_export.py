@@ -34,9 +34,9 @@ class InferenceModule(nn.Module):
         self.register_buffer("scale", model.scale)
         self.temperature = run.calibration.temperature
 
-    def forward(self, squares: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 (N, 3, size, size) to probabilities (N, classes)."""
-        normal = squares.to(torch.float32).sub(self.mean).mul(self.scale)
+        normal = images.to(torch.float32).sub(self.mean).mul(self.scale)
         logits = self.network(normal)
         if self.temperature != 1:
             logits = logits / self.temperature
@@ -52,41 +52,41 @@ class ProgramModule(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 (N, size, size, 3) to probabilities (N, classes)."""
-        found: torch.Tensor = self.service(images.permute(0, 3, 1, 2))
-        return found
+        probabilities: torch.Tensor = self.service(images.permute(0, 3, 1, 2))
+        return probabilities
 
 
 def network_graph(run: TrainedRun) -> onnx.ModelProto:
-    """The graph from `squares`, uint8 (N, 3, size, size), to `probabilities` (N, classes).
+    """The graph from `images`, uint8 (N, 3, size, size), to `probabilities` (N, classes).
 
     Raises:
         SignlangError: If torch cannot express the network in ONNX.
     """
     size = run.image_size
     with _quiet(), _exporting(run, "ONNX"):
-        made = torch.onnx.export(
+        program = torch.onnx.export(
             InferenceModule(run).eval(),
             (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
             dynamo=True,
             external_data=False,
             opset_version=OPSET,
-            input_names=["squares"],
+            input_names=["images"],
             output_names=["probabilities"],
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )
-        assert made is not None
-        model: onnx.ModelProto = made.model_proto
+        assert program is not None
+        model: onnx.ModelProto = program.model_proto
     _without_traces(model)
     return model
 
 
-def whole_graph(network: onnx.ModelProto, sides: tuple[int, ...]) -> onnx.ModelProto:
+def whole_graph(network: onnx.ModelProto, image_sizes: tuple[int, ...]) -> onnx.ModelProto:
     """Put the resizing in front: from `images`, uint8 (N, H, W, 3), to `probabilities`."""
-    (opset,) = [found.version for found in network.opset_import if not found.domain]
-    before = resize_graph(sides, opset, network.ir_version)
-    (end,), (start,) = before.graph.output, network.graph.input
-    named = onnx.compose.add_prefix(network, "network/", rename_inputs=False, rename_outputs=False)
+    (opset,) = [entry.version for entry in network.opset_import if not entry.domain]
+    before = resize_graph(image_sizes, opset, network.ir_version)
+    named = onnx.compose.add_prefix(network, "network/", rename_outputs=False)
+    (end,), (start,) = before.graph.output, named.graph.input
     whole = onnx.compose.merge_models(before, named, io_map=[(end.name, start.name)])
     onnx.checker.check_model(whole, full_check=True)
     return whole
@@ -106,7 +106,7 @@ def write_program(run: TrainedRun, file: Path) -> None:
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # names of somebody's files
+            node.meta.pop("stack_trace", None)  # contains local file names
         program.example_inputs = None  # they would be pickled; nothing of a bundle is
         torch.export.save(program, file)
 
@@ -114,10 +114,10 @@ def write_program(run: TrainedRun, file: Path) -> None:
 def _without_traces(model: onnx.ModelProto) -> None:
     """Take out notes on where in whose files each operation was written."""
     graph = model.graph
-    for part in (model, graph, *graph.node, *graph.value_info, *graph.initializer,
+    for item in (model, graph, *graph.node, *graph.value_info, *graph.initializer,
                  *graph.input, *graph.output):  # fmt: skip
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
     model.graph.name = "signlang"
 
 

@@ -19,7 +19,7 @@ BITS: Final = 22  # of PIL's weights
 # Weights of one axis, 3 x size of them for each pixel: their low, middle and high bytes one after
 # another, because MatMulInteger, which is fast and exact, multiplies bytes. {p} is w or h.
 WEIGHTS: Final = """
-  {p}pixel_count = Cast <to = 11> ({p}side)
+  {p}pixel_count = Cast <to = 11> ({p}count)
   {p}scale = Div ({p}pixel_count, size)
   {p}reach = Max ({p}scale, one)
   {p}centres = Mul ({p}places, {p}scale)
@@ -77,14 +77,14 @@ BOTH: Final = """
   i256 = Constant <value = int32 {{256}}> ()
   i65536 = Constant <value = int32 {{65536}}> ()
   {rounding}
-  size = Constant <value = double {{{side}.0}}> ()
+  size = Constant <value = double {{{size}.0}}> ()
   h_length = Shape <start = 2, end = 3> (planes)
   w_length = Shape <start = 3, end = 4> (planes)
   scalar = Constant <value = int64[0] {{}}> ()
-  h_side = Reshape (h_length, scalar)
-  w_side = Reshape (w_length, scalar)
-  w_places = Constant <value = double[1, {side}] {{{places}}}> ()
-  h_places = Constant <value = double[{side}, 1] {{{places}}}> ()
+  h_count = Reshape (h_length, scalar)
+  w_count = Reshape (w_length, scalar)
+  w_places = Constant <value = double[1, {size}] {{{places}}}> ()
+  h_places = Constant <value = double[{size}, 1] {{{places}}}> ()
   w_shape = Constant <value = int64[2] {{-1, 1}}> ()
   h_shape = Constant <value = int64[2] {{1, -1}}> ()
   w_axis = Constant <value = int64[1] {{0}}> ()
@@ -98,20 +98,20 @@ BOTH: Final = """
 """
 # An image that has the size already is left alone: the most frequent case costs nothing.
 FIRST: Final = """
-first (uint8[N, H, W, 3] images) => (uint8[N, 3, {side}, {side}] squares)
+first (uint8[N, H, W, 3] images) => (uint8[N, 3, {size}, {size}] resized)
 {{
   planes = Transpose <perm = [0, 3, 1, 2]> (images)
-  sides = Shape <start = 2, end = 4> (planes)
-  wanted = Constant <value = int64[2] {{{side}, {side}}}> ()
-  equal = Equal (sides, wanted)
+  shape = Shape <start = 2, end = 4> (planes)
+  wanted = Constant <value = int64[2] {{{size}, {size}}}> ()
+  equal = Equal (shape, wanted)
   equals = Cast <to = 6> (equal)
   least = ReduceMin <keepdims = 0> (equals)
   same = Cast <to = 9> (least)
-  squares = If (same) <
-    then_branch = keep () => (uint8[N, 3, {side}, {side}] kept) {{
+  resized = If (same) <
+    then_branch = keep () => (uint8[N, 3, {size}, {size}] kept) {{
       kept = Identity (planes)
     }},
-    else_branch = squeeze () => (uint8[N, 3, {side}, {side}] squeezed) {{
+    else_branch = resize () => (uint8[N, 3, {size}, {size}] fitted) {{
       {both}
     }}
   >
@@ -120,20 +120,20 @@ first (uint8[N, H, W, 3] images) => (uint8[N, 3, {side}, {side}] squares)
 # From one known size to another, the few weights that are not zero are known too: for each of
 # them, rows are gathered and added. Columns are made rows for that, which copies whole rows.
 NEXT: Final = """
-next (uint8[N, 3, {before}, {before}] planes) => (uint8[N, 3, {side}, {side}] squeezed)
+next (uint8[N, 3, {before}, {before}] planes) => (uint8[N, 3, {size}, {size}] fitted)
 {{
   {rounding}
   columns = Transpose <perm = [0, 1, 3, 2]> (planes)
   {w_taps}
   {w_rounded}
-  rows = Transpose <perm = [0, 1, 3, 2]> (w_squeezed)
+  rows = Transpose <perm = [0, 1, 3, 2]> (w_fitted)
   {h_taps}
   {h_rounded}
 }}
 """
 TAP: Final = """
-  {p}place{k} = Constant <value = int64[{side}] {{{places}}}> ()
-  {p}weight{k} = Constant <value = int32[{side}, 1] {{{weights}}}> ()
+  {p}place{k} = Constant <value = int64[{size}] {{{places}}}> ()
+  {p}weight{k} = Constant <value = int32[{size}, 1] {{{weights}}}> ()
   {p}bytes{k} = Gather <axis = 2> ({given}, {p}place{k})
   {p}wide{k} = Cast <to = 6> ({p}bytes{k})
   {p}part{k} = Mul ({p}wide{k}, {p}weight{k})
@@ -141,42 +141,42 @@ TAP: Final = """
 """
 
 
-def resize_graph(sides: Sequence[int], opset: int, ir_version: int) -> onnx.ModelProto:
-    """Make the graph from `images` (N, H, W, 3) to `squares` (N, 3, side, side), all uint8.
+def resize_graph(image_sizes: Sequence[int], opset: int, ir_version: int) -> onnx.ModelProto:
+    """Make the graph from `images` (N, H, W, 3) to `resized` (N, 3, size, size), all uint8.
 
     Args:
-        sides: One or more, no two neighbours equal; images are brought to each in turn, as
+        image_sizes: One or more, no two neighbours equal; images are brought to each in turn, as
             `data.image_io.resize_batch` does.
         opset: Version of ONNX's operators, 18 or newer.
         ir_version: Of the file format.
     """
-    model = _model(FIRST.format(side=sides[0], both=_both(sides[0])), opset, ir_version)
-    for before, side in pairwise(sides):
-        text = _next(before, side)
-        following = onnx.compose.add_prefix(_model(text, opset, ir_version), f"to_{side}/")
+    model = _model(FIRST.format(size=image_sizes[0], both=_both(image_sizes[0])), opset, ir_version)
+    for before, size in pairwise(image_sizes):
+        text = _next(before, size)
+        following = onnx.compose.add_prefix(_model(text, opset, ir_version), f"to_{size}/")
         (end,) = model.graph.output
         model = onnx.compose.merge_models(
-            model, following, io_map=[(end.name, f"to_{side}/planes")]
+            model, following, io_map=[(end.name, f"to_{size}/planes")]
         )
     return model
 
 
-def resize_weights(before: int, side: int) -> npt.NDArray[np.int64]:
-    """(side, before) PIL's weights, in units of 2^-22.
+def resize_weights(before: int, size: int) -> npt.NDArray[np.int64]:
+    """(size, before) PIL's weights, in units of 2^-22.
 
     >>> (resize_weights(4, 2) / 2**22).round(3).tolist()
     [[0.429, 0.429, 0.143, 0.0], [0.0, 0.143, 0.429, 0.429]]
     """
-    scale = before / side
-    centres = (np.arange(side)[:, None] + 0.5) * scale
+    scale = before / size
+    centres = (np.arange(size)[:, None] + 0.5) * scale
     tent = np.maximum(1 - np.abs((np.arange(before) - centres + 0.5) * (1 / max(scale, 1.0))), 0)
     shares = tent / tent.sum(1, keepdims=True)
     fixed: npt.NDArray[np.int64] = np.floor(shares * (1 << BITS) + 0.5).astype(np.int64)
     return fixed
 
 
-def _next(before: int, side: int) -> str:
-    known = resize_weights(before, side)
+def _next(before: int, size: int) -> str:
+    known = resize_weights(before, size)
     first = (known > 0).argmax(1)
     most = int((known > 0).sum(1).max())
     places = np.minimum(first[:, None] + np.arange(most), before - 1)
@@ -185,25 +185,25 @@ def _next(before: int, side: int) -> str:
     taken = np.where(again, 0, np.take_along_axis(known, places, 1))
 
     def taps(p: str, given: str) -> str:
-        parts = [f"  {p}sum = Constant <value = int32 {{0}}> ()"]
+        lines = [f"  {p}sum = Constant <value = int32 {{0}}> ()"]
         for k in range(most):
-            parts.append(
+            lines.append(
                 TAP.format(
-                    p=p, k=k, side=side, given=given, before=f"{p}sum{k - 1}" if k else f"{p}sum",
+                    p=p, k=k, size=size, given=given, before=f"{p}sum{k - 1}" if k else f"{p}sum",
                     places=_listed(places[:, k]), weights=_listed(taken[:, k]),
                 )
             )  # fmt: skip
-        parts.append(f"  {p}whole = Identity ({p}sum{most - 1})")
-        return "".join(parts)
+        lines.append(f"  {p}whole = Identity ({p}sum{most - 1})")
+        return "".join(lines)
 
     return NEXT.format(
         before=before,
-        side=side,
+        size=size,
         rounding=ROUNDING,
         w_taps=taps("w_", "columns"),
-        w_rounded=ROUNDED.format(p="w_", out="w_squeezed"),
+        w_rounded=ROUNDED.format(p="w_", out="w_fitted"),
         h_taps=taps("h_", "rows"),
-        h_rounded=ROUNDED.format(p="h_", out="squeezed"),
+        h_rounded=ROUNDED.format(p="h_", out="fitted"),
     )
 
 
@@ -211,17 +211,17 @@ def _listed(values: npt.NDArray[np.int64]) -> str:
     return ", ".join(map(str, values.tolist()))
 
 
-def _both(side: int) -> str:
-    """Both passes, from `planes` to `squeezed`."""
+def _both(size: int) -> str:
+    """Both passes, from `planes` to `fitted`."""
     return BOTH.format(
-        side=side,
-        places=", ".join(f"{place}.5" for place in range(side)),
+        size=size,
+        places=", ".join(f"{place}.5" for place in range(size)),
         unit=1 << BITS,
         rounding=ROUNDING,
         w_weights=WEIGHTS.format(p="w_", along=1),
         h_weights=WEIGHTS.format(p="h_", along=0),
         w_rounded=SUMMED.format(p="w_", along=3) + ROUNDED.format(p="w_", out="narrow"),
-        h_rounded=SUMMED.format(p="h_", along=2) + ROUNDED.format(p="h_", out="squeezed"),
+        h_rounded=SUMMED.format(p="h_", along=2) + ROUNDED.format(p="h_", out="fitted"),
     )
 
 

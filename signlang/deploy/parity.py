@@ -26,11 +26,11 @@ from signlang.runs.trained_run import Rows, RunImages, TrainedRun
 ROTATED: Final = 0x0112  # EXIF 2.32: the orientation
 
 
-def synthetic_files(side: int, seed: int = 0) -> dict[str, bytes]:
+def synthetic_files(size: int, seed: int = 0) -> dict[str, bytes]:
     """Draw images of noise and of gradients, as JPEG and PNG.
 
     Args:
-        side: That of the network's square, which some of them have.
+        size: The network's image size, which some of them have.
         seed: Of the noise.
 
     Returns:
@@ -50,12 +50,12 @@ def synthetic_files(side: int, seed: int = 0) -> dict[str, bytes]:
 
     sixteen = Image.fromarray(rng.integers(0, 1 << 16, (41, 73), dtype=np.uint16))
     palette = noise(60, 45).quantize(32)
-    made: dict[str, Callable[[], bytes]] = {
+    builders: dict[str, Callable[[], bytes]] = {
         "one pixel": lambda: _png(noise(1, 1)),
         "one row": lambda: _png(noise(333, 1)),
         "one column": lambda: _png(noise(1, 333)),
-        "the network's size": lambda: _png(noise(side, side)),
-        "a little larger": lambda: _png(noise(side + 1, side + 3)),
+        "the network's size": lambda: _png(noise(size, size)),
+        "a little larger": lambda: _png(noise(size + 1, size + 3)),
         "wide": lambda: _png(ramp(640, 97)),
         "tall": lambda: _png(noise(97, 411)),
         "a photograph's size": lambda: _jpeg(ramp(1280, 960)),
@@ -69,7 +69,7 @@ def synthetic_files(side: int, seed: int = 0) -> dict[str, bytes]:
         "of a palette with a transparent colour": lambda: _png(palette, transparency=3),
         "CMYK": lambda: _jpeg(ramp(90, 60).convert("CMYK")),
     }
-    return {name: draw() for name, draw in made.items()}
+    return {name: draw() for name, draw in builders.items()}
 
 
 def _png(image: Image.Image, **options: int) -> bytes:
@@ -89,7 +89,7 @@ TOLERANCE: Final = 1e-4  # of a probability
 CHANGED_LABELS: Final = (
     0.01  # share of other predictions than the run recorded, which rounding explains
 )
-Images = tuple[str, bytes]  # name and file of an image
+NamedImage = tuple[str, bytes]  # name and file of an image
 
 
 @dataclass(frozen=True)
@@ -129,57 +129,59 @@ def verify_parity(
         DataError: If images are not there any more.
     """
     rows: Rows = trained_run.evenly_spaced(run.subset("test"), most) if images else []
-    others = synthetic_files(run.sides[0])
-    shown: list[Iterator[Images]] = [iter(others.items())]
+    others = synthetic_files(run.image_sizes[0])
+    groups: list[Iterator[NamedImage]] = [iter(others.items())]
     if images:
         files = ((path, images.read(path)) for path, _ in rows)
-        shown.append(track(files, "comparing run and bundle", len(rows)))
+        groups.append(track(files, "comparing run and bundle", len(rows)))
     loaded = None if program is None else torch.export.load(program).module()
     largest = 0.0
-    for source in shown:
+    for source in groups:
         for batch in batched(source, trained_run.BATCH):
             largest = max(largest, _compared(run, network, loaded, batch))
     return Parity(len(rows), len(others), largest)
 
 
-def _compared(run: TrainedRun, network: OnnxModel, program: Any, shown: list[Images]) -> float:
-    names = [name for name, _ in shown]
-    squares = np.stack([resized_image(run, data) for _, data in shown])
-    expected = reference_probabilities(run, squares)
-    answered = np.concatenate(list(_own_sizes(network, [data for _, data in shown])))
+def _compared(run: TrainedRun, network: OnnxModel, program: Any, images: list[NamedImage]) -> float:
+    names = [name for name, _ in images]
+    batch = np.stack([resized_image(run, data) for _, data in images])
+    expected = reference_probabilities(run, batch)
+    answered = np.concatenate(list(_own_sizes(network, [data for _, data in images])))
     worst = largest_difference(expected, answered, names, "the bundle")
     if program is not None:
         with torch.inference_mode():
-            answered = program(torch.from_numpy(squares)).numpy()
+            answered = program(torch.from_numpy(batch)).numpy()
         worst = max(worst, largest_difference(expected, answered, names, PROGRAM))
     return worst
 
 
 def resized_image(run: TrainedRun, data: bytes) -> Pixels:
-    """Decode an image and bring it to the network's square, as in training."""
-    first = resize_image(decode(data), run.sides[0])
-    last: Pixels = resize_batch(first[None], *run.sides[1:])[0]
+    """Decode an image and resize it for the network, as in training."""
+    first = resize_image(decode(data), run.image_sizes[0])
+    last: Pixels = resize_batch(first[None], *run.image_sizes[1:])[0]
     return last
 
 
-def reference_probabilities(run: TrainedRun, squares: Pixels) -> AnyFloats:
+def reference_probabilities(run: TrainedRun, batch: Pixels) -> AnyFloats:
     """(n, classes) calibrated probabilities of the run's own network, by torch."""
     with torch.inference_mode():
-        logits = run.classifier(torch.from_numpy(squares))
-        said: AnyFloats = (logits / run.calibration.temperature).double().softmax(1).numpy()
-    return said
+        logits = run.classifier(torch.from_numpy(batch))
+        probabilities: AnyFloats = (
+            (logits / run.calibration.temperature).double().softmax(1).numpy()
+        )
+    return probabilities
 
 
 def largest_difference(
-    expected: AnyFloats, answered: AnyFloats, names: Iterable[str], who: str
+    expected: AnyFloats, answered: AnyFloats, names: Iterable[str], kind: str
 ) -> float:
     """The largest difference of a probability, if it is small enough.
 
     Args:
         expected: (n, classes) by the run.
-        answered: (n, classes) by what was made of it.
+        answered: (n, classes) by the bundle or program.
         names: Of the images.
-        who: Answered.
+        kind: Name of what answered, for errors.
 
     Raises:
         BundleError: Names the image that differs most.
@@ -196,7 +198,7 @@ def largest_difference(
     worst = int(np.argmax(apart + other))
     if other.any() or apart[worst] > TOLERANCE:
         raise BundleError(
-            f"The run and {who} made of it disagree: of {list(names)[worst]}, a probability "
+            f"The run and {kind} disagree: of {list(names)[worst]}, a probability "
             f"differs by {apart[worst]:.2g} ({int(other.sum())} of {len(apart)} images get "
             "another class). No bundle was written."
         )
@@ -217,11 +219,11 @@ def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> No
     recorded = run.predictions
     then = dict(zip(recorded.paths, recorded.predicted, strict=True))
     now = probabilities.argmax(1)
-    other = sum(then[path] != said for (path, _), said in zip(rows, now, strict=True))
+    other = sum(then[path] != label for (path, _), label in zip(rows, now, strict=True))
     if other > max(CHANGED_LABELS * len(rows), 1):
         raise DataError(
             f"{other} of the {len(rows)} test images are taken for something else than when the "
-            f"run was made (predictions.csv): they have changed. {trained_run.IMAGES_MOVED}"
+            f"run was trained (predictions.csv): they have changed. {trained_run.IMAGES_MOVED}"
         )
 
 

@@ -73,7 +73,7 @@ def run_images(cfg: DictConfig, run: TrainedRun) -> RunImages | None:
 
 def onnx_model(run: TrainedRun, network: onnx.ModelProto) -> bytes:
     """The ONNX file of a network graph, with the resizing in front."""
-    return bytes(onnx_export.whole_graph(network, run.sides).SerializeToString())
+    return bytes(onnx_export.whole_graph(network, run.image_sizes).SerializeToString())
 
 
 def quantize(
@@ -128,7 +128,7 @@ def measure(
         precision: OnnxModel(data, run.classes, bundle_writer.MODEL_FILES[precision])
         for precision, data in models.items()
     }
-    latency = {name: _latency(network, run.sides[0]) for name, network in networks.items()}
+    latency = {name: _latency(network, run.image_sizes[0]) for name, network in networks.items()}
     size = {name: round(len(data) / 1e6, 3) for name, data in models.items()}
     if images is None:
         return ExportMeasurements(0, {}, None, latency, size, int8_layers)
@@ -153,7 +153,7 @@ def measure(
 def describe_models(
     measured: ExportMeasurements, agreement: Parity, run: TrainedRun
 ) -> dict[str, Any]:
-    """What `bundle.json` says of the measurements."""
+    """Measurements for `bundle.json`."""
     accuracy: dict[str, Any] = {"run": run.metrics["test"]["accuracy"]}
     if measured.images:
         accuracy |= {name: round(measured.accuracy(name), 6) for name in measured.correct}
@@ -195,7 +195,7 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
 def _network_images(run: TrainedRun, images: RunImages, rows: trained_run.Rows) -> Iterator[Pixels]:
     """Yield batches of images of the network's size, (n, size, size, 3)."""
     for batch in images.batches(rows, "reading images for int8"):
-        yield resize_batch(batch, *run.sides[1:])
+        yield resize_batch(batch, *run.image_sizes[1:])
 
 
 def _network_session(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
@@ -207,7 +207,7 @@ def _network_session(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
     )
 
     def predict(images: Pixels) -> Floats32:
-        (probabilities,) = session.run(None, {"squares": images.transpose(0, 3, 1, 2)})
+        (probabilities,) = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
         return np.asarray(probabilities, dtype=np.float32)
 
     return predict
@@ -218,7 +218,7 @@ def _latency(network: OnnxModel, size: int) -> float:
     network(image)
     times = []
     for _ in range(TIMED):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         network(image)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - started)
     return round(1000 * float(np.median(times)), 3)

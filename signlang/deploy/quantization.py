@@ -49,15 +49,15 @@ RECIPES: Final = (
 
 
 def quantize_model(
-    network: onnx.ModelProto, squares: Pixels, loss: Callable[[onnx.ModelProto], float]
+    network: onnx.ModelProto, images: Pixels, loss: Callable[[onnx.ModelProto], float]
 ) -> tuple[onnx.ModelProto, str]:
     """Quantize statically, weights by channel (Jacob et al. 2018, arXiv 1712.05877).
 
     The first of `RECIPES` that loses nothing is taken, otherwise the one that loses least.
 
     Args:
-        network: From `squares`, uint8 (N, 3, size, size), to `probabilities`.
-        squares: (n, size, size, 3) training images, which show the ranges of the numbers.
+        network: From `images`, uint8 (N, 3, size, size), to `probabilities`.
+        images: (n, size, size, 3) training images, which show the ranges of the numbers.
         loss: What a quantized network loses on images that choose, negative if it gains.
 
     Returns:
@@ -66,15 +66,15 @@ def quantize_model(
     tried = []
     with TemporaryDirectory() as place, _quiet():
         prepared = _prepared(network, Path(place))
-        for way in RECIPES:
-            if way.keep_depthwise and not any(map(_is_depthwise, prepared.graph.node)):
+        for recipe in RECIPES:
+            if recipe.keep_depthwise and not any(map(_is_depthwise, prepared.graph.node)):
                 continue
-            made = _quantized(prepared, squares, way, Path(place))
-            lost = loss(made)
+            model = _quantized(prepared, images, recipe, Path(place))
+            accuracy_loss = loss(model)
             log.info("int8, %s: accuracy on the images that choose falls by %.4f",
-                     way.text, lost)  # fmt: skip
-            tried.append((lost, made, way.text))
-            if lost <= 0:
+                     recipe.text, accuracy_loss)  # fmt: skip
+            tried.append((accuracy_loss, model, recipe.text))
+            if accuracy_loss <= 0:
                 break
     _, best, text = min(tried, key=lambda one: one[0])
     return best, text
@@ -84,14 +84,14 @@ def _prepared(network: onnx.ModelProto, place: Path) -> onnx.ModelProto:
     """Fold batch normalization into convolutions, and infer shapes."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    given, made = place / "given.onnx", place / "prepared.onnx"
+    given, model = place / "given.onnx", place / "prepared.onnx"
     onnx.save(network, given)
-    quant_pre_process(str(given), str(made), skip_symbolic_shape=True)
-    return onnx.load(made)
+    quant_pre_process(str(given), str(model), skip_symbolic_shape=True)
+    return onnx.load(model)
 
 
 def _quantized(
-    prepared: onnx.ModelProto, squares: Pixels, way: QuantizationRecipe, place: Path
+    prepared: onnx.ModelProto, images: Pixels, recipe: QuantizationRecipe, place: Path
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -99,26 +99,26 @@ def _quantized(
     quantize_static(
         onnx.ModelProto.FromString(prepared.SerializeToString()),  # it is changed in place
         str(file),
-        _CalibrationReader(squares),
+        _CalibrationReader(images),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(OPERATIONS),
-        nodes_to_exclude=_kept(prepared, way),
+        nodes_to_exclude=_kept(prepared, recipe),
         per_channel=True,
         reduce_range=False,  # weights of 7 bits would cost accuracy; see `bundle.session_options`
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        extra_options={"CalibMovingAverage": way.averaged},
+        extra_options={"CalibMovingAverage": recipe.averaged},
     )
     model = onnx.load(file)
     model.producer_name, model.graph.name = "signlang", "signlang"
     return model
 
 
-def _kept(network: onnx.ModelProto, way: QuantizationRecipe) -> list[str]:
+def _kept(network: onnx.ModelProto, recipe: QuantizationRecipe) -> list[str]:
     """Names of the operations that stay in float."""
     layers = [node for node in network.graph.node if node.op_type in LAYERS]
-    kept: Sequence[onnx.NodeProto] = [layers[0], layers[-1]] if way.keep_ends else []
-    depthwise = [node for node in layers if way.keep_depthwise and _is_depthwise(node)]
+    kept: Sequence[onnx.NodeProto] = [layers[0], layers[-1]] if recipe.keep_ends else []
+    depthwise = [node for node in layers if recipe.keep_depthwise and _is_depthwise(node)]
     return sorted({node.name for node in [*kept, *depthwise]})
 
 
@@ -129,13 +129,13 @@ def _is_depthwise(node: onnx.NodeProto) -> bool:
 class _CalibrationReader:
     """What onnxruntime asks for images, one by one; it goes by the method's name."""
 
-    def __init__(self, squares: Pixels) -> None:
-        self._left = iter(squares)
+    def __init__(self, images: Pixels) -> None:
+        self._left = iter(images)
 
     def get_next(self) -> dict[str, Pixels] | None:
         """The input of one image, None after the last."""
-        square = next(self._left, None)
-        return None if square is None else {"squares": square[None].transpose(0, 3, 1, 2)}
+        image = next(self._left, None)
+        return None if image is None else {"images": image[None].transpose(0, 3, 1, 2)}
 
 
 @contextlib.contextmanager

@@ -28,22 +28,25 @@ if TYPE_CHECKING:  # it imports torch
 LIKE: Final = 0.01  # losses of the same images on other machines differ by much less
 
 
-def training_overlap(candidate: BatchPredictor, index: Index, cache_dir: str) -> TrainingOverlap:
-    """Find images that a run was made of, by the digests of their files.
+def training_overlap(predictor: BatchPredictor, index: Index, cache_dir: str) -> TrainingOverlap:
+    """Find images that a run was trained or selected on, by the digests of their files.
 
     Args:
-        candidate: Of a bundle, or of somebody else's weights, nothing is known.
+        predictor: Of bundles and external weights nothing is known.
         index: The images.
         cache_dir: The caller's cache.
     """
     none = np.zeros(len(index), dtype=np.bool_)
-    run = candidate.run
+    run = predictor.run
     if run is None:
         return TrainingOverlap(
-            none, none, f"its {candidate.kind} do{'es' * (candidate.kind == 'bundle')} not say"
+            none,
+            none,
+            f"its {predictor.kind} do{'es' * (predictor.kind == 'bundle')} not list its training "
+            "images",
         )
-    used = [(row["path"], row["part"]) for row in run.folder.images
-            if row["part"].startswith(("train", "validation"))]  # fmt: skip
+    used = [(row["path"], row["subset"]) for row in run.folder.images
+            if row["subset"].startswith(("train", "validation"))]  # fmt: skip
     if run.record["data"]["fingerprint"] == index.fingerprint:
         digests = dict(zip(index.paths, (fact.digest for fact in index.facts), strict=True))
     else:
@@ -54,13 +57,13 @@ def training_overlap(candidate: BatchPredictor, index: Index, cache_dir: str) ->
                 none, none, f"the images of the run are not there to compare: {error}"
             )
         digests = _digests(root, [path for path, _ in used], _sizes(index))
-    parts: dict[str, set[str]] = {}
-    for path, part in used:
-        parts.setdefault(digests.get(path, ""), set()).add(part.partition("+")[0])
-    here = [parts.get(fact.digest, set()) for fact in index.facts]
-    trained = np.array(["train" in found for found in here], dtype=np.bool_)
-    chosen = np.array(["validation" in found for found in here], dtype=np.bool_)
-    return TrainingOverlap(trained, chosen & ~trained)
+    subsets: dict[str, set[str]] = {}
+    for path, subset in used:
+        subsets.setdefault(digests.get(path, ""), set()).add(subset.partition("+")[0])
+    here = [subsets.get(fact.digest, set()) for fact in index.facts]
+    trained_on = np.array(["train" in uses for uses in here], dtype=np.bool_)
+    selected_on = np.array(["validation" in uses for uses in here], dtype=np.bool_)
+    return TrainingOverlap(trained_on, selected_on & ~trained_on)
 
 
 def _sizes(index: Index) -> set[int]:
@@ -69,19 +72,19 @@ def _sizes(index: Index) -> set[int]:
 
 def _digests(root: Path, paths: Sequence[str], sizes: set[int]) -> dict[str, str]:
     """Sum up those files that are as large as some image of the evaluation."""
-    found = {}
+    digests = {}
     for path in track(paths, "comparing with the training images", len(paths)):
         file = root / path
         try:
             if file.stat().st_size in sizes:
-                found[path] = image_io.digest_of(file.read_bytes())
+                digests[path] = image_io.digest_of(file.read_bytes())
         except OSError:
             continue
-    return found
+    return digests
 
 
 def recalibrate(
-    candidate: BatchPredictor,
+    predictor: BatchPredictor,
     run: "TrainedRun",
     wanted_precision: float,
     cache_dir: str,
@@ -91,28 +94,28 @@ def recalibrate(
     """Fit the calibration of a run on its own validation images.
 
     Args:
-        candidate: The network of the run.
+        predictor: The network of the run.
         run: The run.
         wanted_precision: Between 0 and 1.
         cache_dir: The caller's cache.
-        write: Put `calibration.json` into the run folder; the test fold is then judged as well.
+        write: Put `calibration.json` into the run folder; the test fold is then predicted as well.
 
     Raises:
-        DataError: If the images are not there, or not those that the run was made with.
-        RunError: If the network says nothing that is a number.
+        DataError: If the images are missing, or differ from those of the run.
+        RunError: If the network's outputs are not finite.
     """
     root = images_root(run.path, cache_dir)
-    outputs = {"validation": _subset_probabilities(candidate, run, root, "validation")}
+    outputs = {"validation": _subset_probabilities(predictor, run, root, "validation")}
     _check_same(run, root, outputs["validation"])
     if write:
-        outputs["test"] = _subset_probabilities(candidate, run, root, "test")
+        outputs["test"] = _subset_probabilities(predictor, run, root, "test")
         with run.folder.locked():
             calibration.write_calibration(run.path, outputs, wanted_precision)
     return calibration.fit_calibration(*outputs["validation"], wanted_precision)
 
 
 def _subset_probabilities(
-    candidate: BatchPredictor, run: "TrainedRun", root: Path, subset: str
+    predictor: BatchPredictor, run: "TrainedRun", root: Path, subset: str
 ) -> LabeledProbabilities:
     """Show the images of one subset to the network."""
     rows = run.subset(subset)
@@ -121,34 +124,36 @@ def _subset_probabilities(
     starts = range(0, len(rows), BATCH)
     outputs: list[Floats] = []
     for start in track(starts, f"predicting the {subset} images of the run", len(starts)):
-        batch = [_read(root / path, candidate.sides[0]) for path, _ in rows[start : start + BATCH]]
-        outputs.append(candidate.judge(candidate.prepared(np.stack(batch))))
+        batch = [
+            _read(root / path, predictor.image_sizes[0]) for path, _ in rows[start : start + BATCH]
+        ]
+        outputs.append(predictor.predict(predictor.resized(np.stack(batch))))
     probabilities = np.concatenate(outputs)
     if not np.isfinite(probabilities).all():
         raise RunError(f"The training of {run.path} diverged: it cannot be calibrated.")
     return probabilities, np.array([label for _, label in rows], dtype=np.int64)
 
 
-def _read(file: Path, side: int) -> Pixels:
+def _read(file: Path, size: int) -> Pixels:
     try:
-        return image_io.resize_image(image_io.decode(image_io.read_bytes(file)), side)
+        return image_io.resize_image(image_io.decode(image_io.read_bytes(file)), size)
     except image_io.BadImageError as error:
         raise DataError(f"{file}: {error}.") from None
 
 
 def _check_same(run: "TrainedRun", root: Path, outputs: LabeledProbabilities) -> None:
-    """Refuse images that give another loss than when the run was made."""
+    """Refuse images whose loss differs from that of the run."""
     then = float(run.metrics["validation"]["loss"])
     now = classification_metrics(*outputs)["loss"]
     if abs(now - then) > LIKE * max(then, 0.1):
         raise DataError(
             f"The validation images in {root} give a loss of {now:.4f}, but {then:.4f} when the "
-            f"run was made: they have changed."
+            f"run was trained: they have changed."
         )
 
 
 def evaluate_network(cfg: DictConfig) -> Evaluation:
-    """Read network and images, match their classes, and judge.
+    """Read network and images, match their classes, and predict.
 
     Raises:
         SignlangError: If one of them cannot be used, or they share no class.
@@ -159,19 +164,27 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
         mapping = class_mapping.read_mapping(Path(str(cfg.mapping)).expanduser(), classes)
     # before all images are decoded and torch is imported
     class_mapping.map_classes(class_names(root), classes, mapping)
-    index, candidate = _index(cfg, root), load()
+    index, predictor = _index(cfg, root), load()
     _warn_of_unknown_classes(mapping or {}, index)
-    matches = class_mapping.map_classes(index.classes, candidate.classes, mapping)
-    before = training_overlap(candidate, index, str(cfg.cache_dir))
-    rows = _rows(cfg, index, before)
-    fitted = _calibration(cfg, candidate)
-    probabilities, seconds = _predict(candidate, index, rows, cfg.cache_dir)
-    found = Evaluation(
-        candidate, fitted, _name(cfg), index, rows, matches, probabilities, before, seconds
+    matches = class_mapping.map_classes(index.classes, predictor.classes, mapping)
+    overlap = training_overlap(predictor, index, str(cfg.cache_dir))
+    rows = _rows(cfg, index, overlap)
+    fitted_calibration = _calibration(cfg, predictor)
+    probabilities, seconds = _predict(predictor, index, rows, cfg.cache_dir)
+    evaluation = Evaluation(
+        predictor,
+        fitted_calibration,
+        _name(cfg),
+        index,
+        rows,
+        matches,
+        probabilities,
+        overlap,
+        seconds,
     )
-    if not found.known.any():
+    if not evaluation.known.any():
         raise DataError("None of the images that are left is of a class that the network knows.")
-    return found
+    return evaluation
 
 
 def _images_root(cfg: DictConfig) -> Path:
@@ -185,7 +198,7 @@ def _index(cfg: DictConfig, root: Path) -> Index:
 
 
 def _name(cfg: DictConfig) -> str:
-    """Name of the data; folders are told apart by their own names."""
+    """Name of the data; folders by their own names."""
     if cfg.data.name != "folder":
         return str(cfg.data.name)
     place = Path(str(cfg.data.root)).expanduser().resolve()
@@ -198,34 +211,34 @@ def _warn_of_unknown_classes(mapping: Mapping[str, str | None], index: Index) ->
         log.warning("mapping names what is no class of the images: %s", ", ".join(strange))
 
 
-def _rows(cfg: DictConfig, index: Index, before: TrainingOverlap) -> Ints:
+def _rows(cfg: DictConfig, index: Index, overlap: TrainingOverlap) -> Ints:
     """Which images are asked for."""
-    wanted = np.ones(len(index), dtype=np.bool_)
+    selected = np.ones(len(index), dtype=np.bool_)
     if cfg.fold is not None:
         split: Any = OmegaConf.to_container(cfg.split, resolve=True)
         numbers = splits.fold_numbers(splits.build_split(split), index, cfg.folds, cfg.split.seed)
-        wanted &= numbers == cfg.fold
+        selected &= numbers == cfg.fold
     if cfg.unseen:
-        if before.unknown:
-            raise DataError(f"unseen=true cannot be: {before.unknown}")
-        wanted &= ~before.either
-    if not wanted.any():
+        if overlap.unknown:
+            raise DataError(f"unseen=true cannot be: {overlap.unknown}")
+        selected &= ~overlap.either
+    if not selected.any():
         raise DataError("No image is left: all were used to make the run.")
-    return np.flatnonzero(wanted).astype(np.int64)
+    return np.flatnonzero(selected).astype(np.int64)
 
 
-def _calibration(cfg: DictConfig, candidate: BatchPredictor) -> Calibration:
-    """What came with the network; a run without any, or with another wish, is calibrated again."""
-    given, wanted, run = candidate.calibration, cfg.wanted_precision, candidate.run
+def _calibration(cfg: DictConfig, predictor: BatchPredictor) -> Calibration:
+    """Stored calibration; fitted again if there is none or another precision is wanted."""
+    stored, wanted, run = predictor.calibration, cfg.wanted_precision, predictor.run
     if run is None:
-        return given or Calibration()
-    fits = given is not None and wanted in (None, given.wanted_precision)
-    if given is not None and fits and not cfg.calibrate:
-        return given
-    default = given.wanted_precision if given else Calibration.wanted_precision
+        return stored or Calibration()
+    fits = stored is not None and wanted in (None, stored.wanted_precision)
+    if stored is not None and fits and not cfg.calibrate:
+        return stored
+    default = stored.wanted_precision if stored else Calibration.wanted_precision
     try:
         return recalibrate(
-            candidate, run, wanted or default, str(cfg.cache_dir), write=cfg.calibrate
+            predictor, run, wanted or default, str(cfg.cache_dir), write=cfg.calibrate
         )
     except (DataError, RunError) as error:
         if cfg.calibrate or wanted is not None:
@@ -235,17 +248,17 @@ def _calibration(cfg: DictConfig, candidate: BatchPredictor) -> Calibration:
 
 
 def _predict(
-    candidate: BatchPredictor, index: Index, rows: Ints, cache_dir: str
+    predictor: BatchPredictor, index: Index, rows: Ints, cache_dir: str
 ) -> tuple[Floats, float]:
     """(n, classes) probabilities of the images, and the seconds that they took."""
-    array = image_cache.decode_images(index, candidate.sides[0], cache_dir)
+    array = image_cache.decode_images(index, predictor.image_sizes[0], cache_dir)
     starts = range(0, len(rows), BATCH)
-    begun = time.perf_counter()
-    said = [
-        candidate.judge(candidate.prepared(array[rows[start : start + BATCH]]))
-        for start in track(starts, "judging", len(starts))
+    started = time.perf_counter()
+    batches = [
+        predictor.predict(predictor.resized(array[rows[start : start + BATCH]]))
+        for start in track(starts, "predicting", len(starts))
     ]
-    probabilities = np.concatenate(said)
+    probabilities = np.concatenate(batches)
     if not np.isfinite(probabilities).all():
-        raise RunError(f"{candidate.path} says nothing that is a number: its training diverged.")
-    return probabilities, time.perf_counter() - begun
+        raise RunError(f"The outputs of {predictor.path} are not finite: its training diverged.")
+    return probabilities, time.perf_counter() - started

@@ -33,8 +33,8 @@ class BatchPredictor:
         name: For people and for the name of a folder.
         path: Where it came from.
         classes: Names, in the order of its outputs.
-        sides: To which squares, one after another, images are brought, in pixels.
-        judge: Maps (n, side, side, 3) to (n, classes) probabilities, uncalibrated.
+        image_sizes: Sizes that images are resized to, in order, in pixels.
+        predict: Maps (n, size, size, 3) to (n, classes) probabilities, uncalibrated.
         calibration: What came with it, if anything.
         facts: What else is known of it, for the record.
         run: The run that it is, if it is one.
@@ -44,15 +44,15 @@ class BatchPredictor:
     name: str
     path: Path
     classes: tuple[str, ...]
-    sides: tuple[int, ...]
-    judge: Callable[[Pixels], Floats]
+    image_sizes: tuple[int, ...]
+    predict: Callable[[Pixels], Floats]
     calibration: Calibration | None
     facts: Mapping[str, Any]
     run: "TrainedRun | None" = None
 
-    def prepared(self, images: Pixels) -> Pixels:
-        """Bring (n, h, w, 3) images to the last side, through any that are still to come."""
-        return resize_batch(images, *self.sides)
+    def resized(self, images: Pixels) -> Pixels:
+        """Resize (n, h, w, 3) images to the remaining sizes, in order."""
+        return resize_batch(images, *self.image_sizes)
 
 
 def find_network(cfg: DictConfig) -> tuple[tuple[str, ...], Callable[[], BatchPredictor]]:
@@ -87,8 +87,8 @@ def run_predictor(finished: Run, *, trust: bool = False) -> BatchPredictor:
         name=f"{here.parent.name},{here.name}",
         path=run.path,
         classes=run.classes,
-        sides=run.sides,
-        judge=network_outputs(run.classifier),
+        image_sizes=run.image_sizes,
+        predict=network_outputs(run.classifier),
         calibration=run.stored,
         facts={
             "model": run.metrics["model"], "trained_on": run.record["data"],
@@ -111,7 +111,7 @@ def bundle_predictor(path: Path) -> BatchPredictor:
     bundle = load_bundle(path)
     network = OnnxModel.from_bundle(bundle)
 
-    def judge(images: Pixels) -> Floats:
+    def predict(images: Pixels) -> Floats:
         return apply_temperature(network(images), 1 / bundle.temperature)
 
     here = path.resolve()
@@ -120,8 +120,8 @@ def bundle_predictor(path: Path) -> BatchPredictor:
         name=here.stem if here.is_file() else here.name,
         path=path,
         classes=bundle.classes,
-        sides=bundle.sides[:1],  # its graph does the rest
-        judge=judge,
+        image_sizes=bundle.image_sizes[:1],  # its graph does the rest
+        predict=predict,
         calibration=Calibration(
             bundle.temperature,
             float(bundle.info.get("wanted_precision") or Calibration.wanted_precision),
@@ -138,15 +138,15 @@ def network_outputs(model: Any, swap_axes: bool = False) -> Callable[[Pixels], F
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ready = model.eval().to(device)
 
-    def judge(images: Pixels) -> Floats:
-        given = torch.from_numpy(images)
+    def predict(images: Pixels) -> Floats:
+        batch = torch.from_numpy(images)
         if swap_axes:  # height and width exchanged
-            given = given.transpose(1, 2)
+            batch = batch.transpose(1, 2)
         with torch.inference_mode():
-            shares = ready(given.to(device)).double().softmax(1)
-        return np.asarray(shares.cpu().numpy(), dtype=np.float64)
+            probabilities = ready(batch.to(device)).double().softmax(1)
+        return np.asarray(probabilities.cpu().numpy(), dtype=np.float64)
 
-    return judge
+    return predict
 
 
 def weights_predictor(cfg: DictConfig) -> BatchPredictor:
@@ -174,8 +174,8 @@ def weights_predictor(cfg: DictConfig) -> BatchPredictor:
         name=f"{options.get('architecture', options['name'])}-{file.stem}",
         path=file,
         classes=classes,
-        sides=(size,),
-        judge=network_outputs(model, swap_axes=cfg.swap_axes),
+        image_sizes=(size,),
+        predict=network_outputs(model, swap_axes=cfg.swap_axes),
         calibration=None,
         facts={
             "model": options.get("architecture", options["name"]), "mean": mean, "std": std,

@@ -80,10 +80,10 @@ def _from_zip(path: Path, name: str, most: int) -> bytes:
             raise FileNotFoundError(name) from None
         if entry.file_size > most:
             raise BundleError(f"{name} of {path} has more bytes than {most:,}: it is not used.")
-        return archive.read(entry)  # zipfile stops where the entry says that it ends
+        return archive.read(entry)  # zipfile stops at the size of the entry
 
 
-FORMAT: Final = 1  # raise it when an older program would misread what is written
+FORMAT: Final = 2  # 1 had preprocessing.sides in place of preprocessing.image_sizes
 
 
 def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         where: The bundle, for errors.
 
     Raises:
-        BundleError: If it is no JSON, of a newer format, or does not fit `Manifest`.
+        BundleError: If it is no JSON, of another format, or does not fit `Manifest`.
     """
     try:
         info = json.loads(data)
@@ -102,10 +102,11 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         raise BundleError(f"bundle.json of {where} is damaged ({error}).") from None
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise BundleError(f"bundle.json of {where} is not that of a bundle: it has no format.")
-    if info["format"] > FORMAT:
+    if info["format"] != FORMAT:
+        fix = "update it" if info["format"] > FORMAT else "export its run again (signlang export)"
         raise BundleError(
             f"{where} has format {info['format']}, written by signlang "
-            f"{info.get('signlang', 'unknown')}; this one reads up to {FORMAT}: update it."
+            f"{info.get('signlang', 'unknown')}; this one reads format {FORMAT}: {fix}."
         )
     validated(Manifest, info, error=BundleError, before=f"bundle.json of {where}", fix=EXPORT_AGAIN)
     return info
@@ -114,7 +115,7 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
 class Preprocessing(Strict, extra="ignore"):
     """What happens to an image in front of the network."""
 
-    sides: Annotated[list[Count], Field(min_length=1)] | None = None
+    image_sizes: Annotated[list[Count], Field(min_length=1)] | None = None
 
 
 class Manifest(Strict, extra="ignore"):
@@ -156,9 +157,9 @@ class Bundle:
         path: The folder or the ZIP file.
         name: For people.
         classes: Names, in the order of the probabilities.
-        image_size: Side of the square that the network sees, in pixels; the graph itself resizes.
+        image_size: Width and height of the network's images, in pixels; the graph itself resizes.
         temperature: What logits are divided by; the graph does it.
-        reject_threshold: Below this probability a guess is better called unknown; None: not known.
+        reject_threshold: A prediction below this probability is unknown; None: no threshold.
         models: File of each precision, `fp32` and perhaps `int8`.
         info: The whole content of `bundle.json`.
     """
@@ -173,13 +174,13 @@ class Bundle:
     info: Mapping[str, Any]
 
     @property
-    def sides(self) -> tuple[int, ...]:
-        """Squares that images are brought to one after another, as in training, in pixels.
+    def image_sizes(self) -> tuple[int, ...]:
+        """Sizes that images are resized to, in order, as in training, in pixels.
 
-        The graph does that. Who wants to send smaller images may resize them to the first side
+        The graph does that. Clients may resize images to the first size before sending them,
         with `data.image_io.resize_image`, which changes nothing.
         """
-        return tuple(self.info.get("preprocessing", {}).get("sides") or [self.image_size])
+        return tuple(self.info.get("preprocessing", {}).get("image_sizes") or [self.image_size])
 
     def read(self, name: str) -> bytes:
         """Read one of its files, e.g. `model.onnx`, `card.md`, `card.html` or `classes.json`.
@@ -207,7 +208,7 @@ def load_bundle(path: Path) -> Bundle:
         path: A folder, or a ZIP file with its files at the top or in one folder.
 
     Raises:
-        BundleError: If it is missing, damaged, incomplete, or of a newer format.
+        BundleError: If it is missing, damaged, incomplete, or of another format.
     """
     path = Path(path).expanduser()
     info = parse_manifest(read_file(path, MANIFEST, MAX_MANIFEST), str(path))

@@ -75,8 +75,8 @@ class OnnxModel:
             return np.empty((0, len(self.classes)), dtype=np.float32)
         if not images.size:
             raise ValueError(f"images of shape {images.shape} have no pixels")
-        (found,) = self._session.run(["probabilities"], {"images": images})
-        return np.asarray(found, dtype=np.float32)
+        (probabilities,) = self._session.run(["probabilities"], {"images": images})
+        return np.asarray(probabilities, dtype=np.float32)
 
 
 def session_options(threads: int) -> Any:
@@ -99,7 +99,7 @@ def _overflows() -> bool:
     """
     try:
         found = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # no Linux: nobody knows, and elsewhere than on x86 it makes no difference
+    except OSError:  # not Linux: unknown, and elsewhere than on x86 it makes no difference
         return True
     return not set(found.split()) & {"avx512_vnni", "avx_vnni"}
 

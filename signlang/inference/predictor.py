@@ -39,7 +39,7 @@ class ImageSource:
     """An image that is to be recognised.
 
     Attributes:
-        name: Its path as it was given or found; `-` for standard input.
+        name: Its path as given, or as listed below a folder; `-` for standard input.
         data: Its bytes, if it is no file.
     """
 
@@ -60,10 +60,10 @@ def find_sources(paths: Sequence[str], stdin: BinaryIO) -> list[ImageSource]:
     Raises:
         SettingError: If there is none.
     """
-    found = [source for path in paths for source in _sources(path, stdin)]
-    if not found:
+    sources = [source for path in paths for source in _sources(path, stdin)]
+    if not sources:
         raise SettingError(f"There is no image in {', '.join(paths)}.")
-    return found
+    return sources
 
 
 def _sources(path: str, stdin: BinaryIO) -> Iterator[ImageSource]:
@@ -107,7 +107,7 @@ def _from_stdin(data: bytes) -> list[ImageSource]:
             return [ImageSource(STDIN, data)]
     except Exception:  # decoders raise anything at what is no image
         if b"\0" in data:
-            return [ImageSource(STDIN, data)]  # neither is it text: decoding will say what is wrong
+            return [ImageSource(STDIN, data)]  # neither is it text: decoding reports the error
     lines = os.fsdecode(data).splitlines()
     return [ImageSource(line.strip()) for line in lines if line.strip()]
 
@@ -212,10 +212,10 @@ class Predictor:
             One prediction per image, in order.
 
         Raises:
-            ValueError: If an array has another shape, type or range; says which is expected.
+            ValueError: If an array has another shape, type or range; names the expected one.
             BadImageError: If a file cannot be read or decoded.
         """
-        size = self.bundle.sides[0]
+        size = self.bundle.image_sizes[0]
         pixels = [resize_image(Image.fromarray(image), size) for image in as_images(images)]
         names = _names(images, len(pixels))
         return [
@@ -237,7 +237,7 @@ class Predictor:
         try:
             data = read_bytes(Path(source.name)) if source.data is None else source.data
             image = Image.fromarray(read_image(data))
-            return source.name, resize_image(image, self.bundle.sides[0])
+            return source.name, resize_image(image, self.bundle.image_sizes[0])
         except BadImageError as error:
             return source.name, str(error)
         except ValueError as error:  # a name with a null byte

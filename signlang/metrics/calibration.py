@@ -76,11 +76,11 @@ def reject_threshold(
 ) -> float | None:
     """The lowest threshold at which the accepted images reach the wanted precision.
 
-    Fewer than 1 / (1 - wanted_precision) images, 100 for 0.99, cannot tell that precision from 1,
-    so at least as many must be accepted. The estimate is used, not its lower bound: Wilson's (95 %)
-    needs 381 images without a mistake for 0.99, more than the validation subset of a small data set
-    has, and an estimated threshold is better than none. It guarantees nothing: the precision has to
-    be measured on other images.
+    Fewer than 1 / (1 - wanted_precision) images, 100 for 0.99, cannot distinguish that precision
+    from 1, so at least as many must be accepted. The estimate is used, not its lower bound:
+    Wilson's (95 %) needs 381 images without a mistake for 0.99, more than the validation subset of
+    a small data set has, and an estimated threshold is better than none. It guarantees nothing: the
+    precision has to be measured on other images.
 
     Args:
         confidence: (n,) highest probability of each image.

@@ -156,7 +156,7 @@ def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple
 
     Args:
         correct: Images recognised.
-        count: Images shown.
+        count: Images predicted.
         confidence: Of the interval, between 0 and 1.
 
     Raises:

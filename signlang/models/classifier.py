@@ -131,7 +131,7 @@ class Classifier(pl.LightningModule):
             (N, classes), on the CPU, uncalibrated.
 
         Raises:
-            ValueError: If an array has another shape, type or range; says which is expected.
+            ValueError: If an array has another shape, type or range; names the expected one.
             BadImageError: If a file cannot be read or decoded.
         """
         batch = []

@@ -49,7 +49,7 @@ PREFIXES: Final = {1e9: " G", 1e6: " M", 1e3: " k"}
 
 
 def short_number(value: float) -> str:
-    """Write a large number as people say it.
+    """Format a large number with its unit.
 
     >>> short_number(11191389), short_number(332.98e6), short_number(750), short_number(math.nan)
     ('11.2 M', '333 M', '750', '-')

@@ -73,10 +73,15 @@ class RunFolder:
         """Path, label, signer and subset of every image, from `data.csv`, which is read once.
 
         Raises:
-            RunError: If it is missing or damaged.
+            RunError: If it is missing, damaged, or has the columns of an earlier version.
         """
         file = self.path / "data.csv"
         rows = read_csv(file)
+        if rows and "subset" not in rows[0] and "part" in rows[0]:
+            raise RunError(
+                f"{file} names its column of subsets part, as earlier versions of signlang did: "
+                "rename it to subset, or train the run again with overwrite=true."
+            )
         if not rows or any(row.get(column) is None for row in rows for column in IMAGE_COLUMNS):
             raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}")
         return rows
@@ -87,7 +92,7 @@ class RunFolder:
         Raises:
             RunError: If `data.csv` is missing or damaged.
         """
-        return [row for row in self.images if subset in row["part"].split("+")]
+        return [row for row in self.images if subset in row["subset"].split("+")]
 
     def subset(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
         """Paths and labels of the images of a subset.

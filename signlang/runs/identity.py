@@ -39,7 +39,7 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
     """Name a run by its network and every other override, in alphabetical order.
 
     Whatever does not change the outcome is left out, and so are a data set or an experiment after
-    which the study is named. Paths are shortened to their last part.
+    which the study is named. Paths are shortened to their file name.
 
     >>> name_of("squeezenet", "digits", ["fold=1", "seed=3", "data=digits", "optimizer.lr=1e-3"])
     'squeezenet,optimizer.lr=1e-3,seed=3'
@@ -66,7 +66,7 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     A component stands under its key with what its `_target_` names (see `component_name`), never
     with the path of a Python module: code that moves leaves finished runs as they are.
     """
-    # callbacks and loggers write below the run folder, which says nothing of what the run is
+    # callbacks and loggers write below the run folder, which is not part of its identity
     unplaced = OmegaConf.merge(cfg, {"run_folder": None})
     flat = _flatten(OmegaConf.to_container(unplaced, resolve=True))
     kept = {

@@ -26,7 +26,7 @@ Component = TypeVar("Component")
 def read_fold(cfg: DictConfig) -> Fold:
     """Read and check all images, and assign them to train, validation and test."""
     images = fold_of(cfg)
-    subsets, index = images.parts, images.index
+    subsets, index = images.subsets, images.index
     log.info(
         "%s: %d images of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
         cfg.data.name, len(index), len(index.classes),
@@ -93,7 +93,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
         KeyboardInterrupt: If the run is interrupted, with a sentence on how to resume.
     """
     folder, settings = RunFolder(Path(cfg.run_folder)), identity.settings_of(cfg)
-    index, subsets = images.index, images.parts
+    index, subsets = images.index, images.subsets
     data = {
         "name": cfg.data.name,
         "fingerprint": index.fingerprint,

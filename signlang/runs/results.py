@@ -81,7 +81,7 @@ def read_class_names(run: Path) -> tuple[str, ...]:
 
 
 def _signers(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
-    """Check that exactly the test fold was judged, and say who is in it."""
+    """Check that the predictions cover exactly the test fold, and return its signers."""
     tested = {row["path"]: row["signer"] for row in folder.images_of("test")}
     if set(paths) != tested.keys() or len(paths) != len(tested):
         raise RunError(
@@ -209,7 +209,7 @@ class Run:
         """Number of the test fold."""
         return int(self.metrics["fold"])
 
-    def figure(self, name: str) -> float:
+    def metric(self, name: str) -> float:
         """One of `METRICS`."""
         value: Any = self.metrics
         for key in METRICS[name]:
@@ -223,20 +223,20 @@ class Run:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """What the network said of the images of its test fold.
+        """Predictions of the test fold.
 
         Raises:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
         """
-        found = read_predictions(self.folder, self.fold)
-        right, told = int(found.correct.sum()), self.figure("accuracy")
-        if abs(right - told * len(found.paths)) > ROUNDED:
+        predictions = read_predictions(self.folder, self.fold)
+        right, accuracy = int(predictions.correct.sum()), self.metric("accuracy")
+        if abs(right - accuracy * len(predictions.paths)) > ROUNDED:
             raise RunError(
-                f"{self.path / 'predictions.csv'} has {right} of {len(found.paths)} images "
-                f"right, but metrics.json beside it an accuracy of {told:.4f}: they are of "
+                f"{self.path / 'predictions.csv'} has {right} of {len(predictions.paths)} images "
+                f"right, but metrics.json beside it an accuracy of {accuracy:.4f}: they are of "
                 f"different runs, or were changed. {TRAIN_AGAIN}"
             )
-        return found
+        return predictions
 
 
 def read_history(run: Path) -> dict[str, Floats]:
@@ -296,8 +296,8 @@ def read_finished_run(path: Path) -> Run:
     folds = sorted(place.name for place in path.glob("fold=*"))
     if folds:
         raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
-    begun = RunFolder(path).record() is not None
-    what = "is a run that is not finished" if begun else "is no run folder"
+    started = RunFolder(path).record() is not None
+    what = "is a run that is not finished" if started else "is no run folder"
     raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
 
 

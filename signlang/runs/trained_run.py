@@ -60,11 +60,11 @@ class TrainedRun(Run):
 
     @property
     def image_size(self) -> int:
-        """Side of the square that the network sees, in pixels."""
+        """Width and height of the network's images, in pixels."""
         return self.classifier.image_size
 
     @property
-    def sides(self) -> tuple[int, ...]:
+    def image_sizes(self) -> tuple[int, ...]:
         """Squares to which images were brought one after another, in pixels."""
         stored = self.record["settings"].get("data.stored_size")
         both = (int(stored or self.image_size), self.image_size)
@@ -118,7 +118,7 @@ def load_network(
     model = load_classifier(run.folder.best, resolve=resolve, kind=kind, nodes=own)
     stored = read_calibration(run.path)
     trained = TrainedRun(run.path, run.metrics, run.record, run.history, model, stored)
-    model.stored_sizes = trained.sides[:-1]
+    model.stored_sizes = trained.image_sizes[:-1]
     return trained
 
 
@@ -147,11 +147,11 @@ class RunImages:
 
     Attributes:
         root: To which their paths are relative.
-        side: Of the first square that they are brought to, in pixels.
+        size: First size that they are resized to, in pixels.
     """
 
     root: Path
-    side: int
+    size: int
 
     def read(self, path: str) -> bytes:
         """Read the file of an image.
@@ -164,31 +164,31 @@ class RunImages:
         except BadImageError as error:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
-    def square(self, path: str) -> Pixels:
-        """Decode an image as training does: (side, side, 3).
+    def resized_image(self, path: str) -> Pixels:
+        """Decode an image as training does: (size, size, 3).
 
         Raises:
             DataError: If it is not there, or damaged.
         """
         data = self.read(path)
         try:
-            return resize_image(decode(data), self.side)
+            return resize_image(decode(data), self.size)
         except BadImageError as error:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
-    def batches(self, rows: Rows, doing: str) -> Iterator[Pixels]:
+    def batches(self, rows: Rows, description: str) -> Iterator[Pixels]:
         """Decode images in batches of at most 64: (n, side, side, 3)."""
         paths = [path for path, _ in rows]
-        images = map_in_order(self.square, paths, cpu_count(), 2 * BATCH)
-        for batch in batched(track(images, doing, len(rows)), BATCH):
+        images = map_in_order(self.resized_image, paths, cpu_count(), 2 * BATCH)
+        for batch in batched(track(images, description, len(rows)), BATCH):
             yield np.stack(batch)
 
     def probabilities(
-        self, networks: Sequence[OnnxModel], rows: Rows, doing: str
+        self, networks: Sequence[OnnxModel], rows: Rows, description: str
     ) -> list[Floats32]:
         """(n, classes) probabilities of each network."""
         outputs: list[list[Floats32]] = [[] for _ in networks]
-        for batch in self.batches(rows, doing):
+        for batch in self.batches(rows, description):
             for network, of_network in zip(networks, outputs, strict=True):
                 of_network.append(network(batch))
         return [np.concatenate(of_network) for of_network in outputs]
@@ -207,9 +207,9 @@ def find_images(run: TrainedRun, moved_to: str | None, cache_dir: str | None = N
         DataError: If they are gone.
     """
     if moved_to is not None:
-        return RunImages(Path(moved_to).expanduser(), run.sides[0])
+        return RunImages(Path(moved_to).expanduser(), run.image_sizes[0])
     try:
-        return RunImages(images_root(run.path, cache_dir), run.sides[0])
+        return RunImages(images_root(run.path, cache_dir), run.image_sizes[0])
     except DataError as error:
         raise DataError(f"The images of {run.path} are not found: {error} {IMAGES_MOVED}") from None
 

@@ -208,7 +208,7 @@ def test_and_record(
     test = {name: float(tester.callback_metrics[f"test/{name}"]) for name in METRICS}
     predictions = _only(tester, PredictionCollector)
     probabilities, index = predictions.probabilities("test"), module.index
-    tested = module.parts.test[: len(probabilities)]  # fewer with trainer.limit_test_batches
+    tested = module.subsets.test[: len(probabilities)]  # fewer with trainer.limit_test_batches
     write_predictions(folder.path / "predictions.csv", index, tested, probabilities)
     outputs = {
         subset: (predictions.probabilities(subset), predictions.labels(subset))

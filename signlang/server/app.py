@@ -76,7 +76,7 @@ REFUSED: Final[dict[int | str, dict[str, Any]]] = {
         413: "Too many bytes, images or pixels",
         415: "Not a JPEG, PNG, WebP or BMP image",
         422: "A damaged image, or none",
-        429: "Too much to do: wait as Retry-After says",
+        429: "Overloaded: wait for Retry-After",
         503: "No answer in time",
     }.items()
 }
@@ -152,7 +152,7 @@ def model_routes(models: ModelRegistry, options: ServeConfig) -> APIRouter:
 
     @router.get("/{name}/card", response_class=Response)
     async def card(name: str) -> Response:
-        """Read what a network was made of and what it is good for; needs no key."""
+        """Read the model card; needs no key."""
         page = models[models.resolve(name)].card
         if not page:
             raise RequestError(404, "The bundle of this network has no card.")
@@ -294,7 +294,7 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        names = ", ".join(sorted({str(found["loc"][-1]) for found in error.errors()}))
+        names = ", ".join(sorted({str(issue["loc"][-1]) for issue in error.errors()}))
         return error_response(422, f"This setting of the request has no usable value: {names}.")
 
     @app.exception_handler(ClientDisconnect)
@@ -303,4 +303,4 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
-        return error_response(500, "The service failed at this request; its log says where.")
+        return error_response(500, "The service failed at this request; see its log.")

@@ -33,7 +33,7 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]
 
 
 class ServeConfig(Strict):
-    """The settings of `conf/serve.yaml`, which says what each is for.
+    """The settings of `conf/serve.yaml`, which documents each.
 
     Units are in the names: `_s` seconds, `_ms` milliseconds, `_mb` MiB.
     """
@@ -115,7 +115,7 @@ def check_packages() -> None:
     """Look for what `pip install "signlang[serve]"` brings.
 
     Raises:
-        ServiceError: If a part of it is missing.
+        ServiceError: If a package is missing.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:

@@ -132,7 +132,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Images that no runner has begun."""
+        """Images that are waiting."""
         return sum(map(len, self._waiting.values()))
 
     async def run(self, name: str, images: Sequence[Pixels]) -> Floats32:
@@ -184,7 +184,7 @@ class Batcher:
         jobs: list[_Job] = []
         while queue and len(jobs) < share:
             job = queue.popleft()
-            if job.answer.done():  # nobody waits for it any more
+            if job.answer.done():  # cancelled by the client
                 continue
             if jobs and job.image.shape != jobs[0].image.shape:
                 queue.appendleft(job)
@@ -224,7 +224,7 @@ class Answer:
 
     Attributes:
         content: In the form of `schemas.PredictResponse`.
-        log_fields: What the log may say of the request.
+        log_fields: Filled with facts for the log.
     """
 
     content: Mapping[str, Any]
@@ -278,7 +278,7 @@ class Engine:
         Raises:
             RequestError: If it is not served.
         """
-        begin = time.perf_counter()
+        started = time.perf_counter()
         name = self.models.resolve(model)
         content_type = headers.get("content-type", "")
         uploads.check_content_type(content_type)
@@ -306,7 +306,7 @@ class Engine:
             "precision": self.options.precision,
             "device": self.options.device,
             "predictions": predictions,
-            "milliseconds": _milliseconds(begin, read, time.perf_counter()),
+            "milliseconds": _milliseconds(started, read, time.perf_counter()),
         }
         return Answer(content, {"model": name, "images": len(images), "bytes": len(body)})
 
@@ -315,13 +315,13 @@ class Engine:
     ) -> list[Pixels]:
         files = await uploads.uploaded_files(body, content_type, self.options.max_images)
         self.admission.extend(slot, len(files))
-        loop, side, count = asyncio.get_running_loop(), model.bundle.sides[0], len(files)
+        loop, size, count = asyncio.get_running_loop(), model.bundle.image_sizes[0], len(files)
         tasks = [
             loop.run_in_executor(
                 self._decoders,
                 uploads.decode_upload,
                 data,
-                side,
+                size,
                 self.options.max_pixels,
                 number,
                 count,
@@ -335,8 +335,8 @@ class Engine:
                 task.cancel()
 
 
-def _milliseconds(begin: float, read: float, end: float) -> dict[str, float]:
-    spans = {"reading": read - begin, "network": end - read, "total": end - begin}
+def _milliseconds(started: float, read: float, end: float) -> dict[str, float]:
+    spans = {"reading": read - started, "network": end - read, "total": end - started}
     return {name: round(seconds * 1000, 3) for name, seconds in spans.items()}
 
 

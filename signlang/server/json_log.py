@@ -25,7 +25,7 @@ class JsonFormatter(logging.Formatter):
         }
         line |= {key: value for key, value in vars(record).items() if key not in _OWN}
         if record.exc_info and record.exc_info[0] is not None:
-            # where it happened, not what it said: texts of errors may quote the request
+            # the place of the error, not its text, which may quote the request
             line["error"] = record.exc_info[0].__name__
             line["trace"] = [
                 f"{frame.filename}:{frame.lineno} {frame.name}"

@@ -1,6 +1,6 @@
 """Process supervision: the listening socket, worker processes, restarts with back-off.
 
-The supervisor imports this module as well, so the heavy parts are imported where they are used.
+The supervisor imports this module as well, so heavy packages are imported where they are used.
 """
 
 import multiprocessing
@@ -81,13 +81,13 @@ READY: Final = "ready"
 IDLE_S: Final = 30  # of a connection that is kept open; longer than browsers wait between frames
 
 
-def run(options: ServeConfig, listening: socket.socket, told: Connection) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests that have begun.
+def run(options: ServeConfig, listening: socket.socket, status: Connection) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests in progress.
 
     Args:
         options: The settings.
         listening: Shared with the other processes.
-        told: Gets `READY`, or the sentence of the error why not.
+        status: Gets `READY`, or the sentence of the error why not.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; before the start it is early
     json_log.start_json_log()
@@ -98,14 +98,14 @@ def run(options: ServeConfig, listening: socket.socket, told: Connection) -> Non
     try:
         application = create_app(registry.load_models(options), options)
     except SignlangError as error:
-        told.send(str(error))
+        status.send(str(error))
         return
     telemetry.STARTS.inc()
-    _serve(application, options, listening, told)
+    _serve(application, options, listening, status)
 
 
 def _serve(
-    application: Any, options: ServeConfig, listening: socket.socket, told: Connection
+    application: Any, options: ServeConfig, listening: socket.socket, status: Connection
 ) -> None:
     import uvicorn
 
@@ -115,7 +115,7 @@ def _serve(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                told.send(READY)
+                status.send(READY)
 
     config = uvicorn.Config(
         application,
@@ -151,13 +151,13 @@ MARGIN: Final = 5.0  # seconds beyond the time that requests get to finish
 @dataclass(eq=False)
 class _Worker:
     process: Any
-    told: Connection
-    speaks: bool = True
+    status: Connection
+    is_starting: bool = True
     is_ready: bool = False
 
 
 class Supervisor:
-    """Keeps the processes of a service running until it is told to stop.
+    """Keeps the processes of a service running until it is stopped.
 
     Args:
         options: The settings.
@@ -173,7 +173,7 @@ class Supervisor:
         self._was_ready = False
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then wait for the requests that have begun.
+        """Serve until SIGTERM or SIGINT, then wait for the requests in progress.
 
         Raises:
             ServiceError: If the address is taken, or a process cannot be started at all.
@@ -215,66 +215,66 @@ class Supervisor:
         """Start as many processes as are missing, unless the last ones failed a moment ago."""
         context = multiprocessing.get_context("spawn")  # a fork would share threads and sessions
         while len(self._workers) < self._options.workers and time.monotonic() >= self._not_before:
-            told, tells = context.Pipe(duplex=False)
+            status, sender = context.Pipe(duplex=False)
             process = context.Process(
-                target=run, args=(self._options, sock, tells), name="signlang-worker"
+                target=run, args=(self._options, sock, sender), name="signlang-worker"
             )
             process.start()
-            tells.close()
-            self._workers.append(_Worker(process, told))
+            sender.close()
+            self._workers.append(_Worker(process, status))
 
     def _wait(self, bell: int, figures: Path) -> None:
-        """Wait until a process says something or ends, a signal comes, or a pause is over."""
-        says: dict[Any, _Worker] = {w.told: w for w in self._workers if w.speaks}
+        """Wait for a message, the end of a process, a signal, or the end of a pause."""
+        senders: dict[Any, _Worker] = {w.status: w for w in self._workers if w.is_starting}
         ends: dict[Any, _Worker] = {w.process.sentinel: w for w in self._workers}
         pause = max(0.0, self._not_before - time.monotonic())
         is_complete = len(self._workers) == self._options.workers
-        happened = connection.wait([*says, *ends, bell], None if is_complete else pause)
-        for what in happened:  # words first: they say why a process ends
-            if what in says:
-                self._hear(says[what])
+        happened = connection.wait([*senders, *ends, bell], None if is_complete else pause)
+        for what in happened:  # messages first: they contain the reason
+            if what in senders:
+                self._on_message(senders[what])
         for what in happened:
             if what in ends:
-                self._lose(ends[what], figures)
+                self._on_exit(ends[what], figures)
 
-    def _hear(self, heard: _Worker) -> None:
+    def _on_message(self, worker: _Worker) -> None:
         try:
-            said = heard.told.recv()
+            message = worker.status.recv()
         except EOFError:
-            heard.speaks = False
+            worker.is_starting = False
             return
-        if said == READY:
-            heard.is_ready = self._was_ready = True
+        if message == READY:
+            worker.is_ready = self._was_ready = True
             self._failures = 0
-            facts = {"address": self._address, "worker": heard.process.pid}
+            facts = {"address": self._address, "worker": worker.process.pid}
             json_log.log.info("ready", extra=facts)
         elif self._was_ready:
-            json_log.log.error("a worker cannot start", extra={"reason": said})
+            json_log.log.error("a worker cannot start", extra={"reason": message})
         else:
-            raise ServiceError(said)
+            raise ServiceError(message)
 
-    def _lose(self, lost: _Worker, figures: Path) -> None:
+    def _on_exit(self, worker: _Worker, figures: Path) -> None:
         """Bury a process; pause longer each time before the next if it never became ready."""
-        lost.process.join()
-        lost.told.close()
-        self._workers.remove(lost)
-        for file in figures.glob(f"gauge_live*_{lost.process.pid}.db"):
+        worker.process.join()
+        worker.status.close()
+        self._workers.remove(worker)
+        for file in figures.glob(f"gauge_live*_{worker.process.pid}.db"):
             file.unlink(missing_ok=True)  # its present state; what it counted stays
         if self._is_stopping:
             return
         if not self._was_ready:
             raise ServiceError(
-                f"The service ended before it was ready (exit code {lost.process.exitcode}). If "
-                "nothing above says why, it may have been killed for want of memory."
+                f"The service ended before it was ready (exit code {worker.process.exitcode}). If "
+                "there is no message above, it may have been killed for lack of memory."
             )
-        if not lost.is_ready:
+        if not worker.is_ready:
             self._failures += 1
             self._not_before = time.monotonic() + min(PATIENCE, 2.0**self._failures)
-        facts = {"worker": lost.process.pid, "exit_code": lost.process.exitcode}
+        facts = {"worker": worker.process.pid, "exit_code": worker.process.exitcode}
         json_log.log.error("a worker ended, another takes its place", extra=facts)
 
     def _stop(self) -> None:
-        """Let all processes finish what they have begun; kill those that take too long."""
+        """Let all processes finish requests in progress; kill those that take too long."""
         for one in self._workers:
             one.process.terminate()
         until = time.monotonic() + self._options.grace_s + MARGIN

@@ -29,11 +29,11 @@ WORTH: Final = 0.95  # a larger batch is to save a twentieth of the time of an i
 Compute = Callable[[Pixels], Floats32]
 
 
-def best_batch_size(compute: Compute, side: int) -> int:
-    """Try batches of rising size on black squares of some side; takes about a second."""
+def best_batch_size(compute: Compute, image_size: int) -> int:
+    """Try batches of rising size on black images of that size; takes about a second."""
     chosen, fastest = 1, float("inf")
     for size in SIZES:
-        images = np.zeros((size, side, side, 3), dtype=np.uint8)
+        images = np.zeros((size, image_size, image_size, 3), dtype=np.uint8)
         compute(images)  # the first one of a size takes memory
         seconds = min(_timed(compute, images) for _ in range(REPEATS))
         if seconds > LONGEST or size >= PATIENCE * chosen:
@@ -146,9 +146,9 @@ def load_models(options: ServeConfig) -> ModelRegistry:
 
 def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     network = OnnxModel.from_bundle(bundle, options.precision, options.device, options.threads)
-    side = bundle.sides[0]  # the graph resizes to the others
+    size = bundle.image_sizes[0]  # the graph resizes to the others
     try:
-        network(np.zeros((1, side, side, 3), dtype=np.uint8))
+        network(np.zeros((1, size, size, 3), dtype=np.uint8))
     except Exception as error:  # onnxruntime has no base class for what it raises
         first = str(error).strip().splitlines()[0][:200]
         raise BundleError(f"The network of {bundle.path} does not compute: {first}") from None
@@ -159,7 +159,7 @@ def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     return LoadedModel(
         bundle, network, threshold, browser,
         onnx=bundle.read(bundle.models[browser]), card=_card(bundle),
-        max_batch=options.max_batch or best_batch_size(network, side),
+        max_batch=options.max_batch or best_batch_size(network, size),
     )  # fmt: skip
 
 

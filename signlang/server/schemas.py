@@ -40,7 +40,7 @@ class Prediction(BaseModel):
     """The answer about one image."""
 
     label: str = Field(description="The most probable sign")
-    confidence: float = Field(description="Its probability, calibrated as the bundle says")
+    confidence: float = Field(description="Its probability, calibrated by the bundle")
     sure: bool = Field(description="Whether that reaches the threshold of the network")
     probabilities: dict[str, float] = Field(description="By sign, the most probable first")
 
@@ -77,7 +77,7 @@ class ModelInfo(BaseModel):
     name: str
     default: bool
     classes: list[str]
-    image_size: int = Field(description="Side of the square that the network sees, in pixels")
+    image_size: int = Field(description="Width and height of the network's images, in pixels")
     precision: str
     device: str
     threshold: float = Field(description="Below this probability an answer is not sure")

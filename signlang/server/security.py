@@ -90,5 +90,5 @@ class KeyCheck:
 
 
 def _digest(text: bytes) -> bytes:
-    """Make texts of any length equally long, so that the comparison tells no length either."""
+    """Hash texts to equal length, so that the comparison does not leak their length."""
     return hashlib.sha256(text).digest()

@@ -82,7 +82,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begin, status = time.perf_counter(), 499  # 499: the client closed the request
+        started, status = time.perf_counter(), 499  # 499: the client closed the request
         state: dict[str, Any] = scope.setdefault("state", {})
 
         async def recording(message: Any) -> None:
@@ -97,7 +97,7 @@ class RequestLog:
             status = 500
             raise
         finally:
-            seconds = time.perf_counter() - begin
+            seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
             method = scope["method"] if scope["method"] in METHODS else "other"
             REQUESTS.labels(route, method, str(status)).inc()

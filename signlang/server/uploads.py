@@ -146,15 +146,15 @@ async def uploaded_files(body: bytes, content_type: str, most: int) -> list[byte
         raise RequestError(422, "The multipart body has no boundary.")
     parser = ImageParts(body, boundary, most)
     try:
-        parts = (await parser.parse()).multi_items()
+        files = (await parser.parse()).multi_items()
     except MultiPartException as error:
         raise RequestError(422, f"The multipart body is malformed. {error.message}") from None
     if not parser.is_complete:
         raise RequestError(422, "The multipart body is cut off.")
-    if not parts:
+    if not files:
         raise RequestError(422, "The request holds no image.")
     return [
-        part.encode("latin-1") if isinstance(part, str) else await part.read() for _, part in parts
+        file.encode("latin-1") if isinstance(file, str) else await file.read() for _, file in files
     ]
 
 
@@ -171,11 +171,11 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")  # what these register; JPEG may
 
 
 def decode_upload(data: bytes, size: int, most: int, number: int, count: int) -> Pixels:
-    """Decode an image as training does, and resize it to a square: (size, size, 3).
+    """Decode an image as training does, and resize it to (size, size, 3).
 
     Args:
         data: The file.
-        size: Side of the square, in pixels.
+        size: Width and height of the result, in pixels.
         most: Pixels that the image may have.
         number: Which one of its request it is, from 1.
         count: How many there are.

@@ -40,9 +40,11 @@ def effects(ranking: Ranking) -> Section | None:
     values = np.full((len(settings), max(s.folds for s in settings)), np.nan)
     for row, setting in zip(values, settings, strict=True):
         for run in setting.runs:
-            row[run.fold] = run.figure("accuracy")
-    found = factor_effects.factor_effects(levels, values)
-    found = {f: dict(sorted(of.items(), key=lambda e: _size(e[0]))) for f, of in found.items()}
+            row[run.fold] = run.metric("accuracy")
+    level_effects = {
+        factor: dict(sorted(of_factor.items(), key=lambda effect: _size(effect[0])))
+        for factor, of_factor in factor_effects.factor_effects(levels, values).items()
+    }
     p_values = factor_effects.main_effect_p(levels, values, settings[0].test_share)
     text = "Mean accuracy of all settings that share a level, over everything else that varies."
     if None in p_values.values():
@@ -55,13 +57,13 @@ def effects(ranking: Ranking) -> Section | None:
             factor, level, Number(with_spread(effect.mean, 2 * effect.deviation)), effect.count,
             Number(p_cell(p_values[factor])),
         ]
-        for factor, of_factor in found.items()
+        for factor, of_factor in level_effects.items()
         for level, effect in of_factor.items()
     ]  # fmt: skip
-    best = {f: max(of, key=lambda level, of=of: of[level].mean) for f, of in found.items()}  # type: ignore[misc]
+    best = {f: max(of, key=lambda level, of=of: of[level].mean) for f, of in level_effects.items()}  # type: ignore[misc]
     alt = "Best levels: " + ", ".join(f"{factor} {level}" for factor, level in best.items())
     chart = ImageBlock("factors", f"Mean accuracy by level of each factor. {alt}.",
-                    study_plots.effects_chart(found, p_values))  # fmt: skip
+                    study_plots.effects_chart(level_effects, p_values))  # fmt: skip
     header = ["factor", "level", "accuracy ± 2 sd", "runs", "p of the factor"]
     return Section("Effect of each factor", [Text(text), chart, Table("Effects", header, rows)])
 
@@ -80,7 +82,7 @@ def _size(level: str) -> tuple[float, str]:
 
 PROTOCOL: Final = (
     "A fold is a set of test images. “test fold untouched” means that training, early stopping "
-    "and the choice of the checkpoint looked only at a validation part cut out of the other "
+    "and the choice of the checkpoint looked only at a validation subset cut out of the other "
     "folds. “validation=fold” is the optimistic protocol of many published tables, in which "
     "the test fold also picks the checkpoint: "
     "its accuracies are too high by an unknown amount, and are here to be compared with those "
@@ -88,9 +90,9 @@ PROTOCOL: Final = (
 )
 CHANCE: Final = (
     "Folds share training images, so the spread over folds understates how much results vary; "
-    "the corrected test allows for that. A p value says how often chance alone would bring such a "
+    "the corrected test allows for that. A p value says how often chance alone would give such a "
     "difference, not how large or how useful it is; 0.05 is the limit used here. No significant "
-    "difference does not mean equally good: the interval beside it says what is still possible. "
+    "difference does not mean equally good: the interval beside it gives the plausible range. "
     "That interval is not adjusted for the number of comparisons, so it may leave out 0 where the "
     "adjusted p is above the limit."
 )
@@ -104,7 +106,7 @@ METRIC_MEANINGS: Final = {
     "reliability": "of a well calibrated network the dots lie on the dashed line; dots above it "
     "mean too little confidence, dots below it too much",
     "effect of each factor": "mean accuracy of all settings with that level, one standard "
-    "deviation of settings and folds to a side. The p value compares the levels fold by fold "
+    "deviation of settings and folds as error bars. The p value compares the levels fold by fold "
     "(corrected t-test for two, Friedman 1937 for more), only where the grid is complete and no "
     "run is missing; not adjusted for the number of factors",
 }
@@ -143,7 +145,7 @@ def report_page(ranking: Ranking) -> Page:
         "its macro F1": f"{best.setting.mean('macro_f1'):.4f}",
         "its calibration error": f"{best.setting.mean('calibration_error'):.4f}",
     }
-    made = [
+    optional_sections = [
         sections.compared(study),
         sections.leaderboard(ranking),
         sections.splits(ranking.pairs),
@@ -166,7 +168,7 @@ def report_page(ranking: Ranking) -> Page:
             Notes("Verdicts", verdicts.sentences(ranking)),
             Notes("What is missing", list(map(str, study.incomplete)), is_warning=True),
         ],
-        sections=[section for section in made if section is not None],
+        sections=[section for section in optional_sections if section is not None],
         ours=FIGURES,
         endings=("html",),
         wide=True,

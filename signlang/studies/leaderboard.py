@@ -125,7 +125,7 @@ def write_markdown(ranking: Ranking, out: Path, sort: str = RANK) -> None:
 
 
 def show_leaderboard(ranking: Ranking, sort: str = RANK) -> None:
-    """Show a table for each way to assign folds, and what the tests say; nothing if quiet."""
+    """Show a table for each fold assignment, and the verdicts; nothing if quiet."""
     columns = chosen(TERMINAL)
     headings = [column.heading for column in columns]
     for name, rows in _sections(ranking, sort):
@@ -160,7 +160,7 @@ def _markdown(ranking: Ranking, sort: str) -> Iterator[str]:
         yield from (f"| {' | '.join(_published(row, columns))} |" for row in rows)
     if any(row.setting.missing for row in ranking.rows):
         yield "\n\\* not all folds are finished."
-    yield "\n## What the tests say\n"
+    yield "\n## Verdicts\n"
     yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(ranking))
     yield from _missing(study)
     yield "\n## How to read it\n"

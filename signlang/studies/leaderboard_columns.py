@@ -69,7 +69,7 @@ def _mean(key: str, **more: Any) -> Column:
 
 
 def _of_records(key: str) -> Callable[[Row], str]:
-    """What the records of all runs say, each once."""
+    """The distinct values of the records of all runs."""
     return lambda row: "; ".join(
         dict.fromkeys(str(run.record.get(key)) for run in row.setting.runs)
     )
@@ -85,7 +85,7 @@ def _rank(row: Row) -> str:
 
 def fold_accuracies(row: Row) -> dict[int, float | None]:
     """Accuracy of each fold; None for one that is missing."""
-    known = {run.fold: run.figure("accuracy") for run in row.setting.runs}
+    known = {run.fold: run.metric("accuracy") for run in row.setting.runs}
     return {fold: known.get(fold) for fold in range(row.setting.folds)}
 
 

@@ -1,6 +1,6 @@
 """Plots of a study: learning curves, factor effects, accuracy against cost.
 
-Charts are wide rather than high and colours are told apart by everybody; see `reporting.plots`.
+Charts are wide rather than high and colours suit all kinds of colour vision; see `reporting.plots`.
 """
 
 import math
@@ -38,14 +38,16 @@ def learning_curves(runs: Sequence[Run]) -> Figure | None:
     for number, figure_of in enumerate(("loss", "accuracy"), start=1):
         panel = figure.add_subplot(1, 2, number)
         style_axes(panel)
-        for part, shade in SERIES.items():
-            folds = [h[f"{part}/{figure_of}"] for h in histories if f"{part}/{figure_of}" in h]
+        for subset, shade in SERIES.items():
+            folds = [h[f"{subset}/{figure_of}"] for h in histories if f"{subset}/{figure_of}" in h]
             for values in folds if len(folds) > 1 else []:
                 panel.plot(_epochs(values), values, color=shade, linewidth=0.8, alpha=0.35)
             if folds:
                 mean = mean_curve(folds)
                 mark = "o" if len(mean) == 1 else None
-                panel.plot(_epochs(mean), mean, color=shade, linewidth=2.2, label=part, marker=mark)
+                panel.plot(
+                    _epochs(mean), mean, color=shade, linewidth=2.2, label=subset, marker=mark
+                )
         panel.set_xlabel("epoch")
         panel.set_ylabel(figure_of)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -76,7 +78,7 @@ def _epochs(values: Floats) -> npt.NDArray[np.int64]:
 def effects_chart(
     effects: Mapping[str, Mapping[str, Effect]], p_values: Mapping[str, float | None]
 ) -> Figure:
-    """Draw the mean accuracy at each level of each factor, a panel each, one deviation to a side.
+    """Draw the mean accuracy at each level of each factor, a panel each, with error bars.
 
     Args:
         effects: By factor and level.
@@ -149,7 +151,7 @@ class Point:
 
 
 def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point]:
-    """The best setting of each network, for each way to deal images to folds; the best first.
+    """The best setting of each network, for each fold assignment; the best first.
 
     Settings of one network that cost differently, e.g. by the size of their images, stay apart.
 
@@ -158,12 +160,12 @@ def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point
         labels: Short name of each by its name.
     """
     assignments = list(dict.fromkeys(setting.fold_assignment for setting in settings))
-    found: dict[tuple[object, ...], Point] = {}
+    points: dict[tuple[object, ...], Point] = {}
     for setting in settings:
         costs = {cost: setting.mean(cost) for cost in COSTS}
         key = (setting.fold_assignment, setting.model, costs["parameters"], costs["flops"])
-        if key not in found and all(map(math.isfinite, costs.values())):
-            found[key] = Point(
+        if key not in points and all(map(math.isfinite, costs.values())):
+            points[key] = Point(
                 setting.model,
                 labels[setting.name],
                 assignments.index(setting.fold_assignment),
@@ -171,35 +173,35 @@ def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point
                 setting.two_deviations("accuracy"),
                 costs,
             )
-    return sorted(found.values(), key=lambda point: -point.accuracy)
+    return sorted(points.values(), key=lambda point: -point.accuracy)
 
 
-def cost_chart(found: Sequence[Point], groups: Sequence[str]) -> Figure:
+def cost_chart(points: Sequence[Point], groups: Sequence[str]) -> Figure:
     """Draw accuracy against parameters, FLOPs and latency, a panel each, with the Pareto fronts.
 
     Points have numbers, which a key beside the panels explains.
 
     Args:
-        found: The most accurate first; at least one.
+        points: The most accurate first; at least one.
         groups: What each group of points has in common, for the legend.
     """
-    twice = len({(p.name, p.group) for p in found}) < len(found)
-    columns = -(-len(found) // KEY_LINES)
-    keys = [literal_text(p.label if twice else p.name, 60) for p in found]
+    twice = len({(p.name, p.group) for p in points}) < len(points)
+    columns = -(-len(points) // KEY_LINES)
+    keys = [literal_text(p.label if twice else p.name, 60) for p in points]
     room = 0.5 + 0.075 * max(map(len, keys))  # inches, of 9 points
     figure = new_figure(WIDTH + room * columns, 4.0 if len(groups) > 1 else 3.7)
     ratios = [WIDTH / 3] * 3 + [room] * columns
     grid = figure.add_gridspec(1, 3 + columns, width_ratios=ratios)
     panels = [figure.add_subplot(grid[0, number]) for number in range(3)]
     for panel, cost in zip(panels, COSTS, strict=True):
-        _cost_panel(panel, found, cost)
+        _cost_panel(panel, points, cost)
         panel.set_xlabel(COSTS[cost])
     panels[0].set_ylabel("accuracy")
     for panel in panels[1:]:
         panel.sharey(panels[0])
         panel.tick_params(labelleft=False)
     for column in range(columns):
-        _key(figure.add_subplot(grid[0, 3 + column]), found, keys, column * KEY_LINES)
+        _key(figure.add_subplot(grid[0, 3 + column]), points, keys, column * KEY_LINES)
     if len(groups) > 1:
         handles = [panels[0].plot([], [], "o-", color=colour(g))[0] for g in range(len(groups))]
         titles = [literal_text(group, 60) for group in groups]
@@ -212,10 +214,10 @@ def colour(group: int) -> str:
     return COLOURS[group % len(COLOURS)]
 
 
-def _cost_panel(panel: Axes, found: Sequence[Point], cost: str) -> None:
+def _cost_panel(panel: Axes, points: Sequence[Point], cost: str) -> None:
     style_axes(panel)
-    for group in sorted({p.group for p in found}):
-        members = [p for p in found if p.group == group]
+    for group in sorted({p.group for p in points}):
+        members = [p for p in points if p.group == group]
         x = np.array([p.costs[cost] for p in members])
         y = np.array([p.accuracy for p in members])
         bars = np.array([_bar(p) for p in members]).T
@@ -225,18 +227,18 @@ def _cost_panel(panel: Axes, found: Sequence[Point], cost: str) -> None:
         )  # fmt: skip
         line = _front(members, cost)
         panel.plot(line[:, 0], line[:, 1], color=colour(group), linewidth=1.2, linestyle="--")
-    _numbered_points(panel, found, cost)
-    low, high = _limits(found)
+    _numbered_points(panel, points, cost)
+    low, high = _limits(points)
     panel.set_ylim(low, high)
     ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
     panel.set_yticks([tick for tick in ticks if low < tick <= 1 + 1e-9])
     panel.set_ylim(low, high)
-    _cost_axis(panel, np.array([p.costs[cost] for p in found]))
+    _cost_axis(panel, np.array([p.costs[cost] for p in points]))
 
 
-def _numbered_points(panel: Axes, found: Sequence[Point], cost: str) -> None:
+def _numbered_points(panel: Axes, points: Sequence[Point], cost: str) -> None:
     """Draw the points with their numbers in them, the most accurate on top."""
-    for number, point in reversed(list(enumerate(found, start=1))):
+    for number, point in reversed(list(enumerate(points, start=1))):
         place = (point.costs[cost], point.accuracy)
         order = 3 + 1 / number
         panel.plot(
@@ -257,15 +259,15 @@ def _bar(point: Point) -> tuple[float, float]:
 
 def _front(members: Sequence[Point], cost: str) -> Floats:
     """(M, 2) the points that no other beats, the cheapest first."""
-    found = np.array([(p.costs[cost], p.accuracy) for p in members])
-    front = found[pareto(found[:, 0], found[:, 1])]
+    points = np.array([(p.costs[cost], p.accuracy) for p in members])
+    front = points[pareto(points[:, 0], points[:, 1])]
     ordered: Floats = front[np.lexsort((front[:, 1], front[:, 0]))]
     return ordered
 
 
-def _limits(found: Sequence[Point]) -> tuple[float, float]:
+def _limits(points: Sequence[Point]) -> tuple[float, float]:
     """Room for the bars and the points."""
-    ends = np.array([_bar(point) for point in found])
+    ends = np.array([_bar(point) for point in points])
     low, high = float(ends.min()), float(ends.max())
     room = max(0.18 * (high - low), 0.002)
     return low - room, high + room
@@ -290,15 +292,17 @@ def ticks(low: float, high: float, most: int = 4) -> list[float]:
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
-        found = [step * 10.0**d for d in decades for step in steps if low <= step * 10.0**d <= high]
-        if len(found) <= most:
-            return found
-    return found[:: -(-len(found) // most)]
+        points = [
+            step * 10.0**d for d in decades for step in steps if low <= step * 10.0**d <= high
+        ]
+        if len(points) <= most:
+            return points
+    return points[:: -(-len(points) // most)]
 
 
-def _key(panel: Axes, found: Sequence[Point], keys: Sequence[str], start: int) -> None:
+def _key(panel: Axes, points: Sequence[Point], keys: Sequence[str], start: int) -> None:
     panel.axis("off")
-    for line, point in enumerate(found[start : start + KEY_LINES]):
+    for line, point in enumerate(points[start : start + KEY_LINES]):
         text = f"{start + line + 1:2}  {keys[start + line]}"
         place = (0.0, 1.0 - (line + 0.5) / KEY_LINES)
         panel.annotate(

@@ -77,7 +77,7 @@ class Ranking:
     Attributes:
         study: What was compared.
         rows: The most accurate first.
-        pairs: Splits side by side; may be empty.
+        pairs: Paired comparisons of splits; may be empty.
     """
 
     study: Study
@@ -137,9 +137,9 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
 
 def _over_folds(best: Setting, other: Setting) -> Comparison | None:
     """Test the differences on the folds that both finished; None with fewer than two."""
-    theirs = {run.fold: run.figure("accuracy") for run in other.runs}
+    theirs = {run.fold: run.metric("accuracy") for run in other.runs}
     differences = [
-        run.figure("accuracy") - theirs[run.fold] for run in best.runs if run.fold in theirs
+        run.metric("accuracy") - theirs[run.fold] for run in best.runs if run.fold in theirs
     ]
     return corrected_t_test(differences, best.test_share) if len(differences) > 1 else None
 
@@ -180,14 +180,14 @@ def _pairs(study: Study) -> list[Pair]:
     alike: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
         alike[settings_without_split(setting.runs[0])].append(setting)
-    found = [
+    results = [
         _pair(study, random, apart)
         for group in alike.values()
         for random in group
         for apart in group
         if random.split == "stratified" and apart.split in {"signer", "blocks"}
     ]
-    return [pair for pair in found if pair is not None]
+    return [pair for pair in results if pair is not None]
 
 
 def _pair(study: Study, random: Setting, apart: Setting) -> Pair | None:
@@ -242,8 +242,8 @@ def _labels(run: Run) -> set[tuple[str, int]]:
 
 def _unlike(one: Run, other: Run, file: str, what: str) -> str:
     return (
-        f"{one.path / file} and {other.path / file} hold different {what}, though both runs say "
-        "that they were made from the same data: one of them was changed. Train it again with "
+        f"{one.path / file} and {other.path / file} hold different {what}, although both "
+        "runs have the same data fingerprint: one of them was changed. Train it again with "
         "overwrite=true, or move it out of the study."
     )
 
@@ -291,13 +291,13 @@ def cross_validation(run: Run) -> list[CrossValidation]:
     study = read_study(here.parent.parent, known=run)
     own = [setting for setting in study.settings if setting.path.name == here.parent.name]
     wanted = {settings_without_split(setting.runs[0]) for setting in own}
-    found = [
+    results = [
         _cross_validation_of(setting)
         for setting in study.settings
         if settings_without_split(setting.runs[0]) in wanted and len(setting.runs) > 1
     ]
     return sorted(
-        found, key=lambda one: SPLITS.index(one.split) if one.split in SPLITS else len(SPLITS)
+        results, key=lambda one: SPLITS.index(one.split) if one.split in SPLITS else len(SPLITS)
     )
 
 

@@ -56,7 +56,7 @@ def compared(study: Study) -> Section:
 
 
 def provenance_rows(study: Study) -> Section:
-    """Who made the runs: their machine and versions; more than one answer is worth knowing."""
+    """Environments of the runs: machines and versions, each different one."""
     records = [run.record for setting in study.settings for run in setting.runs]
     asked: dict[str, Callable[[Any], object]] = {
         "device": lambda record: record.get("device"),
@@ -68,7 +68,7 @@ def provenance_rows(study: Study) -> Section:
     days = sorted(str(record.get("started", ""))[:10] for record in records)
     started = " to ".join(dict.fromkeys((days[0], days[-1])))
     rows.append(["started", started or "unknown"])
-    return Section("Who made it", [Table("Machine and versions", ["what", "which"], rows)])
+    return Section("Environment", [Table("Machine and versions", ["what", "which"], rows)])
 
 
 def _package(name: str) -> Callable[[Any], object]:
@@ -88,8 +88,8 @@ def leaderboard(ranking: Ranking) -> Section:
     names = fold_assignments(row.setting for row in ranking.rows)
     if len(names) > 1:
         text += (
-            " Settings with the same fold assignment stand together: p compares a setting with "
-            "the best of these, for different folds do not compare."
+            " Settings with the same fold assignment are listed together: p compares a setting "
+            "with the best of these, as different folds are not comparable."
         )
     if any(row.setting.missing for row in ranking.rows):
         text += " A setting marked with folds is not complete."
@@ -113,7 +113,7 @@ def _finished_folds(row: Row) -> str:
 
 
 def splits(pairs: Sequence[Pair]) -> Section | None:
-    """What a random fold hides, if settings differ in their split alone."""
+    """The bias of random folds, if settings differ in their split alone."""
     if not pairs:
         return None
     rows = [
@@ -128,14 +128,16 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
     text = (
         "The same settings with folds assigned at random, and with folds that keep people (or "
         "neighbouring frames) apart. A random fold holds images that resemble training images; "
-        "the difference is what it flatters. In the interval the images of one signer count as "
-        "one observation (Liang and Zeger 1986)."
+        "the difference is the bias of random folds. In the interval the images of one signer "
+        "count as one observation (Liang and Zeger 1986)."
     )
-    return Section("Splits side by side", [Text(text), Table("Splits side by side", header, rows)])
+    return Section(
+        "Comparison of splits", [Text(text), Table("Comparison of splits", header, rows)]
+    )
 
 
-CURVES: Final = 6  # settings whose learning is shown
-SHOWN: Final = 4  # fold assignments whose best setting is shown in detail
+CURVES: Final = 6  # settings with learning curves
+SHOWN: Final = 4  # fold assignments with details of their best setting
 LISTED: Final = 40  # classes in a table
 NETWORKS: Final = 30  # points of a chart of costs
 
@@ -144,24 +146,24 @@ def cost(ranking: Ranking) -> Section | None:
     """Accuracy against parameters, FLOPs and latency."""
     settings = [row.setting for row in ranking.rows]
     every = study_plots.points(settings, ranking.study.labels)
-    found, names = every[:NETWORKS], list(fold_assignments(settings).values())
-    if not found:
+    results, names = every[:NETWORKS], list(fold_assignments(settings).values())
+    if not results:
         return None
     text = "The best setting of each network; accuracies further up and further left are better."
-    if len(every) > len(found):
-        text += f" Shown are the {len(found)} most accurate of {len(every)} networks."
+    if len(every) > len(results):
+        text += f" The {len(results)} most accurate of {len(every)} networks are shown."
     if len(names) > 1:
         text += " Each fold assignment has its colour: compare within one colour."
     devices = {str(run.record.get("device")) for setting in settings for run in setting.runs}
     if len(devices) > 1:
         text += f" Times were taken on {len(devices)} different devices and do not compare."
-    best = found[0]
+    best = results[0]
     alt = (
-        f"Accuracy of {len(found)} networks against parameters, FLOPs and milliseconds per "
+        f"Accuracy of {len(results)} networks against parameters, FLOPs and milliseconds per "
         f"image. The most accurate is {best.label} with {best.accuracy:.4f}."
     )
-    groups = names if len({point.group for point in found}) > 1 else names[:1]
-    chart = ImageBlock("cost", alt, study_plots.cost_chart(found, groups))
+    groups = names if len({point.group for point in results}) > 1 else names[:1]
+    chart = ImageBlock("cost", alt, study_plots.cost_chart(results, groups))
     return Section("Cost against accuracy", [Text(text), chart])
 
 
@@ -192,7 +194,7 @@ def curves(ranking: Ranking) -> Section:
 
 
 def selected(ranking: Ranking) -> list[Setting]:
-    """The settings whose learning is shown, in the order of the leaderboard."""
+    """The settings with learning curves, in the order of the leaderboard."""
     settings = [row.setting for row in ranking.rows]
     firsts: dict[object, Setting] = {}
     for setting in settings:
@@ -205,10 +207,10 @@ def selected(ranking: Ranking) -> list[Setting]:
 
 def bests(ranking: Ranking) -> list[Row]:
     """The best setting of each fold assignment, at most `SHOWN`."""
-    found: dict[object, Row] = {}
+    results: dict[object, Row] = {}
     for row in ranking.rows:
-        found.setdefault(row.setting.fold_assignment, row)
-    return list(found.values())[:SHOWN]
+        results.setdefault(row.setting.fold_assignment, row)
+    return list(results.values())[:SHOWN]
 
 
 def confusion(ranking: Ranking) -> Section:
@@ -246,9 +248,9 @@ def _recalls(setting: Setting, label: str) -> Table:
         ]
         for recall in every[:LISTED]
     ]  # fmt: skip
-    part = f", the {LISTED} worst of {len(every)}" if len(every) > LISTED else ", the worst first"
+    suffix = f", the {LISTED} worst of {len(every)}" if len(every) > LISTED else ", the worst first"
     header = ["class", "recognised", "95 % interval (Wilson)", "images recognised", "of"]
-    return Table(f"Accuracy of each class of {label}{part}", header, rows)
+    return Table(f"Accuracy of each class of {label}{suffix}", header, rows)
 
 
 def mistakes(ranking: Ranking) -> Section:
@@ -303,9 +305,9 @@ def reliability(ranking: Ranking) -> Section:
     )]  # fmt: skip
     for number, row in enumerate(bests(ranking), start=1):
         predictions = row.setting.predictions
-        found = reliability_diagram(predictions.confidence, predictions.correct)
-        alt = f"Reliability diagram of {row.label}: calibration error {found.error:.4f}."
-        chart = plots.reliability_figure(found)
+        diagram = reliability_diagram(predictions.confidence, predictions.correct)
+        alt = f"Reliability diagram of {row.label}: calibration error {diagram.error:.4f}."
+        chart = plots.reliability_figure(diagram)
         blocks.append(ImageBlock(named("reliability", number), alt, chart, row.label))
     return Section("Reliability", blocks)
 

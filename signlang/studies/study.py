@@ -87,7 +87,7 @@ class Setting:
 
     def values(self, name: str) -> Floats:
         """(finished folds,) one of `FIGURES`."""
-        return np.array([run.figure(name) for run in self.runs])
+        return np.array([run.metric(name) for run in self.runs])
 
     def mean(self, name: str) -> float:
         """Mean of a figure over the finished folds."""
@@ -104,8 +104,8 @@ class Setting:
         return Predictions.concatenate([run.predictions for run in self.runs])
 
     @cached_property
-    def chosen(self) -> dict[str, str]:
-        """The overrides that made it, but for the fold and what does not change the outcome."""
+    def overrides(self) -> dict[str, str]:
+        """Overrides of the run, except the fold and settings without effect on the result."""
         words = [word for word in self.runs[0].record["overrides"] if "=" in word]
         pairs = dict(word.partition("=")[::2] for word in words)
         named = {k: v for k, v in pairs.items() if k not in {"model", "experiment"}}
@@ -118,7 +118,7 @@ class Setting:
         if key in settings or f"{key}.name" in settings:
             value = settings.get(key, settings.get(f"{key}.name"))
         else:
-            value = self.chosen.get(key)
+            value = self.overrides.get(key)
         if key == "model.weights" and value:
             value = str(value).split()[0]  # without the digest
         return f"{value:g}" if isinstance(value, float) else str(value)
@@ -146,14 +146,14 @@ class Study:
     @cached_property
     def factors(self) -> tuple[str, ...]:
         """Names of the overrides in which the settings differ, the network's first."""
-        keys = dict.fromkeys(key for setting in self.settings for key in setting.chosen)
+        keys = dict.fromkeys(key for setting in self.settings for key in setting.overrides)
         varying = [k for k in keys if len({s.choice(k) for s in self.settings}) > 1]
         models = len({setting.model for setting in self.settings}) > 1
         return ("model",) * models + tuple(sorted(varying))
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """A short name of each setting: its network, and what tells it from the others."""
+        """A short name of each setting: its network, and the settings that differ."""
         labels = {setting.name: self._label(setting, self.factors) for setting in self.settings}
         taken = list(labels.values())
         return {
@@ -171,8 +171,8 @@ class Study:
         short = {key: key.rpartition(".")[2] for key in factors}
         if len(set(short.values())) < len(short):
             short = {key: key for key in factors}
-        chosen = [f"{short[key]} {setting.choice(key)}" for key in factors if key != "model"]
-        return ", ".join([setting.model, *chosen])
+        overrides = [f"{short[key]} {setting.choice(key)}" for key in factors if key != "model"]
+        return ", ".join([setting.model, *overrides])
 
     @property
     def incomplete(self) -> list[IncompleteSetting]:
@@ -230,8 +230,8 @@ def read_study(path: Path, known: Run | None = None) -> Study:
 
 
 def _fold_folders(folder: Path) -> dict[int, Path]:
-    found = ((FOLD.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir())
-    return {int(match[1]): path for match, path in sorted(found, key=lambda f: f[1]) if match}
+    matches = ((FOLD.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir())
+    return {int(match[1]): path for match, path in sorted(matches, key=lambda f: f[1]) if match}
 
 
 def _setting(
@@ -247,10 +247,10 @@ def _setting(
             continue
         if run is None:
             missing[fold] = unfinished_fold(path)
-        elif not math.isfinite(run.figure("loss")):
+        elif not math.isfinite(run.metric("loss")):
             missing[fold] = MissingFold(
                 FoldState.DIVERGED,
-                f"its loss is {run.figure('loss')}: move the setting out of the study, or choose a "
+                f"its loss is {run.metric('loss')}: move the setting out of the study, or choose a "
                 "lower learning rate",
             )
         else:
@@ -288,7 +288,7 @@ def _run(path: Path, known: Run | None) -> Run | None:
 
 
 def _belong_together(one: Run, other: Run) -> None:
-    """Refuse folds that were not made alike.
+    """Refuse folds that differ in settings or data.
 
     Raises:
         RunError: With the settings in which they differ.
@@ -311,7 +311,7 @@ def _belong_together(one: Run, other: Run) -> None:
     ]
     if changed:
         raise RunError(
-            f"{other.path} and {one.path.name} beside it were not made alike and cannot be "
+            f"{other.path} and {one.path.name} beside it differ in settings or data and cannot be "
             f"averaged: {'; '.join(changed)}. Train one of them again with overwrite=true, or move "
             "it into a study of its own."
         )

@@ -37,7 +37,7 @@ def write_tensorboard(ranking: Ranking, out: Path) -> Path:
     for row in ranking.rows:
         folder = place / row.setting.name
         folder.mkdir(parents=True, exist_ok=True)
-        # a new name each time: a TensorBoard that is running goes on to the next file
+        # a new name each time: a TensorBoard that is running switches to the next file
         file = folder / f"{EVENTS}{time.time():.6f}.signlang"
         _write(file, ranking.study, row)
         _clear(folder, keep=file)
@@ -76,15 +76,15 @@ def _write(file: Path, study: Study, row: Row) -> None:
 
         def scalars(values: Mapping[str, float], step: int = 0) -> None:
             known = {tag: value for tag, value in values.items() if not math.isnan(value)}
-            found = [Summary.Value(tag=tag, simple_value=v) for tag, v in known.items()]
-            add(step, summary=Summary(value=found))
+            summaries = [Summary.Value(tag=tag, simple_value=v) for tag, v in known.items()]
+            add(step, summary=Summary(value=summaries))
 
         add(file_version="brain.Event:2")
         add(summary=hparams_config_pb([HParam(name) for name in hparams], metrics))
         add(summary=hparams_pb(hparams, trial_id=setting.name))
         scalars({f"cv/{column.key}": column.value(row) for column in listed})
         for run in setting.runs:
-            scalars({f"fold/{name}": run.figure(name) for name in OF_FOLDS}, run.fold)
+            scalars({f"fold/{name}": run.metric(name) for name in OF_FOLDS}, run.fold)
 
 
 def _clear(folder: Path, keep: Path | None = None) -> None:

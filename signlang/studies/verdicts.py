@@ -53,7 +53,7 @@ def row_verdict(row: Row) -> str:
 
 
 def sentences(ranking: Ranking) -> list[str]:
-    """Say who is best, whether that is more than chance, and what the figures cannot tell."""
+    """Sentences on the best setting, its significance, and the limits of the comparison."""
     rows = ranking.rows
     names = fold_assignments(row.setting for row in rows)
     lines = []
@@ -84,8 +84,8 @@ def _section(rows: Sequence[Row]) -> Iterator[str]:
     complete = [row.setting for row in rows if row.setting.is_complete]
     if len(complete) > 2 and best.folds > 1:
         p = friedman(np.stack([setting.values("accuracy") for setting in complete], axis=1))
-        answer = "yes" if p <= LEVEL else "that cannot be said"
-        yield f"Do the settings differ at all? Friedman over the folds: {p_text(p)}, {answer}."
+        verdict = "yes" if p <= LEVEL else "not significant"
+        yield f"Do the settings differ at all? Friedman over the folds: {p_text(p)}, {verdict}."
     tested = [row for row in rows if row.p is not None]
     if len(rows) <= FEW:
         yield from (f"{row_verdict(row)}." for row in tested)
@@ -121,7 +121,7 @@ def _hidden(pair: Pair) -> str:
     points, low, high = (100 * value for value in (pair.difference, pair.low, pair.high))
     lead = f"Random folds hide {points:.1f} points"
     if pair.low <= 0:
-        lead = "Random folds are not seen to hide anything"
+        lead = "No bias of random folds was measured"
     return (
         f"{lead}: {pair.label} has accuracy {pair.random.mean('accuracy'):.4f} with "
         f"split={pair.random.split}, and {pair.apart.mean('accuracy'):.4f} with "
@@ -131,12 +131,12 @@ def _hidden(pair: Pair) -> str:
 
 
 def _cautions(study: Study) -> Iterator[str]:
-    """What the figures cannot tell."""
+    """Limits of the comparison."""
     settings = study.settings
     if all(s.split == "stratified" for s in settings) and any(map(_has_signers, settings)):
         yield (
             "Folds were assigned at random although the signers are known: the same settings with "
-            "split=signer would tell the accuracy for people who are not in the training images."
+            "split=signer would measure the accuracy for unseen signers."
         )
     optimistic = [s for s in settings if s.protocol == "validation=fold"]
     if optimistic:
@@ -155,11 +155,11 @@ def _cautions(study: Study) -> Iterator[str]:
     records = [run.record for setting in settings for run in setting.runs]
     versions = sorted({str(record["signlang"]) for record in records})
     if len(versions) > 1:
-        yield f"The runs were made by different versions of signlang: {', '.join(versions)}."
+        yield f"The runs are of different versions of signlang: {', '.join(versions)}."
     devices = sorted({str(record.get("device")) for record in records})
     if len(devices) > 1:
         yield (
-            f"The runs were made on different devices, so times and speeds do not compare: "
+            f"The runs are of different devices, so times and speeds do not compare: "
             f"{'; '.join(devices)}."
         )
 

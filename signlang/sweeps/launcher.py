@@ -32,7 +32,7 @@ class SweepProgress:
 
     def __init__(self, total: int, at_once: int) -> None:
         self.total, self.at_once, self.done = total, max(1, at_once), 0
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
         self.bar = Progress(
             TextColumn("sweep"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
@@ -55,7 +55,7 @@ class SweepProgress:
     def count(self, name: str, outcome: JobResult, seconds: float) -> None:
         """Tell of a job that has ended, and of the time that is left."""
         self.done += 1
-        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
+        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         note = f"about {duration(left)} left" if self.done < self.total else "done"
         self.bar.update(self.task, advance=1, note=note)
         where = f"[{self.done}/{self.total}, {note}]"
@@ -103,7 +103,7 @@ class _Worker:
     process: ForkProcess
     connection: Connection
     job: int | None = None
-    begun: float = 0.0
+    started: float = 0.0
 
 
 @dataclass
@@ -142,10 +142,10 @@ class WorkerPool:
             with meter:
                 while queue or any(worker.job is not None for worker in self._workers):
                     while queue and (worker := self._idle(threads)):
-                        worker.job, worker.begun = queue.pop(0), time.monotonic()
+                        worker.job, worker.started = queue.pop(0), time.monotonic()
                         worker.connection.send(jobs[worker.job])
                     for worker in self._ready():
-                        number, seconds = worker.job, time.monotonic() - worker.begun
+                        number, seconds = worker.job, time.monotonic() - worker.started
                         assert number is not None
                         outcomes[number] = self._outcome(worker)
                         meter.count(names[number], outcomes[number], seconds)
@@ -153,7 +153,7 @@ class WorkerPool:
         except KeyboardInterrupt:
             self._interrupt()
             raise KeyboardInterrupt(
-                f"Interrupted after {len(outcomes)} of {len(jobs)} jobs. The same command goes on "
+                f"Interrupted after {len(outcomes)} of {len(jobs)} jobs. The same command resumes "
                 "from there."
             ) from None
         return outcomes
@@ -164,14 +164,14 @@ class WorkerPool:
             with suppress(OSError):
                 worker.connection.send(None)
             if worker.job is not None:
-                worker.process.kill()  # it was asked before; its run goes on from the last epoch
+                worker.process.kill()  # it was asked before; its run resumes from the last epoch
         for worker in self._workers:
             worker.process.join()
             worker.connection.close()
         self._workers.clear()
 
     def _idle(self, threads: int) -> _Worker | None:
-        """A worker without a job, made if there are fewer than may be."""
+        """A worker without a job, started if fewer than allowed are running."""
         self._workers = [w for w in self._workers if w.job is not None or w.process.is_alive()]
         for worker in self._workers:
             if worker.job is None:
@@ -188,12 +188,12 @@ class WorkerPool:
         return self._workers[-1]
 
     def _ready(self) -> list[_Worker]:
-        """Workers that have something to say, or have died; waits a moment for the first."""
+        """Workers with a message, or that ended; waits a moment for the first."""
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
         return [busy[connection] for connection in wait(busy, timeout=0.5)]  # type: ignore[index]
 
     def _outcome(self, worker: _Worker) -> JobResult:
-        """What a worker has to say; of a dead one, how it died."""
+        """Message of a worker; of an ended one, how it ended."""
         worker.job = None
         try:
             outcome: JobResult = worker.connection.recv()
@@ -219,7 +219,7 @@ class WorkerPool:
 def _work(
     connection: Connection, task: Callable[[Any], JobResult], threads: int, parent: int
 ) -> None:
-    """Work on one job after another, until None comes in."""
+    """Work on one job after another, until it receives None."""
     with suppress(OSError):
         os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on once
     os.environ |= dict.fromkeys(THREADS, str(threads))  # read when torch is imported, in a moment
@@ -231,7 +231,7 @@ def _work(
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after its parent, however that ended: nobody waits for its work."""
+    """End this process soon after its parent, however that ended: its work is not needed."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
@@ -248,7 +248,7 @@ def _death(code: int | None) -> str:
         why += ", perhaps for want of memory" if code == -signal.SIGKILL else ""
     else:
         why = f"ended with exit code {code}"
-    return f"its process {why}. The same command goes on from its last finished epoch."
+    return f"its process {why}. The same command resumes from its last finished epoch."
 
 
 class SerialLauncher(HydraLauncher):
@@ -268,7 +268,7 @@ class SerialLauncher(HydraLauncher):
         """Run jobs; a failing one stops none of the others."""
         setup_globals()
         outcomes: dict[int, JobResult] = {}
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for number, overrides in enumerate(job_overrides):
             skipped = self.jobs.skipped(overrides, initial_job_idx + number)
             if skipped is not None:
@@ -276,7 +276,7 @@ class SerialLauncher(HydraLauncher):
         if outcomes:
             log.info(
                 "%d of %d jobs are finished already (looked up in %.1f s)",
-                len(outcomes), len(job_overrides), time.perf_counter() - begun,
+                len(outcomes), len(job_overrides), time.perf_counter() - started,
             )  # fmt: skip
         left = {
             number: (overrides, initial_job_idx + number)

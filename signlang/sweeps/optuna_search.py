@@ -142,7 +142,7 @@ def open_study(
     )
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING], deepcopy=False):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)  # its finished folds are skipped, the rest goes on
+        study.enqueue_trial(trial.params)  # its finished folds are skipped, the others are resumed
     return study
 
 

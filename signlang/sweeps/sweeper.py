@@ -67,7 +67,7 @@ class GridSweeper(HydraSweeper):
         failed = sum(job.status == JobStatus.FAILED for job in returned)
         if failed:
             raise SweepError(
-                f"{failed} of {len(returned)} jobs of the sweep failed, as told above. Repeat the "
+                f"{failed} of {len(returned)} jobs of the sweep failed, see above. Repeat the "
                 "command to run them again."
             )
         return [returned]

@@ -172,7 +172,7 @@ def test_statistics_are_of_all_training_images(tiny: Path, tmp_path: Path) -> No
     pixels[700:, ..., 0] //= 2
     rows = np.arange(10, 1100)  # more than are read at once
     vars(module)["array"] = pixels
-    module.parts = Subsets(rows, rows[:0], rows[:0])
+    module.subsets = Subsets(rows, rows[:0], rows[:0])
     mean, deviation = module.training_statistics()
     shares = pixels[rows].reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, shares.mean(0), rtol=1e-12)

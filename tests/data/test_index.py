@@ -201,7 +201,7 @@ def test_the_table_of_a_run_has_every_image(folder: Path, cache_dir: Path, tmp_p
     index = index_of(folder, cache_dir)
     index.write(tmp_path, np.array(["train", "validation", "test"] * 3))
     lines = (tmp_path / "data.csv").read_text("utf-8").splitlines()
-    assert lines[:2] == ["path,label,signer,part", "A/A0.png,A,s0,train"]
+    assert lines[:2] == ["path,label,signer,subset", "A/A0.png,A,s0,train"]
     assert lines[-1] == "ß/ß2.png,ß,s2,test"
     assert len(lines) == 10
     assert json.loads((tmp_path / "classes.json").read_text("utf-8")) == ["A", "B", "ß"]

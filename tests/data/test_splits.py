@@ -59,19 +59,19 @@ def subsets_of(index: Index = INDEX, split: str = "stratified", **more: Any) -> 
 def test_every_image_is_tested_once_and_never_trained_on(split: str) -> None:
     tested = []
     for fold in range(5):
-        parts = subsets_of(INDEX, split, fold=fold)
-        together = np.concatenate([parts.train, parts.validation, parts.test])
+        subsets = subsets_of(INDEX, split, fold=fold)
+        together = np.concatenate([subsets.train, subsets.validation, subsets.test])
         assert sorted(together) == list(range(300))
-        for rows in (parts.train, parts.validation, parts.test):
+        for rows in (subsets.train, subsets.validation, subsets.test):
             assert set(INDEX.labels[rows]) == {0, 1, 2}
-        tested += parts.test.tolist()
+        tested += subsets.test.tolist()
     assert sorted(tested) == list(range(300))
 
 
 def test_stratified_parts_have_equal_shares() -> None:
-    parts = subsets_of(INDEX, fold=2)
-    assert np.bincount(INDEX.labels[parts.test]).tolist() == [10, 20, 30]
-    assert np.bincount(INDEX.labels[parts.validation]).tolist() == [4, 8, 12]
+    subsets = subsets_of(INDEX, fold=2)
+    assert np.bincount(INDEX.labels[subsets.test]).tolist() == [10, 20, 30]
+    assert np.bincount(INDEX.labels[subsets.validation]).tolist() == [4, 8, 12]
 
 
 @pytest.mark.parametrize("split", ["signer", "blocks"])
@@ -79,8 +79,8 @@ def test_groups_stay_together_in_test_and_in_validation(split: str) -> None:
     groups = group_ids(SPLITS[split], INDEX)
     assert groups is not None
     for fold in range(5):
-        parts = subsets_of(INDEX, split, fold=fold)
-        sets = [set(groups[rows]) for rows in (parts.train, parts.validation, parts.test)]
+        subsets = subsets_of(INDEX, split, fold=fold)
+        sets = [set(groups[rows]) for rows in (subsets.train, subsets.validation, subsets.test)]
         assert not sets[0] & sets[1]
         assert not sets[0] & sets[2]
         assert not sets[1] & sets[2]
@@ -109,9 +109,9 @@ def test_folds_stay_what_they_were() -> None:
 
 
 def test_the_optimistic_protocol_names_itself() -> None:
-    parts = subsets_of(INDEX, validation="fold")
-    assert np.array_equal(parts.validation, parts.test)
-    assert set(parts.names(300)) == {"train", "validation+test"}
+    subsets = subsets_of(INDEX, validation="fold")
+    assert np.array_equal(subsets.validation, subsets.test)
+    assert set(subsets.names(300)) == {"train", "validation+test"}
     assert set(subsets_of(INDEX).names(300)) == {"train", "validation", "test"}
 
 
@@ -235,11 +235,11 @@ def test_a_batch_must_fit_into_the_training_subset(tiny: Path, tmp_path: Path) -
         return Fold(data=data, split=split, folds=3, fold=0, batch_size=batch_size,
                     cache_dir=str(tmp_path))  # fmt: skip
 
-    count = len(fold(1).parts.train)
+    count = len(fold(1).subsets.train)
     assert count == 18
-    assert len(fold(count).parts.train) == count
+    assert len(fold(count).subsets.train) == count
     with pytest.raises(DataError, match=r"batch_size=19 is more than the 18 .* batch_size=18"):
-        fold(count + 1).parts  # noqa: B018
+        fold(count + 1).subsets  # noqa: B018
 
 
 class Own(Split):
@@ -261,8 +261,11 @@ def test_a_split_of_ones_own_keeps_its_groups_together_and_may_name_the_folds() 
     groups = group_ids(Own(groups=days), INDEX)
     assert groups is not None
     for fold in range(5):
-        parts = split_subsets(INDEX, Own(groups=days), fold=fold)
-        held = [{days[row] for row in rows} for rows in (parts.train, parts.validation, parts.test)]
+        subsets = split_subsets(INDEX, Own(groups=days), fold=fold)
+        held = [
+            {days[row] for row in rows}
+            for rows in (subsets.train, subsets.validation, subsets.test)
+        ]
         assert not held[0] & held[1]
         assert not (held[0] | held[1]) & held[2]
     numbers = np.arange(300) % 5

@@ -45,7 +45,7 @@ def configuration() -> Iterator[None]:
         yield
 
 
-def wished(run: Path, *words: str) -> Any:
+def export_config(run: Path, *words: str) -> Any:
     return compose("export", overrides=[quoted(word) for word in (f"run={run}", *words)])
 
 
@@ -75,36 +75,45 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 # what the graph does
 
 
-@pytest.mark.parametrize("sides", [(32,), (41, 56), (100,), (40, 27)])
-def test_the_graph_squeezes_bit_for_bit_as_training_does(sides: tuple[int, ...]) -> None:
-    squeeze = session(resize_graph(sides, 18, 10))
+@pytest.mark.parametrize("image_sizes", [(32,), (41, 56), (100,), (40, 27)])
+def test_the_graph_squeezes_bit_for_bit_as_training_does(image_sizes: tuple[int, ...]) -> None:
+    resize = session(resize_graph(image_sizes, 18, 10))
     rng = np.random.default_rng(0)
-    sizes = [(1, 1), (1, 300), (300, 1), (sides[0], sides[0]), (sides[0], 90), (480, 640)]
+    sizes = [
+        (1, 1),
+        (1, 300),
+        (300, 1),
+        (image_sizes[0], image_sizes[0]),
+        (image_sizes[0], 90),
+        (480, 640),
+    ]
     sizes += [tuple(rng.integers(1, 400, 2).tolist()) for _ in range(25)]
     for height, width in sizes:
         images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-        (found,) = squeeze.run(None, {"images": images})
+        (output,) = resize.run(None, {"images": images})
         expected = list(images)
-        for side in sides:
-            expected = [resize_image(Image.fromarray(image), side) for image in expected]
-        np.testing.assert_array_equal(found.transpose(0, 2, 3, 1), np.stack(expected))
+        for size in image_sizes:
+            expected = [resize_image(Image.fromarray(image), size) for image in expected]
+        np.testing.assert_array_equal(output.transpose(0, 2, 3, 1), np.stack(expected))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_network_says_the_same_as_a_graph(name: str) -> None:
     model = classifier(name, 32, **FAMILIES[name])
     run = untrained(model, stored=40 if name == "squeezenet" else None)
-    graph = session(onnx_export.whole_graph(onnx_export.network_graph(run), run.sides))
+    graph = session(onnx_export.whole_graph(onnx_export.network_graph(run), run.image_sizes))
     for count, height, width in ((5, 32, 32), (1, 70, 45)):
         rng = np.random.default_rng(count)
         images = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
-        squares = list(images)
-        for side in run.sides:
-            squares = [resize_image(Image.fromarray(image), side) for image in squares]
+        resized_images = list(images)
+        for size in run.image_sizes:
+            resized_images = [
+                resize_image(Image.fromarray(image), size) for image in resized_images
+            ]
         with torch.inference_mode():
-            expected = (model(torch.from_numpy(np.stack(squares))) / 1.7).softmax(1).numpy()
-        (found,) = graph.run(None, {"images": images})
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+            expected = (model(torch.from_numpy(np.stack(resized_images))) / 1.7).softmax(1).numpy()
+        (output,) = graph.run(None, {"images": images})
+        np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 # a bundle and its run
@@ -119,9 +128,9 @@ def test_a_bundle_says_what_the_run_recorded(
     assert bundle.classes == network.classes == ("A", "B", "ß")
     recorded = np.array([[float(row[f"p_{name}"]) for name in bundle.classes] for row in rows])
     files = [(tiny / row["path"]).read_bytes() for row in rows]
-    said = network(np.stack([read_image(data) for data in files]))
-    np.testing.assert_allclose(said, apply_temperature(recorded, bundle.temperature), atol=1e-4)
-    assert [bundle.classes[k] for k in said.argmax(1)] == [row["predicted"] for row in rows]
+    outputs = network(np.stack([read_image(data) for data in files]))
+    np.testing.assert_allclose(outputs, apply_temperature(recorded, bundle.temperature), atol=1e-4)
+    assert [bundle.classes[k] for k in outputs.argmax(1)] == [row["predicted"] for row in rows]
 
 
 def test_images_of_every_kind_are_judged_alike(
@@ -132,11 +141,11 @@ def test_images_of_every_kind_are_judged_alike(
         trained_run.load_trained_run(trained),
     )
     for name, data in parity.synthetic_files(32, seed=7).items():
-        square = torch.from_numpy(resize_image(decode(data), 32)[None].copy())
+        resized = torch.from_numpy(resize_image(decode(data), 32)[None].copy())
         with torch.inference_mode():
-            logits = run.classifier(square) / run.calibration.temperature
-        said = network(read_image(data)[None])
-        np.testing.assert_allclose(said, logits.softmax(1), atol=1e-4, err_msg=name)
+            logits = run.classifier(resized) / run.calibration.temperature
+        outputs = network(read_image(data)[None])
+        np.testing.assert_allclose(outputs, logits.softmax(1), atol=1e-4, err_msg=name)
 
 
 def test_a_bundle_is_complete_and_tells_no_paths(
@@ -173,10 +182,10 @@ def test_a_bundle_is_complete_and_tells_no_paths(
 
 def test_the_graph_is_written_for_any_number_and_size(exported: tuple[Path, Result]) -> None:
     model = onnx.load(exported[0] / "model.onnx")
-    (given,), (made,) = model.graph.input, model.graph.output
+    (given,), (output,) = model.graph.input, model.graph.output
     shape = [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim]
     assert (given.name, shape) == ("images", ["N", "H", "W", 3])
-    assert made.name == "probabilities"
+    assert output.name == "probabilities"
     assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
 
 
@@ -198,10 +207,12 @@ def test_int8_is_smaller_measured_and_close(
     assert accuracy["fp32"] - accuracy["int8"] == pytest.approx(accuracy["int8_loss"], abs=1e-6)
     rows = read_csv(trained / "predictions.csv")
     images = np.stack([read_image((tiny / row["path"]).read_bytes()) for row in rows])
-    said = OnnxModel.from_bundle(bundle, "int8")(images)
-    right = [bundle.classes[k] == row["label"] for k, row in zip(said.argmax(1), rows, strict=True)]
+    outputs = OnnxModel.from_bundle(bundle, "int8")(images)
+    right = [
+        bundle.classes[k] == row["label"] for k, row in zip(outputs.argmax(1), rows, strict=True)
+    ]
     assert np.mean(right) == pytest.approx(accuracy["int8"], abs=1e-6)
-    assert np.abs(said - OnnxModel.from_bundle(bundle)(images)).max() < 0.2
+    assert np.abs(outputs - OnnxModel.from_bundle(bundle)(images)).max() < 0.2
     operations = {node.op_type for node in onnx.load(exported[0] / "model.int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operations
 
@@ -246,7 +257,11 @@ def test_damaged_bundles_are_refused_in_a_sentence(
         ("classes", ["A", "A"], r"classes=\[A, A\]: each name must be there once"),
         ("temperature", 0, "temperature=0: it must be a number above 0"),
         ("image_size", "x", "image_size=x: it must be a whole number of at least 1"),
-        ("preprocessing", {"sides": [0]}, r"preprocessing\.sides\[0\]=0: it must be a whole"),
+        (
+            "preprocessing",
+            {"image_sizes": [0]},
+            r"preprocessing\.image_sizes\[0\]=0: it must be a whole",
+        ),
         ("models", {"int8": "model.onnx"}, r"models\.fp32 is missing"),
     ):
         resealed(altered(exported[0], tmp_path / key), **{key: value})
@@ -316,7 +331,7 @@ def test_a_bundle_of_another_network_does_not_pass(
     network: Any = run.classifier.network
     with torch.no_grad():
         network.classifier.bias.add_(torch.tensor([0.01, 0.0, 0.0]))
-    with pytest.raises(BundleError, match="The run and the bundle made of it disagree"):
+    with pytest.raises(BundleError, match="The run and the bundle disagree"):
         parity.verify_parity(
             run,
             OnnxModel.from_bundle(load_bundle(exported[0])),
@@ -332,7 +347,7 @@ def test_int8_that_costs_too_much_is_refused(exported: tuple[Path, Result], trai
         "fp32": load_bundle(exported[0]).read("model.onnx"),
         "int8": pipeline.onnx_model(other, onnx_export.network_graph(other)),
     }
-    cfg, images = wished(trained), trained_run.find_images(run, None)
+    cfg, images = export_config(trained), trained_run.find_images(run, None)
     with pytest.raises(BundleError, match=r"more than int8_loss=0\.01"):
         pipeline.measure(cfg, run, images, models, "all layers")
     cfg.int8_loss = 0.99
@@ -366,31 +381,31 @@ def test_drawn_images_or_moved_ones_will_do(
     moved: tuple[Path, Path], tiny: Path, tmp_path: Path
 ) -> None:
     run, out = moved
-    export(wished(run, f"out={out / 'b'}", "verify=generated", "zip=true", "name=sign 1"))
+    export(export_config(run, f"out={out / 'b'}", "verify=generated", "zip=true", "name=sign 1"))
     bundle = load_bundle(out / "b.zip")
     assert bundle.name == "sign 1"
     assert bundle.info["verified"]["images"] == 0
     assert "fp32" not in bundle.info["accuracy"]
-    export(wished(run, f"out={out / 'b'}", f"images={tiny}", "verify=5"))
+    export(export_config(run, f"out={out / 'b'}", f"images={tiny}", "verify=5"))
     assert load_bundle(out / "b").info["verified"]["images"] == 5
     assert load_bundle(out / "b").read("model.onnx") == bundle.read("model.onnx")
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip"]
     # nothing is replaced in silence, and nothing that is no bundle at all
     with pytest.raises(BundleError, match="overwrite=true"):
-        export(wished(run, f"out={out / 'b'}", f"images={tiny}"))
+        export(export_config(run, f"out={out / 'b'}", f"images={tiny}"))
     (out / "c").mkdir()
     (out / "c" / "thesis.txt").write_text("text")
     with pytest.raises(BundleError, match="no bundle: choose another place"):
-        export(wished(run, f"out={out / 'c'}", f"images={tiny}", "overwrite=true"))
+        export(export_config(run, f"out={out / 'c'}", f"images={tiny}", "overwrite=true"))
     # other images under the same names: no bundle, nothing half written, the old one stays
     other = tmp_path / "other"
     shutil.copytree(tiny, other)
     for file, twin in zip(sorted(tiny.glob("A/*.png")), sorted(tiny.glob("B/*.png")), strict=True):
         shutil.copy(twin, other / "A" / file.name)
     with pytest.raises(DataError, match="they have changed"):
-        export(wished(run, f"out={out / 'b'}", f"images={other}", "overwrite=true"))
+        export(export_config(run, f"out={out / 'b'}", f"images={other}", "overwrite=true"))
     assert load_bundle(out / "b").info["verified"]["images"] == 5
-    export(wished(run, f"out={out / 'b'}", f"images={tiny}", "verify=4", "overwrite=true"))
+    export(export_config(run, f"out={out / 'b'}", f"images={tiny}", "verify=4", "overwrite=true"))
     assert load_bundle(out / "b").info["verified"]["images"] == 4
     assert sorted(path.name for path in out.iterdir()) == ["b", "b.zip", "c"]
 
@@ -408,7 +423,11 @@ def test_a_run_is_read_once_and_a_bundle_sealed_and_loaded_once(
 
     monkeypatch.setattr(bundle_writer, "write_manifest", seal)
     opened.clear()
-    export(wished(trained, f"out={tmp_path / 'b'}", "quantize=true", "int8_loss=0.9", "verify=5"))
+    export(
+        export_config(
+            trained, f"out={tmp_path / 'b'}", "quantize=true", "int8_loss=0.9", "verify=5"
+        )
+    )
     names = (
         "metrics.json", "record.json", "predictions.csv", "data.csv", "classes.json",
         "history.csv", "calibration.json", "checkpoints/best.ckpt",
@@ -434,7 +453,7 @@ def test_what_the_run_said_must_be_known(
     run, out = moved
     (run / name).unlink()
     with pytest.raises(RunError, match=sentence):
-        export(wished(run, f"out={out / 'b'}", f"images={tiny}", "quantize=true"))
+        export(export_config(run, f"out={out / 'b'}", f"images={tiny}", "quantize=true"))
     assert not out.exists()
 
 
@@ -454,9 +473,9 @@ def test_what_the_run_said_must_be_known(
 )
 def test_wrong_settings_are_refused_at_once(trained: Path, word: str, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
-        validation.check_export_config(wished(trained, word))
+        validation.check_export_config(export_config(trained, word))
     with pytest.raises(SettingError, match="quantize=true needs the run's images"):
-        validation.check_export_config(wished(trained, "quantize=true", "verify=generated"))
+        validation.check_export_config(export_config(trained, "quantize=true", "verify=generated"))
 
 
 def test_what_is_no_finished_run_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -464,14 +483,14 @@ def test_what_is_no_finished_run_is_refused(trained: Path, tmp_path: Path) -> No
         trained_run.load_trained_run(trained.parent)
     with pytest.raises(SignlangError, match="is no run folder"):
         trained_run.load_trained_run(tmp_path)
-    begun = tmp_path / "begun"
-    begun.mkdir()
-    shutil.copy(trained / "record.json", begun)
+    unfinished = tmp_path / "begun"
+    unfinished.mkdir()
+    shutil.copy(trained / "record.json", unfinished)
     with pytest.raises(SignlangError, match="is a run that is not finished"):
-        trained_run.load_trained_run(begun)
-    shutil.copy(trained / "metrics.json", begun)
+        trained_run.load_trained_run(unfinished)
+    shutil.copy(trained / "metrics.json", unfinished)
     with pytest.raises(SignlangError, match=r"best\.ckpt cannot be loaded"):
-        trained_run.load_trained_run(begun)
+        trained_run.load_trained_run(unfinished)
 
 
 @pytest.mark.slow
@@ -494,11 +513,11 @@ def test_a_real_network_with_two_squeezes_and_int8(shared: Path, tmp_path: Path)
     result = run_command(tmp_path, *words, verb="export")
     assert result.code == 0, result.err
     bundle = load_bundle(tmp_path / "bundle")
-    assert bundle.sides == (200, 224)
+    assert bundle.image_sizes == (200, 224)
     network = OnnxModel.from_bundle(bundle)
     for row in read_csv(run / "predictions.csv"):
-        said = network(read_image((tmp_path / "asl" / row["path"]).read_bytes())[None])[0]
+        outputs = network(read_image((tmp_path / "asl" / row["path"]).read_bytes())[None])[0]
         recorded = np.array([[float(row[f"p_{name}"]) for name in bundle.classes]])
         np.testing.assert_allclose(
-            said, apply_temperature(recorded, bundle.temperature)[0], atol=1e-4
+            outputs, apply_temperature(recorded, bundle.temperature)[0], atol=1e-4
         )

@@ -112,7 +112,7 @@ def test_the_files_are_in_the_documented_places(same: tuple[Path, Result]) -> No
 
 
 def test_images_that_were_trained_on_are_reported(same: tuple[Path, Result], run: Path) -> None:
-    subsets = [row["part"] for row in rows_of(run / "data.csv")]
+    subsets = [row["subset"] for row in rows_of(run / "data.csv")]
     trained, validated = subsets.count("train"), subsets.count("validation")
     assert f"{trained} of these 36 images were trained on" in same[1].err
     assert f"{trained} of these 36 images were trained on" in (same[0] / "report.html").read_text()
@@ -147,7 +147,7 @@ def test_unseen_images_alone_give_the_figures_of_the_run(
     run: Path, tiny: Path, place: Path
 ) -> None:
     metrics = evaluated(place, f"run={run}", f"data.root={tiny}", "unseen=true")
-    tested = {row["path"] for row in rows_of(run / "data.csv") if row["part"] == "test"}
+    tested = {row["path"] for row in rows_of(run / "data.csv") if row["subset"] == "test"}
     assert {row["path"] for row in rows_of(place / "out" / "predictions.csv")} == tested
     then = json_of(run / "metrics.json")["test"]
     for name in ("accuracy", "macro_f1", "loss", "calibration_error"):
@@ -526,7 +526,9 @@ def test_a_bundle_is_judged_before_and_after_its_temperature(place: Path) -> Non
     assert (calibration["temperature"], calibration["reject_threshold"]) == (2.0, 0.5)
     assert calibration["calibration_error"]["before"] != calibration["calibration_error"]["after"]
     assert metrics["network"]["kind"] == "bundle"
-    assert any("its bundle does not say" in remark for remark in metrics["remarks"])
+    assert any(
+        "its bundle does not list its training images" in remark for remark in metrics["remarks"]
+    )
 
 
 # --- what cannot be ------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_images_are_normalized_by_the_training_subset(run: api.LoadedRun) -> Non
 
 def test_a_trained_run_knows_its_sizes_and_images(run: api.LoadedRun) -> None:
     loaded = load_trained_run(run.path)
-    assert loaded.sides == (40, 32)
+    assert loaded.image_sizes == (40, 32)
     assert loaded.image_size == 32
     assert loaded.signers == 6
     assert loaded.classes == ("A", "B", "ß")

@@ -21,7 +21,7 @@ def record(fingerprint: str = "f" * 32, **more: Any) -> dict[str, Any]:
 def folder(tmp_path: Path) -> RunFolder:
     path = tmp_path / "runs" / "fold=0"
     path.mkdir(parents=True)
-    text = "\n".join(["path,label,signer,part", *ROWS]) + "\n"
+    text = "\n".join(["path,label,signer,subset", *ROWS]) + "\n"
     (path / "data.csv").write_text(text, encoding="utf-8")
     return RunFolder(path)
 
@@ -39,12 +39,18 @@ def test_images_are_those_of_a_subset(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "path,label,signer,part\n", "path,label\nA/1.png,A\n",
-             "path,label,signer,part\nA/1.png,A,ann,train\nA/2.png,A\n"]
+    "text", ["", "path,label,signer,subset\n", "path,label\nA/1.png,A\n",
+             "path,label,signer,subset\nA/1.png,A,ann,train\nA/2.png,A\n"]
 )  # fmt: skip
 def test_a_damaged_table_is_told_as_such(folder: RunFolder, text: str) -> None:
     (folder.path / "data.csv").write_text(text)
     with pytest.raises(RunError, match=r"data\.csv is missing or damaged.*overwrite=true"):
+        list(folder.images)
+
+
+def test_a_table_of_an_earlier_version_is_refused_with_the_fix(folder: RunFolder) -> None:
+    (folder.path / "data.csv").write_text("path,label,signer,part\nA/1.png,A,ann,train\n")
+    with pytest.raises(RunError, match=r"data\.csv names its column of subsets part.*rename it"):
         list(folder.images)
 
 

@@ -104,8 +104,8 @@ def test_a_run_that_diverged_may_lack_numbers(tmp_path: Path) -> None:
     nothing = {"test.loss": math.nan, "test.calibration_error": math.nan}
     run = read_run(run_of(tmp_path, nothing))
     assert run is not None
-    assert math.isnan(run.figure("loss"))
-    assert run.figure("accuracy") == 0.9
+    assert math.isnan(run.metric("loss"))
+    assert run.metric("accuracy") == 0.9
 
 
 def test_metrics_of_later_versions_may_have_more_keys(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ class Gate:
         return images[:, 0, 0, :1].astype(np.float32)
 
 
-def images(*values: int, side: int = 2) -> list[Pixels]:
-    return [np.full((side, side, 3), value, np.uint8) for value in values]
+def images(*values: int, size: int = 2) -> list[Pixels]:
+    return [np.full((size, size, 3), value, np.uint8) for value in values]
 
 
 def in_loop(task: Callable[[], Awaitable[None]]) -> None:
@@ -90,7 +90,7 @@ def test_a_batch_has_one_network_and_one_shape() -> None:
         await asyncio.gather(
             batcher.run("a", images(1, 2)),
             batcher.run("b", images(3)),
-            batcher.run("a", images(4, side=5)),
+            batcher.run("a", images(4, size=5)),
         )
         batcher.close()
 
@@ -147,8 +147,8 @@ def test_the_best_batch_is_found_by_trying() -> None:
         time.sleep(0.01 * len(batch) ** 1.1)
         return np.zeros((len(batch), 1), np.float32)
 
-    assert best_batch_size(by_call, side=2) == 32
-    assert best_batch_size(by_image, side=2) == 1
+    assert best_batch_size(by_call, image_size=2) == 32
+    assert best_batch_size(by_image, image_size=2) == 1
 
 
 def test_room_is_given_back() -> None:

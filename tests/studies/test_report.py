@@ -74,14 +74,14 @@ def write_run(
     settings = {"model.name": model, "split.name": split, "fold": fold, "folds": folds}
     settings |= {key: value for key, value in overrides.items() if "." in key}
     size = len(classes)
-    judged, table = [], []
+    predictions, table = [], []
     for label, name in enumerate(classes):
         for number in range(each):
             said = label if number < accuracy * each else (label + 1) % size
             p = np.full(size, (0.1 + 0.01 * number) / (size - 1))
             p[said] = 0.9 - 0.01 * number
             path = f"{label}/{fold}-{number}.png"
-            judged.append([path, name, classes[said], p.max(), *p])
+            predictions.append([path, name, classes[said], p.max(), *p])
             table.append([path, name, f"s{number}", "test"])
     scores = {"accuracy": accuracy, "macro_f1": accuracy, "calibration_error": 0.1, "loss": 0.5}
     metrics: dict[str, Any] = {
@@ -101,8 +101,10 @@ def write_run(
     (run / "record.json").write_text(json.dumps(record))
     (run / "classes.json").write_text(json.dumps(list(classes)))
     names = [f"p_{name}" for name in classes]
-    write_csv(run / "predictions.csv", ["path", "label", "predicted", "confidence", *names], judged)
-    write_csv(run / "data.csv", ["path", "label", "signer", "part"], table)
+    write_csv(
+        run / "predictions.csv", ["path", "label", "predicted", "confidence", *names], predictions
+    )
+    write_csv(run / "data.csv", ["path", "label", "signer", "subset"], table)
     curves = ["train/loss", "train/accuracy", "validation/loss", "validation/accuracy"]
     history = [[epoch, 1 / (epoch + 1), 0.8, 1 / (epoch + 1), 0.7] for epoch in range(epochs)]
     write_csv(run / "history.csv", ["epoch", *curves], history)
@@ -121,8 +123,8 @@ def ranking_of(study: Path) -> Ranking:
     rows: list[Row] = []
     for setting in found.settings:
         first = best.setdefault(setting.fold_assignment, setting)
-        judged = setting.predictions
-        interval = wilson_interval(int(judged.correct.sum()), len(judged.labels))
+        predictions = setting.predictions
+        interval = wilson_interval(int(predictions.correct.sum()), len(predictions.labels))
         p = None if setting is first else 0.0123
         rows.append(
             Row(setting, found.label(setting), len(rows) + 1, first, interval, p, p, None, "first")
@@ -195,9 +197,9 @@ def test_the_page_shows_every_setting_and_figure(grid: Path) -> None:
     assert "0.8750 ± 0.0000" in page.text
     assert "+0.1000" in page.text
     assert "-0.0200 to +0.2200" in page.text
-    for title in ("What was compared", "Leaderboard", "Verdicts", "Splits side by side",
+    for title in ("What was compared", "Leaderboard", "Verdicts", "Comparison of splits",
                   "Cost against accuracy", "Effect of each factor", "Learning curves", "Confusion",
-                  "Worst mistakes", "Reliability", "Who made it", "How to read it"):  # fmt: skip
+                  "Worst mistakes", "Reliability", "Environment", "How to read it"):  # fmt: skip
         assert title in page.text
     shown = {"cost", "factors", *(f"{kind}{n}" for n in ("", "-2") for kind in (
         "confusion", "reliability", "mistakes"))}  # fmt: skip
@@ -328,7 +330,7 @@ def test_damaged_configurations_get_a_sentence(tmp_path: Path, text: str) -> Non
         sources.images_root(run)
 
 
-def judged(labels: Sequence[int], predicted: Sequence[int], classes: int) -> Predictions:
+def predictions(labels: Sequence[int], predicted: Sequence[int], classes: int) -> Predictions:
     sure = np.linspace(0.6, 0.9, len(labels))
     table = np.full((len(labels), classes), 0.01)
     table[np.arange(len(labels)), predicted] = sure
@@ -339,7 +341,7 @@ def judged(labels: Sequence[int], predicted: Sequence[int], classes: int) -> Pre
 
 def test_confusion_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
-    found = judged(rng.integers(0, 5, 200).tolist(), rng.integers(0, 5, 200).tolist(), 6)
+    found = predictions(rng.integers(0, 5, 200).tolist(), rng.integers(0, 5, 200).tolist(), 6)
     counts = classification.confusion_matrix(found)
     assert (counts == confusion_matrix(found.labels, found.predicted, labels=range(6))).all()
     pairs = classification.confusions(found, most=3)
@@ -352,13 +354,13 @@ def test_confusion_agrees_with_scikit_learn() -> None:
 
 def test_worst_mistakes_are_the_surest() -> None:
     assert classification.most_confident_mistakes(
-        judged([0, 0, 1, 1], [1, 0, 0, 1], 2)
+        predictions([0, 0, 1, 1], [1, 0, 0, 1], 2)
     ).tolist() == [2, 0]
-    assert not len(classification.most_confident_mistakes(judged([0], [0], 2)))
+    assert not len(classification.most_confident_mistakes(predictions([0], [0], 2)))
 
 
 def test_charts_of_many_classes_and_of_none_in_a_bin() -> None:
-    many = judged(list(range(80)) * 2, [0, *range(79)] * 2, 80)
+    many = predictions(list(range(80)) * 2, [0, *range(79)] * 2, 80)
     chart = plots.confusion_figure(many)
     assert not chart.axes[0].texts
     assert plots.reliability_figure(reliability_diagram([1.0], [True])).axes

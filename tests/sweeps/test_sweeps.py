@@ -153,7 +153,7 @@ def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(tiny: Path, tmp_pa
     command.send_signal(signal.SIGINT)
     _, err = command.communicate(timeout=100)
     assert command.returncode == 130
-    assert "Interrupted after 0 of 2 jobs. The same command goes on" in err
+    assert "Interrupted after 0 of 2 jobs. The same command resumes" in err
     assert "Traceback" not in err
     assert not any(map(alive, workers))
     logs = list(tmp_path.glob("runs/*/*/fold=*/run.log"))

@@ -1,4 +1,4 @@
-// The page: a camera or dropped images come in, signs and a line of text go out.
+// Web page: camera, dropped images, predicted signs and the spelled line.
 
 import { Browser } from "./browser.js";
 import { Camera, excuse, GUIDE } from "./camera.js";

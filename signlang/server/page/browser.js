@@ -1,5 +1,5 @@
-// Pixels come in; what a network says that runs in this browser goes out. It works beside the page,
-// in a worker, so that the page stays awake.
+// In-browser inference: a Web Worker beside the page runs the network, so that the page
+// stays responsive.
 
 import { load, Trouble } from "./service.js";
 

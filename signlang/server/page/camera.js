@@ -1,4 +1,4 @@
-// A camera comes in; the square that the guide shows goes out as pixels.
+// Camera capture: crops the guide square to pixels.
 
 export const GUIDE = 0.8; // side of the guide, as a part of the shorter side of the image
 const MOST = 320; // pixels of a side; networks see fewer

@@ -1,4 +1,4 @@
-// The service's OpenAPI description comes in; a page that people can read goes out.
+// Readable page of the service's OpenAPI description.
 
 import { at } from "./show.js";
 

@@ -1,4 +1,4 @@
-// The worker of browser.js: a network comes in once, then RGBA pixels; probabilities go out.
+// Web Worker of browser.js: loads the network, predicts RGBA pixels.
 
 import * as ort from "./vendor/ort.wasm.min.mjs";
 

@@ -1,4 +1,4 @@
-// Images come in; what the service says about them goes out.
+// HTTP client of the inference service.
 
 /** What went wrong, in a sentence; `wait` is in seconds where trying again makes sense. */
 export class Trouble extends Error {

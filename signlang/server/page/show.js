@@ -1,4 +1,4 @@
-// What is known comes in; the page shows it.
+// Rendering of predictions and messages.
 
 const GUESSES = 4;
 export const at = (id) => document.getElementById(id);

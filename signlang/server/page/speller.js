@@ -1,4 +1,4 @@
-// Signs with their times come in; a line of text goes out. Nothing here knows of cameras or pages.
+// Spelling: assembles held signs into a line of text; independent of camera and page.
 
 const FRAMES = 3; // at the least, however long they take
 const SLIPS = 2; // odd frames in a row that count as another sign
@@ -10,7 +10,7 @@ export class Speller {
     this.forget();
   }
 
-  /** Begin anew, as if no sign had been seen. */
+  /** Start again, as if no sign had been seen. */
   forget() {
     this.sign = null; // being held
     this.since = 0;
