@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from signlang.data import augmentation
-from signlang.data.datamodule import EpochBatchSampler, HandSignDataModule
+from signlang.data import augmentation, datamodule
+from signlang.data.datamodule import EpochBatchSampler, HandSignDataModule, Prefetcher
 from signlang.data.splits import Fold, Subsets
 
 
@@ -210,3 +210,22 @@ def test_images_are_stored_once_and_shown_at_the_size_of_the_network(
         assert images.dtype == torch.uint8
         assert labels.dtype == torch.int64
     assert module_of(tiny, tmp_path).array.shape == (36, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("cores", "prefetched"), [(4, True), (3, False), (2, False)])
+def test_a_thread_prepares_batches_only_where_a_core_is_free(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, prefetched: bool
+) -> None:
+    monkeypatch.setattr(datamodule, "cpu_count", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    module = module_of(tiny, tmp_path)
+    loader = module.train_dataloader()
+    assert isinstance(loader, Prefetcher) == prefetched
+    assert sum(len(labels) for _, labels in loader) == len(module.subsets.train)
+    module.workers = 2
+    loader = module.train_dataloader()
+    assert isinstance(loader, torch.utils.data.DataLoader)
+    assert loader.num_workers == 2
+    assert loader.persistent_workers
+    assert isinstance(module.val_dataloader(), Prefetcher) == prefetched

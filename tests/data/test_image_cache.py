@@ -61,7 +61,9 @@ def cached_file(folder: Path) -> Path:
     return next((folder / "pixels").glob("*.npy"))
 
 
-@pytest.mark.parametrize("damage", ["byte", "cut", "empty", "manifest", "no manifest", "other"])
+@pytest.mark.parametrize(
+    "damage", ["byte", "cut", "empty", "manifest", "key", "list", "no manifest", "other"]
+)
 def test_a_damaged_cache_is_rebuilt(tiny: Path, tmp_path: Path, damage: str) -> None:
     index = index_of(tiny, tmp_path)
     good = image_cache.decode_images(index, 16, str(tmp_path))[:].copy()
@@ -76,6 +78,10 @@ def test_a_damaged_cache_is_rebuilt(tiny: Path, tmp_path: Path, damage: str) -> 
         file.write_bytes(b"")
     elif damage == "manifest":
         manifest.write_text("{")
+    elif damage == "key":
+        manifest.write_text(json.dumps({"shape": list(good.shape)}))
+    elif damage == "list":
+        manifest.write_text("[1]")
     elif damage == "no manifest":
         manifest.unlink()
         file.write_bytes(bytes(len(data)))

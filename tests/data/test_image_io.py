@@ -316,3 +316,19 @@ def test_no_more_results_are_made_than_may_wait(ahead: int) -> None:
         assert next(results) == number * number
         assert len(taken) == min(20, number + ahead + 1)
     assert next(results, None) is None
+
+
+def test_a_file_that_is_too_large_is_told_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_io, "MAX_BYTES", 2**20)
+    with (tmp_path / "x.png").open("wb") as stream:
+        stream.truncate(3 * 2**20)
+    with pytest.raises(BadImageError, match=r"^3 MiB, more than an image can be$"):
+        read_bytes(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".tif", ".webp", ".jpg", ".txt"])
+def test_any_wrong_ending_is_noticed(suffix: str) -> None:
+    facts = inspect_image(encoded(Image.fromarray(RAMP)), suffix)
+    assert facts.odd == f"a PNG named {suffix}"

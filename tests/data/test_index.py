@@ -269,3 +269,22 @@ def test_facts_are_of_the_files(folder: Path, cache_dir: Path) -> None:
         first.digest
         == hashlib.blake2b((folder / "A" / "A0.png").read_bytes(), digest_size=16).hexdigest()
     )
+
+
+def test_one_bad_file_is_one(folder: Path, cache_dir: Path) -> None:
+    (folder / "A" / "A0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"^1 file of .* cannot be used as images:"):
+        index_of(folder, cache_dir)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "3", "{}", '{"version": 1}', '{"version": 1, "files": 3}', "\0"]
+)
+def test_any_damaged_cache_of_results_is_rebuilt(
+    folder: Path, tmp_path: Path, content: str
+) -> None:
+    before = index_of(folder, tmp_path / "cache")
+    (file,) = (tmp_path / "cache" / "inspected").iterdir()
+    file.write_text(content)
+    assert index_of(folder, tmp_path / "cache").fingerprint == before.fingerprint
+    assert json.loads(file.read_text())["files"].keys() == set(before.paths)

@@ -217,3 +217,22 @@ def test_no_setting_of_a_run_names_a_module_of_signlang() -> None:
     assert settings["augment.transforms"] == "signlang none"
     assert not [key for key, value in settings.items() if "signlang." in str(value)]
     assert not [key for key in settings if key.startswith(("launcher", "sweep", "hydra"))]
+
+
+def test_the_order_of_settings_is_no_part_of_a_run() -> None:
+    one, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    assert fingerprint(one, "data") == fingerprint(other, "data")
+    assert differences(one, other) == []
+    assert differences({"a": 1, "c": None}, {"b": 2, "c": "x"}) == [
+        "a: 1 there, not set now", "b: not set there, 2 now", "c: None there, x now",
+    ]  # fmt: skip
+
+
+def test_a_module_of_ones_own_is_not_known_by_the_files_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lone_network.py").write_text("class Net: width = 8\n")
+    before = component_name("lone_network.Net")
+    (tmp_path / "another.py").write_text("x = 1\n")
+    assert component_name("lone_network.Net") == before

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from signlang.errors import RunError
+from signlang.files import write_csv
 from signlang.runs.identity import FORMAT
-from signlang.runs.results import read_run
+from signlang.runs.results import Run, read_finished_run, read_run
 
 METRICS: Mapping[str, Any] = {
     "status": "finished",
@@ -112,3 +113,97 @@ def test_metrics_of_later_versions_may_have_more_keys(tmp_path: Path) -> None:
     run = read_run(run_of(tmp_path, {"energy": 5, "test.top5": 1.0}))
     assert run is not None
     assert run.metrics["energy"] == 5
+
+
+def test_metrics_without_a_record_are_refused(tmp_path: Path) -> None:
+    (run_of(tmp_path) / "record.json").unlink()
+    with pytest.raises(RunError, match=rf"^{tmp_path / 'record.json'} is missing\. Train this"):
+        read_run(tmp_path)
+    run_of(tmp_path, {"fingerprint": "g"})
+    with pytest.raises(RunError, match=rf"^{tmp_path / 'metrics.json'} and record.json beside it"):
+        read_run(tmp_path)
+
+
+def test_settings_are_those_but_the_fold(tmp_path: Path) -> None:
+    run = read_run(run_of(tmp_path, record={"settings.seed": 3}))
+    assert run is not None
+    assert run.settings == {"folds": 5, "seed": 3}
+
+
+def test_what_is_no_finished_run_is_told_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    for path in (tmp_path / "bundle", tmp_path / "bundle" / "bundle.json"):
+        with pytest.raises(RunError, match=rf"no run folder: if it is a bundle, say bundle={path}"):
+            read_finished_run(path)
+    for name in ("fold=1", "fold=0"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        run_of(tmp_path / "runs" / name)
+    with pytest.raises(RunError, match=r"holds several runs: give one of fold=0, fold=1\."):
+        read_finished_run(tmp_path / "runs")
+    assert read_finished_run(tmp_path / "runs" / "fold=0").metric("accuracy") == 0.9
+    (tmp_path / "runs" / "fold=0" / "metrics.json").unlink()
+    with pytest.raises(RunError, match="is a run that is not finished"):
+        read_finished_run(tmp_path / "runs" / "fold=0")
+    with pytest.raises(RunError, match="is no run folder"):
+        read_finished_run(tmp_path)
+
+
+ROWS = [
+    ["1.png", "A", "A", "0.7", "0.7", "0.3"],
+    ["2.png", "B", "B", "0.8", "0.2", "0.8"],
+    ["3.png", "B", "A", "1", "1", "0"],
+]
+
+
+def with_predictions(folder: Path, rows: list[list[str]], accuracy: float = 2 / 3) -> Run:
+    """A run of three images, two of them recognised, and a table of its predictions."""
+    run_of(folder, {"test.accuracy": accuracy})
+    (folder / "classes.json").write_text('["A", "B"]')
+    header = ["path", "label", "predicted", "confidence", "p_A", "p_B"]
+    write_csv(folder / "predictions.csv", header, rows)
+    images = [[row[0], row[1], "s" + row[0][0], "test"] for row in ROWS]
+    write_csv(folder / "data.csv", ["path", "label", "signer", "subset"], images)
+    run = read_run(folder)
+    assert run is not None
+    return run
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
+    found = with_predictions(tmp_path, ROWS).predictions
+    assert found.classes == ("A", "B")
+    assert found.paths == ("1.png", "2.png", "3.png")
+    assert found.labels.tolist() == [0, 1, 1]
+    assert found.probabilities.tolist() == [[0.7, 0.3], [0.2, 0.8], [1, 0]]
+    assert found.folds.tolist() == [0, 0, 0]
+    assert found.signers == ("s1", "s2", "s3")
+    assert found.correct.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([], "is empty, or holds probabilities that are none"),
+        ([*ROWS[:2], [*ROWS[2][:4], "0.5", "0.4"]], "holds probabilities that are none"),
+        ([*ROWS[:2], [*ROWS[2][:4], "1.5", "-0.5"]], "holds probabilities that are none"),
+        ([*ROWS[:2], [*ROWS[2][:4], "nan", "0"]], "holds probabilities that are none"),
+        ([*ROWS[:2], [*ROWS[2][:4], "much", "0"]], "is damaged .*much"),
+        ([*ROWS[:2], ROWS[2][:5]], "is damaged in line 4"),
+        ([*ROWS[:2], ["3.png", "C", *ROWS[2][2:]]], "is damaged in line 4"),
+        (ROWS[:2], r"holds 2 images, but the test fold in data\.csv has 3"),
+        ([*ROWS, ROWS[0]], r"holds 4 images, but the test fold in data\.csv has 3"),
+        ([*ROWS[:2], ["4.png", *ROWS[2][1:]]], "it was cut off or is of another run"),
+    ],
+)
+def test_predictions_that_cannot_be_are_refused(
+    rows: list[list[str]], sentence: str, tmp_path: Path
+) -> None:
+    run = with_predictions(tmp_path, rows)
+    with pytest.raises(RunError, match=rf"predictions\.csv.*{sentence}.* Train this run again"):
+        _ = run.predictions
+
+
+def test_predictions_bear_out_the_accuracy(tmp_path: Path) -> None:
+    run = with_predictions(tmp_path, ROWS, accuracy=0.0)
+    with pytest.raises(RunError, match=r"has 2 of 3 images right, but metrics\.json beside it an"):
+        _ = run.predictions

@@ -1,0 +1,129 @@
+"""Run folders are written by hand; what is read of them as a study is checked."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report import write_run
+
+from signlang.errors import RunError
+from signlang.runs.results import read_run
+from signlang.studies.missing_folds import FoldState
+from signlang.studies.ranking import rank_settings
+from signlang.studies.study import read_study
+
+
+def test_folders_without_runs_are_passed_over(tmp_path: Path) -> None:
+    write_run(tmp_path / "s", {"model": "cnn"}, folds=1)
+    (tmp_path / "s" / "a" / "other").mkdir(parents=True)
+    study = read_study(tmp_path / "s")
+    assert [setting.name for setting in study.settings] == ["cnn"]
+    assert study.incomplete == []
+
+
+def test_a_damaged_fold_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    for fold in range(3):
+        run = write_run(tmp_path / "s", {"model": "cnn"}, fold, folds=3)
+        if fold == 0:
+            (run / "metrics.json").write_text("{")
+    (setting,) = read_study(tmp_path / "s").settings
+    assert [run.fold for run in setting.runs] == [1, 2]
+    assert {fold: missing.state for fold, missing in setting.missing.items()} == {
+        0: FoldState.UNUSABLE
+    }
+    assert not setting.is_complete
+
+
+def test_a_run_that_is_known_is_not_read_again(tmp_path: Path) -> None:
+    for fold in range(3):
+        write_run(tmp_path / "s", {"model": "cnn"}, fold, folds=3)
+    known = read_run(tmp_path / "s" / "cnn" / "fold=1")
+    (setting,) = read_study(tmp_path / "s", known).settings
+    assert setting.is_complete
+    assert [run is known for run in setting.runs] == [False, True, False]
+    assert [run.fold for run in setting.runs] == [0, 1, 2]
+
+
+def test_a_setting_without_a_finished_fold_comes_with_its_commands(tmp_path: Path) -> None:
+    write_run(tmp_path / "s", {"model": "cnn"}, folds=1)
+    begun = write_run(tmp_path / "s", {"model": "other"}, 1, folds=3)
+    (begun / "metrics.json").unlink()
+    study = read_study(tmp_path / "s")
+    (lacking,) = study.unusable
+    assert study.incomplete == [lacking]
+    assert {fold: missing.state for fold, missing in lacking.missing.items()} == {
+        0: FoldState.NOT_STARTED, 1: FoldState.UNFINISHED, 2: FoldState.NOT_STARTED,
+    }  # fmt: skip
+    (command,) = lacking.commands
+    assert command.endswith(f"model=other runs_dir={tmp_path} fold=0,1,2")
+
+
+def test_spread_is_two_standard_deviations_of_the_folds(tmp_path: Path) -> None:
+    for fold, accuracy in enumerate((1.0, 0.5, 0.75)):
+        write_run(tmp_path / "s", {"model": "cnn"}, fold, 3, accuracy)
+    write_run(tmp_path / "s", {"model": "one"}, folds=1)
+    spread = {s.name: s.two_deviations("accuracy") for s in read_study(tmp_path / "s").settings}
+    assert spread["cnn"] == pytest.approx(2 * np.std([1, 0.5, 0.75], ddof=1))
+    assert np.isnan(spread["one"])
+
+
+def test_labels_hold_what_differs_in_as_few_words_as_tell_it_apart(tmp_path: Path) -> None:
+    for name, rate in (("a", "0.1"), ("b", "0.2")):
+        write_run(tmp_path / "one", {"model": name, "optimizer.lr": rate}, folds=1)
+        more = {"optimizer.lr": rate, "augment.lr": f"{rate}5"}
+        write_run(tmp_path / "two", {"model": "cnn", **more}, folds=1)
+    one, two = (read_study(tmp_path / name) for name in ("one", "two"))
+    assert one.factors == ("model", "optimizer.lr")
+    assert sorted(one.labels.values()) == ["a, lr 0.1", "b, lr 0.2"]
+    assert two.factors == ("augment.lr", "optimizer.lr")
+    assert sorted(two.labels.values()) == [
+        "cnn, augment.lr 0.15, optimizer.lr 0.1", "cnn, augment.lr 0.25, optimizer.lr 0.2",
+    ]  # fmt: skip
+    assert two.label(two.settings[0], without="augment").count("augment") == 0
+
+
+def test_settings_of_one_label_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        run = write_run(tmp_path / "s", {"model": "cnn", "x": name}, folds=1)
+        record = json.loads((run / "record.json").read_text())
+        (run / "record.json").write_text(json.dumps({**record, "overrides": ["model=cnn"]}))
+    assert sorted(read_study(tmp_path / "s").labels.values()) == [
+        "cnn (cnn,x=a)", "cnn (cnn,x=b)",
+    ]  # fmt: skip
+
+
+def test_folds_of_other_settings_are_not_averaged(tmp_path: Path) -> None:
+    for fold in range(2):
+        run = write_run(tmp_path / "s", {"model": "cnn"}, fold)
+    record = json.loads((run / "record.json").read_text())
+    record["settings"]["optimizer.lr"] = 0.5
+    (run / "record.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"cannot be averaged: optimizer\.lr: not set there, 0\.5"):
+        read_study(tmp_path / "s")
+
+
+def test_an_image_that_two_folds_tested_is_refused(tmp_path: Path) -> None:
+    for fold in range(2):
+        run = write_run(tmp_path / "s", {"model": "cnn"}, fold)
+    for name in ("predictions.csv", "data.csv"):
+        text = (run / name).read_text("utf-8")
+        (run / name).write_text(text.replace("0/1-3.png", "0/0-3.png"), "utf-8")
+    one, other = (tmp_path / "s" / "cnn" / f"fold={k}" / "predictions.csv" for k in (1, 0))
+    with pytest.raises(RunError) as caught:
+        rank_settings(read_study(tmp_path / "s"))
+    assert str(caught.value).startswith(f"{one} and {other} hold the same image, 0/0-3.png: an")
+
+
+def test_settings_of_one_data_set_were_tested_on_the_same_images(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "s", {"model": name}, folds=1) for name in ("a", "b")]
+    assert len(rank_settings(read_study(tmp_path / "s")).rows) == 2
+    for run, new in zip(runs, ("0/0-8.png", "0/0-9.png"), strict=True):
+        for name in ("predictions.csv", "data.csv"):
+            text = (run / name).read_text("utf-8")
+            (run / name).write_text(text.replace("0/0-3.png", new), "utf-8")
+    with pytest.raises(RunError) as caught:
+        rank_settings(read_study(tmp_path / "s"))
+    one, other = (run / "predictions.csv" for run in runs)
+    assert str(caught.value).startswith(f"{one} and {other} hold different images, although")
+    assert all(path in str(caught.value) for path in ("0/0-8.png", "0/0-9.png"))
