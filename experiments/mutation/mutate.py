@@ -28,8 +28,8 @@ from mutants import Mutant, difference, lines_that_reach, mutated_text, sample
 from selection import ROOMS, Test, read_tests, select
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-COPIED: Final = ("signlang", "conf", "tests", "pyproject.toml", "README.md")
-BUDGET: Final = 90.0  # seconds of tests that a mutant may cost
+COPIED: Final = ("signlang", "conf", "tests", "experiments", "pyproject.toml", "README.md")
+BUDGET: Final = 45.0  # seconds of tests that a mutant may cost
 WARM: Final = ("torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "hydra",
     "albumentations", "cv2", "sklearn.model_selection", "scipy.stats", "scipy.optimize",
     "matplotlib.pyplot", "PIL.Image", "pytest", "rich.console", "jinja2", "safetensors.torch",

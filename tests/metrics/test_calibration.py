@@ -307,3 +307,7 @@ def test_a_damaged_run_folder_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "calibration.json").mkdir()
     with pytest.raises(RunError, match="cannot be read"):
         calibration.read_calibration(tmp_path)
+
+
+def test_logits_without_a_difference_leave_the_temperature_alone() -> None:
+    assert fit_temperature([[3.0, 3.0, 3.0]] * 6, [0, 1, 2, 0, 1, 2]) == 1.0

@@ -110,5 +110,5 @@ def test_splits_on_other_data_are_not_paired(tmp_path: Path) -> None:
 
 def test_folds_of_other_data_are_not_averaged(three: Path) -> None:
     with_other_data(three / "last" / "fold=1")
-    with pytest.raises(RunError, match="not made alike"):
+    with pytest.raises(RunError, match="cannot be averaged: data: 40 images"):
         read_study(three)

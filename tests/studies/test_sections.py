@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_report import write_run
 
 from signlang.reporting.page import ImageBlock, Section, Table, Text
 from signlang.studies import comparison, sections
+from signlang.studies import plots as study_plots
 from signlang.studies.ranking import Ranking, rank_settings
 from signlang.studies.study import read_study
 
@@ -195,3 +197,21 @@ def test_effects_of_two_factors_are_those_of_their_levels(two: Ranking, one: Ran
     ]  # fmt: skip
     assert [row[3] for row in table.rows] == [4, 4, 4, 4]
     assert figures(section)[0].alt.endswith("Best levels: model a, split stratified.")
+
+
+def test_the_key_of_the_chart_of_costs_has_the_fold_assignments_in_it(
+    two: Ranking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[Any] = []
+    chart = study_plots.cost_chart
+
+    def recorded(points: Any, groups: Any) -> Any:
+        keys.append(groups)
+        return chart(points, groups)
+
+    monkeypatch.setattr(study_plots, "cost_chart", recorded)
+    sections.cost(two)
+    monkeypatch.setattr(sections, "NETWORKS", 1)
+    assert "The 1 most accurate of 4 networks are shown." in texts(sections.cost(two))
+    names = list(sections.fold_assignments(row.setting for row in two.rows).values())
+    assert keys == [names, names[:1]]

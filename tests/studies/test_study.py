@@ -127,3 +127,18 @@ def test_settings_of_one_data_set_were_tested_on_the_same_images(tmp_path: Path)
     one, other = (run / "predictions.csv" for run in runs)
     assert str(caught.value).startswith(f"{one} and {other} hold different images, although")
     assert all(path in str(caught.value) for path in ("0/0-8.png", "0/0-9.png"))
+
+
+def test_choices_are_those_that_took_effect_in_short(tmp_path: Path) -> None:
+    words = {"optimizer.lr": "1e-3", "augment": "own", "+extra": "'3'", "model.weights": "w.pt"}
+    run = write_run(tmp_path / "s", {"model": "cnn", **words}, folds=1)
+    record = json.loads((run / "record.json").read_text())
+    record["settings"] |= {
+        "optimizer.lr": 0.001, "augment.name": "mine", "model.weights": "w.pt (1a2b3c)",
+    }  # fmt: skip
+    (run / "record.json").write_text(json.dumps(record))
+    (setting,) = read_study(tmp_path / "s").settings
+    assert {key: setting.choice(key) for key in setting.overrides} == {
+        "optimizer.lr": "0.001", "augment": "mine", "extra": "3", "model.weights": "w.pt",
+    }  # fmt: skip
+    assert setting.choice("nothing") == "None"
