@@ -226,7 +226,10 @@ class Classifier(pl.LightningModule):
             self._train_outputs.append(values)
         else:
             metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
-            metrics.update(**dict(zip(("value", "weight", "preds", "target"), values, strict=True)))
+            # probabilities: logits that all lie between 0 and 1 would be taken for such
+            metrics.update(
+                value=values[0], weight=values[1], preds=logits.detach().softmax(1), target=labels
+            )
         return loss, logits.detach()
 
     def _build_loss(self, node: Mapping[str, Any], label_smoothing: float) -> Any:

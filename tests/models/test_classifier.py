@@ -245,3 +245,28 @@ def test_a_checkpoint_that_does_not_fit_says_why(tmp_path: Path) -> None:
     settings = {**content["hyper_parameters"], "start": {"weights": "x"}, "resolve": 3}
     torch.save({**content, "state_dict": more, "hyper_parameters": settings}, file)
     assert torch.equal(weights_of(load_classifier(file)), weights_of(classifier))
+
+
+class SmallLogits(torch.nn.Module):
+    """A network whose logits lie between 0 and 1, as those of a dead SqueezeNet."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.linspace(0.2, 0.8, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(images), -1) + 0 * images.mean()
+
+
+def test_calibration_error_is_of_probabilities_though_logits_look_like_some(
+    batches: list[Batch],
+) -> None:
+    classifier, trainer = classifier_of(), trainer_of()
+    classifier.network = SmallLogits(3)
+    trainer.validate(classifier, loader_of(batches), verbose=False)
+    labels = torch.cat([labels for _, labels in batches])
+    confidence = classifier.network.logits.detach().softmax(0).max().item()
+    expected = abs(confidence - (labels == 2).float().mean().item())  # one bin holds all images
+    assert float(trainer.callback_metrics["validation/calibration_error"]) == pytest.approx(
+        expected, abs=1e-6
+    )
