@@ -10,7 +10,8 @@ def train(cfg: DictConfig) -> float:
     """Train, test and record one run; a finished one is only read.
 
     Returns:
-        Accuracy on the test fold, for sweepers.
+        Accuracy on the validation subset, for sweepers: what chooses a setting must not see the
+        test fold.
     """
     from signlang import system, validation
 
@@ -38,7 +39,7 @@ def train(cfg: DictConfig) -> float:
             metrics = training.test_and_record(cfg, folder, tester, data)
             folder.finish(metrics)
         lifecycle.show_metrics(folder, metrics)
-    return float(metrics["test"]["accuracy"])
+    return float(metrics["validation"]["accuracy"])
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from signlang.constraints import (
 )
 from signlang.errors import SettingError
 from signlang.files import is_plain_name
+from signlang.system import cpu_count
 
 # network -> smallest image size that its layers can work on, in pixels
 MINIMUM_SIZES: Final[Mapping[str, int]] = {
@@ -41,6 +42,7 @@ MINIMUM_SIZES: Final[Mapping[str, int]] = {
     "mobilenetv2_dense": 32,
     "timm": 8,
 }
+LARGEST_IMAGE: Final = 2048  # side in pixels; a batch of 32 takes 1.6 GB before the first layer
 # mean and standard deviation of red, green and blue, of pixels in 0 to 1
 NORMALIZATIONS: Final[Mapping[str, tuple[list[float], list[float]]]] = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
@@ -190,6 +192,11 @@ class TrainerConfig(Component):
 
     max_epochs: Count
     precision: Literal["auto", "32-true", "bf16-mixed"]
+    devices: Literal[1] = Field(
+        default=1, description="1: a run trains on one device; parallel folds use several"
+    )
+    gradient_clip_val: float | None = Field(default=None, ge=0)
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
 
 
 class FoldsConfig(Config):
@@ -217,8 +224,8 @@ class TrainConfig(FoldsConfig):
 
     fold: Index
     batch_size: Count
-    workers: Index
-    image_size: Count
+    workers: Annotated[int, Field(ge=0, le=4 * cpu_count())]
+    image_size: int = Field(ge=1, le=LARGEST_IMAGE)
     overwrite: bool
     label_smoothing: Share
     wanted_precision: Precision

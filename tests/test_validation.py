@@ -30,6 +30,11 @@ WRONG = {
     "data.root=/nowhere": "data.root=/nowhere: there is no such file or folder.",
     "model.weights=w.pt": "model.weights=w.pt: there is no such file or folder.",
     "model=timm": "model.architecture is missing",
+    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: it must be a number of at least",
+    "trainer.devices=2": "trainer.devices=2: it must be 1: a run trains on one device",
+    "+trainer.gradient_clip_algorithm=median": "it must be norm or value",
+    "workers=1000": "workers=1000: it must be a whole number from 0 to ",
+    "image_size=100000": "image_size=100000: it must be a whole number from 1 to 2048",
     "augment.transforms._target_=mine": "augment.transforms._target_=mine: it must be the dotted",
     "nonsense": "data.root=nonsense: there is no such file or folder",
 }

@@ -209,11 +209,15 @@ class Classifier(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm, also with a fused optimizer in mixed precision, which Lightning refuses.
+        """Clip by norm or value, also with a fused optimizer in mixed precision: Lightning refuses.
 
         Its reason, gradients scaled for float16, does not apply: that precision is not offered.
         """
-        if gradient_clip_val:
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _step(self, batch: Batch, stage: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ class JobResult:
     """How a job ended.
 
     Attributes:
-        accuracy: On the test fold; None if the job failed.
+        accuracy: On the validation subset; None if the job failed.
         error: Why it failed.
     """
 
@@ -82,7 +82,7 @@ class Jobs:
         with read_write(composed), open_dict(composed):
             del composed["hydra"]
         metrics = lifecycle.finished_metrics(composed, overrides)
-        return None if metrics is None else JobResult(float(metrics["test"]["accuracy"]))
+        return None if metrics is None else JobResult(float(metrics["validation"]["accuracy"]))
 
     def run(self, overrides: Sequence[str], number: int) -> JobResult:
         """Run a job in this process, and leave no network of it in memory."""

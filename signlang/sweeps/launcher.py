@@ -62,7 +62,7 @@ class SweepProgress:
         if outcome.accuracy is None:
             log.error("%s %s failed after %s: %s", where, name, duration(seconds), outcome.error)
         else:
-            log.info("%s %s: test accuracy %.4f (%s)", where, name, outcome.accuracy,
+            log.info("%s %s: validation accuracy %.4f (%s)", where, name, outcome.accuracy,
                      duration(seconds))  # fmt: skip
 
 

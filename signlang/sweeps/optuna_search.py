@@ -27,7 +27,6 @@ def run_search(
     folds: Sequence[int],
     at_once: int,
     launch: Launch,
-    accuracy: Callable[[Sequence[str]], float],
 ) -> list[JobReturn]:
     """Run trials until there are as many as were asked for.
 
@@ -42,7 +41,6 @@ def run_search(
         folds: Which folds a trial has.
         at_once: How many of them run at the same time.
         launch: Runs jobs, given as overrides, with the number of the first.
-        accuracy: Validation accuracy of a finished job.
 
     Returns:
         The jobs of this call.
@@ -65,7 +63,7 @@ def run_search(
         for key, override in overrides.items()
         if not (key in space or key == "fold")
     ]
-    search = _Trials(fixed, folds, at_once, launch, accuracy)
+    search = _Trials(fixed, folds, at_once, launch)
     for _ in range(trials - _count(study)):
         trial = study.ask(space)
         state, value = search.run(trial)
@@ -84,7 +82,6 @@ class _Trials:
     folds: Sequence[int]
     at_once: int
     launch: Launch
-    accuracy: Callable[[Sequence[str]], float]
     returned: list[JobReturn] = field(default_factory=list)
 
     def run(self, trial: "optuna.Trial") -> tuple["optuna.trial.TrialState", float | None]:
@@ -100,7 +97,7 @@ class _Trials:
             self.returned += returned
             if any(job.status == JobStatus.FAILED for job in returned):
                 return TrialState.FAIL, None
-            accuracies += map(self.accuracy, jobs)
+            accuracies += [float(job.return_value) for job in returned]
             trial.report(sum(accuracies) / len(accuracies), step=len(accuracies))
             if len(accuracies) < len(self.folds) and trial.should_prune():
                 return TrialState.PRUNED, None  # Optuna keeps what was reported last

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from signlang import console
 from signlang.console import log
-from signlang.errors import SignlangError, SweepError
+from signlang.errors import SettingError, SignlangError, SweepError
 from signlang.sweeps.jobs import Jobs
 from signlang.sweeps.launcher import LocalLauncher, SerialLauncher
 
@@ -131,12 +131,19 @@ class OptunaSweeper(GridSweeper):
         """Run trials until there are as many as were asked for.
 
         Raises:
-            SettingError: If Optuna is not installed, or there is nothing to search.
+            SettingError: If Optuna is not installed, there is nothing to search, or the test folds
+                would choose.
         """
         from signlang.sweeps import optuna_search
 
         assert self.config is not None
         assert self.launcher is not None
+        protocol = overrides.get("split.validation")
+        if "fold" in (str(self.config.split.validation), protocol and protocol.get_value_string()):
+            raise SettingError(
+                "split.validation=fold: a search would choose by the test folds. Leave a share for "
+                "validation, e.g. split.validation=0.1."
+            )
         folds = optuna_search.chosen_folds(overrides.get("fold"), self.config.folds)
         study = optuna_search.open_study(
             str(self.config.study), self.storage, self.sampler, self.pruner
@@ -148,16 +155,7 @@ class OptunaSweeper(GridSweeper):
             folds=folds,
             at_once=int(getattr(self.launcher, "at_once", len(folds))),
             launch=self.launch,
-            accuracy=self.validation_accuracy,
         )
-
-    def validation_accuracy(self, job: Sequence[str]) -> float:
-        """Accuracy of a finished job on its validation subset."""
-        from signlang.runs import lifecycle
-
-        metrics = lifecycle.run_folder(self.jobs.configuration(job, 0), job).metrics()
-        assert metrics is not None
-        return float(metrics["validation"]["accuracy"])
 
 
 def combinations(overrides: dict[str, Override]) -> list[list[str]]:

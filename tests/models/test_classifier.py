@@ -77,6 +77,17 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked_for(batches: list[Batch
     assert step_length(batches, 2 * free) == pytest.approx(free, rel=1e-3)
 
 
+def test_gradients_are_clipped_by_value_if_that_is_asked_for(batches: list[Batch]) -> None:
+    classifier = classifier_of(optimizer={"_target_": "torch.optim.SGD", "lr": 1.0})
+    before = weights_of(classifier)
+    trainer_of(gradient_clip_val=1e-3, gradient_clip_algorithm="value").fit(
+        classifier, loader_of(batches[:1])
+    )
+    steps = (weights_of(classifier) - before).abs()
+    assert float(steps.max()) == pytest.approx(1e-3, rel=1e-2)
+    assert int((steps > 0.99e-3).sum()) > 10, "many gradients reach the bound, not their norm"
+
+
 def test_labels_are_smoothed_in_training(batches: list[Batch]) -> None:
     classifier = classifier_of(label_smoothing=0.2)
     torch.manual_seed(3)  # of the dropout
