@@ -69,7 +69,7 @@ bench: setup ## Race training against other ways to write it (real images, about
 	$(BIN)/python experiments/speed/speed.py
 
 .PHONY: mutate
-mutate: setup ## Put 300 small errors into a copy of the code, one at a time: do tests notice? (2 hours)
+mutate: setup ## Put 300 small errors into a copy of the code, one at a time: do tests notice? (half an hour)
 	$(BIN)/python experiments/mutation/mutate.py --count 300 --seed 0 --workers 2
 
 .PHONY: format
