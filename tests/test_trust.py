@@ -345,7 +345,7 @@ def test_links_inside_a_run_folder_are_fine(run: Path) -> None:
     (run / "wandb").mkdir()
     (run / "wandb" / "latest").symlink_to("../checkpoints")
     with RunFolder(run).locked():
-        pass
+        assert (run / ".lock").is_file()
 
 
 @pytest.mark.parametrize("name", ["figures", "cross_validated"])
