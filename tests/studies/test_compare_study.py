@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_report import write_run
+from test_report import TWO_MODELS, write_run, write_two_models
 
 from signlang import console
 from signlang.errors import RunError, SettingError
@@ -15,15 +15,10 @@ from signlang.studies.leaderboard_columns import COLUMNS
 from signlang.studies.ranking import rank_settings
 from signlang.studies.study import read_study
 
-ACCURACIES = {"one": (1.0, 0.5), "two": (0.75, 0.875)}  # means 0.75 and 0.8125
-
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    for model, accuracies in ACCURACIES.items():
-        for fold, accuracy in enumerate(accuracies):
-            write_run(tmp_path / "s", {"model": model}, fold, accuracy=accuracy)
-    return tmp_path / "s"
+    return write_two_models(tmp_path / "s")
 
 
 def test_a_complete_study_is_written_and_shown(
@@ -127,7 +122,7 @@ def test_values_that_are_not_known_come_last_whatever_the_order(study: Path) -> 
 
 def test_tensorboard_has_the_means_and_each_fold(study: Path, tmp_path: Path) -> None:
     place = tensorboard.write_tensorboard(rank_settings(read_study(study)), tmp_path)
-    for model, accuracies in ACCURACIES.items():
+    for model, accuracies in TWO_MODELS.items():
         events = EventAccumulator(str(place / model))
         events.Reload()
         assert [(e.step, e.value) for e in events.Scalars("fold/accuracy")] == [

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from test_report import ranking_of, write_run
+from test_report import ranking_of, write_two_models
 
 from signlang import console
 from signlang.studies import comparison, leaderboard
@@ -20,15 +20,10 @@ from signlang.studies.leaderboard_columns import (
 )
 from signlang.studies.study import read_study
 
-ACCURACIES = {"one": (1.0, 0.5), "two": (0.75, 0.875)}  # means 0.75 and 0.8125
-
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    for model, accuracies in ACCURACIES.items():
-        for fold, accuracy in enumerate(accuracies):
-            write_run(tmp_path / "s", {"model": model}, fold, accuracy=accuracy)
-    return tmp_path / "s"
+    return write_two_models(tmp_path / "s")
 
 
 def test_every_column_of_a_table_has_a_title_and_is_explained() -> None:
