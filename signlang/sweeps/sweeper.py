@@ -138,8 +138,9 @@ class OptunaSweeper(GridSweeper):
 
         assert self.config is not None
         assert self.launcher is not None
-        protocol = overrides.get("split.validation")
-        if "fold" in (str(self.config.split.validation), protocol and protocol.get_value_string()):
+        given = overrides.get("split.validation")
+        swept = given.sweep_string_iterator() if given and given.is_sweep_override() else ()
+        if "fold" in (str(self.config.split.validation), *swept):
             raise SettingError(
                 "split.validation=fold: a search would choose by the test folds. Leave a share for "
                 "validation, e.g. split.validation=0.1."

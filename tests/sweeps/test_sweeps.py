@@ -231,6 +231,8 @@ def test_a_search_needs_something_to_search(tmp_path: Path) -> None:
          "returns Counter, not a BasePruner of Optuna"),
         (["hydra/sweeper=optuna", "seed=0,1", "split.validation=fold"],
          "split.validation=fold: a search would choose by the test folds."),
+        (["hydra/sweeper=optuna", "split.validation=0.1,fold"],
+         "split.validation=fold: a search would choose by the test folds."),
         (["optimizer.lr=interval(0, 1)"], "an interval is for a search; say hydra/sweeper=optuna"),
         (["modell=a,b"], "There is no setting modell; did you mean model?"),
     ],
