@@ -175,7 +175,8 @@ def _cross_validation(run: TrainedRun) -> list[CrossValidation]:
 
 def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
     """Limits of the accuracy, in sentences."""
-    split, texts = run.metrics["split"], []
+    split, chance = run.metrics["split"], run.predictions.chance_warning
+    texts = [chance] if chance else []
     if split == "stratified":
         texts.append(
             "Its test fold was assigned at random: the same signers, and often nearly the same "

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from omegaconf import DictConfig
+from rich.markup import escape
 
 from signlang.arrays import Floats32, Pixels
 from signlang.console import show_table
@@ -186,6 +187,8 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
         rows[name] = f"{share}{measured.size_mb[name]:.1f} MB, {measured.latency_ms[name]:.2f} ms"
     if measured.quantized:
         rows["int8"] += f" ({measured.quantized})"
+    if run.predictions.chance_warning:
+        rows["warning"] = escape(run.predictions.chance_warning)
     show_table(
         f"bundle of {run.metrics['model']} on {run.metrics['data']}",
         {**rows, "bundle": str(out), "use it": f"python -m signlang.predict bundle={out} IMAGES"},

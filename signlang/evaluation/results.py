@@ -222,7 +222,12 @@ def select_names(names: Sequence[str], flags: Flags) -> list[str]:
 
 def warnings(evaluation: Evaluation) -> list[str]:
     """Sentences on what biases the metrics or is excluded from them."""
+    known = evaluation.known
+    chance = classification.chance_warning(
+        evaluation.labels[known], evaluation.predicted[known], evaluation.predictor.classes
+    )
     return [
+        *([chance] if chance else []),
         *_overlap_warnings(evaluation),
         *_unknown_class_warnings(evaluation),
         *_calibration_warnings(evaluation),

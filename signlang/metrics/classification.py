@@ -183,6 +183,50 @@ def as_json(share: Proportion) -> dict[str, Any]:
     }  # fmt: skip
 
 
+MOST: Final = 0.5  # of the predictions are one class
+OVER: Final = 1.5  # times the share of that class in the images, which alone may be most of them
+
+
+def chance_warning(labels: Ints, predicted: Ints, names: Sequence[str]) -> str:
+    """Say that a network is no better than chance, or that it mostly predicts one class.
+
+    Args:
+        labels: (n,) positions of the true classes.
+        predicted: (n,) positions of the predicted ones.
+        names: Of the classes among which the network chooses.
+
+    Returns:
+        At most two sentences; empty where neither holds, and with fewer than two classes.
+
+    >>> chance_warning(np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 0, 1, 2]), ("A", "B", "C"))
+    ''
+    >>> dead = chance_warning(np.array([0, 1, 2] * 9), np.array([1] * 27), ("A", "B", "C"))
+    >>> print(dead)  # doctest: +NORMALIZE_WHITESPACE
+    No better than chance: 9 of 27 images are recognised (95 % interval 0.1864 to 0.5218),
+    guessing among 3 classes gives 0.3333.
+    It predicts B for 27 of 27 images, of which 9 show it.
+    """
+    if len(names) < 2 or not len(labels):
+        return ""
+    sentences = []
+    accuracy = Proportion.of(labels == predicted)
+    (low, high), chance = accuracy.interval, 1 / len(names)
+    if low <= chance:
+        sentences.append(
+            f"No better than chance: {accuracy.count:,} of {accuracy.total:,} images are "
+            f"recognised (95 % interval {low:.4f} to {high:.4f}), guessing among {len(names)} "
+            f"classes gives {chance:.4f}."
+        )
+    name, times = most_frequent(predicted, names)
+    shown = int((labels == names.index(name)).sum())
+    if times > MOST * len(predicted) and times >= OVER * shown:
+        sentences.append(
+            f"It predicts {name} for {times:,} of {len(predicted):,} images, of which {shown:,} "
+            "show it."
+        )
+    return " ".join(sentences)
+
+
 def confusion_counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
     """(classes, classes) confusion matrix: rows are true classes, columns predicted ones.
 
@@ -232,6 +276,11 @@ class Predictions:
         """(n,) whether the image was recognised."""
         right: npt.NDArray[np.bool_] = self.predicted == self.labels
         return right
+
+    @property
+    def chance_warning(self) -> str:
+        """See `chance_warning`."""
+        return chance_warning(self.labels, self.predicted, self.classes)
 
     @classmethod
     def concatenate(cls, folds: Sequence["Predictions"]) -> "Predictions":

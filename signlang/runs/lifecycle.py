@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 
 from signlang import validation
 from signlang.components import TARGET, import_target
@@ -128,6 +129,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
 def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     """Print metrics and folder of a finished run, and the command of its dashboards."""
     cost, test = metrics["cost"], metrics["test"]
+    remarks = " ".join(metrics.get("remarks", ()))
     show_table(
         f"{metrics['model']} on {metrics['data']}, fold {metrics['fold']} of {metrics['folds']} "
         f"({metrics['split']} split, {metrics['protocol']})",
@@ -141,6 +143,7 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             "time per image (1 thread)": f"{cost['latency_ms']:.2f} ms",
             "training": f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
             f"{metrics['images_per_second']:.0f} images/s",
+            **({"warning": escape(remarks)} if remarks else {}),
             "run folder": str(folder.path),
             "dashboards": f"tensorboard --logdir {folder.path.parents[1]}",
         },

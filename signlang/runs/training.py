@@ -20,7 +20,7 @@ from signlang.data.splits import Fold, split_name
 from signlang.errors import SettingError
 from signlang.files import read_csv
 from signlang.metrics import calibration
-from signlang.metrics.classification import per_class_accuracy
+from signlang.metrics.classification import chance_warning, per_class_accuracy
 from signlang.models.classifier import Classifier, load_classifier
 from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import instantiate_component, plain
@@ -215,6 +215,7 @@ def test_and_record(
         for subset in SUBSETS
     }
     calibration.write_calibration(folder.path, outputs, cfg.wanted_precision)
+    remark = chance_warning(predictions.labels("test"), probabilities.argmax(1), index.classes)
     history = read_csv(folder.path / "history.csv")
     record = folder.record() or {}
     metrics = {
@@ -238,6 +239,7 @@ def test_and_record(
         "epochs": len(history),
         "seconds": round(sum(float(row["seconds"]) for row in history), 3),
         "images_per_second": _median([float(row["images_per_second"]) for row in history]),
+        "remarks": [remark] if remark else [],
         "fingerprint": record["fingerprint"],
     }
     _log_hyperparameters(tester, record["settings"], metrics)

@@ -11,6 +11,7 @@ from signlang.metrics.classification import (
     Proportion,
     accuracy_by_group,
     as_json,
+    chance_warning,
     classification_metrics,
     confusion_counts,
     confusions,
@@ -115,3 +116,41 @@ def test_predictions_of_folds_are_concatenated() -> None:
     assert both.folds.tolist() == [0, 0, 1]
     assert both.signers is None  # of some images it is not known
     assert Predictions.concatenate([second, second]).signers == ("s", "s")
+
+
+@pytest.mark.parametrize(
+    ("right", "is_chance"), [(0, True), (10, True), (17, True), (18, False), (30, False)]
+)
+def test_no_better_than_chance_is_said_where_the_interval_holds_it(
+    right: int, is_chance: bool
+) -> None:
+    labels = np.arange(30) % 3
+    predicted = np.where(np.arange(30) < right, labels, (labels + 1) % 3)
+    low, high = wilson_interval(right, 30)
+    assert is_chance == (low <= 1 / 3)  # below it as well
+    text = chance_warning(labels, predicted, CLASSES)
+    assert text.startswith("No better than chance") == is_chance
+    if is_chance:
+        assert (
+            f"{right} of 30 images are recognised (95 % interval {low:.4f} to {high:.4f})" in text
+        )
+
+
+def test_a_network_that_predicts_one_class_is_told() -> None:
+    labels = np.repeat(np.arange(10), 20)
+    predicted = np.where(np.arange(200) % 20 < 9, labels, 7)  # 45 % right: better than chance
+    classes = tuple("0123456789")
+    assert chance_warning(labels, predicted, classes) == (
+        "It predicts 7 for 119 of 200 images, of which 20 show it."
+    )
+    assert chance_warning(labels, np.where(np.arange(200) % 20 < 12, labels, 7), classes) == ""
+
+
+def test_a_class_that_most_images_show_may_be_predicted_most_often() -> None:
+    labels = np.array([0] * 60 + [1] * 20 + [2] * 20)
+    assert chance_warning(labels, labels, CLASSES) == ""
+    assert "It predicts A for 100 of 100 images, of which 60 show it." in chance_warning(
+        labels, np.zeros(100, np.int64), CLASSES
+    )
+    assert chance_warning(np.array([0, 1] * 50), np.array([0, 1] * 49 + [0, 0]), CLASSES[:2]) == ""
+    assert chance_warning(np.zeros(9, np.int64), np.zeros(9, np.int64), ("A",)) == ""
