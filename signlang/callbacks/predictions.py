@@ -13,6 +13,7 @@ from signlang.arrays import Floats, Ints
 from signlang.data.index import Index
 from signlang.files import write_csv
 from signlang.metrics.classification import confusion_counts
+from signlang.reporting.formatting import seven_digits
 from signlang.reporting.plots import image_grid, literal_text, matrix_figure
 
 
@@ -70,8 +71,8 @@ def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Float
             index.paths[row],
             index.classes[index.labels[row]],
             index.classes[best],
-            f"{p[best]:.6f}",
-            *(f"{value:.6f}" for value in p),
+            seven_digits(p[best]),
+            *map(seven_digits, p),
         )
         for row, best, p in zip(rows, predicted, probabilities, strict=True)
     )

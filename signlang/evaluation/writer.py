@@ -254,10 +254,10 @@ def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
             path,
             names[evaluation.labels[row]] if evaluation.known[row] else own,
             names[evaluation.predicted[row]],
-            f"{evaluation.probabilities[row].max():.6f}",
-            *(f"{p:.6f}" for p in evaluation.probabilities[row]),
+            formatting.seven_digits(evaluation.probabilities[row].max()),
+            *map(formatting.seven_digits, evaluation.probabilities[row]),
             own,
-            f"{confidence[row]:.6f}",
+            formatting.seven_digits(confidence[row]),
             int(evaluation.accepted[row]),
         )
 

@@ -36,6 +36,15 @@ def percent(share: float) -> str:
     return f"{math.floor(share * 1000 + 1e-9) / 10:.1f} %"
 
 
+def seven_digits(probability: float) -> str:
+    """Write a probability for a file: as exact as float32, so that a loss follows from it.
+
+    >>> seven_digits(0.98765432), seven_digits(1.23456789e-12), seven_digits(1.0)
+    ('0.9876543', '1.234568e-12', '1')
+    """
+    return f"{probability:.7g}"
+
+
 def with_spread(mean: float, spread: float) -> str:
     """Write a mean with its spread, if it has one.
 

@@ -13,10 +13,11 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from signlang.arrays import Floats
+from signlang.console import log
 from signlang.constraints import Count, Index, Strict, Text, validated
 from signlang.errors import RunError
 from signlang.files import read_csv
-from signlang.metrics.classification import Predictions
+from signlang.metrics.classification import Predictions, classification_metrics
 from signlang.runs.folder import TRAIN_AGAIN, RunFolder
 
 COLUMNS: Final = ("path", "label", "predicted", "confidence")
@@ -48,9 +49,11 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
         )
     number = {name: position for position, name in enumerate(classes)}
     for line, row in enumerate(rows, start=2):
-        if len(row) != len(expected) or row[1] not in number:
+        if len(row) != len(expected) or row[1] not in number or row[2] not in number:
             raise RunError(f"{file} is damaged in line {line}. {TRAIN_AGAIN}")
-    labels = np.array([number[row[1]] for row in rows], dtype=np.int64)
+    labels, predicted = (
+        np.array([number[row[column]] for row in rows], dtype=np.int64) for column in (1, 2)
+    )
     try:
         table = np.array([row[4:] for row in rows], dtype=np.float64)
     except ValueError as error:
@@ -58,6 +61,16 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     # not a number fails both
     if not rows or not (table >= 0).all() or not (np.abs(table.sum(1) - 1) < ROUNDING).all():
         raise RunError(f"{file} is empty, or holds probabilities that are none. {TRAIN_AGAIN}")
+    highest, every = table.max(1), np.arange(len(rows))
+    wrong = np.flatnonzero(table[every, predicted] < highest)
+    if len(wrong):
+        raise RunError(
+            f"{file} is damaged in line {wrong[0] + 2}: {rows[wrong[0]][2]} is predicted, which is "
+            f"not the most probable class there. {TRAIN_AGAIN}"
+        )
+    # where two classes have the same digits, more of them decided
+    tied = table.argmax(1) != predicted
+    table[every[tied], predicted[tied]] = np.nextafter(highest[tied], 2)
     paths = tuple(row[0] for row in rows)
     return Predictions(
         classes, paths, labels, table, np.full(len(rows), fold), _signers(folder, paths)
@@ -210,11 +223,49 @@ class Run:
         return int(self.metrics["fold"])
 
     def metric(self, name: str) -> float:
-        """One of `METRICS`."""
+        """One of `METRICS`; those of the test fold are computed from its predictions.
+
+        Raises:
+            RunError: As `predictions`.
+        """
+        if METRICS[name][0] == "test":
+            return self.tested[name]
+        return self.recorded_metric(name)
+
+    def recorded_metric(self, name: str) -> float:
+        """One of `METRICS`, as `metrics.json` has it."""
         value: Any = self.metrics
         for key in METRICS[name]:
             value = value[key]
         return float(value)
+
+    @cached_property
+    def tested(self) -> Mapping[str, float]:
+        """Metrics of the test fold, computed from `predictions.csv`.
+
+        What `metrics.json` says otherwise is reported. A loss that does not follow from the six
+        decimals which earlier versions wrote is believed.
+
+        Raises:
+            RunError: As `predictions`.
+        """
+        predictions = self.predictions
+        results = classification_metrics(predictions.probabilities, predictions.labels)
+        if _is_coarse(predictions):
+            results["loss"] = self.recorded_metric("loss")
+        allowed = EXACT if "environment" in self.metrics else BEFORE
+        odd = [
+            f"{name} {self.recorded_metric(name):.6g} there, {value:.6g} by the predictions"
+            for name, value in results.items()
+            if not abs(self.recorded_metric(name) - value) <= allowed
+        ]
+        if odd:
+            log.warning(
+                "%s does not follow from predictions.csv beside it: it was changed, or is of "
+                "another run; figures are those of the predictions: %s",
+                self.path / "metrics.json", "; ".join(odd),
+            )  # fmt: skip
+        return results
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -229,7 +280,7 @@ class Run:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
         """
         predictions = read_predictions(self.folder, self.fold)
-        right, accuracy = int(predictions.correct.sum()), self.metric("accuracy")
+        right, accuracy = int(predictions.correct.sum()), self.recorded_metric("accuracy")
         if abs(right - accuracy * len(predictions.paths)) > ROUNDED:
             raise RunError(
                 f"{self.path / 'predictions.csv'} has {right} of {len(predictions.paths)} images "
@@ -316,4 +367,13 @@ METRICS: Final[Mapping[str, tuple[str, ...]]] = {
     "seconds": ("seconds",),
     "images_per_second": ("images_per_second",),
 }
-ROUNDED: Final = 1.5  # images whose two best classes may be equal in six decimals
+ROUNDED: Final = 0.05  # images; an accuracy in float32 is off by less
+EXACT: Final = 1e-4  # seven digits of each probability
+BEFORE: Final = 0.02  # earlier versions counted a confidence of exactly 1 in a bin of its own
+
+
+def _is_coarse(predictions: Predictions) -> bool:
+    """Whether probabilities have six decimals, and that of a true class may be rounded to 0."""
+    table = predictions.probabilities
+    of_truth = table[np.arange(len(table)), predictions.labels]
+    return bool((of_truth < 1e-5).any() and np.allclose(table, table.round(6), rtol=0, atol=1e-12))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -20,7 +21,11 @@ from signlang.data.splits import Fold, split_name
 from signlang.errors import SettingError
 from signlang.files import read_csv
 from signlang.metrics import calibration
-from signlang.metrics.classification import chance_warning, per_class_accuracy
+from signlang.metrics.classification import (
+    chance_warning,
+    classification_metrics,
+    per_class_accuracy,
+)
 from signlang.models.classifier import Classifier, load_classifier
 from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import instantiate_component, plain
@@ -214,6 +219,9 @@ def test_and_record(
         subset: (predictions.probabilities(subset), predictions.labels(subset))
         for subset in SUBSETS
     }
+    for subset, figures in (("validation", validation), ("test", test)):
+        if np.isfinite(outputs[subset][0]).all():  # of float64, as `compare` computes them again
+            figures |= classification_metrics(*outputs[subset])
     calibration.write_calibration(folder.path, outputs, cfg.wanted_precision)
     remark = chance_warning(predictions.labels("test"), probabilities.argmax(1), index.classes)
     history = read_csv(folder.path / "history.csv")

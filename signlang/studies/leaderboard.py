@@ -9,6 +9,7 @@ from typing import Any, Final
 from signlang import __version__, console
 from signlang.errors import SettingError, suggestion
 from signlang.files import atomic_write, write_csv
+from signlang.reporting.formatting import seven_digits
 from signlang.reporting.page import markdown
 from signlang.runs.results import COLUMNS as PREDICTION_COLUMNS
 from signlang.studies import sections, verdicts
@@ -84,7 +85,7 @@ def _predictions(setting: Setting, names: Sequence[str]) -> Iterator[list[str]]:
     for path, label, predicted, fold, probabilities in zip(
         table.paths, table.labels, table.predicted, table.folds, table.probabilities, strict=True
     ):
-        p = [f"{value:.6f}" for value in probabilities]
+        p = [seven_digits(value) for value in probabilities]
         yield [
             setting.name, str(fold), path, table.classes[label], table.classes[predicted],
             p[predicted], *("" if place is None else p[place] for place in places),

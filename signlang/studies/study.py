@@ -93,6 +93,11 @@ class Setting:
         """Mean of a figure over the finished folds."""
         return float(self.values(name).mean())
 
+    @property
+    def recorded_accuracy(self) -> float:
+        """Mean of the accuracies in `metrics.json`, for which no predictions are read."""
+        return float(np.mean([run.recorded_metric("accuracy") for run in self.runs]))
+
     def two_deviations(self, name: str) -> float:
         """Two standard deviations (n - 1) over the finished folds; nan for a single one."""
         values = self.values(name)
@@ -225,7 +230,7 @@ def read_study(path: Path, known: Run | None = None) -> Study:
             unusable.append(setting)
     if not settings:
         raise RunError(_nothing(path, unusable))
-    settings.sort(key=lambda s: (-s.mean("accuracy"), s.name))
+    settings.sort(key=lambda s: (-s.recorded_accuracy, s.name))
     return Study(path, tuple(settings), unusable)
 
 
@@ -247,11 +252,11 @@ def _setting(
             continue
         if run is None:
             missing[fold] = unfinished_fold(path)
-        elif not math.isfinite(run.metric("loss")):
+        elif not math.isfinite(loss := run.recorded_metric("loss")):
             missing[fold] = MissingFold(
                 FoldState.DIVERGED,
-                f"its loss is {run.metric('loss')}: move the setting out of the study, or choose a "
-                "lower learning rate",
+                f"its loss is {loss}: move the setting out of the study, or choose a lower "
+                "learning rate",
             )
         else:
             runs.append(run)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.metrics import f1_score, log_loss
 
 from signlang.errors import RunError
 from signlang.files import write_csv
@@ -105,8 +107,8 @@ def test_a_run_that_diverged_may_lack_numbers(tmp_path: Path) -> None:
     nothing = {"test.loss": math.nan, "test.calibration_error": math.nan}
     run = read_run(run_of(tmp_path, nothing))
     assert run is not None
-    assert math.isnan(run.metric("loss"))
-    assert run.metric("accuracy") == 0.9
+    assert math.isnan(run.recorded_metric("loss"))
+    assert run.recorded_metric("accuracy") == 0.9
 
 
 def test_metrics_of_later_versions_may_have_more_keys(tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ def test_what_is_no_finished_run_is_told_what_it_is(tmp_path: Path) -> None:
         run_of(tmp_path / "runs" / name)
     with pytest.raises(RunError, match=r"holds several runs: give one of fold=0, fold=1\."):
         read_finished_run(tmp_path / "runs")
-    assert read_finished_run(tmp_path / "runs" / "fold=0").metric("accuracy") == 0.9
+    assert read_finished_run(tmp_path / "runs" / "fold=0").recorded_metric("accuracy") == 0.9
     (tmp_path / "runs" / "fold=0" / "metrics.json").unlink()
     with pytest.raises(RunError, match="is a run that is not finished"):
         read_finished_run(tmp_path / "runs" / "fold=0")
@@ -201,6 +203,55 @@ def test_predictions_that_cannot_be_are_refused(
     run = with_predictions(tmp_path, rows)
     with pytest.raises(RunError, match=rf"predictions\.csv.*{sentence}.* Train this run again"):
         _ = run.predictions
+
+
+def test_one_image_more_is_noticed(tmp_path: Path) -> None:
+    run = with_predictions(tmp_path, ROWS, accuracy=1.0)
+    with pytest.raises(RunError, match=r"has 2 of 3 images right, but metrics\.json beside it an"):
+        _ = run.predictions
+
+
+def test_the_column_of_predictions_decides_where_digits_are_the_same(tmp_path: Path) -> None:
+    tie = ["3.png", "B", "B", "0.5", "0.5", "0.5"]
+    run = with_predictions(tmp_path, [*ROWS[:2], tie], accuracy=1.0)
+    assert run.predictions.correct.all()
+    wrong = ["3.png", "B", "B", "0.6", "0.6", "0.4"]
+    run = with_predictions(tmp_path, [*ROWS[:2], wrong], accuracy=1.0)
+    with pytest.raises(RunError, match=r"damaged in line 4: B is predicted, which is not the most"):
+        _ = run.predictions
+
+
+def test_metrics_are_those_of_the_predictions_and_others_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [*ROWS[:2], ["3.png", "B", "A", "0.9", "0.9", "0.1"]]
+    run = with_predictions(tmp_path, rows)
+    labels, p = ["A", "B", "B"], np.array([[0.7, 0.3], [0.2, 0.8], [0.9, 0.1]])
+    expected = {
+        "accuracy": 2 / 3,
+        "macro_f1": f1_score(labels, ["A", "B", "A"], average="macro"),
+        "loss": log_loss(labels, p),
+        "calibration_error": (0.3 + 0.2 + 0.9) / 3,
+    }
+    assert {name: run.metric(name) for name in expected} == pytest.approx(expected)
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"{tmp_path / 'metrics.json'} does not follow from predictions.csv besid"
+    )
+    assert "macro_f1 1 there, 0.666667 by the predictions; loss 0.3 there, " in line
+    caplog.clear()
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    content["test"] = expected
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    again = read_run(tmp_path)
+    assert again is not None
+    assert again.metric("loss") == pytest.approx(expected["loss"])
+    assert not caplog.messages
+
+
+def test_a_loss_that_six_decimals_do_not_give_is_believed(tmp_path: Path) -> None:
+    rows = [*ROWS[:2], ["3.png", "B", "A", "1.000000", "1.000000", "0.000000"]]
+    assert with_predictions(tmp_path, rows).metric("loss") == METRICS["test"]["loss"]
 
 
 def test_predictions_bear_out_the_accuracy(tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ from torch.utils.data import DataLoader
 from signlang.callbacks.checkpointing import InterruptGuard
 from signlang.callbacks.cost import latencies_ms, profile
 from signlang.callbacks.one_cycle import OneCycle
+from signlang.callbacks.predictions import write_predictions
 from signlang.components import import_target
 from signlang.data import augmentation
 from signlang.data.augmentation import Affine, Augmentation, affine_matrices
 from signlang.data.datamodule import AugmentedBatches, EpochBatchSampler, identity_collate
 from signlang.data.image_io import map_in_order, resize_image
+from signlang.data.index import read_index
 from signlang.models.classifier import Classifier
 
 
@@ -320,3 +322,18 @@ def test_costs_are_measured() -> None:
     assert 0 < first <= cost.latency_ms <= third
     assert len(latencies_ms(model, 32, repeats=7)) == 7
     assert model.training
+
+
+def test_the_loss_follows_from_the_written_predictions(tmp_path: Path, tiny: Path) -> None:
+    index = read_index(tiny, cache_dir=str(tmp_path))
+    logits = torch.tensor([[12.0, -13.0, 0.5], [0.1, 0.2, 0.3], [-40.0, 2.0, 2.0000002]]).double()
+    probabilities = logits.softmax(1).numpy()
+    rows = np.flatnonzero(index.labels == 1)[:3]  # whose probabilities are 1e-11, 0.3 and 0.5
+    write_predictions(tmp_path / "predictions.csv", index, rows, probabilities)
+    lines = (tmp_path / "predictions.csv").read_text("utf-8").splitlines()[1:]
+    written = np.array([line.split(",")[4:] for line in lines], dtype=np.float64)
+    labels = index.labels[rows]
+    assert log_loss(labels, written, labels=[0, 1, 2]) == pytest.approx(
+        log_loss(labels, probabilities, labels=[0, 1, 2]), abs=1e-6
+    )
+    assert [line.split(",")[2] for line in lines] == ["A", "ß", "ß"]
