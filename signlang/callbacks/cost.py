@@ -6,7 +6,7 @@ import logging
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import pytorch_lightning as pl
 import torch
@@ -105,16 +105,23 @@ def latencies_ms(classifier: Classifier, image_size: int, repeats: int = REPEATS
     return times[WARM_UP:]
 
 
+def latency(classifier: Classifier, image_size: int) -> dict[str, Any]:
+    """`latency_ms` and `latency_quartiles_ms` of `Cost`."""
+    first, median, third = statistics.quantiles(latencies_ms(classifier, image_size), n=4)
+    return {
+        "latency_ms": round(median, 3),
+        "latency_quartiles_ms": (round(first, 3), round(third, 3)),
+    }
+
+
 def profile(classifier: Classifier, image_size: int) -> Cost:
     """Measure all costs of a classifier."""
     network = classifier.network
-    first, median, third = statistics.quantiles(latencies_ms(classifier, image_size), n=4)
     return Cost(
         parameters=parameters(network),
         flops=flops(network, image_size),
         size_mb=round(size_mb(network), 3),
-        latency_ms=round(median, 3),
-        latency_quartiles_ms=(round(first, 3), round(third, 3)),
+        **latency(classifier, image_size),
     )
 
 

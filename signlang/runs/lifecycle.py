@@ -129,6 +129,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
 def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     """Print metrics and folder of a finished run, and the command of its dashboards."""
     cost, test = metrics["cost"], metrics["test"]
+    beside = "" if cost.get("latency_alone", True) else ", measured beside other jobs"
     remarks = " ".join(metrics.get("remarks", ()))
     show_table(
         f"{metrics['model']} on {metrics['data']}, fold {metrics['fold']} of {metrics['folds']} "
@@ -140,7 +141,7 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             "parameters": f"{cost['parameters']:,}",
             "FLOPs (fvcore, multiply-add = 1)": f"{cost['flops'] / 1e6:,.2f} M",
             "size": f"{cost['size_mb']:.1f} MB",
-            "time per image (1 thread)": f"{cost['latency_ms']:.2f} ms",
+            "time per image (1 thread)": f"{cost['latency_ms']:.2f} ms{beside}",
             "training": f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
             f"{metrics['images_per_second']:.0f} images/s",
             **({"warning": escape(remarks)} if remarks else {}),

@@ -146,6 +146,7 @@ class CostMetrics(Strict, extra="ignore"):
     flops: Measured
     size_mb: Measured
     latency_ms: Measured
+    latency_alone: bool | None = None
 
 
 class MetricsFile(Strict, extra="ignore"):
@@ -172,7 +173,7 @@ class MetricsFile(Strict, extra="ignore"):
         if math.isfinite(self.test.loss):
             for group in ("test", "validation", "cost"):
                 for key, value in getattr(self, group):
-                    if not math.isfinite(value):
+                    if value is not None and not math.isfinite(value):
                         raise ValueError(f"{group}.{key}={value}: it must be a number.")
         return self
 
@@ -271,6 +272,12 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """What decided the outcome, but for the fold."""
         return {key: value for key, value in self.record["settings"].items() if key != "fold"}
+
+    @property
+    def latency_alone(self) -> bool | None:
+        """Whether no other job of a sweep ran beside its measurement; None if not known."""
+        alone: bool | None = self.metrics["cost"].get("latency_alone")
+        return alone
 
     @cached_property
     def predictions(self) -> Predictions:

@@ -6,6 +6,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -294,7 +296,15 @@ def _log_hyperparameters(
 
 def _cost(profile: CostProfile) -> dict[str, Any]:
     assert isinstance(profile.cost, Cost)
-    return dict(vars(profile.cost))
+    return {**vars(profile.cost), "latency_alone": _is_alone()}
+
+
+def _is_alone() -> bool:
+    """Whether no other job of a sweep may run at the same time."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return True
+    target = str(HydraConfig.get().launcher[TARGET])
+    return target.rpartition(".")[2] in {"SerialLauncher", "BasicLauncher"}
 
 
 def _median(values: list[float]) -> float:

@@ -83,6 +83,12 @@ def _rank(row: Row) -> str:
     return f"{row.rank}" if row.setting.is_complete else f"{row.rank}*"
 
 
+def _latency_alone(row: Row) -> bool | None:
+    """Whether all times per image were measured alone; None if that is not known of one."""
+    alone = {run.latency_alone for run in row.setting.runs}
+    return False if False in alone else None if None in alone else True
+
+
 def fold_accuracies(row: Row) -> dict[int, float | None]:
     """Accuracy of each fold; None for one that is missing."""
     known = {run.fold: run.metric("accuracy") for run in row.setting.runs}
@@ -176,9 +182,17 @@ _METRICS: Final = (
         "latency_ms",
         title="ms per image",
         meaning="median time for one image on one thread of the machine that trained; only times "
-        "of one device compare",
+        "of one device compare. † means that other jobs of a sweep ran beside it: the command of "
+        "the sweep, repeated, measures it again",
         format="{:.2f}".format,
+        cell=lambda row: (
+            f"{row.setting.mean('latency_ms'):.2f}" + "†" * (_latency_alone(row) is False)
+        ),
         narrow_title="ms per\nimage",
+    ),
+    Column(
+        "latency_alone",
+        lambda row: {True: "true", False: "false", None: None}[_latency_alone(row)],
     ),
     _mean(
         "images_per_second",

@@ -1,16 +1,30 @@
-"""Jobs of a multirun and their results."""
+"""Jobs of a multirun, their results, and the time per image of their networks."""
 
 import copy
 import gc
-from collections.abc import Sequence
+import json
+import multiprocessing
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
+from signlang import console
+from signlang.components import TARGET, configured_nodes
+from signlang.console import log
 from signlang.errors import SignlangError
+from signlang.system import cpu_name
+
+if TYPE_CHECKING:  # it imports numpy
+    from signlang.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,79 @@ class Jobs:
         if returned.status == JobStatus.COMPLETED:
             return JobResult(float(value))
         return JobResult(error=str(value) if isinstance(value, SignlangError) else repr(value))
+
+
+def measure_latencies(jobs: Jobs, launched: Iterable[Sequence[str]]) -> None:
+    """Measure the time per image again that jobs took while others ran beside them.
+
+    Each network is measured once, in a process of its own, and all of its runs get the figure.
+    Runs of other machines are left as they are.
+
+    Args:
+        jobs: What composes their configurations.
+        launched: Overrides of each.
+    """
+    networks = _measured_beside_others(jobs, launched)
+    if not networks:
+        return
+    log.info("measuring the time per image again, one network at a time")
+    # a process that has not imported torch; forking one that has is not safe
+    context = multiprocessing.get_context("spawn")
+    for nodes, folders in networks:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_ignore_interrupts) as pool:
+            try:
+                measured = pool.submit(_latency, folders[0].path, nodes).result()
+                for folder in folders:
+                    _write_latency(folder, measured)
+            except (SignlangError, BrokenProcessPool, OSError) as error:
+                log.warning("%s: its time per image stays as it is: %s", folders[0].path, error)
+
+
+def _measured_beside_others(
+    jobs: Jobs, launched: Iterable[Sequence[str]]
+) -> list[tuple[dict[str, Any], list["RunFolder"]]]:
+    """Each network, as its configuration names it, with the runs that need its time."""
+    from signlang.runs import lifecycle  # brings numpy, which --help does not need
+
+    networks: dict[str, tuple[dict[str, Any], list[RunFolder]]] = {}
+    for number, overrides in enumerate(launched):
+        cfg = jobs.configuration(overrides, number)
+        folder = lifecycle.run_folder(cfg, overrides)
+        with suppress(SignlangError):  # what is damaged is told of by the comparison
+            metrics, record = folder.metrics() or {}, folder.record() or {}
+            alone = metrics.get("cost", {}).get("latency_alone", True)
+            if not alone and cpu_name() in str(record.get("device")):
+                nodes = configured_nodes(cfg)
+                unlike = [
+                    nodes[TARGET],
+                    nodes["network"],
+                    cfg.image_size,
+                    record["data"]["classes"],
+                ]
+                networks.setdefault(json.dumps(unlike), (nodes, []))[1].append(folder)
+    return list(networks.values())
+
+
+def _latency(run: Path, nodes: dict[str, Any]) -> dict[str, Any]:
+    from signlang.callbacks.cost import latency
+    from signlang.runs.trained_run import load_trained_run
+
+    trained = load_trained_run(run, nodes=nodes)
+    return latency(trained.classifier, trained.image_size)
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the parent, which waits for a measurement of seconds."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    console.mute()
+
+
+def _write_latency(folder: "RunFolder", measured: Mapping[str, Any]) -> None:
+    with folder.locked():
+        metrics = folder.metrics()
+        assert metrics is not None
+        metrics["cost"] |= {**measured, "latency_alone": True}
+        folder.finish(metrics)
 
 
 def display_text(overrides: Sequence[str], all_of_them: Sequence[Sequence[str]]) -> str:

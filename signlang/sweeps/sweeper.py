@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from signlang import console
 from signlang.console import log
 from signlang.errors import SettingError, SignlangError, SweepError
-from signlang.sweeps.jobs import Jobs
+from signlang.sweeps.jobs import Jobs, measure_latencies
 from signlang.sweeps.launcher import LocalLauncher, SerialLauncher
 
 
@@ -34,6 +34,7 @@ class GridSweeper(HydraSweeper):
     def __init__(self, params: dict[str, str] | None = None) -> None:
         self.params = params or {}
         self.studies: set[Path] = set()
+        self.launched: list[Sequence[str]] = []
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -63,6 +64,7 @@ class GridSweeper(HydraSweeper):
         finally:
             if isinstance(self.launcher, SerialLauncher):
                 self.launcher.close()
+        measure_latencies(self.jobs, self.launched)
         self._compare()
         failed = sum(job.status == JobStatus.FAILED for job in returned)
         if failed:
@@ -85,6 +87,7 @@ class GridSweeper(HydraSweeper):
         for job in unlike.values():
             configuration = self.jobs.configuration(job, first)
             self.studies.add(lifecycle.run_folder(configuration, job).path.parent.parent)
+        self.launched += jobs
         return self.launcher.launch(jobs, initial_job_idx=first)
 
     def _parsed(self, arguments: Sequence[str]) -> dict[str, Override]:

@@ -1,6 +1,7 @@
 """All tables of a study read one table of columns: what it explains, sorts and writes."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,18 @@ def test_the_file_has_all_columns_and_reads_back(study: Path) -> None:
     assert [row["accuracy"] for row in rows] == ["0.812500", "0.750000"]
     assert [row["accuracy_fold_1"] for row in rows] == ["0.875000", "0.500000"]
     assert [row["rank"] for row in rows] == ["1", "2"]
+
+
+def test_a_time_that_was_taken_beside_other_jobs_is_marked(study: Path) -> None:
+    column = COLUMNS["latency_ms"]
+    assert [column.text(row) for row in ranking_of(study).rows] == ["3.00", "3.00"]
+    file = study / "two" / "fold=1" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["cost"]["latency_alone"] = False
+    file.write_text(json.dumps(metrics))
+    ranking = ranking_of(study)
+    texts = {row.setting.name: column.text(row) for row in ranking.rows}
+    assert texts == {"one": "3.00", "two": "3.00†"}
+    assert "† means that other jobs" in column.meaning
+    alone = {row.setting.name: COLUMNS["latency_alone"].value(row) for row in ranking.rows}
+    assert alone == {"one": None, "two": "false"}

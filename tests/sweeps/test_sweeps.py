@@ -33,6 +33,12 @@ def finished(place: Path) -> dict[str, float]:
     }
 
 
+def costs(place: Path) -> list[str]:
+    """The different costs of all finished runs."""
+    files = place.glob("runs/*/*/fold=*/metrics.json")
+    return list({json.dumps(json.loads(file.read_text())["cost"]) for file in files})
+
+
 def begin(place: Path, *words: str) -> subprocess.Popen[str]:
     """Start a training command that a test wants to disturb."""
     return subprocess.Popen(
@@ -84,10 +90,19 @@ def test_jobs_side_by_side_fail_alone_and_are_skipped_the_next_time(
     assert "1 of 3 jobs of the sweep failed" in result.err
     assert "Traceback" not in result.err
     assert len(finished(tmp_path)) == 2
+    assert "measuring the time per image again, one network at a time" in result.err
+    assert len(costs(tmp_path)) == 1, "one network has one time, measured once, alone"
+    assert '"latency_alone": true' in costs(tmp_path)[0]
     assert (tmp_path / "runs/folder/leaderboard.csv").is_file(), "compared although a job failed"
     assert result.err.count("counted from 0 to 2") == 1
+    (run,) = tmp_path.glob("runs/*/*/fold=1")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["cost"] |= {"latency_ms": 1e9, "latency_alone": False}  # as if killed before
+    (run / "metrics.json").write_text(json.dumps(metrics))
     again = run_command(tmp_path, *words)
     assert "2 of 3 jobs are finished already" in again.err
+    measured = json.loads((run / "metrics.json").read_text())["cost"]
+    assert (measured["latency_alone"], measured["latency_ms"] < 1e9) == (True, True)
     assert again.code == 1
 
 
