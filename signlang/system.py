@@ -1,4 +1,4 @@
-"""Properties of this machine: usable cores, processor and GPU names, git commit of the code."""
+"""Properties of this machine: cores, processor and GPU, their precision, git commit of the code."""
 
 import os
 import platform
@@ -10,6 +10,10 @@ from typing import Final
 
 from signlang.errors import SettingError
 
+ARITHMETIC: Final = {  # flags of a processor that decide its results and speed, the best first
+    "amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "bf16": "bf16", "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}  # fmt: skip
 GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, Windows' (WSL)
 
 
@@ -35,14 +39,62 @@ def check_accelerator(accelerator: str) -> None:
         )
 
 
+def choose_precision(precision: str, accelerator: str) -> str:
+    """Resolve `auto` to one of Lightning's precisions; pass anything else through.
+
+    bfloat16 where the device multiplies it in hardware, else float32. Where it is only emulated,
+    it costs accuracy and time.
+
+    Args:
+        precision: `auto`, or a precision of Lightning, e.g. `32-true`.
+        accelerator: Lightning's name of the device: `auto`, `cpu`, `gpu`, ...
+    """
+    if precision != "auto":
+        return precision
+    import torch
+
+    if trains_on_gpu(accelerator):
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        supported = any(
+            capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16")
+        )
+    return "bf16-mixed" if supported else "32-true"
+
+
+def trains_on_gpu(accelerator: str) -> bool:
+    """Whether that accelerator of Lightning's is a GPU of this machine."""
+    import torch
+
+    return accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
+
+
+def processor(accelerator: str) -> str:
+    """Kind of the device that trains: GPU, or processor with its widest kind of arithmetic."""
+    if trains_on_gpu(accelerator):
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    flags = {*_cpu_facts("flags").split(), *_cpu_facts("Features").split()}
+    return ", ".join(
+        [cpu_name(), *[text for flag, text in ARITHMETIC.items() if flag in flags][:1]]
+    )
+
+
 def cpu_name() -> str:
     """Name of the processor: its model name if the system has it, else its architecture."""
+    return _cpu_facts("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_facts(name: str) -> str:
+    """What Linux says of the first core by that name; empty where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
+    facts = [line.partition(":") for line in lines]
+    return next((value.strip() for key, _, value in facts if key.strip() == name), "")
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from signlang.models.classifier import Classifier
+from signlang.system import choose_precision, processor
 
 
 def runs_in(place: Path) -> list[Path]:
@@ -68,6 +69,13 @@ def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
     record = json_of(run / "record.json")
     assert record["fingerprint"] == metrics["fingerprint"]
     assert record["packages"]["torch"]
+    environment = metrics["environment"]
+    assert environment["precision"] == choose_precision("auto", "cpu")
+    assert record["settings"]["trainer.precision"] == environment["precision"]
+    assert environment["processor"] == record["processor"] == processor("cpu")
+    assert environment["torch"] == record["packages"]["torch"]
+    assert environment["git"] == record["git"]
+    assert metrics["cost"]["latency_alone"] is True
     assert record["data"]["images"] == 36
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from signlang.hydra_app import CONF
 from signlang.models.classifier import Classifier
 from signlang.runs import lifecycle, training
-from signlang.runs.training import choose_precision
+from signlang.system import choose_precision
 
 OPTIMIZERS: Final = {"adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
 

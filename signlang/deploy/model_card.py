@@ -109,6 +109,9 @@ def origin(run: TrainedRun) -> Section:
         ["commit", str(record.get("git") or "not known")],
         ["started", str(record.get("started"))],
         ["device", str(record.get("device"))],
+        ["processor", str(run.environment["processor"] or "not known")],
+        ["precision of training", str(run.environment["precision"] or "not known")],
+        ["torch", str(run.environment["torch"] or "not known")],
         ["fingerprint of the run", str(record["fingerprint"])],
         *settings,
     ]

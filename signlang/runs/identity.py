@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import signlang
 from signlang.files import content_digest, file_digest
-from signlang.system import device, git_commit
+from signlang.system import device, git_commit, processor
 
 # settings of where and how a run is trained, not of what it is; data has its own fingerprint
 ELSEWHERE: Final = (
@@ -31,6 +31,7 @@ PACKAGES: Final = (
     "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",
 )  # fmt: skip
+PRECISION: Final = "trainer.precision"
 LONGEST_NAME: Final = 160  # a file system allows 255 bytes
 FORMAT: Final = 2  # of record.json; 1 hashed the paths of Python modules
 
@@ -60,11 +61,15 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
     return name
 
 
-def settings_of(cfg: DictConfig) -> dict[str, Any]:
+def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]:
     """Flatten the settings that decide the outcome of a run to dotted keys and plain values.
 
     A component stands under its key with what its `_target_` names (see `component_name`), never
     with the path of a Python module: code that moves leaves finished runs as they are.
+
+    Args:
+        cfg: The configuration.
+        precision: What `trainer.precision=auto` means for this run, which is part of it.
     """
     # callbacks and loggers write below the run folder, which is not part of its identity
     unplaced = OmegaConf.merge(cfg, {"run_folder": None})
@@ -81,6 +86,8 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
         kept["model.weights"] = file_digest(cfg.model.weights)
     if cfg.augment.backgrounds:
         kept["augment.backgrounds"] = content_digest(Path(cfg.augment.backgrounds).expanduser())
+    if precision is not None and kept.get(PRECISION) == "auto":
+        kept[PRECISION] = precision
     return kept
 
 
@@ -153,11 +160,43 @@ def record(settings: Mapping[str, Any], data: Mapping[str, Any], **more: Any) ->
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "device": device(),
+        "processor": processor(str(settings.get("trainer.accelerator", "auto"))),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "fingerprint": fingerprint(settings, data["fingerprint"]),
         "data": dict(data),
         "settings": dict(settings),
         **more,
+    }
+
+
+def environment(precision: str, accelerator: str) -> dict[str, str | None]:
+    """What computes here and now: precision, processor or GPU, torch, commit of the code.
+
+    Args:
+        precision: That of training, resolved.
+        accelerator: Lightning's name of the device.
+    """
+    return {
+        "precision": precision,
+        "processor": processor(accelerator),
+        "torch": _version("torch"),
+        "git": git_commit(),
+    }
+
+
+def recorded_environment(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """The same of a run when it was started; None for what earlier versions did not record.
+
+    >>> old = {"settings": {"trainer.precision": "auto"}, "packages": {"torch": "2.15.0"}}
+    >>> recorded_environment(old)
+    {'precision': None, 'processor': None, 'torch': '2.15.0', 'git': None}
+    """
+    precision = record["settings"].get(PRECISION)
+    return {
+        "precision": None if precision == "auto" else precision,
+        "processor": record.get("processor"),
+        "torch": (record.get("packages") or {}).get("torch"),
+        "git": record.get("git"),
     }
 
 

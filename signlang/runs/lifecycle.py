@@ -19,6 +19,8 @@ from signlang.errors import RunError, SettingError, SignlangError, listing
 from signlang.files import read_csv
 from signlang.runs import identity
 from signlang.runs.folder import RunFolder
+from signlang.runs.identity import differences
+from signlang.system import choose_precision
 
 OWN_SOURCES: Final = "signlang.data.sources."
 Component = TypeVar("Component")
@@ -73,9 +75,10 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         if not str(cfg.data.source[TARGET]).startswith(OWN_SOURCES):
             return None  # the user's module may import torch, and workers are forked from here
         data = fold_of(cfg).index.fingerprint
+        settings = identity.settings_of(cfg, recorded_precision(folder))
     except SignlangError:  # the run reports it in its own log
         return None
-    wanted = identity.fingerprint(identity.settings_of(cfg), data)
+    wanted = identity.fingerprint(settings, data)
     return metrics if metrics.get("fingerprint") == wanted else None
 
 
@@ -93,7 +96,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             traceback is then in its `run.log`.
         KeyboardInterrupt: If the run is interrupted, with a sentence on how to resume.
     """
-    folder, settings = RunFolder(Path(cfg.run_folder)), identity.settings_of(cfg)
+    folder = RunFolder(Path(cfg.run_folder))
     index, subsets = images.index, images.subsets
     data = {
         "name": cfg.data.name,
@@ -105,15 +108,23 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
         "validation": len(subsets.validation),
         "test": len(subsets.test),
     }
-    wanted = identity.fingerprint(settings, index.fingerprint)
-    if not cfg.overwrite and folder.is_finished(wanted):
-        log.info("%s is finished already", folder.path)
-        yield folder
-        return
+    if not cfg.overwrite:
+        settings = identity.settings_of(cfg, recorded_precision(folder))  # no torch to ask so far
+        if folder.is_finished(identity.fingerprint(settings, index.fingerprint)):
+            log.info("%s is finished already", folder.path)
+            yield folder
+            return
     with folder.locked():
+        here, earlier = _machine_precision(cfg), None if cfg.overwrite else folder.record()
+        settings = identity.settings_of(cfg, here if earlier is None else _precision_of(earlier))
         record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
+        if earlier is not None and earlier["fingerprint"] == record["fingerprint"]:
+            _refuse_emulation(folder, earlier, record, here)
         folder.start(record, overwrite=cfg.overwrite)
         with log_to(folder.log), _reported_failures(folder):
+            _settle_precision(cfg, settings, here)
+            if earlier is not None and folder.last.is_file():
+                _report_new_environment(earlier, record)
             _write_settings(cfg, folder, overrides)
             index.write(folder.path, subsets.names(len(index)))
             if index.excluded:
@@ -124,6 +135,61 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
                     listing(map(str, index.excluded)),
                 )
             yield folder
+
+
+def recorded_precision(folder: RunFolder) -> str | None:
+    """Precision of a run that was started, `auto` if an earlier version did not record it.
+
+    Raises:
+        RunError: As `RunFolder.record`.
+    """
+    record = folder.record()
+    return None if record is None else _precision_of(record)
+
+
+def _precision_of(record: Mapping[str, Any]) -> str | None:
+    precision = record.get("settings", {}).get(identity.PRECISION)
+    return None if precision is None else str(precision)
+
+
+def _machine_precision(cfg: DictConfig) -> str:
+    return choose_precision(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
+
+
+def _refuse_emulation(
+    folder: RunFolder, earlier: Mapping[str, Any], now: Mapping[str, Any], here: str
+) -> None:
+    """Refuse to resume in bfloat16 where it is emulated: one run has one precision.
+
+    Raises:
+        RunError: With both ways out.
+    """
+    started = _precision_of(earlier)
+    if started == "bf16-mixed" and here == "32-true":
+        raise RunError(
+            f"{folder.path} was started in {started} on {earlier.get('processor', 'unknown')}, "
+            f"which {now['processor']} only emulates: resume it on a machine like the first, or "
+            f"start it again here, in {here}, with overwrite=true."
+        )
+
+
+def _settle_precision(cfg: DictConfig, settings: Mapping[str, Any], here: str) -> None:
+    """Put the precision of the run in the place of `auto`, and say so."""
+    if cfg.trainer.precision != "auto":
+        return
+    started = settings[identity.PRECISION]
+    cfg.trainer.precision = here if started == "auto" else started
+    kept = ", in which the run was started" if started not in {"auto", here} else ""
+    log.info("trainer.precision=auto: %s%s", cfg.trainer.precision, kept)
+
+
+def _report_new_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Say in one line what is other than when the run was started."""
+    before, after = map(identity.recorded_environment, (earlier, now))
+    known = {key: value for key, value in before.items() if value is not None}
+    changed = differences(known, {key: after[key] for key in known})
+    if changed:
+        log.warning("the run is resumed on another machine or version: %s", "; ".join(changed))
 
 
 def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:

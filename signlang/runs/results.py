@@ -19,6 +19,7 @@ from signlang.errors import RunError
 from signlang.files import read_csv
 from signlang.metrics.classification import Predictions, classification_metrics
 from signlang.runs.folder import TRAIN_AGAIN, RunFolder
+from signlang.runs.identity import PRECISION, recorded_environment
 
 COLUMNS: Final = ("path", "label", "predicted", "confidence")
 ROUNDING: Final = 1e-3  # of a sum of probabilities with six decimals each, of up to 2,000 classes
@@ -270,14 +271,23 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What decided the outcome, but for the fold."""
-        return {key: value for key, value in self.record["settings"].items() if key != "fold"}
+        """What decided the outcome, but for the fold; the precision is the resolved one."""
+        settings = {k: value for k, value in self.record["settings"].items() if k != "fold"}
+        if PRECISION in settings and self.environment["precision"] is not None:
+            settings[PRECISION] = self.environment["precision"]
+        return settings
 
     @property
     def latency_alone(self) -> bool | None:
         """Whether no other job of a sweep ran beside its measurement; None if not known."""
         alone: bool | None = self.metrics["cost"].get("latency_alone")
         return alone
+
+    @property
+    def environment(self) -> Mapping[str, str | None]:
+        """Precision, processor, torch and commit that finished it; None what is not known."""
+        known: Mapping[str, str | None] = self.metrics.get("environment") or {}
+        return {**recorded_environment(self.record), **known}
 
     @cached_property
     def predictions(self) -> Predictions:

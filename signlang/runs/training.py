@@ -29,35 +29,11 @@ from signlang.metrics.classification import (
     per_class_accuracy,
 )
 from signlang.models.classifier import Classifier, load_classifier
+from signlang.runs import identity
 from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import instantiate_component, plain
+from signlang.system import choose_precision
 from signlang.validation import NORMALIZATIONS
-
-
-def choose_precision(precision: str, accelerator: str) -> str:
-    """Resolve `auto` to one of Lightning's precisions; pass anything else through.
-
-    bfloat16 where the device multiplies it in hardware, else float32. Where it is only emulated,
-    it costs accuracy and time.
-
-    Args:
-        precision: `auto`, or a precision of Lightning, e.g. `32-true`.
-        accelerator: Lightning's name of the device: `auto`, `cpu`, `gpu`, ...
-    """
-    if precision != "auto":
-        return precision
-    on_gpu = accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-    if on_gpu:
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        supported = any(
-            capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16")
-        )
-    chosen = "bf16-mixed" if supported else "32-true"
-    log.info("trainer.precision=auto: %s on this %s", chosen, "GPU" if on_gpu else "processor")
-    return chosen
-
 
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
 # what dashboards compare runs by
@@ -249,6 +225,9 @@ def test_and_record(
         "epochs": len(history),
         "seconds": round(sum(float(row["seconds"]) for row in history), 3),
         "images_per_second": _median([float(row["images_per_second"]) for row in history]),
+        "environment": identity.environment(
+            str(cfg.trainer.precision), str(cfg.trainer.accelerator)
+        ),
         "remarks": [remark] if remark else [],
         "fingerprint": record["fingerprint"],
     }

@@ -166,6 +166,7 @@ def report_page(ranking: Ranking) -> Page:
         tiles=tiles,
         notes=[
             Notes("Verdicts", verdicts.sentences(ranking)),
+            Notes("Warnings", study.remarks, is_warning=True),
             Notes("What is missing", list(map(str, study.incomplete)), is_warning=True),
         ],
         sections=[section for section in optional_sections if section is not None],
@@ -204,6 +205,8 @@ def compare_study(
     ranking = rank_settings(study)
     write_comparison(ranking, out, sort)
     leaderboard.show_leaderboard(ranking, sort)
+    for sentence in study.remarks:
+        log.warning("%s", sentence)
     console.show_table(
         "written",
         {

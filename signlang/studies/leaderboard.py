@@ -163,6 +163,9 @@ def _markdown(ranking: Ranking, sort: str) -> Iterator[str]:
         yield "\n\\* not all folds are finished."
     yield "\n## Verdicts\n"
     yield from (f"- {markdown(sentence)}" for sentence in verdicts.sentences(ranking))
+    if study.remarks:
+        yield "\n## Warnings\n"
+        yield from (f"- {markdown(sentence)}" for sentence in study.remarks)
     yield from _missing(study)
     yield "\n## How to read it\n"
     yield from (f"- {markdown(note)}" for note in NOTES)

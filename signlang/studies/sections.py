@@ -57,7 +57,8 @@ def compared(study: Study) -> Section:
 
 def provenance_rows(study: Study) -> Section:
     """Environments of the runs: machines and versions, each different one."""
-    records = [run.record for setting in study.settings for run in setting.runs]
+    runs = [run for setting in study.settings for run in setting.runs]
+    records = [run.record for run in runs]
     asked: dict[str, Callable[[Any], object]] = {
         "device": lambda record: record.get("device"),
         "signlang": lambda record: record.get("signlang"),
@@ -65,6 +66,10 @@ def provenance_rows(study: Study) -> Section:
         "Python": lambda record: record.get("python"),
     } | {name: _package(name) for name in PACKAGES}
     rows: Rows = [[name, _answers(of(record) for record in records)] for name, of in asked.items()]
+    rows += [
+        [name, _answers(run.environment[name] for run in runs)]
+        for name in ("processor", "precision")
+    ]
     days = sorted(str(record.get("started", ""))[:10] for record in records)
     started = " to ".join(dict.fromkeys((days[0], days[-1])))
     rows.append(["started", started or "unknown"])
@@ -157,6 +162,8 @@ def cost(ranking: Ranking) -> Section | None:
     devices = {str(run.record.get("device")) for setting in settings for run in setting.runs}
     if len(devices) > 1:
         text += f" Times were taken on {len(devices)} different devices and do not compare."
+    if any(run.latency_alone is False for setting in settings for run in setting.runs):
+        text += " Some times were taken while other jobs ran beside: the leaderboard marks them."
     best = results[0]
     alt = (
         f"Accuracy of {len(results)} networks against parameters, FLOPs and milliseconds per "

@@ -17,8 +17,9 @@ import numpy as np
 from signlang.arrays import Floats
 from signlang.errors import RunError, suggestion
 from signlang.metrics.classification import Predictions
+from signlang.reporting.formatting import named
 from signlang.runs.folder import RunFolder
-from signlang.runs.identity import UNNAMED, differences, is_below
+from signlang.runs.identity import PRECISION, UNNAMED, differences, is_below
 from signlang.runs.results import Run, read_run
 from signlang.studies.missing_folds import (
     FoldState,
@@ -109,6 +110,18 @@ class Setting:
         return Predictions.concatenate([run.predictions for run in self.runs])
 
     @cached_property
+    def remarks(self) -> list[str]:
+        """Sentences on folds that were computed in different ways, and on a dead network."""
+        odd = [
+            f"{name} {_by_fold([(run.fold, run.environment[name]) for run in self.runs])}"
+            for name in self.runs[0].environment
+            if len({run.environment[name] for run in self.runs}) > 1
+        ]
+        unlike = [f"Its folds were not trained alike: {'; '.join(odd)}."] if odd else []
+        chance = self.predictions.chance_warning
+        return [*([chance] if chance else []), *unlike]
+
+    @cached_property
     def overrides(self) -> dict[str, str]:
         """Overrides of the run, except the fold and settings without effect on the result."""
         words = [word for word in self.runs[0].record["overrides"] if "=" in word]
@@ -172,6 +185,28 @@ class Study:
             return self.labels[setting.name]
         return self._label(setting, [key for key in self.factors if not is_below(key, [without])])
 
+    @cached_property
+    def remarks(self) -> list[str]:
+        """Sentences on what makes figures of settings doubtful, each with those it is about."""
+        about: dict[str, list[str]] = {}
+        for setting in self.settings:
+            for sentence in setting.remarks:
+                about.setdefault(sentence, []).append(self.label(setting))
+        lines = [f"{named(labels)}: {sentence}" for sentence, labels in about.items()]
+        precisions: dict[str, list[str]] = {}
+        for setting in self.settings:
+            precision = setting.runs[0].environment["precision"]
+            if precision is not None:
+                precisions.setdefault(precision, []).append(self.label(setting))
+        if len(precisions) > 1 and PRECISION not in self.factors:
+            groups = (f"{name}: {named(labels)}" for name, labels in precisions.items())
+            lines.append(
+                "Settings were trained in different precisions, which may make part of their "
+                f"differences: {'; '.join(groups)}. trainer.precision=32-true is the same "
+                "everywhere."
+            )
+        return lines
+
     def _label(self, setting: Setting, factors: Sequence[str]) -> str:
         short = {key: key.rpartition(".")[2] for key in factors}
         if len(set(short.values())) < len(short):
@@ -188,6 +223,18 @@ class Study:
             if setting.missing
         ]
         return [*partly, *self.unusable]
+
+
+def _by_fold(values: Sequence[tuple[int, str | None]]) -> str:
+    """Name the folds of each value.
+
+    >>> _by_fold([(0, "a"), (1, "a"), (2, None)])
+    'a in fold 0, 1, not known in fold 2'
+    """
+    folds: dict[str, list[str]] = {}
+    for fold, value in values:
+        folds.setdefault(value or "not known", []).append(str(fold))
+    return ", ".join(f"{value} in fold {', '.join(of)}" for value, of in folds.items())
 
 
 FOLD: Final = re.compile(r"fold=(\d+)")
@@ -298,9 +345,11 @@ def _belong_together(one: Run, other: Run) -> None:
     Raises:
         RunError: With the settings in which they differ.
     """
-    changed = differences(one.settings, other.settings)
-    keys = one.settings.keys() | other.settings.keys()
-    unlike = [key for key in keys if one.settings.get(key) != other.settings.get(key)]
+    here, there = dict(one.settings), dict(other.settings)
+    if "auto" in (here.get(PRECISION), there.get(PRECISION)):  # not recorded: see `remarks`
+        here.pop(PRECISION, None), there.pop(PRECISION, None)
+    changed = differences(here, there)
+    unlike = [key for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
     before, now = one.record["data"], other.record["data"]
     if before["fingerprint"] != now["fingerprint"]:
         unlike.append("data")
@@ -315,10 +364,12 @@ def _belong_together(one: Run, other: Run) -> None:
         if one.metrics[key] != other.metrics[key] and not any(is_below(k, [key]) for k in unlike)
     ]
     if changed:
+        again = "Train one of them again with overwrite=true"
+        if PRECISION in unlike:
+            again += " (trainer.precision=32-true is the same on every machine)"
         raise RunError(
             f"{other.path} and {one.path.name} beside it differ in settings or data and cannot be "
-            f"averaged: {'; '.join(changed)}. Train one of them again with overwrite=true, or move "
-            "it into a study of its own."
+            f"averaged: {'; '.join(changed)}. {again}, or move it into a study of its own."
         )
 
 

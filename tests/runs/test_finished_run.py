@@ -18,7 +18,8 @@ from signlang.metrics.classification import classification_metrics
 from signlang.runs.folder import RunFolder
 from signlang.runs.results import read_run
 from signlang.runs.trained_run import load_trained_run
-from signlang.runs.training import choose_precision, resume_checkpoint
+from signlang.runs.training import resume_checkpoint
+from signlang.system import choose_precision
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import Timer
@@ -155,6 +156,112 @@ def test_a_run_that_ends_early_says_why_in_one_sentence(
     assert type(error).__name__ in log
 
 
+def machine(monkeypatch: pytest.MonkeyPatch, *, bf16: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bf16})
+
+
+def start(cfg: DictConfig, words: list[str]) -> tuple[dict[str, Any], str]:
+    """Start a run as the command does each time; its record, and the precision that trains."""
+    again = cfg.copy()
+    again.trainer.precision = "auto"
+    with started_run(again, fold_of(again), words) as folder:
+        record = folder.record()
+    assert record is not None
+    return record, str(again.trainer.precision)
+
+
+@pytest.fixture
+def on_processor(cfg: DictConfig) -> DictConfig:
+    cfg.trainer.accelerator = "cpu"
+    return cfg
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_the_precision_that_auto_becomes_is_part_of_a_run(
+    on_processor: DictConfig, words: list[str], monkeypatch: pytest.MonkeyPatch,
+    bf16: bool, chosen: str,
+) -> None:  # fmt: skip
+    machine(monkeypatch, bf16=bf16)
+    record, trained = start(on_processor, words)
+    assert record["settings"]["trainer.precision"] == trained == chosen
+    on_processor.trainer.precision = chosen  # to ask for it by name is the same run
+    assert (
+        fingerprint(settings_of(on_processor), record["data"]["fingerprint"])
+        == (record["fingerprint"])
+    )
+
+
+def test_a_finished_run_is_finished_on_every_machine(
+    on_processor: DictConfig, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, bf16=True)
+    record, _ = start(on_processor, words)
+    metrics = {"fingerprint": record["fingerprint"]}
+    folder = RunFolder(Path(on_processor.run_folder))
+    folder.finish(metrics)
+    machine(monkeypatch, bf16=False)
+    assert finished_metrics(on_processor, words) == metrics
+    start(on_processor, words)
+    assert folder.record() == record
+
+
+def test_a_run_keeps_its_precision_on_a_better_machine_and_says_so(
+    on_processor: DictConfig, words: list[str], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    machine(monkeypatch, bf16=False)
+    start(on_processor, words)
+    machine(monkeypatch, bf16=True)
+    with caplog.at_level(logging.INFO):
+        _, trained = start(on_processor, words)
+    assert trained == "32-true"
+    assert "trainer.precision=auto: 32-true, in which the run was started" in caplog.text
+
+
+def test_a_run_is_not_resumed_where_its_precision_is_emulated(
+    on_processor: DictConfig, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, bf16=True)
+    start(on_processor, words)
+    machine(monkeypatch, bf16=False)
+    with pytest.raises(RunError, match=r"was started in bf16-mixed on .* only emulates: resume it"):
+        start(on_processor, words)
+    on_processor.overwrite = True
+    assert start(on_processor, words)[1] == "32-true"
+
+
+def test_a_run_of_before_goes_on_in_the_precision_of_the_machine(
+    on_processor: DictConfig, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, bf16=True)
+    record, _ = start(on_processor, words)
+    old = settings_of(on_processor)
+    assert old["trainer.precision"] == "auto"
+    record |= {"settings": old, "fingerprint": fingerprint(old, record["data"]["fingerprint"])}
+    file = Path(on_processor.run_folder) / "record.json"
+    file.write_text(json.dumps(record))
+    assert start(on_processor, words) == (record, "bf16-mixed")
+
+
+def test_a_run_that_is_resumed_elsewhere_says_what_is_other(
+    on_processor: DictConfig, words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    record, _ = start(on_processor, words)
+    folder = RunFolder(Path(on_processor.run_folder))
+    folder.last.parent.mkdir()
+    folder.last.write_bytes(b"an epoch")
+    start(on_processor, words)
+    assert "resumed on" not in caplog.text
+    torch_then = record["packages"]["torch"]
+    record["processor"], record["packages"]["torch"] = "Abacus, two beads", "1.0"
+    (folder.path / "record.json").write_text(json.dumps(record))
+    start(on_processor, words)
+    (line,) = (line for line in caplog.messages if "resumed on" in line)
+    assert "another machine or version: processor: Abacus, two beads there, " in line
+    assert line.endswith(f"; torch: 1.0 there, {torch_then} now")
+    assert line in folder.log.read_text("utf-8")
+
+
 METRICS = {
     "model": "cnn", "data": "signs", "fold": 1, "folds": 5, "split": "signer", "epochs": 3,
     "protocol": "test fold untouched", "seconds": 12.6, "images_per_second": 99.6,
@@ -184,6 +291,17 @@ def test_metrics_of_a_run_are_shown_in_units_of_people(
         "run folder": str(path),
         "dashboards": f"tensorboard --logdir {tmp_path / 'runs' / 'study'}",
     }
+
+
+def test_what_is_doubtful_stands_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(lifecycle, "show_table", lambda *table: shown.extend(table))
+    cost = {**METRICS["cost"], "latency_alone": False}  # type: ignore[dict-item]
+    show_metrics(RunFolder(tmp_path), {**METRICS, "cost": cost, "remarks": ["It predicts [a]."]})
+    assert shown[1]["time per image (1 thread)"] == "3.21 ms, measured beside other jobs"
+    assert shown[1]["warning"] == r"It predicts \[a]."
 
 
 def test_components_are_of_the_kind_that_is_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,63 @@ def test_folds_of_other_settings_are_not_averaged(tmp_path: Path) -> None:
     (run / "record.json").write_text(json.dumps(record))
     with pytest.raises(RunError, match=r"cannot be averaged: optimizer\.lr: not set there, 0\.5"):
         read_study(tmp_path / "s")
+
+
+def change(file: Path, **more: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+
+
+def environment(run: Path, **more: str | None) -> None:
+    """Write into a run what computed it."""
+    known = {"precision": "bf16-mixed", "processor": "P", "torch": "2.6", "git": "abc"}
+    change(run / "metrics.json", environment={**known, **more})
+    record = json.loads((run / "record.json").read_text())
+    change(run / "record.json", settings={**record["settings"], "trainer.precision": "auto"})
+
+
+def test_folds_of_two_precisions_are_not_averaged(tmp_path: Path) -> None:
+    for fold, precision in enumerate(("bf16-mixed", "32-true")):
+        run = write_run(tmp_path / "s", {"model": "cnn"}, fold)
+        environment(run, precision=precision)
+    with pytest.raises(RunError) as caught:
+        read_study(tmp_path / "s")
+    assert "averaged: trainer.precision: bf16-mixed there, 32-true now. Train" in str(caught.value)
+    assert "(trainer.precision=32-true is the same on every machine)" in str(caught.value)
+
+
+def test_folds_of_two_machines_or_versions_are_warned_of_by_number(tmp_path: Path) -> None:
+    for model in ("cnn", "other"):
+        for fold in range(3):
+            environment(write_run(tmp_path / "s", {"model": model}, fold, 3))
+    assert read_study(tmp_path / "s").remarks == []
+    for model in ("cnn", "other"):
+        environment(tmp_path / "s" / model / "fold=2", torch="2.7", git=None)
+    assert read_study(tmp_path / "s").remarks == [
+        "cnn, other: Its folds were not trained alike: torch 2.6 in fold 0, 1, 2.7 in fold 2; git "
+        "abc in fold 0, 1, not known in fold 2."
+    ]
+
+
+def test_a_precision_that_was_not_recorded_is_averaged_with_a_warning(tmp_path: Path) -> None:
+    for fold in range(2):
+        run = write_run(tmp_path / "s", {"model": "cnn"}, fold)
+        environment(run, precision="bf16-mixed" if fold else None)
+    (line,) = read_study(tmp_path / "s").remarks
+    assert "precision not known in fold 0, bf16-mixed in fold 1" in line
+
+
+def test_settings_of_two_precisions_are_compared_with_a_warning(tmp_path: Path) -> None:
+    for model, precision in (("a", "bf16-mixed"), ("b", "32-true")):
+        environment(write_run(tmp_path / "s", {"model": model}, folds=1), precision=precision)
+    (line,) = read_study(tmp_path / "s").remarks
+    assert "part of their differences: bf16-mixed: a; 32-true: b. trainer" in line
+
+
+def test_a_network_no_better_than_chance_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "s", {"model": "cnn"}, folds=1)
+    write_run(tmp_path / "s", {"model": "dead"}, folds=1, accuracy=0.5)
+    (line,) = read_study(tmp_path / "s").remarks
+    assert line.startswith("dead: No better than chance: 8 of 16 images are recognised (95 % inte")
 
 
 def test_an_image_that_two_folds_tested_is_refused(tmp_path: Path) -> None:
