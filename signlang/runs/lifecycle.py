@@ -118,7 +118,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
         here, earlier = _machine_precision(cfg), None if cfg.overwrite else folder.record()
         settings = identity.settings_of(cfg, here if earlier is None else _precision_of(earlier))
         record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
-        if earlier is not None and earlier["fingerprint"] == record["fingerprint"]:
+        if earlier is not None and earlier.get("fingerprint") == record["fingerprint"]:
             _refuse_emulation(folder, earlier, record, here)
         folder.start(record, overwrite=cfg.overwrite)
         with log_to(folder.log), _reported_failures(folder):
@@ -195,7 +195,7 @@ def _report_new_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) 
 def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     """Print metrics and folder of a finished run, and the command of its dashboards."""
     cost, test = metrics["cost"], metrics["test"]
-    beside = "" if cost.get("latency_alone", True) else ", measured beside other jobs"
+    beside = ", measured beside other jobs" if cost.get("latency_alone") is False else ""
     remarks = " ".join(metrics.get("remarks", ()))
     show_table(
         f"{metrics['model']} on {metrics['data']}, fold {metrics['fold']} of {metrics['folds']} "

@@ -347,7 +347,8 @@ def _belong_together(one: Run, other: Run) -> None:
     """
     here, there = dict(one.settings), dict(other.settings)
     if "auto" in (here.get(PRECISION), there.get(PRECISION)):  # not recorded: see `remarks`
-        here.pop(PRECISION, None), there.pop(PRECISION, None)
+        here.pop(PRECISION, None)
+        there.pop(PRECISION, None)
     changed = differences(here, there)
     unlike = [key for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
     before, now = one.record["data"], other.record["data"]

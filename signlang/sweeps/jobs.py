@@ -7,8 +7,6 @@ import multiprocessing
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +134,7 @@ def measure_latencies(jobs: Jobs, launched: Iterable[Sequence[str]]) -> None:
                 measured = pool.submit(_latency, folders[0].path, nodes).result()
                 for folder in folders:
                     _write_latency(folder, measured)
-            except (SignlangError, BrokenProcessPool, OSError) as error:
+            except Exception as error:  # a network of the user's own may raise anything
                 log.warning("%s: its time per image stays as it is: %s", folders[0].path, error)
 
 
@@ -144,24 +142,21 @@ def _measured_beside_others(
     jobs: Jobs, launched: Iterable[Sequence[str]]
 ) -> list[tuple[dict[str, Any], list["RunFolder"]]]:
     """Each network, as its configuration names it, with the runs that need its time."""
-    from signlang.runs import lifecycle  # brings numpy, which --help does not need
+    from signlang.runs import lifecycle, results  # bring numpy, which --help does not need
 
     networks: dict[str, tuple[dict[str, Any], list[RunFolder]]] = {}
     for number, overrides in enumerate(launched):
         cfg = jobs.configuration(overrides, number)
-        folder = lifecycle.run_folder(cfg, overrides)
-        with suppress(SignlangError):  # what is damaged is told of by the comparison
-            metrics, record = folder.metrics() or {}, folder.record() or {}
-            alone = metrics.get("cost", {}).get("latency_alone", True)
-            if not alone and cpu_name() in str(record.get("device")):
-                nodes = configured_nodes(cfg)
-                unlike = [
-                    nodes[TARGET],
-                    nodes["network"],
-                    cfg.image_size,
-                    record["data"]["classes"],
-                ]
-                networks.setdefault(json.dumps(unlike), (nodes, []))[1].append(folder)
+        try:
+            run = results.read_run(lifecycle.run_folder(cfg, overrides).path)
+        except SignlangError:  # the comparison tells of what is damaged
+            continue
+        if run is None or run.latency_alone is not False:
+            continue
+        if cpu_name() in str(run.record.get("device")):
+            nodes, classes = configured_nodes(cfg), run.record["data"]["classes"]
+            network = json.dumps([nodes[TARGET], nodes["network"], cfg.image_size, classes])
+            networks.setdefault(network, (nodes, []))[1].append(run.folder)
     return list(networks.values())
 
 
