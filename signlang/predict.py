@@ -31,7 +31,8 @@ standard input, one path a line, or an image itself. What stands behind -- is a 
   top=3              classes of an answer
   format=table       table, csv or jsonl; without it, the ending of out decides
   out=FILE           where to write; else to the standard output
-  threshold=auto     predictions below it are unknown; auto: that of the bundle; none
+  threshold=auto     predictions below it are unknown; auto: that of the bundle, 0.5 if it has none;
+                     none: no prediction is unknown
   precision=fp32     fp32 or int8
   device=cpu         cpu or cuda
   batch_size=64      images that are predicted together
@@ -119,6 +120,8 @@ def predict(config: PredictConfig, paths: Sequence[str]) -> int:
         batch_size=config.batch_size,
         workers=cpu_count() if config.workers == "auto" else config.workers,
     )
+    if config.threshold == "auto" and network.bundle.no_threshold:
+        console.log.info("%s; threshold=none calls none unknown", network.bundle.fallback_text)
     sources = predictor.find_sources(paths, sys.stdin.buffer)
     tally = _Tally()
     with _opened(config.out) as stream:

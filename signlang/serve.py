@@ -20,6 +20,9 @@ def serve(cfg: DictConfig) -> None:
 
     bundles, default = read_bundles(options.paths, options.default)
     console.log.info("Loading %s; the default is %s.", ", ".join(bundles), default)
+    for bundle in bundles.values():
+        if bundle.no_threshold and options.reject_threshold is None:
+            console.log.info("%s", bundle.fallback_text)
     json_log.start_json_log()
     Supervisor(options).run()
 

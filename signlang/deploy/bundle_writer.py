@@ -123,6 +123,14 @@ def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[s
         "temperature": calibration.temperature,
         "reject_threshold": calibration.reject_threshold,
         "wanted_precision": calibration.wanted_precision,
+        "calibration": {
+            "source": calibration.source,
+            "images": calibration.images,
+            "kept": calibration.kept,
+            "reason": calibration.reason,
+            "no_threshold": calibration.no_threshold or None,
+        },
+        "protocol": str(run.metrics["protocol"]),
         "models": {precision: MODEL_FILES[precision] for precision in models},
         "fingerprint": run.metrics["fingerprint"],
     }

@@ -11,6 +11,7 @@ from signlang.console import log
 from signlang.deploy.pipeline import ExportMeasurements
 from signlang.errors import RunError
 from signlang.metrics import classification
+from signlang.metrics.calibration import FALLBACK_THRESHOLD, IN_SAMPLE, OF_STUDY, Calibration
 from signlang.metrics.classification import Predictions
 from signlang.metrics.significance import wilson_interval
 from signlang.reporting import plots
@@ -284,24 +285,42 @@ def _confidence(run: TrainedRun) -> Section:
             "Confidence",
             [
                 Text(
-                    "Its probabilities are not calibrated: do not read them as chances to be right."
+                    "Its probabilities are not calibrated: do not read them as chances to be "
+                    f"right. {FALLBACK_THRESHOLD} stands in for a reject threshold."
                 )
             ],
         )
-    text = (
-        f"Logits are divided by {calibration.temperature:.4g}, fitted on {calibration.images} "
-        "validation images."
+    temperature = (
+        f"Logits are divided by {calibration.temperature:.4g}, fitted on {_images_of(calibration)}"
+        if calibration.kept
+        else f"Logits are as trained: a temperature was fitted on {_images_of(calibration)} and"
     )
-    if error:
+    text = f"{temperature}{': ' if calibration.kept else ' '}{calibration.reason or 'kept'}."
+    if run.is_optimistic:
+        text += f" {IN_SAMPLE}"
+    elif error:
         text += (
             f" The calibration error on the test fold is {error['before']:.4f} before and "
             f"{error['after']:.4f} after it."
+        )
+    if calibration.source == OF_STUDY:
+        text += (
+            " That figure is cross-fitted: for it, temperature and threshold were fitted on the "
+            "other folds alone. Each fold has a network of its own; what fits all of them together "
+            "need not fit this one as well."
         )
     below = (
         f"A guess of a probability below {calibration.reject_threshold:.4g} is better called "
         f"unknown: of the others, {calibration.wanted_precision:.0%} should be right, on images "
         "like these."
         if calibration.reject_threshold is not None
-        else f"No threshold makes {calibration.wanted_precision:.0%} of the guesses right."
+        else f"No reject threshold was fitted: {calibration.no_threshold}. "
+        f"{FALLBACK_THRESHOLD} stands in: a guess of a probability below it is more likely wrong "
+        "than right, and is called unknown."
     )
     return Section("Confidence", [Text(text), Text(below)])
+
+
+def _images_of(calibration: Calibration) -> str:
+    kind = "images of " + OF_STUDY if calibration.source == OF_STUDY else "validation images"
+    return f"{calibration.images} {kind}"

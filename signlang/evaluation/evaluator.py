@@ -108,7 +108,8 @@ def recalibrate(
     outputs = {"validation": _subset_probabilities(predictor, run, root, "validation")}
     _check_same(run, root, outputs["validation"])
     if write:
-        outputs["test"] = _subset_probabilities(predictor, run, root, "test")
+        if not run.is_optimistic:
+            outputs["test"] = _subset_probabilities(predictor, run, root, "test")
         with run.folder.locked():
             calibration.write_calibration(run.path, outputs, wanted_precision)
     return calibration.fit_calibration(*outputs["validation"], wanted_precision)

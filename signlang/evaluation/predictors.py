@@ -14,11 +14,12 @@ from signlang.components import import_target
 from signlang.data.image_io import resize_batch
 from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
-from signlang.metrics.calibration import Calibration, apply_temperature
+from signlang.metrics.calibration import OF_RUN, Calibration, apply_temperature
 from signlang.runs.results import Run, read_class_names, read_finished_run
 from signlang.validation import NORMALIZATIONS
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # onnxruntime may be missing, and torch takes seconds
+    from signlang.inference.bundle import Bundle
     from signlang.runs.trained_run import TrainedRun
 
 BATCH: Final = 64  # images
@@ -122,12 +123,24 @@ def bundle_predictor(path: Path) -> BatchPredictor:
         classes=bundle.classes,
         image_sizes=bundle.image_sizes[:1],  # its graph does the rest
         predict=predict,
-        calibration=Calibration(
-            bundle.temperature,
-            float(bundle.info.get("wanted_precision") or Calibration.wanted_precision),
-            bundle.reject_threshold,
-        ),
-        facts={"model": bundle.info.get("model"), "bundle": bundle.name},
+        calibration=_calibration_of(bundle),
+        facts={
+            "model": bundle.info.get("model"), "bundle": bundle.name,
+            "protocol": bundle.info.get("protocol", ""),
+        },
+    )  # fmt: skip
+
+
+def _calibration_of(bundle: "Bundle") -> Calibration:
+    facts = bundle.info.get("calibration") or {}
+    return Calibration(
+        bundle.temperature,
+        float(bundle.info.get("wanted_precision") or Calibration.wanted_precision),
+        bundle.reject_threshold,
+        images=int(facts.get("images", 0)),
+        kept=bool(facts.get("kept", True)),
+        reason=str(facts.get("reason", "")),
+        source=str(facts.get("source", OF_RUN)),
     )
 
 

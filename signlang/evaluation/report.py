@@ -12,8 +12,13 @@ from signlang.data import sources
 from signlang.evaluation import results, writer
 from signlang.evaluation.results import Evaluation, by_class, by_signer
 from signlang.metrics import classification
-from signlang.metrics.calibration import RiskCoverage, risk_coverage
-from signlang.metrics.classification import Predictions, Proportion, reliability_diagram
+from signlang.metrics.classification import (
+    Predictions,
+    Proportion,
+    RiskCoverage,
+    reliability_diagram,
+    risk_coverage,
+)
 from signlang.reporting import plots
 from signlang.reporting.formatting import counted, percent
 from signlang.reporting.page import (
@@ -73,18 +78,17 @@ def _view(evaluation: Evaluation, selected: Flags) -> Predictions:
     )
 
 
-def rejection_chart(curve: RiskCoverage, threshold: float | None) -> Figure:
+def rejection_chart(curve: RiskCoverage, threshold: float) -> Figure:
     """Draw the risk-coverage curve: errors among the accepted images against their share."""
     figure, panel = new_axes(3.6)
     panel.step(100 * curve.coverage, 100 * curve.risk, color=BLUE, where="post")
-    if threshold is not None:
-        kept = np.flatnonzero(curve.threshold >= threshold)
-        if len(kept):
-            panel.plot(
-                100 * curve.coverage[kept[-1]], 100 * curve.risk[kept[-1]], "o", color=COLOURS[1],
-                label=f"threshold, confidence {percent(threshold)}", clip_on=False, zorder=3,
-            )  # fmt: skip
-            panel.legend(frameon=False, labelcolor=INK)
+    kept = np.flatnonzero(curve.threshold >= threshold)
+    if len(kept):
+        panel.plot(
+            100 * curve.coverage[kept[-1]], 100 * curve.risk[kept[-1]], "o", color=COLOURS[1],
+            label=f"threshold, confidence {percent(threshold)}", clip_on=False, zorder=3,
+        )  # fmt: skip
+        panel.legend(frameon=False, labelcolor=INK)
     panel.set_xlim(0, 100)
     panel.set_ylim(bottom=0)
     panel.set_xlabel("accepted, % of the images")
@@ -106,11 +110,10 @@ def evaluation_page(evaluation: Evaluation) -> Page:
         "over the shared classes": f"{evaluation.shared_only_metrics['accuracy']:.4f}",
         "macro F1": f"{evaluation.metrics['macro_f1']:.4f}",
     }
-    if evaluation.calibration.reject_threshold is not None:
-        tiles["accepted"] = percent(evaluation.coverage.value)
-        tiles["right of these"] = (
-            percent(evaluation.precision.value) if evaluation.precision.total else "-"
-        )
+    tiles["accepted"] = percent(evaluation.coverage.value)
+    tiles["right of these"] = (
+        percent(evaluation.precision.value) if evaluation.precision.total else "-"
+    )
     if not known.all():
         tiles["of unknown classes"] = f"{int((~known).sum()):,}"
     builders = [
@@ -146,9 +149,14 @@ def _metrics(evaluation: Evaluation) -> Section:
         "The first accuracy is over all classes of the network, as in use; the second only over "
         "those that occur in the images, which separates poor recognition from confusion with "
         "absent classes. Intervals are Wilson's, 95 %, and assume independent images; those of "
-        "one person are not. The calibration error is before and after the temperature that was "
-        "fitted on the network's own validation images."
+        "one person are not."
     )
+    calibration = evaluation.calibration
+    if calibration.images:
+        text += (
+            " The calibration error is before and after the temperature, which was fitted on "
+            f"{calibration.source}: {calibration.reason or 'kept'}."
+        )
     rows: Rows = [[name, value] for name, value in writer.headlines(evaluation).items()]
     return Section("Metrics", [Text(text), Table("Metrics", ["metric", "value"], rows)])
 
@@ -244,7 +252,7 @@ def _confidence(evaluation: Evaluation) -> Section:
         name = "reliability" + "-2" * number
         blocks.append(ImageBlock(name, alt, plots.reliability_figure(diagram), title))
     curve = risk_coverage(evaluation.calibrated[known].max(1), correct)
-    chart = rejection_chart(curve, calibration.reject_threshold)
+    chart = rejection_chart(curve, calibration.threshold)
     alt = f"Errors among the accepted images against their share: {_last(curve)}."
     blocks.append(ImageBlock("rejection", alt, chart, "Risk and coverage by reject threshold"))
     return Section("Calibration", blocks)

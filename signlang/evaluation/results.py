@@ -12,7 +12,13 @@ from signlang.data.index import Index
 from signlang.evaluation.class_mapping import ClassMapping
 from signlang.evaluation.predictors import BatchPredictor
 from signlang.metrics import classification
-from signlang.metrics.calibration import Calibration, accepted, apply_temperature
+from signlang.metrics.calibration import (
+    OF_RUN,
+    OF_STUDY,
+    Calibration,
+    accepted,
+    apply_temperature,
+)
 from signlang.metrics.classification import Proportion
 from signlang.reporting.formatting import counted, named, percent
 
@@ -96,7 +102,13 @@ class Evaluation:
     @cached_property
     def accepted(self) -> Flags:
         """(n,) whether the calibrated confidence reaches the threshold."""
-        return accepted(self.calibrated.max(1), self.calibration.reject_threshold)
+        return accepted(self.calibrated.max(1), self.calibration.threshold)
+
+    @cached_property
+    def calibrated_on(self) -> int:
+        """How many of the evaluated images its calibration was fitted on, as far as is known."""
+        flags = self.overlap.selected_on[self.rows]
+        return int(flags.sum()) if self.calibration.source == OF_RUN else 0
 
     @cached_property
     def shared(self) -> list[int]:
@@ -285,10 +297,7 @@ def _unknown_class_warnings(evaluation: Evaluation) -> Iterator[str]:
         return
     names = sorted(set(select_names(evaluation.class_names, unknown)))
     rejected = Proportion.of(~evaluation.accepted[unknown])
-    if evaluation.calibration.reject_threshold is None:
-        outcome = "Without a threshold none of them is rejected"
-    else:
-        outcome = f"{percent(rejected.value)} of them would be rejected"
+    outcome = f"{percent(rejected.value)} of them would be rejected"
     yield (
         f"{counted(count, 'image')} of {counted(len(names), 'class')} that the network does "
         f"not know ({named(names)}) are excluded from all accuracies. {outcome}."
@@ -298,11 +307,14 @@ def _unknown_class_warnings(evaluation: Evaluation) -> Iterator[str]:
 def _calibration_warnings(evaluation: Evaluation) -> Iterator[str]:
     calibration = evaluation.calibration
     if evaluation.predictor.calibration is None and not calibration.images:
-        yield "The network is not calibrated: confidence is its raw softmax, nothing is rejected."
+        yield (
+            "The network is not calibrated: confidence is its raw softmax, and "
+            f"{calibration.threshold} stands in for a reject threshold."
+        )
     elif calibration.reject_threshold is None:
         yield (
-            f"No reject threshold: on {_fitted_on(calibration.images)} none reaches a precision "
-            f"of {percent(calibration.wanted_precision)}."
+            f"No reject threshold was fitted: {calibration.no_threshold}. "
+            f"{calibration.threshold} stands in."
         )
     elif (
         evaluation.precision.total
@@ -314,8 +326,12 @@ def _calibration_warnings(evaluation: Evaluation) -> Iterator[str]:
             "images differ from the training images, and the confidence is not reliable on them."
         )
     if evaluation.predictor.facts.get("protocol") == "validation=fold":
-        yield "The run's test fold also selected its checkpoint and temperature (validation=fold)."
-
-
-def _fitted_on(images: int) -> str:
-    return counted(images, "validation image") if images else "its validation images"
+        yield (
+            "The run's test fold also selected its checkpoint and fitted its calibration "
+            "(validation=fold): on these images all figures of confidence are in-sample."
+        )
+    if calibration.source == OF_STUDY:
+        yield (
+            f"Temperature and threshold were fitted on {OF_STUDY}: on images of that data set, "
+            "figures of confidence are in-sample; the card of the bundle has cross-fitted ones."
+        )

@@ -13,7 +13,7 @@ from signlang.evaluation import results
 from signlang.evaluation.results import ClassScore, Evaluation, by_class, by_signer
 from signlang.files import write_csv, write_json
 from signlang.metrics import classification
-from signlang.metrics.calibration import calibration_errors
+from signlang.metrics.calibration import calibration_effects, fields_of
 from signlang.metrics.classification import Proportion
 from signlang.reporting import formatting
 from signlang.reporting.formatting import counted, percent, printable
@@ -53,9 +53,13 @@ def show_evaluation(evaluation: Evaluation, out: Path) -> None:
 def headlines(evaluation: Evaluation) -> dict[str, str]:
     """The main metrics by name."""
     known, calibration = evaluation.known, evaluation.calibration
-    errors = calibration_errors(
+    errors = calibration_effects(
         calibration, evaluation.probabilities[known], evaluation.labels[known]
     )["calibration_error"]
+    own = evaluation.calibrated_on
+    in_sample = f" (in-sample: fitted on {own:,} of these images)" if own else ""
+    temperature = f"{calibration.temperature:.3g}" + " (none was kept)" * (not calibration.kept)
+    fitted = "" if calibration.reject_threshold is not None else " (no threshold was fitted)"
     shared = counted(len(evaluation.shared), "shared class")
     shared_only = Proportion.of(evaluation.shared_only_correct[known])
     classes = len(evaluation.predictor.classes)
@@ -71,13 +75,12 @@ def headlines(evaluation: Evaluation) -> dict[str, str]:
         ),
         "macro F1": f"{evaluation.metrics['macro_f1']:.4f}",
         "calibration error": f"{errors['before']:.4f}; {errors['after']:.4f} after the temperature "
-        f"{calibration.temperature:.3g}",
-    }
-    if calibration.reject_threshold is not None:
-        rows[f"accepted, at least {percent(calibration.reject_threshold)} sure"] = (
+        f"{temperature}{in_sample}",
+        f"accepted, at least {percent(calibration.threshold)} sure{fitted}": (
             f"{percent(evaluation.coverage.value)} of the images of shared classes; "
-            f"of these {with_interval(evaluation.precision)} are right"
-        )
+            f"of these {with_interval(evaluation.precision)} are right{in_sample}"
+        ),
+    }
     if not known.all():
         rejected = Proportion.of(~evaluation.accepted[~known])
         rows["of unknown classes"] = (
@@ -224,17 +227,14 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
             ),
         },
         "calibration": {
-            "temperature": calibration.temperature,
-            "reject_threshold": calibration.reject_threshold,
-            "wanted_precision": calibration.wanted_precision,
-            **calibration_errors(
+            **fields_of(calibration),
+            "threshold": calibration.threshold,
+            "fitted_on": calibration.source if calibration.images else None,
+            "images_fitted_on": evaluation.calibrated_on,
+            **calibration_effects(
                 calibration, evaluation.probabilities[known], evaluation.labels[known]
             ),
-            "precision_interval": (
-                classification.as_json(evaluation.precision)
-                if calibration.reject_threshold is not None
-                else None
-            ),
+            "precision_interval": classification.as_json(evaluation.precision),
         },
         "unknown_classes_rejected": classification.as_json(
             Proportion.of(~evaluation.accepted[~known])

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, model_validator
 
-from signlang.constraints import Count, Names, Positive, Probability, Strict, validated
+from signlang.constraints import Count, Index, Names, Positive, Probability, Strict, validated
 from signlang.errors import BundleError
 from signlang.files import is_plain_name
+from signlang.metrics.calibration import FALLBACK_THRESHOLD
 
 MANIFEST: Final = "bundle.json"
 EXPORT_AGAIN: Final = "Copy it again, or export the run again."
@@ -118,6 +119,16 @@ class Preprocessing(Strict, extra="ignore"):
     image_sizes: Annotated[list[Count], Field(min_length=1)] | None = None
 
 
+class CalibrationFacts(Strict, extra="ignore"):
+    """How temperature and threshold came about; bundles of before do not say."""
+
+    source: str
+    images: Index
+    kept: bool
+    reason: str
+    no_threshold: str | None
+
+
 class Manifest(Strict, extra="ignore"):
     """`bundle.json`, as far as a service needs it."""
 
@@ -129,6 +140,8 @@ class Manifest(Strict, extra="ignore"):
     temperature: Positive
     reject_threshold: Probability | None
     wanted_precision: Probability | None = None
+    calibration: CalibrationFacts | None = None
+    protocol: str = ""
     models: dict[str, str]
     files: dict[str, str]
 
@@ -159,7 +172,8 @@ class Bundle:
         classes: Names, in the order of the probabilities.
         image_size: Width and height of the network's images, in pixels; the graph itself resizes.
         temperature: What logits are divided by; the graph does it.
-        reject_threshold: A prediction below this probability is unknown; None: no threshold.
+        reject_threshold: A prediction below this probability is unknown; None where none could be
+            fitted, see `threshold`.
         models: File of each precision, `fp32` and perhaps `int8`.
         info: The whole content of `bundle.json`.
     """
@@ -172,6 +186,27 @@ class Bundle:
     reject_threshold: float | None
     models: Mapping[str, str]
     info: Mapping[str, Any]
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in use: its own, or `FALLBACK_THRESHOLD`."""
+        return FALLBACK_THRESHOLD if self.reject_threshold is None else self.reject_threshold
+
+    @property
+    def no_threshold(self) -> str:
+        """Why it has no threshold of its own; empty where it has one."""
+        if self.reject_threshold is not None:
+            return ""
+        facts = self.info.get("calibration") or {}
+        return str(facts.get("no_threshold") or "the bundle does not say why")
+
+    @property
+    def fallback_text(self) -> str:
+        """What its missing threshold means for its predictions."""
+        return (
+            f"{self.name} has no reject threshold ({self.no_threshold}): {self.threshold} stands "
+            "in, below which a guess is more likely wrong than right"
+        )
 
     @property
     def image_sizes(self) -> tuple[int, ...]:

@@ -186,7 +186,8 @@ class Predictor:
             path: A folder or ZIP file that `signlang.export` wrote.
             precision: `fp32`, or `int8` where the bundle holds such a model.
             device: `cpu` or `cuda`.
-            threshold: Of rejection; None takes the bundle's own, 0 if it has none.
+            threshold: Of rejection; None takes the bundle's own, or
+                `metrics.calibration.FALLBACK_THRESHOLD` if it has none.
             top: Classes of a prediction, at most all.
             batch_size: Images of one call of the model.
             workers: Threads that decode and compute.
@@ -198,7 +199,7 @@ class Predictor:
         bundle = load_bundle(path)
         model = OnnxModel.from_bundle(bundle, precision, device, workers)
         if threshold is None:
-            threshold = bundle.reject_threshold or 0.0
+            threshold = bundle.threshold
         return cls(bundle, model, threshold, min(top, len(bundle.classes)), batch_size, workers)
 
     def predict(self, images: Any) -> list[Prediction]:

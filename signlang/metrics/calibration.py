@@ -1,10 +1,9 @@
-"""Calibration of probabilities: temperature scaling, risk-coverage and the reject threshold.
+"""Calibration of probabilities: temperature scaling and the reject threshold.
 
-Temperature and threshold are fitted on the validation subset; the test subset only measures them.
-Nothing here needs torch.
+Temperature and threshold are fitted on the validation subset, or cross-fitted over the folds of a
+study; the test subset only measures them. Nothing here needs torch.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,62 +12,17 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from signlang.arrays import Floats
 from signlang.console import log
-from signlang.constraints import Index, Positive, Probability, Strict, validated
-from signlang.errors import RunError
 from signlang.files import write_json
-from signlang.metrics.classification import SMALLEST_PROBABILITY, reliability_diagram
+from signlang.metrics.classification import (
+    SMALLEST_PROBABILITY,
+    reliability_diagram,
+    risk_coverage,
+)
 
 ROUNDING: Final = 1e-9  # of images: 100 * (1 - 0.99) is one of them
-
-
-@dataclass(frozen=True, eq=False)
-class RiskCoverage:
-    """Selective prediction, from the strictest threshold to the laxest.
-
-    Attributes:
-        threshold: (k,) falling confidences; images with at least it are accepted.
-        accepted: (k,) how many these are.
-        coverage: (k,) their share of all.
-        risk: (k,) share of them that is wrong.
-    """
-
-    threshold: Floats
-    accepted: npt.NDArray[np.int64]
-    coverage: Floats
-    risk: Floats
-
-
-def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
-    """Error rate among the accepted images by threshold (Geifman and El-Yaniv 2017, section 2).
-
-    Images of equal confidence are accepted together.
-
-    Args:
-        confidence: (n,) highest probability of each image.
-        correct: (n,) truth values.
-
-    Raises:
-        ValueError: With no images, different lengths, or a confidence that is not finite.
-
-    >>> curve = risk_coverage([0.9, 0.8, 0.8, 0.6], [True, True, False, True])
-    >>> curve.threshold.tolist(), curve.coverage.tolist(), curve.risk.round(2).tolist()
-    ([0.9, 0.8, 0.6], [0.25, 0.75, 1.0], [0.0, 0.33, 0.25])
-    """
-    scores, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
-    if scores.ndim != 1 or scores.shape != right.shape or not len(scores):
-        raise ValueError(f"Thresholds need images, not {scores.shape} and {right.shape}.")
-    if not np.isfinite(scores).all():
-        raise ValueError("A confidence is not a finite number.")
-    order = np.argsort(-scores, kind="stable")
-    falling = scores[order]
-    last = np.append(falling[1:] != falling[:-1], True)  # of each run of equal confidences
-    accepted = np.flatnonzero(last) + 1
-    wrong = np.cumsum(~right[order])[last]
-    return RiskCoverage(falling[last], accepted, accepted / len(scores), wrong / accepted)
 
 
 def reject_threshold(
@@ -104,16 +58,31 @@ def reject_threshold(
     return float(curve.threshold[enough].min()) if enough.any() else None
 
 
-def accepted(confidence: Floats, threshold: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) which images are accepted; all, where there is no threshold."""
-    low = -math.inf if threshold is None else threshold
-    return np.asarray(confidence >= low, dtype=np.bool_)
+def images_needed(wanted_precision: float) -> int:
+    """The fewest images that a reject threshold can be fitted on; see `reject_threshold`.
+
+    >>> images_needed(0.99), images_needed(0.9)
+    (100, 10)
+    """
+    return math.ceil((1 - ROUNDING) / (1 - wanted_precision))
+
+
+def accepted(confidence: Floats, threshold: float) -> npt.NDArray[np.bool_]:
+    """(n,) which images are accepted: those of at least the threshold."""
+    return np.asarray(confidence >= threshold, dtype=np.bool_)
 
 
 LabeledProbabilities = tuple[Floats, npt.NDArray[np.int64]]  # probabilities and labels
 FILE: Final = "calibration.json"
 BOUNDS: Final = (0.01, 100.0)  # of a temperature; beyond, confidence is 0 or 1 to six digits anyway
 TOLERANCE: Final = 1e-6  # of a threshold: a softmax in 32 bits, and our files, are no finer
+
+
+# in use where no threshold was fitted, by `predict`, `serve` and `evaluate` alike: below one half a
+# guess is more likely wrong than right
+FALLBACK_THRESHOLD: Final = 0.5
+OF_RUN: Final = "the validation subset of the run"
+OF_STUDY: Final = "the test folds of the study, each predicted by its own network"
 
 
 @dataclass(frozen=True)
@@ -124,17 +93,50 @@ class Calibration:
         temperature: Logits are divided by it; 1 changes nothing.
         wanted_precision: Share of the accepted images that should be right.
         reject_threshold: Lowest confidence, after the temperature, of an accepted image; None
-            where no threshold reaches the wanted precision.
-        images: Validation images that it was fitted on; 0 where that is not known.
+            where none could be fitted, see `no_threshold`.
+        images: Images that it was fitted on; 0 where that is not known.
+        kept: Whether the fitted temperature is used; without it, the temperature is 1.
+        reason: Why it is, or why not; empty in files of before there was a rule.
+        source: Which images those are, `OF_RUN` or `OF_STUDY`.
         test_error: Calibration error of the test fold, `before` and `after`; empty where it was
-            not measured.
+            not measured on images that the calibration was not fitted on.
     """
 
     temperature: float = 1.0
     wanted_precision: float = 0.99
     reject_threshold: float | None = None
     images: int = 0
+    kept: bool = True
+    reason: str = ""
+    source: str = OF_RUN
     test_error: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in use: the fitted one, or `FALLBACK_THRESHOLD`."""
+        return FALLBACK_THRESHOLD if self.reject_threshold is None else self.reject_threshold
+
+    @property
+    def no_threshold(self) -> str:
+        """Why there is no fitted threshold; empty where there is one.
+
+        >>> Calibration(images=33).no_threshold
+        'too few images: 33, and at least 100 are needed for a precision of 99 %'
+        >>> Calibration(images=500).no_threshold
+        'none makes 99 % of the accepted images right (500 images)'
+        """
+        if self.reject_threshold is not None:
+            return ""
+        if not self.images:
+            return "no images are known that it could be fitted on"
+        wanted = f"{100 * self.wanted_precision:.6g} %"
+        needed = images_needed(self.wanted_precision)
+        if self.images < needed:
+            return (
+                f"too few images: {self.images}, and at least {needed} are needed for a precision "
+                f"of {wanted}"
+            )
+        return f"none makes {wanted} of the accepted images right ({self.images} images)"
 
 
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -160,10 +162,9 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     from scipy import optimize  # type: ignore[import-untyped,unused-ignore]
 
     rows, true = _checked(logits, labels)
-    rows = rows - rows.max(1, keepdims=True)
 
     def loss(log_t: float) -> float:
-        return _cross_entropy(rows, true, math.exp(log_t))
+        return float(_losses(rows, true, math.exp(log_t)).mean())
 
     optimum = optimize.minimize_scalar(
         loss,
@@ -176,10 +177,11 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return max(best, _lowest_temperature(rows))
 
 
-def _cross_entropy(rows: Floats, true: npt.NDArray[np.int64], temperature: float) -> float:
-    """Mean of -log p(true class); the highest logit of each row is 0."""
+def _losses(rows: Floats, true: npt.NDArray[np.int64], temperature: Any) -> Floats:
+    """(n,) -log p(true class) at one temperature, or at one of each row, (n, 1)."""
     scaled = rows / temperature
-    return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(true)), true]).mean())
+    losses: Floats = np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(true)), true]
+    return losses
 
 
 def _lowest_temperature(rows: Floats) -> float:
@@ -197,6 +199,92 @@ def _lowest_temperature(rows: Floats) -> float:
     if excess(lowest) <= 0:
         return BOUNDS[0]
     return math.exp(float(optimize.brentq(excess, lowest, 0.0)))
+
+
+STEP: Final = 0.1  # of log temperatures; a parabola finds the optimum between them
+LOG_GRID: Final = STEP * np.arange(
+    round(math.log(BOUNDS[0]) / STEP), round(math.log(BOUNDS[1]) / STEP) + 1
+)
+ONE: Final = int(np.abs(LOG_GRID).argmin())  # where the temperature is 1
+
+
+def leave_one_out_gains(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
+    """By how much the temperature that is fitted on all other images lowers the loss of each.
+
+    The loss of every image is computed once at each temperature of a grid; the optimum without
+    image i is the minimum of the column sums less row i. The lower bound is that of
+    `fit_temperature`.
+
+    Args:
+        logits: (n, classes); a constant added to a row changes nothing.
+        labels: (n,) positions of the true classes.
+
+    Returns:
+        (n,) -log p(true class) at temperature 1, less the same at the temperature of the others.
+
+    Raises:
+        ValueError: As `fit_temperature`.
+
+    >>> leave_one_out_gains([[2.0, 0.0]] * 4, [0, 0, 0, 1]).round(2).tolist()
+    [-0.28, -0.28, -0.28, 0.0]
+    """
+    rows, true = _checked(logits, labels)
+    losses = np.stack([_losses(rows, true, math.exp(log_t)) for log_t in LOG_GRID], axis=1)
+    others = losses.sum(0) - losses
+    image, best = np.arange(len(rows)), others.argmin(1).clip(1, len(LOG_GRID) - 2)
+    before, at, after = (others[image, best + offset] for offset in (-1, 0, 1))
+    curvature = before - 2 * at + after
+    shift = np.divide(before - after, 2 * curvature, out=np.zeros(len(rows)), where=curvature > 0)
+    fitted = np.exp(LOG_GRID[best] + STEP * shift.clip(-1, 1))
+    # where margins are huge, the loss is 0 to the last digit over a wide range around 1
+    fitted[(best != ONE) & (at >= others[:, ONE])] = 1
+    fitted = np.maximum(fitted, _lowest_temperature(rows))
+    return losses[:, ONE] - _losses(rows, true, fitted[:, None])
+
+
+CLEARLY: Final = 2  # standard errors
+
+
+def expected_gain(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, temperature: float
+) -> tuple[float, float]:
+    """What a fitted temperature gains on other images, as far as the fitted ones can tell.
+
+    The mean of `leave_one_out_gains`, with one mistake more than was seen, as Laplace's rule of
+    succession expects: an image whose true class is the second most probable. Without it, images
+    that are all recognised recommend any temperature below 1, and say nothing of what it costs.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,) positions of the true classes.
+        temperature: Fitted on all of them.
+
+    Returns:
+        Mean gain in -log p(true class), and its standard error; 0 and 0 for a single image.
+
+    >>> sure = np.array([[8.0, 0.0]] * 40)  # all right: 1 / T = 1.5 would do no harm to any
+    >>> mean, error = expected_gain(sure, [0] * 40, 1 / 1.5)
+    >>> mean < 0
+    True
+    """
+    rows, true = _checked(logits, labels)
+    second = np.argsort(rows, axis=1)[:, -2]
+    mistake = float((_losses(rows, second, 1.0) - _losses(rows, second, temperature)).mean())
+    gains = np.append(leave_one_out_gains(rows, true), min(mistake, 0.0))
+    return float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains)))
+
+
+LAST_DIGIT: Final = 5e-7  # half of it, in a file of six decimals
+
+
+def fill_zeros(probabilities: Floats) -> Floats:
+    """Probabilities of a file, in which a 0 is a number below its last digit.
+
+    >>> fill_zeros(np.array([[1.0, 0.0], [0.75, 0.25]])).tolist()
+    [[1.0, 5e-07], [0.75, 0.25]]
+    """
+    smallest = min(LAST_DIGIT, float(probabilities[probabilities > 0].min()))
+    return np.where(probabilities > 0, probabilities, smallest)
 
 
 def logits_of(probabilities: npt.ArrayLike) -> Floats:
@@ -221,24 +309,47 @@ def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Float
 
 
 def fit_calibration(
-    probabilities: Floats, labels: npt.NDArray[np.int64], wanted_precision: float
+    probabilities: Floats,
+    labels: npt.NDArray[np.int64],
+    wanted_precision: float,
+    source: str = OF_RUN,
 ) -> Calibration:
-    """Fit temperature and threshold on validation images.
+    """Fit temperature and threshold on images that the network was not trained on.
+
+    The temperature is kept where it helps images that it was not fitted on by more than `CLEARLY`
+    standard errors, see `expected_gain`; else it is 1. No other images are looked at.
 
     Args:
         probabilities: (n, classes) of the validation subset, uncalibrated.
         labels: (n,) positions of the true classes.
         wanted_precision: Between 0 and 1.
+        source: Which images these are.
 
     Raises:
         ValueError: As `fit_temperature`.
     """
-    temperature = round(fit_temperature(logits_of(probabilities), labels), 6)
+    logits = logits_of(probabilities)
+    temperature = round(fit_temperature(logits, labels), 6)
+    gain, error = expected_gain(logits, labels, temperature)
+    kept = gain > CLEARLY * error
+    reason = (
+        f"{'kept' if kept else 'not kept'}, because a temperature of {temperature:.4g} "
+        f"{'lowers' if kept else 'does not clearly lower'} the loss of images that it was not "
+        f"fitted on: by {gain:.4f} +- {error:.4f} (mean gain, standard error; leave one out)"
+    )
+    if not kept:
+        temperature = 1.0
     now = apply_temperature(probabilities, temperature)
     threshold = reject_threshold(now.max(1), now.argmax(1) == labels, wanted_precision)
     if threshold is not None:
         threshold = round(min(math.floor(threshold / TOLERANCE), 1 / TOLERANCE - 1) * TOLERANCE, 6)
-    return Calibration(temperature, wanted_precision, threshold, len(now))
+    return Calibration(temperature, wanted_precision, threshold, len(now), kept, reason, source)
+
+
+IN_SAMPLE: Final = (
+    "The test fold is the validation subset (split.validation=fold): the calibration was fitted on "
+    "it, so that there are no figures of other images."
+)
 
 
 def summary(
@@ -248,36 +359,69 @@ def summary(
 
     Args:
         calibration: Fitted on the validation subset.
-        outputs: By subset, (n, classes) uncalibrated probabilities and (n,) labels.
+        outputs: By subset, (n, classes) uncalibrated probabilities and (n,) labels; without `test`
+            where that is the validation subset.
     """
     measured = {
-        subset: calibration_errors(calibration, *output) for subset, output in outputs.items()
+        subset: calibration_effects(calibration, *output) for subset, output in outputs.items()
     }
     return {
-        "temperature": calibration.temperature,
-        "wanted_precision": calibration.wanted_precision,
-        "reject_threshold": calibration.reject_threshold,
+        **fields_of(calibration),
         "images": calibration.images,
         **{
-            name: {subset: errors[name] for subset, errors in measured.items()}
-            for name in ("calibration_error", "coverage", "precision")
+            name: {subset: effects[name] for subset, effects in measured.items()}
+            for name in ("calibration_error", "loss", "coverage", "precision")
         },
+        **({} if "test" in outputs else {"remark": IN_SAMPLE}),
     }
 
 
-def calibration_errors(
+def fields_of(calibration: Calibration) -> dict[str, Any]:
+    """Temperature and threshold for a file, with the reason why each is what it is."""
+    return {
+        "temperature": calibration.temperature,
+        "kept": calibration.kept,
+        "reason": calibration.reason,
+        "wanted_precision": calibration.wanted_precision,
+        "reject_threshold": calibration.reject_threshold,
+        "no_threshold": calibration.no_threshold or None,
+    }
+
+
+def calibration_effects(
     calibration: Calibration, probabilities: Floats, labels: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Calibration error before and after, and coverage and precision at the threshold, or None."""
+    """Calibration error and loss before and after; coverage and precision at the threshold in use.
+
+    The precision is None where no image is accepted.
+    """
     now = apply_temperature(probabilities, calibration.temperature)
-    correct = probabilities.argmax(1) == labels
-    kept = accepted(now.max(1), calibration.reject_threshold)
-    known = calibration.reject_threshold is not None
-    errors = [reliability_diagram(p.max(1), correct).error for p in (probabilities, now)]
+    return effects(probabilities, now, accepted(now.max(1), calibration.threshold), labels)
+
+
+def effects(
+    before: Floats, after: Floats, is_accepted: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    """See `calibration_effects`.
+
+    Args:
+        before: (n, classes) probabilities.
+        after: (n, classes) those of the calibrated network, or networks.
+        is_accepted: (n,) whether the confidence reaches the threshold.
+        labels: (n,) positions of the true classes.
+    """
+    correct, pair = before.argmax(1) == labels, {"before": before, "after": after}
+    own = np.arange(len(labels)), labels
     return {
-        "calibration_error": {"before": round(errors[0], 6), "after": round(errors[1], 6)},
-        "coverage": round(float(kept.mean()), 6) if known else None,
-        "precision": round(float(correct[kept].mean()), 6) if known and kept.any() else None,
+        "calibration_error": {
+            when: round(reliability_diagram(p.max(1), correct).error, 6) for when, p in pair.items()
+        },
+        "loss": {
+            when: round(float(-np.log(np.maximum(p[own], SMALLEST_PROBABILITY)).mean()), 6)
+            for when, p in pair.items()
+        },
+        "coverage": round(float(is_accepted.mean()), 6),
+        "precision": round(float(correct[is_accepted].mean()), 6) if is_accepted.any() else None,
     }
 
 
@@ -290,42 +434,17 @@ def write_calibration(
 
     Args:
         run: The run folder.
-        outputs: Of the subsets `validation` and `test`.
+        outputs: Of the subsets `validation` and `test`; without `test` where that is the former.
         wanted_precision: Between 0 and 1.
     """
     if not all(np.isfinite(probabilities).all() for probabilities, _ in outputs.values()):
         log.warning("no %s: the network's outputs are not finite numbers", FILE)
         return
     calibration = fit_calibration(*outputs["validation"], wanted_precision)
+    log.info("calibration: %s", calibration.reason)
+    if calibration.no_threshold:
+        log.info("calibration: no reject threshold, %s", calibration.no_threshold)
     write_json(run / FILE, summary(calibration, outputs))
-
-
-class CalibrationFile(Strict, extra="ignore"):
-    """`calibration.json`, as far as it is read again."""
-
-    temperature: Positive
-    wanted_precision: Probability
-    reject_threshold: Probability | None
-    images: Index
-    calibration_error: dict[str, dict[str, Probability]] = Field(default={})
-
-
-def read_calibration(run: Path) -> Calibration | None:
-    """Read `calibration.json` of a run folder; None where there is none.
-
-    Raises:
-        RunError: If it is damaged.
-    """
-    file, fix = run / FILE, "Delete it, or calibrate again."
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}). {fix}") from None
-    found = validated(CalibrationFile, content, error=RunError, before=str(file), fix=fix)
-    values = found.model_dump(exclude={"calibration_error"})
-    return Calibration(**values, test_error=found.calibration_error.get("test", {}))
 
 
 def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -334,4 +453,4 @@ def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.
         raise ValueError(f"A temperature needs images, not {rows.shape} and {true.shape}.")
     if not np.isfinite(rows).all():
         raise ValueError("A logit is not a finite number.")
-    return rows, true
+    return rows - rows.max(1, keepdims=True), true

@@ -1,4 +1,4 @@
-"""Classification metrics: accuracy, F1, calibration error, confusion matrix, recall per class.
+"""Classification metrics: accuracy, F1, calibration error, risk-coverage, confusion matrix, recall.
 
 scikit-learn takes a second to import, so each function imports it.
 """
@@ -72,6 +72,52 @@ def reliability_diagram(
         means, accuracy = score_sums / count, hits / count
     error = float(np.abs(hits - score_sums).sum() / len(scores))
     return Reliability(edges, count, means, accuracy, error)
+
+
+@dataclass(frozen=True, eq=False)
+class RiskCoverage:
+    """Selective prediction, from the strictest threshold to the laxest.
+
+    Attributes:
+        threshold: (k,) falling confidences; images with at least it are accepted.
+        accepted: (k,) how many these are.
+        coverage: (k,) their share of all.
+        risk: (k,) share of them that is wrong.
+    """
+
+    threshold: Floats
+    accepted: npt.NDArray[np.int64]
+    coverage: Floats
+    risk: Floats
+
+
+def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
+    """Error rate among the accepted images by threshold (Geifman and El-Yaniv 2017, section 2).
+
+    Images of equal confidence are accepted together.
+
+    Args:
+        confidence: (n,) highest probability of each image.
+        correct: (n,) truth values.
+
+    Raises:
+        ValueError: With no images, different lengths, or a confidence that is not finite.
+
+    >>> curve = risk_coverage([0.9, 0.8, 0.8, 0.6], [True, True, False, True])
+    >>> curve.threshold.tolist(), curve.coverage.tolist(), curve.risk.round(2).tolist()
+    ([0.9, 0.8, 0.6], [0.25, 0.75, 1.0], [0.0, 0.33, 0.25])
+    """
+    scores, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    if scores.ndim != 1 or scores.shape != right.shape or not len(scores):
+        raise ValueError(f"Thresholds need images, not {scores.shape} and {right.shape}.")
+    if not np.isfinite(scores).all():
+        raise ValueError("A confidence is not a finite number.")
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    last = np.append(falling[1:] != falling[:-1], True)  # of each run of equal confidences
+    accepted = np.flatnonzero(last) + 1
+    wrong = np.cumsum(~right[order])[last]
+    return RiskCoverage(falling[last], accepted, accepted / len(scores), wrong / accepted)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from signlang.files import read_csv
 from signlang.runs import identity
 from signlang.runs.folder import RunFolder
 from signlang.runs.identity import differences
+from signlang.runs.results import OPTIMISTIC
 from signlang.system import choose_precision
 
 OWN_SOURCES: Final = "signlang.data.sources."
@@ -197,13 +198,15 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     cost, test = metrics["cost"], metrics["test"]
     beside = ", measured beside other jobs" if cost.get("latency_alone") is False else ""
     remarks = " ".join(metrics.get("remarks", ()))
+    in_sample = " (in-sample: the test fold selected the checkpoint)"
     show_table(
         f"{metrics['model']} on {metrics['data']}, fold {metrics['fold']} of {metrics['folds']} "
         f"({metrics['split']} split, {metrics['protocol']})",
         {
             "test accuracy": f"{test['accuracy']:.4f}",
             "test macro F1": f"{test['macro_f1']:.4f}",
-            "test calibration error": f"{test['calibration_error']:.4f}",
+            "test calibration error": f"{test['calibration_error']:.4f}"
+            + in_sample * (metrics["protocol"] == OPTIMISTIC),
             "parameters": f"{cost['parameters']:,}",
             "FLOPs (fvcore, multiply-add = 1)": f"{cost['flops'] / 1e6:,.2f} M",
             "size": f"{cost['size_mb']:.1f} MB",

@@ -22,6 +22,7 @@ from signlang.runs.folder import TRAIN_AGAIN, RunFolder
 from signlang.runs.identity import PRECISION, recorded_environment
 
 COLUMNS: Final = ("path", "label", "predicted", "confidence")
+OPTIMISTIC: Final = "validation=fold"  # the protocol of published tables
 ROUNDING: Final = 1e-3  # of a sum of probabilities with six decimals each, of up to 2,000 classes
 
 
@@ -223,6 +224,11 @@ class Run:
     def fold(self) -> int:
         """Number of the test fold."""
         return int(self.metrics["fold"])
+
+    @property
+    def is_optimistic(self) -> bool:
+        """Whether the test fold also selected the checkpoint and fitted the calibration."""
+        return bool(self.metrics["protocol"] == OPTIMISTIC)
 
     def metric(self, name: str) -> float:
         """One of `METRICS`; those of the test fold are computed from its predictions.

@@ -1,11 +1,13 @@
 """A finished run with its best checkpoint, its calibration and its source images."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from pydantic import Field
 
 from signlang.arrays import Floats32, Ints, Pixels
 from signlang.components import (
@@ -16,6 +18,7 @@ from signlang.components import (
     saved_value,
 )
 from signlang.console import track
+from signlang.constraints import Index, Positive, Probability, Strict, validated
 from signlang.data.image_io import (
     BadImageError,
     batched,
@@ -27,13 +30,43 @@ from signlang.data.image_io import (
 from signlang.data.sources import images_root
 from signlang.errors import DataError, RunError
 from signlang.inference.onnx_model import OnnxModel
-from signlang.metrics.calibration import Calibration, read_calibration
+from signlang.metrics.calibration import FILE, Calibration
 from signlang.runs.folder import TRAIN_AGAIN
 from signlang.runs.results import Run, read_finished_run
 from signlang.system import cpu_count
 
 if TYPE_CHECKING:  # it imports torch
     from signlang.models.classifier import Classifier
+
+
+class CalibrationFile(Strict, extra="ignore"):
+    """`calibration.json`, as far as it is read again; `kept` and `reason` are new in it."""
+
+    temperature: Positive
+    wanted_precision: Probability
+    reject_threshold: Probability | None
+    images: Index
+    kept: bool = True
+    reason: str = ""
+    calibration_error: dict[str, dict[str, Probability]] = Field(default={})
+
+
+def read_calibration(run: Path) -> Calibration | None:
+    """Read `calibration.json` of a run folder; None where there is none.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    file, fix = run / FILE, "Delete it, or calibrate again."
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}). {fix}") from None
+    found = validated(CalibrationFile, content, error=RunError, before=str(file), fix=fix)
+    values = found.model_dump(exclude={"calibration_error"})
+    return Calibration(**values, test_error=found.calibration_error.get("test", {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +150,8 @@ def load_network(
     kind = str(own.pop(TARGET, "") or _module_target(run.path))
     model = load_classifier(run.folder.best, resolve=resolve, kind=kind, nodes=own)
     stored = read_calibration(run.path)
+    if stored is not None and run.is_optimistic:  # files of before measured it on the test fold
+        stored = replace(stored, test_error={})
     trained = TrainedRun(run.path, run.metrics, run.record, run.history, model, stored)
     model.stored_sizes = trained.image_sizes[:-1]
     return trained

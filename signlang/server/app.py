@@ -173,6 +173,7 @@ def _listed(models: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
                 "precision": options.precision,
                 "device": options.device,
                 "threshold": model.threshold,
+                "threshold_source": model.threshold_source,
                 "card": f"/v1/models/{name}/card" if model.card else None,
                 "browser": {
                     "precision": model.browser,

@@ -49,7 +49,6 @@ def _timed(compute: Compute, images: Pixels) -> float:
     return time.perf_counter() - start
 
 
-FALLBACK: Final = 0.5  # "not sure" below it, where a bundle holds no threshold
 CARD: Final = "card.html"
 
 
@@ -61,6 +60,7 @@ class LoadedModel:
         bundle: Where it comes from.
         network: Maps images to probabilities.
         threshold: Below this probability an answer is not sure.
+        threshold_source: `setting`, `bundle`, or `fallback` where the bundle has none.
         browser: Precision of the model that a browser may run itself.
         onnx: That model.
         card: HTML, or nothing.
@@ -70,6 +70,7 @@ class LoadedModel:
     bundle: Bundle
     network: OnnxModel
     threshold: float
+    threshold_source: str
     browser: str
     onnx: bytes
     card: bytes
@@ -152,12 +153,12 @@ def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     except Exception as error:  # onnxruntime has no base class for what it raises
         first = str(error).strip().splitlines()[0][:200]
         raise BundleError(f"The network of {bundle.path} does not compute: {first}") from None
-    threshold = options.reject_threshold
+    threshold, source = options.reject_threshold, "setting"
     if threshold is None:
-        threshold = FALLBACK if bundle.reject_threshold is None else bundle.reject_threshold
+        threshold, source = bundle.threshold, "fallback" if bundle.no_threshold else "bundle"
     browser = "int8" if "int8" in bundle.models else "fp32"
     return LoadedModel(
-        bundle, network, threshold, browser,
+        bundle, network, threshold, source, browser,
         onnx=bundle.read(bundle.models[browser]), card=_card(bundle),
         max_batch=options.max_batch or best_batch_size(network, size),
     )  # fmt: skip

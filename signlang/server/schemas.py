@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -81,6 +82,10 @@ class ModelInfo(BaseModel):
     precision: str
     device: str
     threshold: float = Field(description="Below this probability an answer is not sure")
+    threshold_source: Literal["bundle", "setting", "fallback"] = Field(
+        description="Fitted for this network, reject_threshold= of the service, or 0.5 where the "
+        "bundle has none"
+    )
     card: str | None = Field(description="Address of its model card")
     browser: BrowserModel
 

@@ -19,14 +19,17 @@ from signlang.metrics.calibration import (
     Calibration,
     accepted,
     apply_temperature,
-    calibration_errors,
+    calibration_effects,
+    expected_gain,
     fit_calibration,
     fit_temperature,
+    leave_one_out_gains,
     logits_of,
     reject_threshold,
-    risk_coverage,
 )
+from signlang.metrics.classification import classification_metrics, risk_coverage
 from signlang.metrics.significance import wilson_interval
+from signlang.runs.trained_run import read_calibration
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -140,7 +143,7 @@ def test_errors_are_those_of_torchmetrics() -> None:
     logits, labels = drawn(3.0, n=600)
     shares = torch.from_numpy(logits).softmax(1).numpy()
     fitted = fit_calibration(shares, labels, 0.9)
-    errors = calibration_errors(fitted, shares, labels)["calibration_error"]
+    errors = calibration_effects(fitted, shares, labels)["calibration_error"]
     for name, table in (
         ("before", shares),
         ("after", apply_temperature(shares, fitted.temperature)),
@@ -207,8 +210,8 @@ def test_a_threshold_survives_the_rounding_of_a_softmax_in_32_bits() -> None:
     shares = (torch.from_numpy(logits).float() / fitted.temperature).softmax(1).numpy()
     double = apply_temperature(torch.from_numpy(logits).softmax(1).numpy(), fitted.temperature)
     np.testing.assert_array_equal(
-        accepted(shares.max(1).astype(np.float64), fitted.reject_threshold),
-        accepted(double.max(1), fitted.reject_threshold),
+        accepted(shares.max(1).astype(np.float64), fitted.threshold),
+        accepted(double.max(1), fitted.threshold),
     )
 
 
@@ -228,7 +231,6 @@ def test_the_threshold_is_one_of_confidences_after_the_temperature() -> None:
 def test_an_image_at_the_threshold_is_accepted() -> None:
     confidence = np.array([0.4, 0.5, 0.6])
     assert accepted(confidence, 0.5).tolist() == [False, True, True]
-    assert accepted(confidence, None).all()
 
 
 def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
@@ -241,9 +243,12 @@ def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
     calibration.write_calibration(tmp_path, outputs, 0.9)
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert set(content) == {
-        "temperature", "wanted_precision", "reject_threshold", "images", "calibration_error",
-        "coverage", "precision",
+        "temperature", "kept", "reason", "wanted_precision", "reject_threshold", "no_threshold",
+        "images", "calibration_error", "loss", "coverage", "precision",
     }  # fmt: skip
+    assert content["kept"] is True
+    assert content["reason"].startswith("kept, because a temperature of ")
+    assert content["no_threshold"] is None
     assert content["calibration_error"]["test"].keys() == {"before", "after"}
     assert content["images"] == 400
     for subset in shares:
@@ -252,10 +257,132 @@ def test_the_file_says_what_was_fitted_and_reads_back(tmp_path: Path) -> None:
         right = now.argmax(1) == labels[subset]
         assert content["coverage"][subset] == pytest.approx(kept.mean(), abs=1e-6)
         assert content["precision"][subset] == pytest.approx(right[kept].mean(), abs=1e-6)
+        losses = {"before": shares[subset], "after": now}
+        assert content["loss"][subset] == pytest.approx(
+            {when: log_loss(labels[subset], p, labels=range(7)) for when, p in losses.items()},
+            abs=1e-5,
+        )
     assert content["precision"]["validation"] >= 0.9
-    assert calibration.read_calibration(tmp_path) == Calibration(
+    assert read_calibration(tmp_path) == Calibration(
+        content["temperature"], 0.9, content["reject_threshold"], 400, True, content["reason"]
+    )
+    # a file of before there was a rule
+    for name in ("kept", "reason", "no_threshold", "loss"):
+        del content[name]
+    (tmp_path / "calibration.json").write_text(json.dumps(content))
+    assert read_calibration(tmp_path) == Calibration(
         content["temperature"], 0.9, content["reject_threshold"], 400
     )
+
+
+def test_a_test_fold_that_was_fitted_on_is_not_measured(tmp_path: Path) -> None:
+    logits, labels = drawn(4.0, n=200)
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    calibration.write_calibration(tmp_path, {"validation": (shares, labels)}, 0.9)
+    content = json.loads((tmp_path / "calibration.json").read_text())
+    assert content["calibration_error"].keys() == {"validation"}
+    assert content["remark"] == calibration.IN_SAMPLE
+    fitted = read_calibration(tmp_path)
+    assert fitted is not None
+    assert fitted.test_error == {}
+
+
+@pytest.mark.parametrize(("n", "classes", "scale"), [(30, 4, 3.0), (200, 10, 5.0), (60, 3, 1.0)])
+def test_gains_are_those_of_as_many_fits_without_one_image(
+    n: int, classes: int, scale: float
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, n)
+    logits = scale * (rng.normal(size=(n, classes)) + np.eye(classes)[labels])
+    table = torch.from_numpy(logits)
+    expected = []
+    for image in range(n):
+        others = np.arange(n) != image
+        temperature = fit_temperature(logits[others], labels[others])
+        one = torch.tensor([labels[image]])
+        before, after = (
+            float(F.cross_entropy(table[image : image + 1] / t, one)) for t in (1.0, temperature)
+        )
+        expected.append(before - after)
+    np.testing.assert_allclose(leave_one_out_gains(logits, labels), expected, atol=0.01)
+
+
+def sure(n: int, mistakes: int, margin: float) -> tuple[Floats, Ints]:
+    """Logits of equal margins in three classes, of which some are wrong."""
+    labels = np.arange(n) % 3
+    said = np.where(np.arange(n) < mistakes, (labels + 1) % 3, labels)
+    return margin * np.eye(3)[said] + 0.01 * np.eye(3)[(said + 1) % 3], labels
+
+
+@pytest.mark.parametrize(
+    ("n", "mistakes", "margin", "kept"),
+    [
+        (166, 1, 12.0, False),  # one mistake in 166 asks for 3 and more
+        (166, 0, 8.0, False),  # all right: any temperature below 1 is as good
+        (33, 0, 3.0, False),  # too few to tell
+        (465, 0, 3.0, True),  # an unsure network that is always right
+        (166, 20, 12.0, True),  # far too sure
+        (166, 20, 2.6, False),  # as sure as it should be
+        (1, 0, 3.0, False),
+        (2, 1, 3.0, False),
+    ],
+)
+def test_a_temperature_is_kept_where_it_helps_other_images(
+    n: int, mistakes: int, margin: float, kept: bool
+) -> None:
+    logits, labels = sure(n, mistakes, margin)
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    fitted = fit_calibration(shares, labels, 0.9)
+    assert fitted.kept is kept
+    assert (fitted.temperature != 1) is kept
+    gain, error = expected_gain(logits, labels, fit_temperature(logits, labels))
+    assert (gain > 2 * error) is kept
+    wanted = "kept, because a temperature of " if kept else "not kept, because a temperature of "
+    assert fitted.reason.startswith(wanted)
+    assert f"{gain:.4f} +- {error:.4f}" in fitted.reason
+
+
+@pytest.mark.parametrize("size", [33, 166])
+@pytest.mark.parametrize("mistakes", [1, 5])
+def test_calibrated_is_no_worse_than_uncalibrated(size: int, mistakes: int) -> None:
+    """Of a network whose mistakes are no less sure than its other predictions, as real ones are."""
+    rng = np.random.default_rng(mistakes)
+    labels = rng.integers(0, 10, 600)
+    said = np.where(np.arange(600) < mistakes, (labels + 1) % 10, labels)
+    logits = rng.gamma(4, 3, size=(600, 1)) * np.eye(10)[said] + rng.normal(size=(600, 10))
+    shares = torch.from_numpy(logits).softmax(1).numpy()
+    worse, always = 0, 0
+    for _ in range(40):
+        order = rng.permutation(600)
+        here, rest = order[:size], order[size:]
+        before = classification_metrics(shares[rest], labels[rest])["loss"]
+        fitted = fit_calibration(shares[here], labels[here], 0.99).temperature
+        forced = fit_temperature(logits[here], labels[here])
+        losses = [
+            classification_metrics(apply_temperature(shares[rest], t), labels[rest])["loss"]
+            for t in (fitted, forced)
+        ]
+        worse += losses[0] > before + 1e-3
+        always += losses[1] > before + 1e-3
+    assert worse <= 2
+    assert always > 2  # what the rule is for
+
+
+def test_a_missing_threshold_has_its_reason_and_its_stand_in() -> None:
+    right = np.tile([0.9, 0.1], (99, 1))
+    few = fit_calibration(right, np.zeros(99, dtype=np.int64), 0.99)
+    assert few.reject_threshold is None
+    assert few.no_threshold == (
+        "too few images: 99, and at least 100 are needed for a precision of 99 %"
+    )
+    enough = fit_calibration(np.tile([0.9, 0.1], (100, 1)), np.zeros(100, dtype=np.int64), 0.99)
+    assert enough.reject_threshold == enough.threshold == pytest.approx(0.9, abs=0.1)
+    assert enough.no_threshold == ""
+    wrong = np.r_[np.zeros(90, dtype=np.int64), np.ones(10, dtype=np.int64)]
+    none = fit_calibration(np.tile([0.9, 0.1], (100, 1)), wrong, 0.99)
+    assert none.reject_threshold is None
+    assert none.no_threshold == "none makes 99 % of the accepted images right (100 images)"
+    assert few.threshold == none.threshold == Calibration().threshold == 0.5
 
 
 def test_a_network_that_diverged_gets_no_file(tmp_path: Path) -> None:
@@ -263,7 +390,7 @@ def test_a_network_that_diverged_gets_no_file(tmp_path: Path) -> None:
     outputs = (shares, np.zeros(4, dtype=np.int64))
     calibration.write_calibration(tmp_path, {"validation": outputs, "test": outputs}, 0.99)
     assert list(tmp_path.iterdir()) == []
-    assert calibration.read_calibration(tmp_path) is None
+    assert read_calibration(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -278,7 +405,7 @@ def test_a_network_that_diverged_gets_no_file(tmp_path: Path) -> None:
 def test_a_damaged_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(RunError, match=sentence):
-        calibration.read_calibration(tmp_path)
+        read_calibration(tmp_path)
 
 
 def test_a_senseless_temperature_is_refused(tmp_path: Path) -> None:
@@ -287,7 +414,7 @@ def test_a_senseless_temperature_is_refused(tmp_path: Path) -> None:
         text = json.dumps({**content, "temperature": temperature})
         (tmp_path / "calibration.json").write_text(text)
         with pytest.raises(RunError, match=r"temperature=.*: it must be a number above 0\. De"):
-            calibration.read_calibration(tmp_path)
+            read_calibration(tmp_path)
 
 
 def test_temperatures_stay_within_bounds() -> None:
@@ -297,16 +424,11 @@ def test_temperatures_stay_within_bounds() -> None:
     assert fit_temperature(timid, [0] * 1000) == pytest.approx(0.01, rel=1e-4)
 
 
-def test_images_accepted_for_want_of_a_threshold_are_all() -> None:
-    assert accepted(np.array([0.0, 0.5, 1.0]), None).tolist() == [True, True, True]
-    assert accepted(np.array([0.0, 0.5, 1.0]), 0.5).tolist() == [False, True, True]
-
-
 def test_a_damaged_run_folder_says_what_to_do(tmp_path: Path) -> None:
-    assert calibration.read_calibration(tmp_path) is None
+    assert read_calibration(tmp_path) is None
     (tmp_path / "calibration.json").mkdir()
     with pytest.raises(RunError, match="cannot be read"):
-        calibration.read_calibration(tmp_path)
+        read_calibration(tmp_path)
 
 
 def test_logits_without_a_difference_leave_the_temperature_alone() -> None:

@@ -56,7 +56,8 @@ function choose() {
   at("card").hidden = !network.card;
   at("no-card").hidden = Boolean(network.card);
   if (network.card) at("card").href = network.card;
-  at("threshold").textContent = `${show.percent(network.threshold)}, the threshold`;
+  const kind = network.threshold_source === "fallback" ? "which stands in for the missing threshold" : "the threshold";
+  at("threshold").textContent = `${show.percent(network.threshold)}, ${kind}`;
   at("known").textContent = network.classes.length;
   speller.forget();
   where();
