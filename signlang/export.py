@@ -29,6 +29,7 @@ def export(cfg: DictConfig) -> Path:
     from signlang.inference.bundle import load_bundle
     from signlang.inference.onnx_model import OnnxModel
 
+    trained = pipeline.choose_calibration(trained, str(cfg.calibration))
     out, images = bundle_writer.bundle_target(cfg, trained), pipeline.run_images(cfg, trained)
     with bundle_writer.assemble_bundle(out) as folder:
         graph = onnx_export.network_graph(trained)

@@ -353,6 +353,7 @@ class ExportConfig(Config):
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
         AfterValidator(_has_onnx),
     ]
+    calibration: Literal["auto", "run", "study"]
     quantize: bool
     int8_loss: Share
     calibration_images: Count

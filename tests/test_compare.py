@@ -31,7 +31,7 @@ RATES = ("0.01", "0.001")
 SWEEP = [word for word in QUICK if not word.startswith("trainer.max_epochs")]
 OUTPUTS = {
     "leaderboard.csv", "leaderboard.md", "predictions.csv", "report.html", "cross_validated",
-    "figures",
+    "figures", "calibration.json",
 }  # fmt: skip
 
 
@@ -506,6 +506,68 @@ def test_the_published_protocol_makes_a_table(tiny: Path, tmp_path: Path) -> Non
     assert (line["protocol"], line["complete"]) == ("validation=fold", "true")
     assert line["accuracy"] == line["validation_accuracy"]
     assert "The figures are optimistic" in result.out
+    assert "validation=fold: the test folds selected the checkpoints; accuracy" in result.out
+    assert "(in-sample: the test fold selected the checkpoint)" in result.out
+    for run in (tmp_path / "runs" / "folder").glob("*/fold=*"):
+        calibration = json.loads((run / "calibration.json").read_text("utf-8"))
+        assert calibration["calibration_error"].keys() == {"validation"}
+        assert "split.validation=fold" in calibration["remark"]
+    study = json.loads((tmp_path / "runs" / "folder" / "calibration.json").read_text("utf-8"))
+    (setting,) = study["settings"].values()
+    assert setting == {
+        "not_calibrated": "the test folds selected the checkpoints (split.validation=fold)"
+    }
+    done = run_command(tmp_path, f"run='{run}'", "verify=generated", "calibration=study",
+                       verb="export")  # fmt: skip
+    assert done.code == 2
+    assert "the test folds selected the checkpoints" in done.err
+    assert "Traceback" not in done.err
+    done = run_command(tmp_path, f"run='{run}'", "verify=generated", verb="export")
+    assert done.code == 0, done.err
+    (bundle,) = (tmp_path / "bundles").iterdir()
+    assert "there are no figures of other images" in (bundle / "card.md").read_text("utf-8")
+
+
+def test_the_folds_of_a_study_calibrate_what_is_exported(study: Path) -> None:
+    setting = setting_of(study)
+    change(setting / "fold=0" / "calibration.json", lambda c: c.update(wanted_precision=0.9))
+    comparison.compare_study(study)
+    content = json.loads((study / "calibration.json").read_text("utf-8"))
+    fitted = content["settings"][setting.name]
+    assert fitted["images"] == 36  # one run has 3 validation images, too few for a threshold
+    assert {f["images"] for f in fitted["folds"].values()} == {24}
+    exported = {}
+    for kind in ("auto", "run"):
+        done = run_command(
+            Path(), f"run='{setting / 'fold=1'}'", "verify=generated", f"calibration={kind}",
+            f"out={kind}", verb="export",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        exported[kind] = json.loads(Path(kind, "bundle.json").read_text("utf-8"))
+    keys = ("temperature", "reject_threshold", "wanted_precision")
+    assert {key: exported["auto"][key] for key in keys} == {key: fitted[key] for key in keys}
+    assert exported["auto"]["calibration"] == {
+        "source": "the test folds of the study, each predicted by its own network",
+        **{key: fitted[key] for key in ("images", "kept", "reason", "no_threshold")},
+    }
+    own = json.loads((setting / "fold=1" / "calibration.json").read_text("utf-8"))
+    assert exported["run"]["calibration"]["images"] == own["images"] == 3
+    assert exported["run"]["calibration"]["source"] == "the validation subset of the run"
+    error = fitted["folds"]["1"]["calibration_error"]
+    card = Path("auto", "card.md").read_text("utf-8")
+    assert "fitted on 36 images of the test folds of the study" in card
+    assert f"{error['before']:.4f} before and {error['after']:.4f} after it. That figure is" in card
+    assert "too few images: 3, and at least 100 are needed" in Path("run", "card.md").read_text()
+
+    shutil.rmtree(setting / "fold=2")
+    words = [f"run='{setting / 'fold=1'}'", "verify=generated", "out=less"]
+    done = run_command(Path(), *words, "calibration=study", verb="export")
+    assert done.code == 2
+    assert "not all folds are finished (fold 2). Finish the other folds, or take" in done.err
+    done = run_command(Path(), *words, verb="export")
+    assert done.code == 0, done.err
+    less = json.loads(Path("less", "bundle.json").read_text("utf-8"))
+    assert less["calibration"]["source"] == "the validation subset of the run"
 
 
 def test_what_cannot_be_compared_is_said(study: Path) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,15 +12,16 @@ from omegaconf import DictConfig
 from rich.markup import escape
 
 from signlang.arrays import Floats32, Pixels
-from signlang.console import show_table
+from signlang.console import log, show_table
 from signlang.data.image_io import resize_batch
 from signlang.deploy import bundle_writer, onnx_export, quantization
 from signlang.deploy.parity import Parity, check_unchanged
-from signlang.errors import BundleError
+from signlang.errors import BundleError, RunError
 from signlang.inference.onnx_model import OnnxModel, session_options
 from signlang.metrics.significance import wilson_interval
 from signlang.runs import trained_run
 from signlang.runs.trained_run import RunImages, TrainedRun
+from signlang.studies.study import read_setting
 from signlang.system import cpu_count
 from signlang.validation import GENERATED
 
@@ -70,6 +71,36 @@ def run_images(cfg: DictConfig, run: TrainedRun) -> RunImages | None:
         return None
     _ = run.predictions  # read before anything is computed: the test fold is compared with them
     return trained_run.find_images(run, cfg.images, str(cfg.cache_dir))
+
+
+def choose_calibration(run: TrainedRun, wanted: str) -> TrainedRun:
+    """Give a run the calibration that its bundle is to have.
+
+    Args:
+        run: The run.
+        wanted: `run`: as it was fitted on its validation subset; `study`: fitted on the test folds
+            of all runs that differ from it in the fold alone; `auto`: the latter where every fold
+            is finished.
+
+    Raises:
+        RunError: If the study is asked for and cannot calibrate.
+    """
+    if wanted == "run":
+        return run
+    try:
+        setting = read_setting(run)
+        if setting is not None and setting.cross_fit is not None:
+            return replace(run, stored=setting.cross_fit.of_fold(run.fold))
+        reason = "it is in no study" if setting is None else setting.not_calibrated
+    except RunError as error:
+        reason = str(error)
+    if wanted == "study":
+        raise RunError(
+            f"calibration=study cannot be for {run.path}: {reason.rstrip('.')}. Finish the other "
+            "folds, or take calibration=run."
+        )
+    log.info("calibration: that of the run, for %s", reason.rstrip("."))
+    return run
 
 
 def onnx_model(run: TrainedRun, network: onnx.ModelProto) -> bytes:
@@ -189,6 +220,13 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
         rows["int8"] += f" ({measured.quantized})"
     if run.predictions.chance_warning:
         rows["warning"] = escape(run.predictions.chance_warning)
+    rows["temperature"] = f"{run.calibration.temperature:.4g}, {run.calibration.reason or 'kept'}"
+    rows["threshold"] = (
+        f"{run.calibration.threshold:.4g}"
+        + f", in want of a fitted one ({run.calibration.no_threshold})"
+        * bool(run.calibration.no_threshold)
+    )
+    rows["both fitted on"] = run.calibration.source
     show_table(
         f"bundle of {run.metrics['model']} on {run.metrics['data']}",
         {**rows, "bundle": str(out), "use it": f"python -m signlang.predict bundle={out} IMAGES"},

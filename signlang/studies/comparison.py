@@ -2,15 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from signlang import __version__, console
 from signlang.console import log
 from signlang.errors import RunError, SettingError
-from signlang.files import escaping_link
-from signlang.metrics import factor_effects
+from signlang.files import escaping_link, write_json
+from signlang.metrics import calibration, factor_effects
 from signlang.reporting import page
 from signlang.reporting.formatting import p_cell, with_spread
 from signlang.reporting.page import ImageBlock, Notes, Number, Page, Rows, Section, Table, Text
@@ -86,7 +86,7 @@ PROTOCOL: Final = (
     "folds. “validation=fold” is the optimistic protocol of many published tables, in which "
     "the test fold also picks the checkpoint: "
     "its accuracies are too high by an unknown amount, and are here to be compared with those "
-    "tables only."
+    "tables only. Its calibration errors are in-sample likewise."
 )
 CHANCE: Final = (
     "Folds share training images, so the spread over folds understates how much results vary; "
@@ -213,6 +213,7 @@ def compare_study(
             "table": f"{out / 'leaderboard.md'}, leaderboard.csv",
             "report": str(out / "report.html"),
             "predictions": str(out / "predictions.csv"),
+            "calibration": str(out / calibration.FILE),
             "dashboards": f"tensorboard --logdir {out / tensorboard.FOLDER}",
         },
     )
@@ -241,6 +242,7 @@ def write_comparison(ranking: Ranking, out: Path, sort: str = RANK) -> None:
         leaderboard.write_leaderboard(ranking, out, sort)
         leaderboard.write_markdown(ranking, out, sort)
         leaderboard.write_predictions(ranking.study, out)
+        write_json(out / calibration.FILE, calibrations(ranking.study))
         tensorboard.write_tensorboard(ranking, out)
         report_page(ranking).write(out)
         log.info("report: %s", out / "report.html")
@@ -249,6 +251,22 @@ def write_comparison(ranking: Ranking, out: Path, sort: str = RANK) -> None:
         raise SettingError(
             f"{file} cannot be written ({error.strerror}): choose another place with out=DIR."
         ) from None
+
+
+def calibrations(study: Study) -> dict[str, Any]:
+    """Content of `calibration.json` of a study: by setting, what its folds calibrate together."""
+    return {
+        "signlang": __version__,
+        "fitted_on": calibration.OF_STUDY,
+        "settings": {
+            setting.name: (
+                {"not_calibrated": setting.not_calibrated}
+                if setting.cross_fit is None
+                else setting.cross_fit.as_json()
+            )
+            for setting in study.settings
+        },
+    }
 
 
 def _incomplete(study: Study) -> str:

@@ -108,6 +108,10 @@ def _place(value: object, *, falling: bool) -> tuple[bool, bool, float, str]:
 
 
 Rows = Sequence[Row]
+OPTIMISTIC_NOTE: Final = (
+    "validation=fold: the test folds selected the checkpoints; accuracy and calibration error are "
+    "in-sample"
+)
 FOLDS_AND_MEAN: Final = "accuracy of each fold: mean ± 2 sd"
 NOTES: Final = (
     "Images of a test fold had no part in training, unless the protocol is validation=fold.",
@@ -134,6 +138,8 @@ def show_leaderboard(ranking: Ranking, sort: str = RANK) -> None:
         console.show_columns(f"{ranking.study.name}: {name}", headings, cells, flexible=1)
     if any(row.setting.missing for row in ranking.rows):
         console.show_lines(["* not all folds are finished"])
+    if any(row.setting.runs[0].is_optimistic for row in ranking.rows):
+        console.show_lines([OPTIMISTIC_NOTE])
     console.show_lines([f"- {sentence}" for sentence in verdicts.sentences(ranking)])
 
 

@@ -148,7 +148,8 @@ _METRICS: Final = (
         "calibration_error",
         title="calibration error",
         meaning="how far confidence is from accuracy, over 15 bins of equal width (Guo et al. "
-        "2017, arXiv 1706.04599); mean over folds. 0 is best",
+        "2017, arXiv 1706.04599), before any temperature; mean over folds. 0 is best; in-sample by "
+        "the protocol validation=fold",
         format=four_digits,
         narrow_title="calibr.\nerror",
     ),

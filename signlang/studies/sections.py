@@ -316,7 +316,40 @@ def reliability(ranking: Ranking) -> Section:
         alt = f"Reliability diagram of {row.label}: calibration error {diagram.error:.4f}."
         chart = plots.reliability_figure(diagram)
         blocks.append(ImageBlock(named("reliability", number), alt, chart, row.label))
-    return Section("Reliability", blocks)
+    return Section("Reliability", [*blocks, *_calibrations(ranking)])
+
+
+def _calibrations(ranking: Ranking) -> Blocks:
+    """What temperature and threshold do that the folds of a setting give each other."""
+    rows: Rows = []
+    for row in ranking.rows:
+        fitted = row.setting.cross_fit
+        if fitted is None:
+            rows.append([row.label, f"none: {row.setting.not_calibrated}", *("-",) * 5])
+            continue
+        own, effects = fitted.calibration, fitted.effects
+        error, loss, precision = (effects[k] for k in ("calibration_error", "loss", "precision"))
+        rows.append([
+            row.label,
+            f"{own.temperature:.3g}" if own.kept else "1, none was kept",
+            Number(f"{error['before']:.4f}, {error['after']:.4f}"),
+            Number(f"{loss['before']:.4f}, {loss['after']:.4f}"),
+            f"{own.threshold:.4f}" if not own.no_threshold
+            else f"{own.threshold:.1f} stands in ({own.no_threshold})",
+            Number(formatting.percent(effects["coverage"])),
+            Number("-" if precision is None else formatting.percent(precision)),
+        ])  # fmt: skip
+    header = [
+        "setting", "temperature", "calibration error: before, after", "loss: before, after",
+        "threshold", "accepted", "right of these",
+    ]  # fmt: skip
+    text = (
+        "Temperature and threshold that signlang.export gives a network of a complete setting: "
+        "fitted on the test folds of all its runs, each predicted by its own network. The figures "
+        "before and after are cross-fitted: those of each fold by what the other folds alone gave. "
+        "The networks of the folds differ, so that what fits all need not fit each."
+    )
+    return [Text(text), Table("Calibration over the folds", header, rows)]
 
 
 def named(kind: str, number: int) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -16,11 +16,14 @@ import numpy as np
 
 from signlang.arrays import Floats
 from signlang.errors import RunError, suggestion
+from signlang.metrics import calibration
+from signlang.metrics.calibration import OF_STUDY, Calibration
 from signlang.metrics.classification import Predictions
 from signlang.reporting.formatting import named
 from signlang.runs.folder import RunFolder
 from signlang.runs.identity import PRECISION, UNNAMED, differences, is_below
 from signlang.runs.results import Run, read_run
+from signlang.runs.trained_run import read_calibration
 from signlang.studies.missing_folds import (
     FoldState,
     IncompleteSetting,
@@ -109,6 +112,28 @@ class Setting:
         """Out-of-fold predictions, fold after fold."""
         return Predictions.concatenate([run.predictions for run in self.runs])
 
+    @property
+    def not_calibrated(self) -> str:
+        """Why its folds cannot calibrate each other; empty if they can."""
+        if self.runs[0].is_optimistic:
+            return "the test folds selected the checkpoints (split.validation=fold)"
+        if self.missing or len(self.runs) < 2:
+            lacking = ", ".join(map(str, sorted(self.missing))) or "all but one"
+            return f"not all folds are finished (fold {lacking})"
+        return ""
+
+    @cached_property
+    def cross_fit(self) -> "CrossFit | None":
+        """Calibration of the networks of all folds together; None if `not_calibrated`.
+
+        Raises:
+            RunError: If predictions, or the calibration of the first run, cannot be read.
+        """
+        if self.not_calibrated:
+            return None
+        own = read_calibration(self.runs[0].path) or Calibration()
+        return cross_fit(self.predictions, own.wanted_precision)
+
     @cached_property
     def remarks(self) -> list[str]:
         """Sentences on folds that were computed in different ways, and on a dead network."""
@@ -140,6 +165,66 @@ class Setting:
         if key == "model.weights" and value:
             value = str(value).split()[0]  # without the digest
         return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """A calibration fitted on the out-of-fold predictions of a setting.
+
+    The networks of the folds are different networks: what fits them all together need not fit each.
+
+    Attributes:
+        calibration: Fitted on the images of all test folds, for any of the networks.
+        folds: By fold, the calibration fitted on all other folds, with its effect on this one.
+        effects: The latter, over the images of all folds; see `metrics.calibration.effects`.
+    """
+
+    calibration: Calibration
+    folds: Mapping[int, tuple[Calibration, Mapping[str, Any]]]
+    effects: Mapping[str, Any]
+
+    def of_fold(self, fold: int) -> Calibration:
+        """The calibration, with the cross-fitted calibration error of a test fold."""
+        return replace(self.calibration, test_error=self.folds[fold][1]["calibration_error"])
+
+    def as_json(self) -> dict[str, Any]:
+        """For `calibration.json` of a study."""
+        return {
+            **calibration.fields_of(self.calibration),
+            "images": self.calibration.images,
+            "cross_fitted": dict(self.effects),
+            "folds": {
+                str(fold): {**calibration.fields_of(fitted), "images": fitted.images, **effects}
+                for fold, (fitted, effects) in self.folds.items()
+            },
+        }
+
+
+def cross_fit(predictions: Predictions, wanted_precision: float) -> CrossFit:
+    """Fit temperature and threshold on all folds, and measure them on folds left out of the fit.
+
+    Args:
+        predictions: Of at least two test folds, each by the network that was not trained on it.
+        wanted_precision: Between 0 and 1.
+    """
+    before, labels = calibration.fill_zeros(predictions.probabilities), predictions.labels
+    after, is_accepted = np.empty_like(before), np.empty(len(labels), dtype=np.bool_)
+    folds = {}
+    for fold in np.unique(predictions.folds).tolist():
+        here = predictions.folds == fold
+        fitted = calibration.fit_calibration(
+            before[~here], labels[~here], wanted_precision, OF_STUDY
+        )
+        after[here] = calibration.apply_temperature(before[here], fitted.temperature)
+        is_accepted[here] = calibration.accepted(after[here].max(1), fitted.threshold)
+        folds[fold] = (
+            fitted, calibration.effects(before[here], after[here], is_accepted[here], labels[here])
+        )  # fmt: skip
+    return CrossFit(
+        calibration.fit_calibration(before, labels, wanted_precision, OF_STUDY),
+        folds,
+        calibration.effects(before, after, is_accepted, labels),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,6 +364,22 @@ def read_study(path: Path, known: Run | None = None) -> Study:
         raise RunError(_nothing(path, unusable))
     settings.sort(key=lambda s: (-s.recorded_accuracy, s.name))
     return Study(path, tuple(settings), unusable)
+
+
+def read_setting(run: Run) -> Setting | None:
+    """The setting of a run, with the runs of the other folds beside it; None if it has no such.
+
+    Args:
+        run: In `.../<what was chosen>/fold=<k>`.
+
+    Raises:
+        RunError: If the folds do not belong together.
+    """
+    here = run.path.resolve()
+    if not FOLD.fullmatch(here.name):
+        return None
+    setting = _setting(here.parent, _fold_folders(here.parent), run)
+    return setting if isinstance(setting, Setting) else None
 
 
 def _fold_folders(folder: Path) -> dict[int, Path]:

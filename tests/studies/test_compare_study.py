@@ -33,12 +33,13 @@ def test_a_complete_study_is_written_and_shown(
     assert [row.setting.name for row in ranking.rows] == ["two", "one"]
     assert {path.name for path in out.iterdir()} == {
         "leaderboard.csv", "leaderboard.md", "predictions.csv", "report.html", "figures",
-        "cross_validated",
+        "cross_validated", "calibration.json",
     }  # fmt: skip
     assert shown == {
         "table": f"{out / 'leaderboard.md'}, leaderboard.csv",
         "report": str(out / "report.html"),
         "predictions": str(out / "predictions.csv"),
+        "calibration": str(out / "calibration.json"),
         "dashboards": f"tensorboard --logdir {out / 'cross_validated'}",
     }
     assert not (study / "leaderboard.md").exists()

@@ -1,5 +1,6 @@
 """Run folders are written by hand; what is read of them as a study is checked."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 from test_report import write_run
 
 from signlang.errors import RunError
+from signlang.metrics.calibration import calibration_effects, fit_calibration
+from signlang.metrics.classification import Predictions
 from signlang.runs.results import read_run
 from signlang.studies.missing_folds import FoldState
 from signlang.studies.ranking import rank_settings
-from signlang.studies.study import read_study
+from signlang.studies.study import cross_fit, read_study
 
 
 def test_folders_without_runs_are_passed_over(tmp_path: Path) -> None:
@@ -200,3 +203,47 @@ def test_choices_are_those_that_took_effect_in_short(tmp_path: Path) -> None:
         "optimizer.lr": "0.001", "augment": "mine", "extra": "3", "model.weights": "w.pt",
     }  # fmt: skip
     assert setting.choice("nothing") == "None"
+
+
+def of_folds(seed: int = 0, n: int = 300) -> Predictions:
+    """Predictions of three folds by networks that are far too sure."""
+    rng = np.random.default_rng(seed)
+    logits = 3 * rng.normal(size=(n, 4))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([rng.choice(4, p=p) for p in shares])
+    sharp = shares**4 / (shares**4).sum(1, keepdims=True)
+    paths = tuple(map(str, range(n)))
+    return Predictions(tuple("ABCD"), paths, labels, sharp, np.arange(n) % 3, None)
+
+
+def test_a_fold_is_calibrated_by_the_others_alone() -> None:
+    predictions = of_folds()
+    fitted = cross_fit(predictions, 0.9)
+    assert fitted.calibration.images == 300
+    assert fitted.calibration.temperature == pytest.approx(4, rel=0.3)
+    error = fitted.effects["calibration_error"]
+    assert error["after"] < error["before"] / 2
+    for fold, (calibration, effects) in fitted.folds.items():
+        here = predictions.folds == fold
+        expected = fit_calibration(predictions.probabilities[~here], predictions.labels[~here], 0.9)
+        assert calibration.temperature == expected.temperature
+        assert calibration.reject_threshold == expected.reject_threshold
+        assert effects == calibration_effects(
+            calibration, predictions.probabilities[here], predictions.labels[here]
+        )
+        assert fitted.of_fold(fold).test_error == effects["calibration_error"]
+    # whatever the labels of a fold are, they do not reach its own calibration
+    other = dataclasses.replace(
+        predictions, labels=np.where(predictions.folds == 1, 0, predictions.labels)
+    )
+    again = cross_fit(other, 0.9)
+    assert again.folds[1][0].temperature == fitted.folds[1][0].temperature
+    assert again.folds[0][0].temperature != fitted.folds[0][0].temperature
+
+
+def test_zeros_of_older_files_do_not_decide_the_temperature() -> None:
+    exact = of_folds(1)
+    rounded = dataclasses.replace(exact, probabilities=exact.probabilities.round(6))
+    assert (rounded.probabilities == 0).any()
+    temperatures = [cross_fit(p, 0.9).calibration.temperature for p in (exact, rounded)]
+    assert temperatures[1] == pytest.approx(temperatures[0], rel=0.2)
