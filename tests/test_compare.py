@@ -22,6 +22,7 @@ from tensorboard.plugins.hparams import metadata
 
 from signlang.errors import RunError, SettingError
 from signlang.metrics.significance import wilson_interval
+from signlang.reporting.formatting import percent
 from signlang.studies import comparison, leaderboard_columns, verdicts
 from signlang.studies.ranking import rank_settings
 from signlang.studies.study import read_study
@@ -556,7 +557,9 @@ def test_the_folds_of_a_study_calibrate_what_is_exported(study: Path) -> None:
     error = fitted["folds"]["1"]["calibration_error"]
     card = Path("auto", "card.md").read_text("utf-8")
     assert "fitted on 36 images of the test folds of the study" in card
-    assert f"{error['before']:.4f} before and {error['after']:.4f} after it. That figure is" in card
+    assert f"{error['before']:.4f} before and {error['after']:.4f} after it. Figures of" in card
+    reached = f"{percent(fitted['cross_fitted']['coverage'])} of the images are accepted"
+    assert (reached in card) is (fitted["reject_threshold"] is not None)
     assert "too few images: 3, and at least 100 are needed" in Path("run", "card.md").read_text()
 
     shutil.rmtree(setting / "fold=2")

@@ -15,6 +15,7 @@ from signlang.metrics.calibration import FALLBACK_THRESHOLD, IN_SAMPLE, OF_STUDY
 from signlang.metrics.classification import Predictions
 from signlang.metrics.significance import wilson_interval
 from signlang.reporting import plots
+from signlang.reporting.formatting import percent
 from signlang.reporting.page import (
     Cell,
     ImageBlock,
@@ -290,12 +291,11 @@ def _confidence(run: TrainedRun) -> Section:
                 )
             ],
         )
-    temperature = (
-        f"Logits are divided by {calibration.temperature:.4g}, fitted on {_images_of(calibration)}"
-        if calibration.kept
-        else f"Logits are as trained: a temperature was fitted on {_images_of(calibration)} and"
+    divided = f"divided by {calibration.temperature:.4g}" if calibration.kept else "as trained"
+    text = (
+        f"Logits are {divided}: a temperature was fitted on {_images_of(calibration)} and is "
+        f"{calibration.reason or 'kept'}."
     )
-    text = f"{temperature}{': ' if calibration.kept else ' '}{calibration.reason or 'kept'}."
     if run.is_optimistic:
         text += f" {IN_SAMPLE}"
     elif error:
@@ -305,14 +305,14 @@ def _confidence(run: TrainedRun) -> Section:
         )
     if calibration.source == OF_STUDY:
         text += (
-            " That figure is cross-fitted: for it, temperature and threshold were fitted on the "
-            "other folds alone. Each fold has a network of its own; what fits all of them together "
-            "need not fit this one as well."
+            " Figures of temperature and threshold are cross-fitted: those of a fold are by what "
+            "the other folds alone gave. Each fold has a network of its own; what fits all of them "
+            "together need not fit this one as well."
         )
     below = (
         f"A guess of a probability below {calibration.reject_threshold:.4g} is better called "
         f"unknown: of the others, {calibration.wanted_precision:.0%} should be right, on images "
-        "like these."
+        f"like these.{_reached(calibration)}"
         if calibration.reject_threshold is not None
         else f"No reject threshold was fitted: {calibration.no_threshold}. "
         f"{FALLBACK_THRESHOLD} stands in: a guess of a probability below it is more likely wrong "
@@ -324,3 +324,13 @@ def _confidence(run: TrainedRun) -> Section:
 def _images_of(calibration: Calibration) -> str:
     kind = "images of " + OF_STUDY if calibration.source == OF_STUDY else "validation images"
     return f"{calibration.images} {kind}"
+
+
+def _reached(calibration: Calibration) -> str:
+    effects = calibration.cross_fitted
+    if not effects or effects["precision"] is None:
+        return ""
+    return (
+        f" Cross-fitted over all folds, {percent(effects['coverage'])} of the images are accepted "
+        f"and {percent(effects['precision'])} of these are right."
+    )

@@ -100,6 +100,7 @@ class Calibration:
         source: Which images those are, `OF_RUN` or `OF_STUDY`.
         test_error: Calibration error of the test fold, `before` and `after`; empty where it was
             not measured on images that the calibration was not fitted on.
+        cross_fitted: Of a study, what `effects` finds on all folds, each by the other folds' fit.
     """
 
     temperature: float = 1.0
@@ -110,6 +111,7 @@ class Calibration:
     reason: str = ""
     source: str = OF_RUN
     test_error: Mapping[str, float] = field(default_factory=dict, compare=False)
+    cross_fitted: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def threshold(self) -> float:

@@ -184,8 +184,12 @@ class CrossFit:
     effects: Mapping[str, Any]
 
     def of_fold(self, fold: int) -> Calibration:
-        """The calibration, with the cross-fitted calibration error of a test fold."""
-        return replace(self.calibration, test_error=self.folds[fold][1]["calibration_error"])
+        """The calibration, with its cross-fitted effects on a test fold and on all."""
+        return replace(
+            self.calibration,
+            test_error=self.folds[fold][1]["calibration_error"],
+            cross_fitted=self.effects,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For `calibration.json` of a study."""
