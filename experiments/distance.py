@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from signlang import console
-from signlang.data.splits import frame_number
+from signlang.data.index import frame_number
 from signlang.errors import DataError, SignlangError
 from signlang.files import write_between
 from signlang.reporting.page import markdown

@@ -177,6 +177,7 @@ class SplitConfig(Component):
         "test fold also chooses the checkpoint)"
     )
     blocks: int | None = Field(default=None, ge=2)
+    gap: int | None = Field(default=None, ge=0)
 
 
 class AugmentConfig(Config):

@@ -87,3 +87,10 @@ def test_help_shows_the_parts_and_the_settings(tmp_path: Path) -> None:
         "lr: 0.0006",
     ):
         assert words in result.out
+
+
+@pytest.mark.parametrize("gap", ["-1", "1.5", "near", "true"])
+def test_a_gap_is_a_number_of_frames(gap: str, tmp_path: Path) -> None:
+    result = run_command(tmp_path, "split=blocks", f"split.gap={gap}")
+    assert result.code == 2
+    assert f"split.gap={gap}: it must be a whole number of at least 0" in result.err

@@ -7,12 +7,13 @@ decodes nothing. All later modules refer to images by their row in the index.
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -104,6 +105,40 @@ class BadFile:
 
 
 @dataclass(frozen=True, eq=False)
+class Subsets:
+    """Rows of the index, sorted, for one fold.
+
+    Attributes:
+        train: What the network learns from.
+        validation: What early stopping and the choice of the checkpoint look at.
+        test: What is looked at once, at the end.
+    """
+
+    train: Ints
+    validation: Ints
+    test: Ints
+
+    def names(self, count: int) -> npt.NDArray[np.str_]:
+        """(count,) `train`, `validation`, `test`, `validation+test` where it is both, `unused`."""
+        names = np.full(count, "unused", dtype="<U15")
+        names[self.train] = "train"
+        names[self.validation] = "validation"
+        both = names[self.test] == "validation"
+        names[self.test] = np.where(both, "validation+test", "test")
+        return names
+
+
+def frame_number(path: str) -> int | None:
+    """The last number in the name of a file, which orders the frames of a film; None without one.
+
+    >>> frame_number("A2/take3_A1005.jpg"), frame_number("A2/hand.jpg")
+    (1005, None)
+    """
+    numbers = re.findall(r"\d+", PurePosixPath(path).stem)
+    return int(numbers[-1]) if numbers else None
+
+
+@dataclass(frozen=True, eq=False)
 class Index:
     """All usable images of a data set, sorted by path.
 
@@ -133,6 +168,24 @@ class Index:
     def counts(self) -> npt.NDArray[np.int64]:
         """(classes,) images per class."""
         return np.bincount(self.labels, minlength=len(self.classes))
+
+    @cached_property
+    def films(self) -> list[Ints]:
+        """Rows of each class in the order of their frames: the last number of the file name.
+
+        Raises:
+            DataError: If a file name has no number.
+        """
+        frames = [frame_number(path) for path in self.paths]
+        unnumbered = [p for p, number in zip(self.paths, frames, strict=True) if number is None]
+        if unnumbered:
+            raise DataError(
+                f"split=blocks needs a frame number in every file name; {unnumbered[0]} and "
+                f"{len(unnumbered) - 1} others of {self.root} have none. Use split=stratified."
+            )
+        numbers = np.array(frames, dtype=object)
+        classes = (np.flatnonzero(self.labels == label) for label in range(len(self.classes)))
+        return [rows[np.argsort(numbers[rows], kind="stable")] for rows in classes]
 
     @cached_property
     def content(self) -> str:

@@ -6,45 +6,19 @@ nothing else, so that any two networks can be compared image by image.
 Nothing here needs torch, so that a command can refuse or skip a run before torch is imported.
 """
 
-import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from signlang.arrays import Ints
+from signlang.arrays import Flags, Ints
 from signlang.components import TARGET, build
 from signlang.data import sources
-from signlang.data.index import Index, read_index
+from signlang.data.index import Index, Subsets, read_index
 from signlang.errors import DataError, SettingError, SignlangError
-
-
-@dataclass(frozen=True, eq=False)
-class Subsets:
-    """Rows of the index, sorted, for one fold.
-
-    Attributes:
-        train: What the network learns from.
-        validation: What early stopping and the choice of the checkpoint look at.
-        test: What is looked at once, at the end.
-    """
-
-    train: Ints
-    validation: Ints
-    test: Ints
-
-    def names(self, count: int) -> npt.NDArray[np.str_]:
-        """(count,) `train`, `validation`, `test`, or `validation+test` where those are the same."""
-        names = np.full(count, "", dtype="<U15")
-        names[self.train] = "train"
-        names[self.validation] = "validation"
-        names[self.test] = np.where(names[self.test] == "", "test", "validation+test")
-        return names
 
 
 class Split:
@@ -56,7 +30,9 @@ class Split:
     integers or strings, e.g. the day of each image; images of one group stay in one fold, and the
     folds get nearly equal shares of every class. Or it overrides `folds`, which gets the index, the
     number k of folds and the seed, and returns one fold per image: (N,) integers from 0 to k - 1,
-    such that each fold holds an image of every class. Both depend on what they get and on nothing
+    such that each fold holds an image of every class. It may also override `left_out`, which gets
+    the index and which images are tested, (N,) booleans, and returns which of the others are too
+    near to these to be learned from, (N,) booleans. All depend on what they get and on nothing
     else: the same call must return the same on every machine. The validation subset is cut out of
     the training folds by the groups. Checked before training, with an error that says what is
     wrong.
@@ -69,6 +45,10 @@ class Split:
     def folds(self, index: Index, count: int, seed: int) -> Any:
         """(N,) the fold in which each image is tested."""
         return assign_folds(index.labels, group_ids(self, index), count, seed, index.classes)
+
+    def left_out(self, index: Index, test: Flags) -> Any:
+        """(N,) whether an image is neither trained nor validated on; None leaves out none."""
+        return None
 
 
 class Stratified(Split):
@@ -84,7 +64,19 @@ class BySigner(Split):
         Raises:
             DataError: If the signers are not all known.
         """
-        return _signers(index)
+        if index.signers is None:
+            raise DataError(
+                f"split=signer: it is not known who is in the images of {index.root}. Give a CSV "
+                "file path,signer as data.signers=FILE (or signers.csv beside the class folders), "
+                "or use split=stratified."
+            )
+        unknown = sum(not signer for signer in index.signers)
+        if unknown:
+            raise DataError(
+                f"split=signer: the signer of {unknown} of {len(index)} images of {index.root} is "
+                "unknown. Name them all, or use split=stratified."
+            )
+        return np.unique(np.array(index.signers), return_inverse=True)[1].astype(np.int64)
 
 
 class ByBlocks(Split):
@@ -94,10 +86,12 @@ class ByBlocks(Split):
 
     Args:
         blocks: Into how many runs, at least 2.
+        gap: How many frames on either side of a tested one are left out of training and validation;
+            with 0, the frames at the ends of a tested run have neighbours that were trained on.
     """
 
-    def __init__(self, blocks: int = 10) -> None:
-        self.blocks = blocks
+    def __init__(self, blocks: int = 10, gap: int = 0) -> None:
+        self.blocks, self.gap = blocks, gap
 
     def groups(self, index: Index) -> Ints:
         """(N,) the block of each image.
@@ -105,7 +99,21 @@ class ByBlocks(Split):
         Raises:
             DataError: If a file name has no number.
         """
-        return _blocks(index, self.blocks)
+        groups = np.empty(len(index), dtype=np.int64)
+        for label, film in enumerate(index.films):
+            groups[film] = label * self.blocks + np.arange(len(film)) * self.blocks // len(film)
+        return groups
+
+    def left_out(self, index: Index, test: Flags) -> Flags | None:
+        """(N,) whether a frame is at most `gap` frames of its class from a tested one."""
+        if not self.gap:
+            return None
+        near = np.zeros(len(index), dtype=np.bool_)
+        for film in index.films:
+            before = np.concatenate([[0], np.cumsum(test[film])])  # tested frames before each
+            first, end = np.arange(len(film)) - self.gap, np.arange(len(film)) + self.gap + 1
+            near[film] = before[end.clip(max=len(film))] > before[first.clip(min=0)]
+        return near
 
 
 SPLIT_SETTINGS: Final = {"name", "validation", "seed"}  # of the node, not of the class
@@ -193,6 +201,42 @@ def fold_numbers(split: Split, index: Index, folds: int, seed: int) -> Ints:
                 f"{', '.join(index.classes[c] for c in absent)}: every fold needs all classes."
             )
     return numbers.astype(np.int64)
+
+
+def left_out(split: Split, index: Index, numbers: Ints, fold: int) -> Flags:
+    """Find the images that are too near to those of a fold to be learned from.
+
+    Args:
+        split: Says which.
+        index: The images.
+        numbers: (N,) the fold of each image.
+        fold: The test fold.
+
+    Returns:
+        (N,) True for these; what it is for images of the test fold does not matter.
+
+    Raises:
+        DataError: If no image of a class would be left.
+        SettingError: If a split of the user's own breaks the contract.
+    """
+    test = numbers == fold
+    values = _followed(split.left_out, index, test)
+    if values is None:
+        return np.zeros(len(index), dtype=np.bool_)
+    name = type(split).__name__
+    out = _per_image(values, split, "left_out", index)
+    if out.dtype != np.bool_:
+        raise SettingError(f"split: {name}.left_out must return booleans; it returns {out.dtype}.")
+    absent = np.setdiff1d(np.arange(len(index.classes)), index.labels[~test & ~out])
+    if len(absent):
+        what = (
+            f"split.gap={split.gap}" if isinstance(split, ByBlocks) else f"split: {name}.left_out"
+        )
+        raise DataError(
+            f"{what} leaves no training image of {', '.join(index.classes[c] for c in absent)} "
+            f"when fold {fold} is tested: leave fewer images out, e.g. by a smaller split.gap."
+        )
+    return out
 
 
 def _followed(method: Callable[..., Any], *arguments: Any) -> Any:
@@ -298,7 +342,8 @@ def split_subsets(
     """
     groups = group_ids(split, index)
     numbers = fold_numbers(split, index, folds, seed)
-    test, rest = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
+    test = np.flatnonzero(numbers == fold)
+    rest = np.flatnonzero((numbers != fold) & ~left_out(split, index, numbers, fold))
     if validation == "fold":
         return Subsets(train=rest, validation=test, test=test)
     inner = None if groups is None else groups[rest]
@@ -318,49 +363,6 @@ def _validation_subsets(labels: Ints, groups: Ints | None, share: float) -> int:
     wanted = max(2, round(1 / share))
     units = labels if groups is None else np.unique(np.stack([labels, groups]), axis=1)[0]
     return int(max(2, min(wanted, np.bincount(units)[np.unique(labels)].min())))
-
-
-def frame_number(path: str) -> int | None:
-    """The last number in the name of a file, which orders the frames of a film; None without one.
-
-    >>> frame_number("A2/take3_A1005.jpg"), frame_number("A2/hand.jpg")
-    (1005, None)
-    """
-    numbers = re.findall(r"\d+", PurePosixPath(path).stem)
-    return int(numbers[-1]) if numbers else None
-
-
-def _signers(index: Index) -> Ints:
-    if index.signers is None:
-        raise DataError(
-            f"split=signer: it is not known who is in the images of {index.root}. Give a CSV "
-            "file path,signer as data.signers=FILE (or signers.csv beside the class folders), or "
-            "use split=stratified."
-        )
-    unknown = sum(not signer for signer in index.signers)
-    if unknown:
-        raise DataError(
-            f"split=signer: the signer of {unknown} of {len(index)} images of {index.root} is "
-            "unknown. Name them all, or use split=stratified."
-        )
-    return np.unique(np.array(index.signers), return_inverse=True)[1].astype(np.int64)
-
-
-def _blocks(index: Index, blocks: int) -> Ints:
-    frames = [frame_number(path) for path in index.paths]
-    unnumbered = [path for path, number in zip(index.paths, frames, strict=True) if number is None]
-    if unnumbered:
-        raise DataError(
-            f"split=blocks needs a frame number in every file name; {unnumbered[0]} and "
-            f"{len(unnumbered) - 1} others of {index.root} have none. Use split=stratified."
-        )
-    numbers = np.array(frames, dtype=object)
-    groups = np.empty(len(index), dtype=np.int64)
-    for label in range(len(index.classes)):
-        rows = np.flatnonzero(index.labels == label)
-        ordered = rows[np.argsort(numbers[rows], kind="stable")]
-        groups[ordered] = label * blocks + np.arange(len(rows)) * blocks // len(rows)
-    return groups
 
 
 class Fold:

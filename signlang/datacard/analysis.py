@@ -34,6 +34,7 @@ class Analysis:
         split: Name of the split, with the number of folds.
         folds: (N,) fold in which each image is tested, or None.
         no_folds_reason: Why there are no folds.
+        unused: Images that the split leaves out of training when a fold is tested, for each fold.
         pixels: (N, 32, 32, 3) all images, small.
         duplicates: Exact and near duplicates.
         near: Correlation from which two images are near duplicates.
@@ -48,6 +49,7 @@ class Analysis:
     split: str
     folds: npt.NDArray[np.int64] | None
     no_folds_reason: str
+    unused: tuple[int, ...]
     pixels: npt.NDArray[np.uint8]
     duplicates: Duplicates
     near: float
@@ -91,7 +93,9 @@ def analyse(cfg: DictConfig) -> Analysis:
     files = _prediction_files(cfg.predictions)  # before minutes of reading
     index = _index(cfg)
     predictions = label_errors.read_predictions_for(files, index) if files else None
-    numbers, no_folds_reason = _folds(cfg, index)
+    numbers, unused, no_folds_reason = _folds(cfg, index)
+    gap = f", gap {cfg.split.gap}" if cfg.split.get("gap") else ""
+    split = f"split={splits.split_name(cfg.split)}{gap}"
     small = image_cache.decode_images(index, COMPARED_SIZE, cfg.cache_dir)[:]
     digests = [fact.digest for fact in index.facts]
     pairs = duplicates.find_duplicates(
@@ -105,9 +109,10 @@ def analyse(cfg: DictConfig) -> Analysis:
     return Analysis(
         name=cfg.data.name,
         index=index,
-        split=f"split={splits.split_name(cfg.split)}, {cfg.folds} folds, seed {cfg.split.seed}",
+        split=f"{split}, {cfg.folds} folds, seed {cfg.split.seed}",
         folds=numbers,
         no_folds_reason=no_folds_reason,
+        unused=unused,
         pixels=small,
         duplicates=pairs,
         near=float(cfg.near),
@@ -162,6 +167,9 @@ def show_summary(analysis: Analysis, out: Path) -> None:
     }
     if analysis.folds is not None:
         rows["in another fold too"] = f"{analysis.leakage:.1%} of the images ({analysis.split})"
+    if any(analysis.unused):
+        fewest, most = min(analysis.unused), max(analysis.unused)
+        rows["left out of training"] = f"{fewest:,} to {most:,} images a fold, too near to its own"
     if analysis.predictions is not None:
         rows["probably wrong labels"] = (
             f"{len(analysis.suspects):,} of {len(analysis.predictions.rows):,} predicted images"
@@ -183,15 +191,22 @@ def _index(cfg: DictConfig) -> Index:
     )
 
 
-def _folds(cfg: DictConfig, index: Index) -> tuple[npt.NDArray[np.int64] | None, str]:
+def _folds(
+    cfg: DictConfig, index: Index
+) -> tuple[npt.NDArray[np.int64] | None, tuple[int, ...], str]:
+    """The fold of each image, the images that each fold leaves out, and why there are no folds."""
     node: Any = OmegaConf.to_container(cfg.split, resolve=True)
     split = splits.build_split(node)
     try:
         numbers = splits.fold_numbers(split, index, cfg.folds, cfg.split.seed)
+        unused = tuple(
+            int((splits.left_out(split, index, numbers, fold) & (numbers != fold)).sum())
+            for fold in range(cfg.folds)
+        )
     except DataError as error:
         log.warning("no folds: %s", error)
-        return None, str(error)
-    return numbers, ""
+        return None, (), str(error)
+    return numbers, unused, ""
 
 
 def _prediction_files(value: Any) -> list[Path]:
@@ -248,6 +263,10 @@ def _leaks(analysis: Analysis) -> Iterator[str]:
             f"{analysis.leakage:.1%} of the test images of a fold have a duplicate or near "
             f"duplicate in its training subset ({analysis.split}): test results are too "
             "optimistic."
+            if not any(analysis.unused)
+            else f"{analysis.leakage:.1%} of the test images of a fold have a duplicate or near "
+            f"duplicate in another fold ({analysis.split}), or in what is left out of training: "
+            "test results may be too optimistic."
         )
 
 
@@ -285,6 +304,11 @@ def _rest(analysis: Analysis) -> Iterator[str]:
         yield (
             f"Classes are uneven: {counted(int(index.counts[most]), 'image')} of "
             f"{index.classes[most]}, {index.counts[few]:,} of {index.classes[few]}."
+        )
+    if any(analysis.unused):
+        yield (
+            f"{np.mean(analysis.unused) / len(index):.1%} of the images are left out of training "
+            f"when a fold is tested, as they are too near to its own ({analysis.split})."
         )
     predictions = analysis.predictions
     if predictions is not None and len(predictions.rows) < len(index):

@@ -226,7 +226,7 @@ def _accuracy(
     rows: Rows = [_row(first, tested, f"{test['accuracy']:.4f}", low, high)]
     for one in others:
         folds = f"mean of {one.finished} folds" + f" of {one.folds}" * (one.finished < one.folds)
-        text = f"trained the same way, {SPLITS.get(one.split, one.split)}, {folds}"
+        text = f"trained the same way, {SPLITS.get(one.split_text, one.split_text)}, {folds}"
         rows.append(_row(text, one.images, f"{one.mean:.4f} ± {one.spread:.4f}", one.low, one.high))
     header = ["tested on", "images", "accuracy", "95 % interval (Wilson)"]
     blocks: list[Text | ImageBlock | Table] = [

@@ -27,6 +27,8 @@ ELSEWHERE: Final = (
 )  # fmt: skip
 # what the name of a run leaves out: the same, but for what may change the images or the weights
 UNNAMED: Final = {"fold", *ELSEWHERE} - {"data.source", "model.weights"}
+# settings that came later, with the value under which a run is what it was without them
+NEUTRAL: Final = {"split.gap": 0}
 PACKAGES: Final = (
     "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",
@@ -77,7 +79,9 @@ def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]
     kept = {
         key.removesuffix("._target_"): component_name(value) if key.endswith("._target_") else value
         for key, value in flat.items()
-        if not is_below(key, ELSEWHERE) and not key.endswith(("._partial_", "._convert_"))
+        if not is_below(key, ELSEWHERE)
+        and not key.endswith(("._partial_", "._convert_"))
+        and not (key in NEUTRAL and value == NEUTRAL[key])
     }
     own_split = kept.pop("split", "")  # ours are known by their names
     if own_split and not own_split.startswith("signlang "):

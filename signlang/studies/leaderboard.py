@@ -184,7 +184,8 @@ def _compared(row: Row) -> str:
     blocks = f", {shared['split.blocks']} blocks" if "split.blocks" in shared else ""
     return (
         f"{data['name']}: {data['images']:,} images of {data['classes']} classes (fingerprint "
-        f"{data['fingerprint'][:8]}), {row.setting.folds} folds, split={row.setting.split}{blocks} "
+        f"{data['fingerprint'][:8]}), {row.setting.folds} folds, "
+        f"split={row.setting.split_text}{blocks} "
         f"with seed {shared.get('split.seed')}, split.validation={shared.get('split.validation')}: "
         f"{row.setting.protocol}."
     )

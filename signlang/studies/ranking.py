@@ -85,7 +85,8 @@ class Ranking:
     pairs: Sequence[Pair]
 
 
-SPLIT_KEYS: Final = ("split.name", "split.blocks")  # settings in which the two of a pair may differ
+# settings in which the two of a pair may differ
+SPLIT_KEYS: Final = ("split.name", "split.blocks", "split.gap")
 
 
 def rank_settings(study: Study) -> Ranking:
@@ -257,6 +258,7 @@ class CrossValidation:
 
     Attributes:
         split: How images were assigned to folds.
+        split_text: Likewise in words.
         mean: Of the accuracy over the finished folds.
         spread: Two standard deviations over them.
         finished: Folds.
@@ -267,6 +269,7 @@ class CrossValidation:
     """
 
     split: str
+    split_text: str
     mean: float
     spread: float
     finished: int
@@ -305,6 +308,7 @@ def _cross_validation_of(setting: Setting) -> CrossValidation:
     correct: Sequence[bool] = setting.predictions.correct.tolist()
     return CrossValidation(
         setting.split,
+        setting.split_text,
         setting.mean("accuracy"),
         setting.two_deviations("accuracy"),
         len(setting.runs),

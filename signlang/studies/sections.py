@@ -23,7 +23,7 @@ def fold_assignments(settings: Iterable[Setting]) -> dict[tuple[Any, ...], str]:
     for setting in settings:
         if setting.fold_assignment not in names:
             folds = "1 fold" if setting.folds == 1 else f"{setting.folds} folds"
-            name = f"split {setting.split}, {setting.protocol}, {folds}"
+            name = f"split {setting.split_text}, {setting.protocol}, {folds}"
             twice = sum(known == name for known in names.values())
             names[setting.fold_assignment] = f"{name} ({len(names) + 1})" if twice else name
     return names
@@ -124,7 +124,7 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
     rows = [
         [
             pair.label, pair.random.split, Number(f"{pair.random.mean('accuracy'):.4f}"),
-            pair.apart.split, Number(f"{pair.apart.mean('accuracy'):.4f}"),
+            pair.apart.split_text, Number(f"{pair.apart.mean('accuracy'):.4f}"),
             Number(f"{pair.difference:+z.4f}"), Number(f"{pair.low:+z.4f} to {pair.high:+z.4f}"),
         ]
         for pair in pairs

@@ -67,6 +67,12 @@ class Setting:
         return str(self.runs[0].metrics["split"])
 
     @property
+    def split_text(self) -> str:
+        """The split in words, with the frames that it leaves out around tested ones."""
+        gap = self.runs[0].settings.get("split.gap")
+        return f"{self.split} with a gap of {gap}" if gap else self.split
+
+    @property
     def folds(self) -> int:
         """How many folds there are, finished or not."""
         return int(self.runs[0].metrics["folds"])

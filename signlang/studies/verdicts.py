@@ -125,8 +125,8 @@ def _hidden(pair: Pair) -> str:
     return (
         f"{lead}: {pair.label} has accuracy {pair.random.mean('accuracy'):.4f} with "
         f"split={pair.random.split}, and {pair.apart.mean('accuracy'):.4f} with "
-        f"split={pair.apart.split}, which keeps {kept} apart (difference {points:+z.1f} points, "
-        f"95 % interval {low:+z.1f} to {high:+z.1f})."
+        f"split={pair.apart.split_text}, which keeps {kept} apart (difference {points:+z.1f} "
+        f"points, 95 % interval {low:+z.1f} to {high:+z.1f})."
     )
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from signlang.data import augmentation, datamodule
 from signlang.data.datamodule import EpochBatchSampler, HandSignDataModule, Prefetcher
-from signlang.data.splits import Fold, Subsets
+from signlang.data.index import Subsets
+from signlang.data.splits import Fold
 
 
 class Recorder(pl.LightningModule):

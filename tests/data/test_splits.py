@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 
 from signlang.data.image_io import ImageFacts
-from signlang.data.index import Index
+from signlang.data.index import Index, Subsets, frame_number
 from signlang.data.splits import (
     ByBlocks,
     BySigner,
     Fold,
     Split,
     Stratified,
-    Subsets,
     assign_folds,
     build_split,
     fold_numbers,
-    frame_number,
     group_ids,
     split_subsets,
 )
@@ -217,6 +215,70 @@ def test_frames_are_ordered_by_the_last_number_of_the_name() -> None:
         group_ids(ByBlocks(), nameless)
 
 
+def frames_and_films(index: Index) -> tuple[Any, Any]:
+    """Frame number and class of each image."""
+    return np.array([frame_number(path) for path in index.paths]), index.labels
+
+
+@pytest.mark.parametrize("validation", [0.1, "fold"])
+@pytest.mark.parametrize("gap", [0, 1, 4, 9])
+def test_no_frame_within_the_gap_of_a_tested_one_is_learned_from(
+    gap: int, validation: float | str
+) -> None:
+    index, least = index_of({"A": 100, "B": 130}), set()
+    numbers, films = frames_and_films(index)
+    without = [split_subsets(index, ByBlocks(), fold=fold) for fold in range(5)]
+    for fold in range(5):
+        split = ByBlocks(gap=gap)
+        subsets = split_subsets(index, split, fold=fold, validation=validation)
+        assert np.array_equal(subsets.test, without[fold].test), "the folds do not depend on it"
+        learned = subsets.train
+        if validation != "fold":
+            learned = np.concatenate([subsets.train, subsets.validation])
+        for film in (0, 1):
+            tested = numbers[[row for row in subsets.test if films[row] == film]]
+            seen = numbers[[row for row in learned if films[row] == film]]
+            distances = np.abs(seen[:, None] - tested[None, :]).min(1)
+            least.add(int(distances.min()))
+            expected = [n for n in range(100 if film == 0 else 130)
+                        if np.abs(n - tested).min() > gap]  # fmt: skip
+            assert sorted(seen) == expected, "and nothing else is left out"
+        names = subsets.names(len(index))
+        assert ("unused" in names) == (gap > 0)
+    assert least == {gap + 1}
+
+
+def test_a_gap_that_leaves_nothing_to_learn_from_is_refused() -> None:
+    index = index_of({"A": 400, "B": 50})
+    with pytest.raises(DataError, match=r"split\.gap=60 leaves no training image of B when fold 0"):
+        split_subsets(index, ByBlocks(gap=60))
+
+
+class NextDoor(Split):
+    """Leaves out what a test wants."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def left_out(self, index: Index, test: Any) -> Any:
+        return self.values
+
+
+def test_a_split_of_ones_own_may_leave_images_out() -> None:
+    out = np.arange(300) % 7 == 0
+    subsets = split_subsets(INDEX, NextDoor(out.tolist()), fold=1)
+    learned = np.concatenate([subsets.train, subsets.validation])
+    assert not out[learned].any()
+    assert len(learned) + len(subsets.test) + int(out.sum() - out[subsets.test].sum()) == 300
+    for values, sentence in (
+        (np.arange(300), r"NextDoor\.left_out must return booleans; it returns int64"),
+        ([True], r"NextDoor\.left_out must return one value per image"),
+        (np.ones(300, bool), r"NextDoor\.left_out leaves no training image of A, B, C when fold 0"),
+    ):
+        with pytest.raises((SettingError, DataError), match=sentence):
+            split_subsets(INDEX, NextDoor(values))
+
+
 def test_a_class_of_too_few_signers_says_what_to_do() -> None:
     index = index_of({"A": 40, "B": 40}, signers=8)
     people = tuple(s if label == 0 else "b" for s, label in zip(
@@ -296,5 +358,6 @@ def test_a_split_must_be_one() -> None:
     with pytest.raises(SettingError, match=r"returns Counter; it must be a class that derives"):
         build_split({"_target_": "collections.Counter", "name": "x", "seed": 0})
     assert build_split({"_target_": "signlang.data.splits.ByBlocks", "blocks": 3}).__dict__ == {
-        "blocks": 3
+        "blocks": 3,
+        "gap": 0,
     }

@@ -302,6 +302,19 @@ def test_samples_are_of_different_signers_and_the_same_each_time() -> None:
     assert statistics.samples(labels, 0, None, 3) == [0, 10, 20]
 
 
+def test_the_gap_of_a_split_is_described(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", "AB", each=30)
+    words = ["data=folder", f"data.root={root}", "out=card", "split=blocks", "folds=3"]
+    result = run(tmp_path, *words, "split.gap=2")
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "card" / "card.html").read_text()
+    assert "split=blocks, gap 2, 3 folds, seed 0" in page
+    assert "are left out of training when a fold is tested" in page
+    assert "left out of training" in result.stderr + result.stdout
+    result = run(tmp_path, *words, "split.gap=30")
+    assert "split.gap=30 leaves no training image of A, B" in result.stderr
+
+
 def test_names_cannot_break_out_of_the_card(tmp_path: Path) -> None:
     nasty = "<script>|`*x*\udcff"
     table = Table("of files", ["file"], [[nasty]])

@@ -49,6 +49,12 @@ def test_label_smoothing_and_seed_are_part_of_a_run() -> None:
     assert "label_smoothing=0.1" in name_of("squeezenet", "s", ["label_smoothing=0.1"])
 
 
+def test_a_gap_of_none_leaves_runs_of_before_as_they_are() -> None:
+    before = chosen(split={"name": "blocks", "blocks": 10})
+    assert chosen(split={"name": "blocks", "blocks": 10, "gap": 0}) == before
+    assert chosen(split={"name": "blocks", "blocks": 10, "gap": 1}) != before
+
+
 def test_the_run_folder_is_no_part_of_a_run() -> None:
     def settings(run_folder: str | None) -> dict[str, object]:
         last = {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint",
