@@ -1,6 +1,7 @@
 """The run folder: the contract between the verbs.
 
 `record.json` is written first, `metrics.json` last; the presence of the latter means finished.
+Hyper-parameter searches write `search.json` beside the run folders of their study.
 """
 
 import json
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from signlang.console import log
+from signlang.constraints import Count, Index, Probability, Strict, Text, validated
 from signlang.errors import DataError, RunError, listing
 from signlang.files import IMAGE_COLUMNS, escaping_link, read_csv, write_json
 from signlang.runs.identity import FORMAT, differences
@@ -221,3 +224,131 @@ class RunFolder:
         if not isinstance(content, dict):
             raise RunError(f"{file} holds no JSON object: delete it to finish the run again.")
         return content
+
+
+SEARCH: Final = "search.json"
+
+
+class Trial(Strict):
+    """One setting that a nested search tried in one fold.
+
+    Attributes:
+        setting: Name of the folder of its runs.
+        values: What was chosen, by the name of the setting.
+        validation: Accuracy on the validation subset of the fold; None if it was not finished.
+        chosen: Whether it is the one that the fold selects.
+    """
+
+    fold: Index
+    setting: Text
+    values: dict[str, str]
+    validation: Probability | None = None
+    chosen: bool = False
+
+    @property
+    def text(self) -> str:
+        """What was chosen, as on a command line."""
+        return " ".join(f"{key}={value}" for key, value in self.values.items())
+
+
+class Search(Strict):
+    """A hyper-parameter search, as it writes itself into `search.json` of its study.
+
+    Attributes:
+        name: Of what its trials share.
+        nested: Whether each fold has trials of its own.
+        trials: How many were asked for; of each fold if it is nested.
+        folds: Those that were searched.
+        space: The settings that were searched, with their values as they were typed.
+        words: Words of the command that resumes it.
+        tried: The trials of a nested search.
+    """
+
+    name: Text
+    nested: bool
+    trials: Count
+    folds: list[Index]
+    space: dict[str, str]
+    words: list[str]
+    tried: list[Trial] = Field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """The kind of search in a few words."""
+        return f"nested search ({self.trials} trial{'s' * (self.trials != 1)} a fold)"
+
+    @property
+    def caution(self) -> str:
+        """What its figures are worth, in sentences."""
+        if self.nested:
+            return (
+                f"{self.name}, {self.title}: each fold chose among settings by validation images "
+                "outside of its test fold, so that its test accuracy is unbiased. Only the runs "
+                f"that the folds chose count; the {len(self.tried)} that were tried have no rows "
+                "of their own."
+            )
+        if len(self.folds) == 1:
+            return (
+                f"{self.name}: the settings were searched with fold {self.folds[0]} alone; what it "
+                "chose has seen test images of the other folds, whose test accuracy is optimistic."
+            )
+        return (
+            f"{self.name}: the search over {len(self.folds)} folds is not nested. The settings "
+            "were chosen by validation subsets that overlap the test images of other folds, so the "
+            "test accuracy of what it chose is optimistic. hydra.sweeper.nested=true gives an "
+            "unbiased figure."
+        )
+
+
+class SearchFile(Strict):
+    """`search.json`."""
+
+    searches: list[Search]
+
+
+def read_searches(study: Path) -> list[Search]:
+    """The hyper-parameter searches of a study.
+
+    Args:
+        study: Its folder.
+
+    Raises:
+        RunError: If their file is damaged.
+    """
+    file, fix = study / SEARCH, "Delete it, and repeat the search: its runs are kept."
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}). {fix}") from None
+    return validated(SearchFile, content, error=RunError, before=str(file), fix=fix).searches
+
+
+def write_search(study: Path, search: Search) -> None:
+    """Write a search into the file of its study, in place of what it wrote before.
+
+    A nested search keeps what it tried in other folds; they choose again if they are to have
+    another number of trials.
+
+    Raises:
+        RunError: If the file is damaged, or the other folds were searched among other values.
+    """
+    others = []
+    for one in read_searches(study):
+        if (one.name, one.nested) != (search.name, search.nested):
+            others.append(one)
+        elif one.nested and (kept := [t for t in one.tried if t.fold not in search.folds]):
+            if one.space != search.space:
+                raise RunError(
+                    f"{study / SEARCH}: the other folds of this nested search were searched among "
+                    f"other values:{listing(differences(one.space, search.space))}\nRepeat these, "
+                    "or search in another study with study=NAME."
+                )
+            again = one.trials != search.trials
+            kept = [t.model_copy(update={"chosen": t.chosen and not again}) for t in kept]
+            folds = sorted({*search.folds, *(t.fold for t in kept)})
+            search = search.model_copy(update={"folds": folds, "tried": [*search.tried, *kept]})
+    file = SearchFile(searches=[*others, search])
+    study.mkdir(parents=True, exist_ok=True)
+    write_json(study / SEARCH, file.model_dump())

@@ -13,7 +13,17 @@ from signlang.files import escaping_link, write_json
 from signlang.metrics import calibration, factor_effects
 from signlang.reporting import page
 from signlang.reporting.formatting import p_cell, with_spread
-from signlang.reporting.page import ImageBlock, Notes, Number, Page, Rows, Section, Table, Text
+from signlang.reporting.page import (
+    Blocks,
+    ImageBlock,
+    Notes,
+    Number,
+    Page,
+    Rows,
+    Section,
+    Table,
+    Text,
+)
 from signlang.studies import leaderboard, sections, tensorboard, verdicts
 from signlang.studies import plots as study_plots
 from signlang.studies.leaderboard_columns import EACH_FOLD, RANK, REPORT, chosen
@@ -66,6 +76,26 @@ def effects(ranking: Ranking) -> Section | None:
                     study_plots.effects_chart(level_effects, p_values))  # fmt: skip
     header = ["factor", "level", "accuracy ± 2 sd", "runs", "p of the factor"]
     return Section("Effect of each factor", [Text(text), chart, Table("Effects", header, rows)])
+
+
+def searches(study: Study) -> Section | None:
+    """Hyper-parameter searches: what their figures are worth, and what each fold chose."""
+    if not study.searches:
+        return None
+    blocks: Blocks = [Text(search.caution) for search in study.searches]
+    header = ["fold", "chosen", "validation accuracy", "test accuracy"]
+    for setting in study.settings:
+        if setting.search is None:
+            continue
+        rows: Rows = [
+            [
+                run.fold, trial.text, Number(f"{run.metric('validation_accuracy'):.4f}"),
+                Number(f"{run.metric('accuracy'):.4f}"),
+            ]
+            for run, trial in setting.chosen
+        ]  # fmt: skip
+        blocks.append(Table(f"What each fold of {study.label(setting)} chose", header, rows))
+    return Section("Hyper-parameter search", blocks)
 
 
 def _size(level: str) -> tuple[float, str]:
@@ -150,6 +180,7 @@ def report_page(ranking: Ranking) -> Page:
         sections.leaderboard(ranking),
         sections.splits(ranking.pairs),
         sections.cost(ranking),
+        searches(study),
         effects(ranking),
         sections.curves(ranking),
         sections.confusion(ranking),
@@ -243,6 +274,7 @@ def write_comparison(ranking: Ranking, out: Path, sort: str = RANK) -> None:
         leaderboard.write_markdown(ranking, out, sort)
         leaderboard.write_predictions(ranking.study, out)
         write_json(out / calibration.FILE, calibrations(ranking.study))
+        leaderboard.write_nested_searches(ranking.study, out)
         tensorboard.write_tensorboard(ranking, out)
         report_page(ranking).write(out)
         log.info("report: %s", out / "report.html")

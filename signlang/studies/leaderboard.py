@@ -77,6 +77,22 @@ def write_predictions(study: Study, out: Path) -> None:
     write_csv(out / "predictions.csv", header, rows)
 
 
+def write_nested_searches(study: Study, out: Path) -> None:
+    """Write `nested_search.csv`, if there was one: what each fold chose, and its accuracies."""
+    header = ["search", "trials", "fold", "chosen", "validation", "test", "run"]
+    rows = [
+        [
+            setting.name, setting.search.trials, run.fold, trial.text,
+            f"{run.metric('validation_accuracy'):.6f}", f"{run.metric('accuracy'):.6f}",
+            f"{trial.setting}/fold={run.fold}",
+        ]
+        for setting in study.settings if setting.search is not None
+        for run, trial in setting.chosen
+    ]  # fmt: skip
+    if rows:
+        write_csv(out / "nested_search.csv", header, rows)
+
+
 def _predictions(setting: Setting, names: Sequence[str]) -> Iterator[list[str]]:
     """Rows with the probabilities of the classes in the order of `names`."""
     table = setting.predictions

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -69,11 +69,13 @@ class IncompleteSetting:
         folder: Of its runs.
         missing: Why each fold is missing, by fold.
         record: Content of `record.json` of one of its runs; None if there is none to read.
+        words: Of the command that completes it, if that is not the one of its runs.
     """
 
     folder: Path
     missing: Mapping[int, MissingFold]
     record: Mapping[str, Any] | None
+    words: Sequence[str] = ()
 
     @cached_property
     def text(self) -> str:
@@ -88,6 +90,8 @@ class IncompleteSetting:
     @cached_property
     def commands(self) -> tuple[str, ...]:
         """The command lines that train the missing folds; none if that would not help."""
+        if self.words:
+            return (shlex.join(["python", "-m", "signlang.train", *map(_unquoted, self.words)]),)
         if self.record is None:
             return ()
         folds = range(self.record["settings"]["folds"])

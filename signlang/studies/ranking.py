@@ -180,6 +180,8 @@ def _pairs(study: Study) -> list[Pair]:
     """Settings that differ in nothing but the fold assignment, random against apart."""
     alike: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
+        if setting.search is not None:
+            continue  # its folds have different settings
         alike[settings_without_split(setting.runs[0])].append(setting)
     results = [
         _pair(study, random, apart)
@@ -297,7 +299,9 @@ def cross_validation(run: Run) -> list[CrossValidation]:
     results = [
         _cross_validation_of(setting)
         for setting in study.settings
-        if settings_without_split(setting.runs[0]) in wanted and len(setting.runs) > 1
+        if settings_without_split(setting.runs[0]) in wanted
+        and len(setting.runs) > 1
+        and setting.search is None
     ]
     return sorted(
         results, key=lambda one: SPLITS.index(one.split) if one.split in SPLITS else len(SPLITS)

@@ -20,7 +20,7 @@ from signlang.metrics import calibration
 from signlang.metrics.calibration import OF_STUDY, Calibration
 from signlang.metrics.classification import Predictions
 from signlang.reporting.formatting import named
-from signlang.runs.folder import RunFolder
+from signlang.runs.folder import RunFolder, Search, Trial, read_searches
 from signlang.runs.identity import PRECISION, UNNAMED, differences, is_below
 from signlang.runs.results import Run, read_run
 from signlang.runs.trained_run import read_calibration
@@ -40,11 +40,13 @@ class Setting:
         path: Folder of its runs.
         runs: The finished ones, by fold; at least one.
         missing: Why each other fold is missing, by fold.
+        search: The nested search that chose its runs, each by its own fold; their settings differ.
     """
 
     path: Path
     runs: tuple[Run, ...]
     missing: Mapping[int, MissingFold]
+    search: Search | None = None
 
     @property
     def name(self) -> str:
@@ -53,8 +55,8 @@ class Setting:
 
     @property
     def model(self) -> str:
-        """Name of the network."""
-        return str(self.runs[0].metrics["model"])
+        """Name of the network; of several, if a nested search chose among them."""
+        return "/".join(dict.fromkeys(str(run.metrics["model"]) for run in self.runs))
 
     @property
     def protocol(self) -> str:
@@ -158,12 +160,22 @@ class Setting:
         words = [word for word in self.runs[0].record["overrides"] if "=" in word]
         pairs = dict(word.partition("=")[::2] for word in words)
         named = {k: v for k, v in pairs.items() if k not in {"model", "experiment"}}
-        kept = {k: v for k, v in named.items() if not is_below(k, UNNAMED)}
+        searched = self.search.space if self.search is not None else ()
+        kept = {k: v for k, v in named.items() if not is_below(k, {*UNNAMED, *searched})}
         return {key.lstrip("+"): value.strip("'\"") for key, value in kept.items()}
+
+    @property
+    def chosen(self) -> list[tuple[Run, Trial]]:
+        """The run of each fold of a nested search, with the trial that it was; else none."""
+        trials = self.search.tried if self.search is not None else ()
+        of_fold = {trial.fold: trial for trial in trials if trial.chosen}
+        return [(run, of_fold[run.fold]) for run in self.runs if run.fold in of_fold]
 
     def choice(self, key: str) -> str:
         """The value of a setting by the name of its override, shortened for people."""
         settings = self.runs[0].settings
+        if self.search is not None and key in self.search.space:
+            return "chosen by each fold"
         if key in settings or f"{key}.name" in settings:
             value = settings.get(key, settings.get(f"{key}.name"))
         else:
@@ -245,11 +257,13 @@ class Study:
         path: Its folder.
         settings: With at least one finished run.
         unusable: Settings without any.
+        searches: The hyper-parameter searches that made runs of it.
     """
 
     path: Path
     settings: tuple[Setting, ...]
     unusable: Sequence[IncompleteSetting]
+    searches: Sequence[Search] = ()
 
     @property
     def name(self) -> str:
@@ -306,14 +320,22 @@ class Study:
         short = {key: key.rpartition(".")[2] for key in factors}
         if len(set(short.values())) < len(short):
             short = {key: key for key in factors}
-        overrides = [f"{short[key]} {setting.choice(key)}" for key in factors if key != "model"]
-        return ", ".join([setting.model, *overrides])
+        search = setting.search
+        chosen = [key for key in factors if search is None or key not in search.space]
+        overrides = [f"{short[key]} {setting.choice(key)}" for key in chosen if key != "model"]
+        title = [] if search is None else [search.title]
+        return ", ".join([setting.model, *overrides, *title])
 
     @property
     def incomplete(self) -> list[IncompleteSetting]:
         """All settings that lack folds."""
         partly = [
-            IncompleteSetting(setting.path, setting.missing, setting.runs[0].record)
+            IncompleteSetting(
+                setting.path,
+                setting.missing,
+                setting.runs[0].record,
+                setting.search.words if setting.search is not None else (),
+            )
             for setting in self.settings
             if setting.missing
         ]
@@ -370,10 +392,65 @@ def read_study(path: Path, known: Run | None = None) -> Study:
             settings.append(setting)
         else:
             unusable.append(setting)
+    searches = read_searches(path)
+    settings, unusable = _with_nested(path, settings, unusable, searches)
     if not settings:
         raise RunError(_nothing(path, unusable))
     settings.sort(key=lambda s: (-s.recorded_accuracy, s.name))
-    return Study(path, tuple(settings), unusable)
+    return Study(path, tuple(settings), unusable, searches)
+
+
+def _with_nested(
+    path: Path,
+    settings: Sequence[Setting],
+    unusable: Sequence[IncompleteSetting],
+    searches: Sequence[Search],
+) -> tuple[list[Setting], list[IncompleteSetting]]:
+    """Put one setting in place of all that a nested search tried, so that no test fold chooses."""
+    nested = [search for search in searches if search.nested]
+    tried = {(trial.setting, trial.fold) for search in nested for trial in search.tried}
+    names = {name for name, _ in tried}
+    shown = [s for s in settings if any((s.name, run.fold) not in tried for run in s.runs)]
+    others = [one for one in unusable if one.folder.name not in names]
+    for search in nested:
+        row = _nested(path, settings, search)
+        if isinstance(row, Setting):
+            shown.append(row)
+        else:
+            others.append(row)
+    return shown, others
+
+
+def _nested(path: Path, settings: Sequence[Setting], search: Search) -> Setting | IncompleteSetting:
+    """The runs that the folds of a nested search chose, as one setting.
+
+    Raises:
+        RunError: If their folds do not hold the same images.
+    """
+    every = {(setting.name, run.fold): run for setting in settings for run in setting.runs}
+    chosen = {trial.fold: trial.setting for trial in search.tried if trial.chosen}
+    runs = [every[name, fold] for fold, name in sorted(chosen.items()) if (name, fold) in every]
+    folder = path / f"{search.name}, {search.title}"
+    folds = range(int(runs[0].metrics["folds"])) if runs else search.folds
+    missing = {
+        fold: MissingFold(FoldState.UNFINISHED, _progress(search, fold))
+        for fold in sorted({*folds} - {run.fold for run in runs})
+    }
+    if not runs:
+        return IncompleteSetting(folder, missing, None, search.words)
+    setting = Setting(folder, tuple(runs), missing, search)
+    for run in runs[1:]:
+        if Setting(folder, (run,), {}).fold_assignment != setting.fold_assignment:
+            raise RunError(
+                f"{run.path} and {runs[0].path}, which a nested search chose, differ in data or "
+                "split and cannot be averaged: search in another study with study=NAME."
+            )
+    return setting
+
+
+def _progress(search: Search, fold: int) -> str:
+    done = sum(trial.validation is not None for trial in search.tried if trial.fold == fold)
+    return f"{done} of {search.trials} trials of its search are done"
 
 
 def read_setting(run: Run) -> Setting | None:

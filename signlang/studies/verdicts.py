@@ -133,6 +133,7 @@ def _hidden(pair: Pair) -> str:
 def _cautions(study: Study) -> Iterator[str]:
     """Limits of the comparison."""
     settings = study.settings
+    yield from (search.caution for search in study.searches)
     if all(s.split == "stratified" for s in settings) and any(map(_has_signers, settings)):
         yield (
             "Folds were assigned at random although the signers are known: the same settings with "

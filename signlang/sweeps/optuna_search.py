@@ -1,122 +1,147 @@
-"""Hyper-parameter search over all folds with Optuna."""
+"""Hyper-parameter search with Optuna, over all folds or nested in each."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.utils import JobReturn, JobStatus
 
 from signlang.components import TARGET, build
 from signlang.console import log
-from signlang.errors import SettingError
+from signlang.errors import SettingError, listing
+from signlang.runs.folder import Trial
+from signlang.runs.identity import differences, is_below
 
 if TYPE_CHECKING:
     import optuna
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
+# what decides which images a fold holds, and where its runs lie
+OF_FOLDS: Final = ("split", "folds", "data", "experiment", "study", "runs_dir")
+RESUMED: Final = "resumed"  # attribute of a trial that has the values of an interrupted one
 
 
-def run_search(
-    study: "optuna.Study",
-    overrides: Mapping[str, Override],
-    *,
-    trials: int,
-    folds: Sequence[int],
-    at_once: int,
-    launch: Launch,
-) -> list[JobReturn]:
-    """Run trials until there are as many as were asked for.
+@dataclass(frozen=True)
+class SearchSpace:
+    """What is searched.
 
-    A trial is one setting on all folds, each an ordinary run. It is rated by the mean accuracy on
-    the validation subsets; the test folds are not looked at. After each fold (or as many as run at
-    once) a trial that is worse than most is given up.
+    Attributes:
+        texts: Each setting that is searched, with its values as they were typed.
+        distributions: The same for Optuna.
+        fixed: The other words of the command, without the fold.
+    """
 
-    Args:
-        study: See `open_study`.
-        overrides: Those that are swept over are the space; `fold` chooses folds.
-        trials: How many in all.
-        folds: Which folds a trial has.
-        at_once: How many of them run at the same time.
-        launch: Runs jobs, given as overrides, with the number of the first.
+    texts: Mapping[str, str]
+    distributions: Mapping[str, "optuna.distributions.BaseDistribution"]
+    fixed: Sequence[str]
 
-    Returns:
-        The jobs of this call.
+
+def search_space(overrides: Mapping[str, Override]) -> SearchSpace:
+    """Tell what is swept over, and therefore searched, from what is fixed.
 
     Raises:
         SettingError: If there is nothing to search.
     """
-    space = {
-        key: _distribution(override)
-        for key, override in overrides.items()
-        if override.is_sweep_override() and key != "fold"
-    }
-    if not space:
+    swept = {k: o for k, o in overrides.items() if o.is_sweep_override() and k != "fold"}
+    if not swept:
         raise SettingError(
             "hydra/sweeper=optuna needs something to search, e.g. "
             "'optimizer.lr=tag(log, interval(1e-4, 1e-2))' batch_size=32,64."
         )
-    fixed = [
-        f"{key}={override.get_value_element_as_str()}"
-        for key, override in overrides.items()
-        if not (key in space or key == "fold")
-    ]
-    search = _Trials(fixed, folds, at_once, launch)
-    for _ in range(trials - _count(study)):
-        trial = study.ask(space)
-        state, value = search.run(trial)
-        study.tell(trial, value, state=state)
-        log.info("trial %d of %d: %s %s", _count(study), trials, state.name.lower(),
-                 "" if value is None else f"with validation accuracy {value:.4f}")  # fmt: skip
-    _report(study)
-    return search.returned
+    return SearchSpace(
+        {key: (o.input_line or "").partition("=")[2].replace(" ", "") for key, o in swept.items()},
+        {key: _distribution(override) for key, override in swept.items()},
+        [
+            f"{key}={override.get_value_element_as_str()}"
+            for key, override in overrides.items()
+            if not (key in swept or key == "fold")
+        ],
+    )
+
+
+def check_nested(overrides: Mapping[str, Override], space: SearchSpace) -> None:
+    """Refuse a nested search whose trials would not share their folds.
+
+    Raises:
+        SettingError: Names the setting.
+    """
+    moving = [key for key in space.texts if is_below(key, OF_FOLDS)]
+    if "seed" in space.texts and "split.seed" not in overrides:
+        moving.append("seed")
+    if moving:
+        fix = " Add split.seed=0 to fix the folds." if moving == ["seed"] else ""
+        raise SettingError(
+            f"hydra.sweeper.nested=true: {moving[0]} cannot be searched, because each trial would "
+            f"have other folds.{fix}"
+        )
 
 
 @dataclass
-class _Trials:
-    """Runs the folds of trials."""
+class Trials:
+    """The trials of one Optuna study.
 
-    fixed: Sequence[str]
-    folds: Sequence[int]
-    at_once: int
-    launch: Launch
-    returned: list[JobReturn] = field(default_factory=list)
+    Attributes:
+        study: See `open_trials`.
+        sampler: The node of its sampler.
+        space: What is searched.
+    """
 
-    def run(self, trial: "optuna.Trial") -> tuple["optuna.trial.TrialState", float | None]:
-        """Run one trial; its state and its value."""
-        from optuna.trial import TrialState
+    study: "optuna.Study"
+    sampler: Mapping[str, Any]
+    space: SearchSpace
 
-        words = [*self.fixed, *(f"{key}={_word(value)}" for key, value in trial.params.items())]
-        log.info("trial %d: %s", trial.number, " ".join(words[len(self.fixed) :]))
-        accuracies: list[float] = []
-        for begin in range(0, len(self.folds), self.at_once):
-            jobs = [[*words, f"fold={fold}"] for fold in self.folds[begin : begin + self.at_once]]
-            returned = self.launch(jobs, len(self.returned))
-            self.returned += returned
-            if any(job.status == JobStatus.FAILED for job in returned):
-                return TrialState.FAIL, None
-            accuracies += [float(job.return_value) for job in returned]
-            trial.report(sum(accuracies) / len(accuracies), step=len(accuracies))
-            if len(accuracies) < len(self.folds) and trial.should_prune():
-                return TrialState.PRUNED, None  # Optuna keeps what was reported last
-        return TrialState.COMPLETE, sum(accuracies) / len(accuracies)
+    @property
+    def done(self) -> int:
+        """Trials that have come to an end; a failed one is not counted."""
+        return sum(trial.state.name in {"COMPLETE", "PRUNED"} for trial in self.study.trials)
+
+    @property
+    def best(self) -> "optuna.trial.FrozenTrial | None":
+        """The finished trial of the highest value, of equal ones the first."""
+        finished = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
+        return max(finished, key=lambda trial: trial.value or 0.0, default=None)
+
+    def ask(self) -> "optuna.Trial":
+        """Begin the next trial; what it draws depends on seed and number, not on interruptions."""
+        number = sum(not trial.user_attrs.get(RESUMED) for trial in self.study.trials)
+        self.study.sampler = _sampler(self.sampler, number)
+        return self.study.ask(dict(self.space.distributions))
+
+    def words(self, trial: "optuna.trial.BaseTrial") -> list[str]:
+        """The words of a trial's runs, without the fold."""
+        return [*self.space.fixed, *(f"{k}={v}" for k, v in texts_of(trial).items())]
 
 
-def open_study(
-    name: str, storage: str, sampler: Mapping[str, Any], pruner: Mapping[str, Any]
-) -> "optuna.Study":
-    """Open the study, and put trials that were interrupted in front of the queue.
+def texts_of(trial: "optuna.trial.BaseTrial") -> dict[str, str]:
+    """What a trial chose, written so that the name of a run folder stays short."""
+    values = trial.params.items()
+    return {key: f"{v:.4g}" if isinstance(v, float) else str(v) for key, v in values}
+
+
+def open_trials(
+    name: str,
+    storage: str,
+    sampler: Mapping[str, Any],
+    pruner: Mapping[str, Any],
+    space: SearchSpace,
+    shared: Mapping[str, Any],
+) -> Trials:
+    """Open an Optuna study, and put trials that were interrupted in front of the queue.
 
     Args:
-        name: Of the study.
+        name: Of the Optuna study.
         storage: Where it is kept, a URL of SQLAlchemy.
         sampler: The node of an Optuna sampler.
         pruner: The node of an Optuna pruner.
+        space: What is searched.
+        shared: What else all trials have in common; numbers, texts and lists.
 
     Raises:
-        SettingError: If Optuna is not installed, or a node does not name what it should.
+        SettingError: If Optuna is not installed, a node does not name what it should, or the
+            trials that are there were made by another search.
     """
     try:
         import optuna
@@ -132,15 +157,180 @@ def open_study(
     study: optuna.Study = optuna.create_study(
         study_name=name,
         storage=storage,
-        sampler=_part(sampler, optuna.samplers.BaseSampler, "sampler"),
+        sampler=_sampler(sampler, 0),
         pruner=_part(pruner, optuna.pruners.BasePruner, "pruner"),
         direction="maximize",
         load_if_exists=True,
     )
+    wanted = {**shared, **space.texts}
+    known = study.user_attrs.get("search", wanted)
+    if known != wanted:
+        raise SettingError(
+            f"{storage} holds {len(study.trials)} trials of another search:"
+            f"{listing(differences(known, wanted))}\nGive this one a study of its own with "
+            "study=NAME, or repeat the words of the other."
+        )
+    study.set_user_attr("search", wanted)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING], deepcopy=False):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params)  # its finished folds are skipped, the others are resumed
-    return study
+        # its finished folds are skipped, the others are resumed
+        study.enqueue_trial(trial.params, user_attrs={RESUMED: True})
+    return Trials(study, sampler, space)
+
+
+def run_search(
+    trials: Trials, *, wanted: int, folds: Sequence[int], at_once: int, launch: Launch
+) -> list[JobReturn]:
+    """Run trials until there are as many as were asked for.
+
+    A trial is one setting on all folds, each an ordinary run. It is rated by the mean accuracy on
+    the validation subsets; the test folds are not looked at. After each fold (or as many as run at
+    once) a trial that is worse than most is given up.
+
+    Args:
+        trials: Those that there are.
+        wanted: How many in all.
+        folds: Which folds a trial has.
+        at_once: How many of them run at the same time.
+        launch: Runs jobs, given as overrides, with the number of the first.
+
+    Returns:
+        The jobs of this call.
+    """
+    search = _AllFolds(trials, folds, at_once, launch)
+    for _ in range(wanted - trials.done):
+        trial = trials.ask()
+        state, value = search.run(trial)
+        trials.study.tell(trial, value, state=state)
+        log.info("trial %d of %d: %s %s", trials.done, wanted, state.name.lower(),
+                 "" if value is None else f"with validation accuracy {value:.4f}")  # fmt: skip
+    best = trials.best
+    if best is not None:
+        words = " ".join(f"{key}={value}" for key, value in texts_of(best).items())
+        log.info("best of %d trials: %s with validation accuracy %.4f", trials.done, words,
+                 best.value)  # fmt: skip
+    return search.returned
+
+
+@dataclass
+class _AllFolds:
+    """Runs the folds of trials."""
+
+    trials: Trials
+    folds: Sequence[int]
+    at_once: int
+    launch: Launch
+    returned: list[JobReturn] = field(default_factory=list)
+
+    def run(self, trial: "optuna.Trial") -> tuple["optuna.trial.TrialState", float | None]:
+        """Run one trial; its state and its value."""
+        from optuna.trial import TrialState
+
+        words = self.trials.words(trial)
+        log.info("trial %d: %s", trial.number, " ".join(words[len(self.trials.space.fixed) :]))
+        accuracies: list[float] = []
+        for begin in range(0, len(self.folds), self.at_once):
+            jobs = [[*words, f"fold={fold}"] for fold in self.folds[begin : begin + self.at_once]]
+            returned = self.launch(jobs, len(self.returned))
+            self.returned += returned
+            if any(job.status == JobStatus.FAILED for job in returned):
+                return TrialState.FAIL, None
+            accuracies += [float(job.return_value) for job in returned]
+            trial.report(sum(accuracies) / len(accuracies), step=len(accuracies))
+            if len(accuracies) < len(self.folds) and trial.should_prune():
+                return TrialState.PRUNED, None  # Optuna keeps what was reported last
+        return TrialState.COMPLETE, sum(accuracies) / len(accuracies)
+
+
+def run_nested_search(
+    searches: Mapping[int, Trials], *, wanted: int, launch: Launch, record: Callable[[], None]
+) -> list[JobReturn]:
+    """Search each fold by itself, until each has as many trials as were asked for.
+
+    A trial is one setting on one fold, rated by the accuracy on the validation subset of that fold,
+    which is cut out of its training images. So nothing that is chosen for a fold has seen its test
+    images. The next trials of all folds are launched together.
+
+    Args:
+        searches: The trials of each fold.
+        wanted: How many trials a fold gets.
+        launch: Runs jobs, given as overrides, with the number of the first.
+        record: Called whenever trials began or ended.
+
+    Returns:
+        The jobs of this call.
+    """
+    from optuna.trial import TrialState
+
+    returned: list[JobReturn] = []
+    left = {fold: wanted - trials.done for fold, trials in searches.items()}
+    while any(count > 0 for count in left.values()):
+        begun = {fold: searches[fold].ask() for fold, count in left.items() if count > 0}
+        record()
+        jobs = [[*searches[fold].words(trial), f"fold={fold}"] for fold, trial in begun.items()]
+        outcomes = launch(jobs, len(returned))
+        for (fold, trial), outcome in zip(begun.items(), outcomes, strict=True):
+            left[fold] -= 1
+            if outcome.status == JobStatus.FAILED:
+                searches[fold].study.tell(trial, state=TrialState.FAIL)
+            else:
+                searches[fold].study.tell(trial, float(outcome.return_value))
+        returned += outcomes
+        record()
+        done = min(trials.done for trials in searches.values())
+        log.info("nested search: %d of %d trials of every fold are done", done, wanted)
+    for fold, trials in searches.items():
+        if trials.best is not None and trials.done >= wanted:
+            words = " ".join(f"{key}={value}" for key, value in texts_of(trials.best).items())
+            log.info("fold %d chose %s with validation accuracy %.4f", fold, words,
+                     trials.best.value)  # fmt: skip
+    return returned
+
+
+def nested_trials(
+    searches: Mapping[int, Trials], wanted: int, setting: Callable[[Sequence[str]], str]
+) -> list[Trial]:
+    """What a nested search has tried, and what its finished folds chose.
+
+    Args:
+        searches: The trials of each fold.
+        wanted: How many trials a fold gets before it chooses.
+        setting: Names the folder of the runs of some words.
+    """
+    tried: dict[
+        tuple[int, str], Trial
+    ] = {}  # one that was interrupted and its second start are one
+    for fold, trials in searches.items():
+        best = trials.best if trials.done >= wanted else None
+        for trial in trials.study.get_trials(deepcopy=False):
+            name = setting(trials.words(trial))
+            before = tried.get((fold, name))
+            if trial.state.name == "WAITING" or (before and before.validation is not None):
+                continue
+            tried[fold, name] = Trial(
+                fold=fold,
+                setting=name,
+                values=texts_of(trial),
+                validation=trial.value if trial.state.name == "COMPLETE" else None,
+                chosen=best is not None and trial.number == best.number,
+            )
+    return list(tried.values())
+
+
+def _sampler(node: Mapping[str, Any], number: int) -> "optuna.samplers.BaseSampler":
+    """Build the sampler of the trial of a number.
+
+    Samplers that only draw random numbers get a seed of their own for each trial: a search that is
+    resumed would otherwise draw its first trials again. Others keep a sequence by their one seed.
+    """
+    from optuna import samplers
+
+    sampler: samplers.BaseSampler = _part(node, samplers.BaseSampler, "sampler")
+    seed = node.get("seed")
+    if type(sampler) in {samplers.TPESampler, samplers.RandomSampler} and isinstance(seed, int):
+        own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        sampler = _part({**node, "seed": own}, samplers.BaseSampler, "sampler")
+    return sampler
 
 
 def _part(node: Mapping[str, Any], kind: type, name: str) -> Any:
@@ -181,22 +371,3 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
         numbers = list(range(value.start, value.stop, value.step))  # type: ignore[arg-type]
         return distributions.IntDistribution(numbers[0], numbers[-1], step=int(value.step))
     return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
-
-
-def _word(value: Any) -> str:
-    """Write a value so that the name of a run folder stays short."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _count(study: "optuna.Study") -> int:
-    """Trials that have come to an end; a failed one is not counted."""
-    return sum(trial.state.name in {"COMPLETE", "PRUNED"} for trial in study.trials)
-
-
-def _report(study: "optuna.Study") -> None:
-    finished: Iterable[Any] = (t for t in study.trials if t.state.name == "COMPLETE")
-    best = max(finished, key=lambda t: t.value if t.value is not None else -math.inf, default=None)
-    if best is not None:
-        words = " ".join(f"{key}={_word(value)}" for key, value in best.params.items())
-        log.info("best of %d trials: %s with validation accuracy %.4f", _count(study), words,
-                 best.value)  # fmt: skip

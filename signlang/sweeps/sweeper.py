@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -22,6 +22,10 @@ from signlang.console import log
 from signlang.errors import SettingError, SignlangError, SweepError
 from signlang.sweeps.jobs import Jobs, measure_latencies
 from signlang.sweeps.launcher import LocalLauncher, SerialLauncher
+
+if TYPE_CHECKING:
+    from signlang.runs.folder import Search
+    from signlang.sweeps.optuna_search import SearchSpace, Trials
 
 
 class GridSweeper(HydraSweeper):
@@ -58,6 +62,7 @@ class GridSweeper(HydraSweeper):
             SweepError: If jobs failed.
         """
         assert self.config is not None
+        self.arguments = arguments
         overrides = self._parsed(arguments)
         try:
             returned = self.run(overrides)
@@ -116,6 +121,7 @@ class OptunaSweeper(GridSweeper):
         storage: Where Optuna keeps them, a URL of SQLAlchemy.
         sampler: The node of an Optuna sampler.
         pruner: The node of an Optuna pruner.
+        nested: Whether each fold is searched by itself.
     """
 
     def __init__(
@@ -125,9 +131,10 @@ class OptunaSweeper(GridSweeper):
         sampler: Mapping[str, Any],
         pruner: Mapping[str, Any],
         params: dict[str, str] | None = None,
+        nested: bool = False,
     ) -> None:
         super().__init__(params)
-        self.trials, self.storage = trials, storage
+        self.trials, self.storage, self.nested = trials, storage, nested
         self.sampler, self.pruner = sampler, pruner
 
     def run(self, overrides: dict[str, Override]) -> list[JobReturn]:
@@ -137,10 +144,17 @@ class OptunaSweeper(GridSweeper):
             SettingError: If Optuna is not installed, there is nothing to search, or the test folds
                 would choose.
         """
+        from signlang.runs import folder, identity
         from signlang.sweeps import optuna_search
 
         assert self.config is not None
         assert self.launcher is not None
+        if not isinstance(self.nested, bool):
+            raise SettingError(f"hydra.sweeper.nested={self.nested}: it must be true or false.")
+        if type(self.trials) is not int or self.trials < 1:
+            raise SettingError(
+                f"hydra.sweeper.trials={self.trials}: it must be a whole number of at least 1."
+            )
         given = overrides.get("split.validation")
         swept = given.sweep_string_iterator() if given and given.is_sweep_override() else ()
         if "fold" in (str(self.config.split.validation), *swept):
@@ -148,18 +162,90 @@ class OptunaSweeper(GridSweeper):
                 "split.validation=fold: a search would choose by the test folds. Leave a share for "
                 "validation, e.g. split.validation=0.1."
             )
+        space = optuna_search.search_space(overrides)
+        if self.nested:
+            optuna_search.check_nested(overrides, space)
         folds = optuna_search.chosen_folds(overrides.get("fold"), self.config.folds)
-        study = optuna_search.open_study(
-            str(self.config.study), self.storage, self.sampler, self.pruner
-        )
-        return optuna_search.run_search(
-            study,
-            overrides,
+        words = [*self.config.hydra.overrides.hydra, *self.arguments]
+        model = "networks" if "model" in space.texts else str(self.config.model.name)
+        name = identity.name_of(model, str(self.config.study), space.fixed)
+        search = folder.Search(
+            name=name,
+            nested=self.nested,
             trials=self.trials,
             folds=folds,
-            at_once=int(getattr(self.launcher, "at_once", len(folds))),
-            launch=self.launch,
+            space=dict(space.texts),
+            words=["-m", *(w for w in words if not w.startswith(("hydra.mode=", "fold=")))],
         )
+        return (self._nested if self.nested else self._over_all_folds)(search, space)
+
+    def _over_all_folds(self, search: "Search", space: "SearchSpace") -> list[JobReturn]:
+        """Search for one setting of all folds, and say what its test accuracy is worth."""
+        from signlang.sweeps import optuna_search
+
+        assert self.config is not None
+        shared = {"search": search.name, "folds": search.folds}
+        trials = self._open(str(self.config.study), space, shared)
+        try:
+            returned = optuna_search.run_search(
+                trials,
+                wanted=self.trials,
+                folds=search.folds,
+                at_once=int(getattr(self.launcher, "at_once", len(search.folds))),
+                launch=self.launch,
+            )
+        finally:
+            self._record(search)
+        log.warning("%s", search.caution)
+        return returned
+
+    def _nested(self, search: "Search", space: "SearchSpace") -> list[JobReturn]:
+        """Search each fold by itself."""
+        from signlang.runs import lifecycle
+        from signlang.sweeps import optuna_search
+
+        assert self.config is not None
+        shared = {"search": search.name, "nested": True}
+        searches = {
+            fold: self._open(
+                f"{self.config.study}: {search.name}, nested, fold {fold}", space, shared
+            )
+            for fold in search.folds
+        }
+        names: dict[tuple[str, ...], str] = {}  # composing takes tens of milliseconds
+
+        def setting(words: Sequence[str]) -> str:
+            key = tuple(words)
+            if key not in names:
+                folder = lifecycle.run_folder(self.jobs.configuration(words, 0), words)
+                names[key] = folder.path.parent.name
+            return names[key]
+
+        def record() -> None:
+            tried = optuna_search.nested_trials(searches, self.trials, setting)
+            self._record(search.model_copy(update={"tried": tried}))
+
+        returned = optuna_search.run_nested_search(
+            searches, wanted=self.trials, launch=self.launch, record=record
+        )
+        record()  # what is chosen may depend on how many trials are asked for
+        return returned
+
+    def _open(self, name: str, space: "SearchSpace", shared: Mapping[str, Any]) -> "Trials":
+        from signlang.sweeps import optuna_search
+
+        return optuna_search.open_trials(
+            name, self.storage, self.sampler, self.pruner, space, shared
+        )
+
+    def _record(self, search: "Search") -> None:
+        """Write what was searched into the folder of the study."""
+        from signlang.runs import folder
+
+        assert self.config is not None
+        study = Path(self.config.runs_dir).expanduser() / str(self.config.study)
+        self.studies.add(study)
+        folder.write_search(study, search)
 
 
 def combinations(overrides: dict[str, Override]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score, log_loss
 
 from signlang.errors import RunError
 from signlang.files import write_csv
+from signlang.runs.folder import Search, Trial, read_searches, write_search
 from signlang.runs.identity import FORMAT
 from signlang.runs.results import Run, read_finished_run, read_run
 
@@ -258,3 +259,25 @@ def test_predictions_bear_out_the_accuracy(tmp_path: Path) -> None:
     run = with_predictions(tmp_path, ROWS, accuracy=0.0)
     with pytest.raises(RunError, match=r"has 2 of 3 images right, but metrics\.json beside it an"):
         _ = run.predictions
+
+
+def test_folds_of_a_nested_search_may_be_searched_by_several_commands(tmp_path: Path) -> None:
+    def search(fold: int, trials: int = 1, rates: str = "0.1,0.2") -> None:
+        tried = [Trial(fold=fold, setting="cnn,lr=0.1", values={}, validation=0.5, chosen=True)]
+        write_search(tmp_path, Search(
+            name="cnn", nested=True, trials=trials, folds=[fold], space={"lr": rates},
+            words=["-m"], tried=tried,
+        ))  # fmt: skip
+
+    def chosen() -> dict[int, bool]:
+        (read,) = read_searches(tmp_path)
+        assert read.folds == sorted(trial.fold for trial in read.tried)
+        return {trial.fold: trial.chosen for trial in read.tried}
+
+    for fold in (1, 0, 1):
+        search(fold)
+    assert chosen() == {0: True, 1: True}
+    search(1, trials=2)
+    assert chosen() == {0: False, 1: True}, "fold 0 has too few trials for its choice"
+    with pytest.raises(RunError, match=r"lr: 0\.1,0\.2 there, 0\.3 now"):
+        search(1, rates="0.3")

@@ -247,3 +247,67 @@ def test_zeros_of_older_files_do_not_decide_the_temperature() -> None:
     assert (rounded.probabilities == 0).any()
     temperatures = [cross_fit(p, 0.9).calibration.temperature for p in (exact, rounded)]
     assert temperatures[1] == pytest.approx(temperatures[0], rel=0.2)
+
+
+def write_search_file(study: Path, chosen: dict[int, str], trials: int = 2) -> None:
+    """Two trials of each of two folds; what was chosen by fold."""
+    search: dict[str, Any] = {
+        "name": "cnn", "nested": True, "trials": trials, "folds": [0, 1],
+        "space": {"optimizer.lr": "0.1,0.2"},
+        "words": ["-m", "hydra/sweeper=optuna", "optimizer.lr=0.1,0.2", "data.root=a b"],
+    }  # fmt: skip
+    search["tried"] = [
+        {
+            "fold": fold, "setting": f"cnn,optimizer.lr={rate}", "values": {"optimizer.lr": rate},
+            "validation": 0.5, "chosen": chosen.get(fold) == rate,
+        }
+        for fold in (0, 1) for rate in ("0.1", "0.2")
+    ]  # fmt: skip
+    (study / "search.json").write_text(json.dumps({"searches": [search]}))
+
+
+def test_a_nested_search_is_one_setting_of_what_its_folds_chose(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    accuracies = {("0.1", 0): 0.5, ("0.2", 0): 0.875, ("0.1", 1): 1.0, ("0.2", 1): 0.625}
+    for (rate, fold), accuracy in accuracies.items():
+        write_run(path, {"model": "cnn", "optimizer.lr": rate}, fold, accuracy=accuracy)
+    for fold in (0, 1):
+        write_run(path, {"model": "other", "optimizer.lr": "0.1"}, fold, accuracy=0.25)
+    write_search_file(path, {0: "0.1", 1: "0.2"})  # the worse ones of the test folds
+    ranking = rank_settings(read_study(path))
+    row, other = ranking.rows
+    assert row.setting.values("accuracy").tolist() == [0.5, 0.625]
+    assert row.label == "cnn, nested search (2 trials a fold)"
+    assert other.label == "other, lr 0.1"
+    assert row.setting.is_complete
+    assert [trial.text for _, trial in row.setting.chosen] == [
+        "optimizer.lr=0.1", "optimizer.lr=0.2"
+    ]  # fmt: skip
+
+
+def test_a_setting_that_was_also_trained_by_itself_stays(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for fold in range(3):
+        write_run(path, {"model": "cnn", "optimizer.lr": "0.1"}, fold, folds=3)
+    write_search_file(path, {0: "0.1"})
+    study = read_study(path)
+    assert {setting.search is None for setting in study.settings} == {True, False}
+    (lacking,) = study.incomplete
+    assert "fold 1 is not finished (2 of 2 trials of its search are done)" in lacking.text
+    assert lacking.commands == (
+        "python -m signlang.train -m hydra/sweeper=optuna optimizer.lr=0.1,0.2 'data.root=a b'",
+    )
+
+
+def test_a_search_without_any_choice_hides_what_it_tries(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    write_run(path, {"model": "cnn", "optimizer.lr": "0.1"}, 0)
+    write_search_file(path, {}, trials=3)
+    with pytest.raises(
+        RunError, match=r"no finished run.*2 of 3 trials of its search(.|\n)*optuna"
+    ):
+        read_study(path)
+    for content in ("{", '{"searches": [{}]}'):
+        (path / "search.json").write_text(content)
+        with pytest.raises(RunError, match=r"search\.json.*Delete it, and repeat the search"):
+            read_study(path)

@@ -1,21 +1,27 @@
 """Multiruns, as their user meets them: side by side, killed, interrupted, resumed, searched."""
 
+import csv
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import pytest
 from conftest import QUICK, ROOT, Result, run_command
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 
 from signlang.errors import SettingError
+from signlang.sweeps import optuna_search
+from signlang.sweeps.jobs import JobResult
 from signlang.sweeps.launcher import worker_count
 from signlang.sweeps.sweeper import combinations
 from signlang.system import cpu_count
@@ -229,6 +235,118 @@ def test_a_search_judges_by_the_cross_validated_mean_and_goes_on(
         assert trial.value == pytest.approx(mean)
 
 
+def test_a_search_over_all_folds_is_told_as_optimistic(searched: tuple[Path, Result]) -> None:
+    place, result = searched
+    told = "The settings were chosen by validation subsets that overlap the test images"
+    assert "the search over 3 folds is not nested" in result.err
+    for text in (result.err, *((place / "runs/folder" / name).read_text() for name in (
+        "leaderboard.md", "report.html"))):  # fmt: skip
+        assert told in text
+        assert "hydra.sweeper.nested=true" in text
+
+
+def test_a_nested_search_chooses_in_each_fold_and_counts_the_chosen_only(
+    tiny: Path, tmp_path: Path
+) -> None:
+    first = search(tmp_path, tiny, "hydra.sweeper.nested=true", "hydra.sweeper.trials=2")
+    assert first.code == 0, first.err
+    study = tmp_path / "runs" / "folder"
+    begun = finished(tmp_path)
+    assert len(begun) == 6, "two trials of each of three folds"
+    check_nested_study(study, trials=2)
+    more = search(tmp_path, tiny, "hydra.sweeper.nested=true", "hydra.sweeper.trials=3")
+    assert more.code == 0, more.err
+    assert begun.items() <= finished(tmp_path).items()
+    assert len(finished(tmp_path)) == 9
+    check_nested_study(study, trials=3)
+    assert "so that its test accuracy is unbiased" in more.out
+    other = search(tmp_path, tiny, "hydra.sweeper.nested=true", "label_smoothing=0.0,0.2")
+    assert other.code == 2
+    assert "trials of another search" in other.err
+    assert "label_smoothing: 0.0,0.1 there, 0.0,0.2 now" in other.err
+
+
+def check_nested_study(study: Path, trials: int) -> None:
+    """The study has one row, made of the runs that were best in validation in their own fold."""
+    test = []
+    with (study / "nested_search.csv").open(newline="") as stream:
+        chosen = {int(row["fold"]): row for row in csv.DictReader(stream)}
+    assert sorted(chosen) == [0, 1, 2]
+    for fold, row in chosen.items():
+        runs = {
+            f"{file.parts[-3]}/{file.parts[-2]}": json.loads(file.read_text())
+            for file in study.glob(f"*/fold={fold}/metrics.json")
+        }
+        assert len(runs) == trials
+        accuracies = {name: run["validation"]["accuracy"] for name, run in runs.items()}
+        assert accuracies[row["run"]] == max(accuracies.values())
+        assert row["chosen"].startswith("optimizer.lr=")
+        test.append(runs[row["run"]]["test"]["accuracy"])
+        assert float(row["test"]) == pytest.approx(test[-1], abs=1e-6)
+    with (study / "leaderboard.csv").open(newline="") as stream:
+        (line,) = csv.DictReader(stream)
+    assert line["label"] == f"simple_cnn, nested search ({trials} trials a fold)"
+    assert float(line["accuracy"]) == pytest.approx(sum(test) / 3)
+    assert line["folds_done"] == "3"
+
+
+def accuracy_of(words: Sequence[str]) -> float:
+    """A validation accuracy that is best at another learning rate in each fold."""
+    values = dict(word.split("=") for word in words)
+    rate, fold = float(values["optimizer.lr"]), int(values["fold"])
+    return 1 / (1 + abs(math.log10(rate) + 2 + fold))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "more"), [("TPESampler", {"n_startup_trials": 2}), ("RandomSampler", {})]
+)
+def test_a_nested_search_that_was_interrupted_tries_what_it_would_have_tried(
+    sampler: str, more: dict[str, int], tmp_path: Path
+) -> None:
+    parser = OverridesParser.create()
+    words = ["optimizer.lr=tag(log, interval(1e-5, 1e-1))", "model=resnet18"]
+    overrides = {o.get_key_element(): o for o in parser.parse_overrides(words)}
+    space = optuna_search.search_space(overrides)
+
+    def searches(place: str, seed: int = 0) -> dict[int, optuna_search.Trials]:
+        return {
+            fold: optuna_search.open_trials(
+                f"fold {fold}", f"sqlite:///{tmp_path / place}/optuna.db",
+                {"_target_": f"optuna.samplers.{sampler}", "seed": seed, **more},
+                {"_target_": "optuna.pruners.NopPruner"}, space, {"nested": True},
+            )
+            for fold in (0, 1)
+        }  # fmt: skip
+
+    def run(place: str, stop_after: int = 100, seed: int = 0) -> list[list[str]]:
+        launched: list[list[str]] = []
+
+        def launch(jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+            if len(launched) >= stop_after:
+                raise KeyboardInterrupt
+            launched.extend(map(list, jobs))
+            return [JobResult(accuracy_of(job)).as_hydra_has_it(job) for job in jobs]
+
+        with suppress(KeyboardInterrupt):
+            optuna_search.run_nested_search(
+                searches(place, seed), wanted=5, launch=launch, record=lambda: None
+            )
+        return launched
+
+    whole = run("whole")
+    assert len({tuple(job) for job in whole}) == 10, "all differ"
+    assert run("parts", 4) + run("parts", 4) + run("parts") == whole
+    assert run("parts") == [], "nothing is left to do"
+    assert run("other", seed=1) != whole
+    for trials in (searches("whole"), searches("parts")):
+        tried = optuna_search.nested_trials(trials, 5, lambda words: " ".join(words))
+        for fold in (0, 1):
+            mine = [trial for trial in tried if trial.fold == fold]
+            (chosen,) = (trial for trial in mine if trial.chosen)
+            assert chosen.validation == max(trial.validation or 0 for trial in mine)
+        assert len({trial.setting for trial in tried if trial.chosen}) == 2, "each its own"
+
+
 def test_a_search_needs_something_to_search(tmp_path: Path) -> None:
     result = run_command(tmp_path, "-m", "hydra/sweeper=optuna", "optimizer.lr=1e-3")
     assert result.code == 2
@@ -248,6 +366,14 @@ def test_a_search_needs_something_to_search(tmp_path: Path) -> None:
          "split.validation=fold: a search would choose by the test folds."),
         (["hydra/sweeper=optuna", "split.validation=0.1,fold"],
          "split.validation=fold: a search would choose by the test folds."),
+        (["hydra/sweeper=optuna", "hydra.sweeper.nested=true", "split=signer,stratified"],
+         "hydra.sweeper.nested=true: split cannot be searched"),
+        (["hydra/sweeper=optuna", "hydra.sweeper.nested=true", "seed=0,1"],
+         "seed cannot be searched, because each trial would have other folds. Add split.seed=0"),
+        (["hydra/sweeper=optuna", "hydra.sweeper.nested=maybe", "batch_size=8,16"],
+         "hydra.sweeper.nested=maybe: it must be true or false."),
+        (["hydra/sweeper=optuna", "hydra.sweeper.trials=0", "batch_size=8,16"],
+         "hydra.sweeper.trials=0: it must be a whole number of at least 1."),
         (["optimizer.lr=interval(0, 1)"], "an interval is for a search; say hydra/sweeper=optuna"),
         (["modell=a,b"], "There is no setting modell; did you mean model?"),
     ],
