@@ -96,8 +96,8 @@ def choose_calibration(run: TrainedRun, wanted: str) -> TrainedRun:
         reason = str(error)
     if wanted == "study":
         raise RunError(
-            f"calibration=study cannot be for {run.path}: {reason.rstrip('.')}. Finish the other "
-            "folds, or take calibration=run."
+            f"calibration=study cannot be for {run.path}: {reason.rstrip('.')}. calibration=run "
+            "takes its own."
         )
     log.info("calibration: that of the run, for %s", reason.rstrip("."))
     return run
