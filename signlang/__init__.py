@@ -4,11 +4,13 @@ Importing the package prepares the process, before torch is imported anywhere: i
 handing large buffers back to the kernel after every training step, OpenCV from starting threads
 beside torch's, and albumentations from asking the network for a newer release of itself. For a
 command, the folder in which it is typed comes last in the search for modules, so that a `torch.py`
-beside a run folder is not taken for torch.
+beside a run folder is not taken for torch; and Ctrl-C ends it without a stack trace of whichever
+module is being imported.
 """
 
 import ctypes
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,30 @@ def _search_here_last(arguments: list[str], path: list[str]) -> None:
         path.append(path.pop(0))
 
 
+def end_process(number: int, _: object = None) -> None:
+    """Handle Ctrl-C or SIGTERM: end this process at once, with the exit code that shells report."""
+    try:
+        cursor = b"\x1b[?25h" * os.isatty(2)  # which a progress bar hides
+        os.write(2, cursor + b"Interrupted.\n")
+    finally:
+        os._exit(128 + number)
+
+
+def _is_command(arguments: list[str], program: str) -> bool:
+    """Whether this process runs a verb, by `python -m signlang.VERB` or by its script.
+
+    Args:
+        arguments: Of the interpreter.
+        program: Path of the script.
+
+    >>> _is_command(["python", "-m", "signlang.train"], "-m"), _is_command(["python"], "a.py")
+    (True, False)
+    """
+    module = arguments[arguments.index("-m") + 1 :][:1] if "-m" in arguments else []
+    name = module[0] if module else program.rpartition("/")[2]
+    return name == "signlang" or name.startswith(("signlang.", "signlang-"))
+
+
 def __getattr__(name: str) -> Any:
     """Import the Python API when it is used; `import signlang` alone takes a few milliseconds."""
     if name not in __all__:
@@ -69,5 +95,10 @@ def __getattr__(name: str) -> Any:
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 _keep_large_buffers()
+if _is_command(sys.orig_argv, sys.argv[0] if sys.argv else ""):
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have ignored it
+        signal.signal(signal.SIGINT, end_process)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end_process)
 if not sys.flags.safe_path:
     _search_here_last(sys.orig_argv, sys.path)

@@ -61,6 +61,15 @@ WITH_VALUE: Final = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
     "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
 )  # fmt: skip
+# options of Lightning's Trainer that conf/trainer leaves out: a word adds them without Hydra's `+`
+TRAINER_OPTIONS: Final = (
+    "barebones", "benchmark", "callbacks", "check_val_every_n_epoch", "default_root_dir",
+    "detect_anomaly", "deterministic", "enable_autolog_hparams", "fast_dev_run",
+    "gradient_clip_algorithm", "inference_mode", "limit_predict_batches", "limit_test_batches",
+    "limit_train_batches", "limit_val_batches", "logger", "max_steps", "max_time", "min_epochs",
+    "min_steps", "model_registry", "num_nodes", "overfit_batches", "plugins", "profiler",
+    "reload_dataloaders_every_n_epochs", "strategy", "sync_batchnorm", "val_check_interval",
+)  # fmt: skip
 FORMER_FLAGS: Final = {"allow_incomplete": "true", "quiet": "false", "sort": "COLUMN", "out": "DIR"}
 
 

@@ -30,8 +30,11 @@ The contract of each kind, checked before training:
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -266,3 +269,35 @@ def takes(factory: Callable[..., Any], name: str) -> bool:
         return True
     any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     return any_name and name == "num_classes"
+
+
+def check_timm_name(name: str) -> None:
+    """Refuse a network that timm does not have.
+
+    The names are read from timm's files: to ask timm itself takes the seconds of importing torch.
+
+    Raises:
+        SettingError: Names those that are near.
+    """
+    known = timm_names()
+    if name.partition(".")[0] in known:  # behind the dot stands which weights
+        return
+    close = get_close_matches(name, known, n=5)
+    raise SettingError(
+        f"model.architecture={name}: timm has no such network"
+        + (f"; did you mean {' or '.join(close)}?" if close else ", nor one with such a name.")
+    )
+
+
+@cache
+def timm_names() -> tuple[str, ...]:
+    """Names of the networks of timm, and former names that it still follows."""
+    spec = find_spec("timm")
+    folders = spec.submodule_search_locations if spec else None
+    names: set[str] = set()
+    for file in Path(folders[0]).glob("models/*.py") if folders else ():
+        text = file.read_text("utf-8")
+        names |= set(re.findall(r"@register_model\s+def (\w+)", text))
+        for table in re.findall(r"register_model_deprecations\(__name__, \{(.*?)\n\}", text, re.S):
+            names |= set(re.findall(r"""['"](\w+)['"]\s*:""", table))
+    return tuple(sorted(names))

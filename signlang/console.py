@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from signlang.system import check_stop
+
 log: Final = logging.getLogger("signlang")
 CONSOLE: Final = Console(stderr=True, highlight=False)
 Item = TypeVar("Item")
@@ -192,10 +194,11 @@ def show_lines(lines: Iterable[str]) -> None:
 
 
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Yield the items and show a progress bar."""
+    """Yield the items and show a progress bar; Ctrl-C stops between two of them."""
     with progress() as bar:
         task = bar.add_task(description, total=total, note="")
         for item in items:
+            check_stop()
             yield item
             bar.advance(task)
 

@@ -4,6 +4,7 @@ A model states each rule once; the sentence of an error is derived from it, so t
 differ. Neither torch nor omegaconf is needed here.
 """
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -60,11 +61,23 @@ def _different(names: list[str]) -> list[str]:
     return names
 
 
+def _is_duration(value: object) -> object:
+    known = value is None or isinstance(value, Mapping)  # {minutes: 5}, which Lightning checks
+    if not known and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(value)):
+        raise ValueError("it must be DD:HH:MM:SS, e.g. 00:00:05:00 for five minutes.")
+    return value
+
+
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Duration = Annotated[Any, AfterValidator(_is_duration)]
+Batches = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
+    Field(description="a number of batches of at least 1, or a share above 0 and up to 1.0"),
+]
 Names = Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
 Text = Annotated[str, BeforeValidator(_as_text)]  # digits alone come as a number
 ExistingPath = Annotated[

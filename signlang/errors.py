@@ -33,6 +33,19 @@ class RunError(SignlangError):
     """A run folder that is in use, belongs to other settings, or whose run failed."""
 
 
+class DivergedError(RunError):
+    """A training whose loss is no finite number any more.
+
+    Args:
+        epoch: In which it was seen, from 1.
+        loss: Its mean over the epoch.
+    """
+
+    def __init__(self, epoch: int, loss: float) -> None:
+        super().__init__(f"The training diverged: its loss is {loss} in epoch {epoch}.")
+        self.epoch, self.loss = epoch, loss
+
+
 class BundleError(SignlangError):
     """A bundle that is missing, damaged, or of a kind that this version does not know."""
 
@@ -43,6 +56,19 @@ class SweepError(SignlangError):
 
 class ServiceError(SignlangError):
     """A server that cannot start: its address is in use, or a process ended."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the work, which is in order; its text says how to go on.
+
+    Args:
+        text: For the user.
+        exit_code: 128 and the number of the signal.
+    """
+
+    def __init__(self, text: str = "Interrupted.", exit_code: int = 130) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from signlang import command_line
-from signlang.errors import SettingError, SignlangError, SweepError, suggestion
+from signlang import command_line, system
+from signlang.errors import Interrupted, SettingError, SignlangError, SweepError, suggestion
 
 PACKAGE: Final = Path(__file__).parent
 # a wheel carries the configuration inside the package, a checkout beside it
@@ -21,9 +21,10 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     """Run a task with the configuration that the command line composes, then leave the process.
 
     Ends with 0; with the exit code of the error if the task raises a `SignlangError`, whose text is
-    all that is printed; with 2 for settings that cannot be composed; with 130 when interrupted.
-    HYDRA_FULL_ERROR=1 shows stack traces instead.
+    all that is printed; with 2 for settings that cannot be composed; with 130 when interrupted by
+    Ctrl-C, and 143 by SIGTERM. HYDRA_FULL_ERROR=1 shows stack traces instead.
     """
+    system.end_at_signals()
     if command_line.VERSION in sys.argv:  # Hydra would print its own
         sys.stdout.write(command_line.version_line())
         return
@@ -37,6 +38,8 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     register_resolvers()
     main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
+        if config_name != "train":  # which stops between two batches instead
+            system.restore_signals()
         sys.argv[1:] = override_words(config_name, sys.argv[1:])
         main(functools.wraps(task)(lambda cfg: jobs(cfg)))()
     except (
@@ -45,17 +48,19 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         HydraException,
         OmegaConfBaseException,
         KeyboardInterrupt,
+        system.StopRequested,
         ValueError,
     ) as why:
         if traces or (type(why) is ValueError and NULL_GROUP not in str(why)):
             raise
-        message = (None if isinstance(why, SweepError) else jobs.summary()) or readable(
-            why, config_name
-        )
+        ended = isinstance(why, (SweepError, KeyboardInterrupt, system.StopRequested))
+        message = (None if ended else jobs.summary()) or readable(why, config_name)
         sys.stderr.write(f"{message}\n")
         sys.exit(getattr(message, "exit_code", 130))
     except BrokenPipeError:  # whoever read the help, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        system.end_at_signals()  # while the interpreter ends
 
 
 class _Ended(BaseException):
@@ -124,11 +129,23 @@ def current_words(words: Sequence[str], config_name: str) -> list[str]:
     """
     if config_name != "train":
         return list(words)
+    words = [_added(word) for word in words]
     pairs = [(word, _renamed(word)) for word in words]
     changed = [f"{new} for {old}" for old, new in pairs if new != old]
     if changed:
         sys.stderr.write(f"Old words still work; type {', '.join(changed)}.\n")
     return [new for _, new in pairs]
+
+
+def _added(word: str) -> str:
+    """Let an option of Lightning's Trainer be set although conf/trainer does not name it.
+
+    >>> _added("trainer.max_steps=9"), _added("trainer.max_epochs=9")
+    ('++trainer.max_steps=9', 'trainer.max_epochs=9')
+    """
+    group, _, option = word.partition("=")[0].lstrip("+").partition(".")
+    known = group == "trainer" and option in command_line.TRAINER_OPTIONS
+    return f"++{word.lstrip('+')}" if known else word
 
 
 def _renamed(word: str) -> str:
@@ -188,8 +205,8 @@ def readable(error: BaseException, config_name: str) -> BaseException:
         return error
     if NULL_GROUP in str(error):
         return SettingError("A group cannot be null: --help lists the choices of each.")
-    if isinstance(error, KeyboardInterrupt):
-        return KeyboardInterrupt(str(error) or "Interrupted.")
+    if isinstance(error, KeyboardInterrupt | system.StopRequested):
+        return error if isinstance(error, Interrupted) else system.interruption()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return SettingError(

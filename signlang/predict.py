@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TextIO
 
 from pydantic import ConfigDict, Field
 
-from signlang import command_line, console
+from signlang import command_line, console, system
 from signlang.constraints import Count, ExistingPath, Probability, Strict, validated
 from signlang.errors import SettingError, SignlangError
 from signlang.files import atomic_write
@@ -182,6 +182,7 @@ def main() -> None:
     if not {*command_line.HELP}.isdisjoint(words):
         sys.stdout.write(HELP)
         return
+    system.restore_signals()
     try:
         config, paths = parse_arguments(words)
         console.start(config.verbose)

@@ -1,14 +1,20 @@
-"""Properties of this machine: cores, processor and GPU, their precision, git commit of the code."""
+"""This machine (cores, GPU, precision, git commit), and the signals that end work."""
 
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from signlang.errors import SettingError
+from signlang import end_process
+from signlang.errors import Interrupted, SettingError
 
 ARITHMETIC: Final = {  # flags of a processor that decide its results and speed, the best first
     "amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "bf16": "bf16", "avx512f": "AVX-512",
@@ -125,3 +131,125 @@ def device() -> str:
     threads = torch.get_num_threads()
     text = f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
     return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
+
+
+class StopRequested(BaseException):
+    """Ctrl-C or SIGTERM, raised between two batches by `check_stop`.
+
+    It is no KeyboardInterrupt: at one, Lightning ignores further signals and ends the process.
+    """
+
+
+@dataclass
+class _Signals:
+    """How this process handles Ctrl-C and SIGTERM.
+
+    Attributes:
+        command: The process is a command, which a signal may end; a notebook stays.
+        silent: Nothing is printed: it is a worker of a sweep.
+        process: The process that notes signals; one that it forks for batches must not.
+        noted: The signal that has arrived; 0 for none.
+        at_once: Signals end the process although they are noted elsewhere.
+    """
+
+    command: bool = False
+    silent: bool = False
+    process: int = 0
+    noted: int = 0
+    at_once: bool = False
+
+
+_signals: Final = _Signals()
+DEFAULTS: Final[Mapping[signal.Signals, Any]] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+STOPPING: Final = b"Stopping after this batch; once more ends at once.\n"
+
+
+def _note(number: int, _: object) -> None:
+    """Remember a signal: an exception could get lost in C, or leave a lock of a thread locked."""
+    if os.getpid() != _signals.process:
+        return
+    if _signals.noted or _signals.at_once:
+        _end(number, _)
+    _signals.noted = number
+    if not _signals.silent:
+        os.write(2, b"\r\x1b[2K" * os.isatty(2) + STOPPING)  # a progress bar may be in this line
+
+
+def _end(number: int, _: object) -> None:
+    if not _signals.command:
+        raise KeyboardInterrupt
+    if _signals.silent:
+        os._exit(128 + number)
+    end_process(number)
+
+
+def _handle(handler: Callable[[int, Any], None] | None) -> None:
+    """Replace the handlers that are Python's or ours; None restores Python's.
+
+    A signal that is ignored stays so, and SIGTERM outside of a command is left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number, default in DEFAULTS.items():
+        if number == signal.SIGTERM and not _signals.command:
+            continue
+        if signal.getsignal(number) in (default, end_process, _end, _note):
+            signal.signal(number, handler or default)
+
+
+def end_at_signals(*, silent: bool = False) -> None:
+    """Let Ctrl-C and SIGTERM end this command at once, without a trace: nothing is at stake."""
+    _signals.command, _signals.silent = True, silent
+    _handle(_end)
+
+
+def restore_signals() -> None:
+    """Restore Python's handlers: Ctrl-C raises KeyboardInterrupt, SIGTERM ends the process."""
+    _handle(None)
+
+
+@contextmanager
+def stopping_between_batches() -> Iterator[None]:
+    """Note the first Ctrl-C or SIGTERM, which `check_stop` then raises; the second ends at once.
+
+    Outside of a command the second Ctrl-C raises KeyboardInterrupt, and SIGTERM is left alone.
+    """
+    before = {number: signal.getsignal(number) for number in DEFAULTS}
+    _signals.process, _signals.noted = os.getpid(), 0
+    try:
+        _handle(_note)
+        yield
+    finally:
+        _signals.process = 0
+        for number, handler in before.items():
+            if signal.getsignal(number) is _note:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let signals end the process as long as the block runs: it imports, or downloads."""
+    check_stop()
+    _signals.at_once = True
+    try:
+        yield
+    finally:
+        _signals.at_once = False
+
+
+def check_stop() -> None:
+    """Stop here if Ctrl-C or SIGTERM has arrived.
+
+    Raises:
+        StopRequested: It is called between two batches, images or jobs, where all is in order.
+    """
+    if _signals.noted and os.getpid() == _signals.process:
+        raise StopRequested
+
+
+def interruption(text: str = "Interrupted.") -> Interrupted:
+    """The error that tells the user, with the exit code of the signal that was noted."""
+    return Interrupted(text, 128 + (_signals.noted or signal.SIGINT))

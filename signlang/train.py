@@ -1,9 +1,15 @@
 """Train one network on one fold: `python -m signlang.train model=squeezenet fold=0`."""
 
+from typing import TYPE_CHECKING, Any
+
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from signlang.hydra_app import run
+
+if TYPE_CHECKING:
+    from signlang.data.splits import Fold
+    from signlang.runs.folder import RunFolder
 
 
 def train(cfg: DictConfig) -> float:
@@ -18,28 +24,38 @@ def train(cfg: DictConfig) -> float:
     validation.check_train_config(cfg)  # in milliseconds, before any data is read
     from signlang.runs import lifecycle
 
-    fold = lifecycle.read_fold(cfg)
     overrides = list(HydraConfig.get().overrides.task)
     cfg.run_folder = str(lifecycle.run_folder(cfg, overrides).path)
-    with lifecycle.started_run(cfg, fold, overrides) as folder:
-        metrics = folder.metrics()
-        if metrics is None:
-            system.check_accelerator(str(cfg.trainer.accelerator))
-            from signlang.runs import training  # torch, Lightning and timm take seconds to import
-
-            data = training.build_datamodule(cfg, fold)
-            model = training.build_classifier(cfg, data)
-            callbacks, logger = training.build_callbacks(cfg), training.build_loggers(cfg)
-            trainer = training.build_trainer(cfg, callbacks, logger)
-            last = training.resume_checkpoint(folder)
-            trainer.fit(
-                model, data, ckpt_path=last, weights_only=True
-            )  # it may come from elsewhere
-            tester = training.build_tester(cfg, callbacks, logger)
-            metrics = training.test_and_record(cfg, folder, tester, data)
-            folder.finish(metrics)
-        lifecycle.show_metrics(folder, metrics)
+    with system.stopping_between_batches():
+        fold = lifecycle.read_fold(cfg)
+        with lifecycle.started_run(cfg, fold, overrides) as folder:
+            metrics = folder.metrics() or trained_metrics(cfg, fold, folder)
+            lifecycle.show_metrics(folder, metrics)
+        system.check_stop()
     return float(metrics["validation"]["accuracy"])
+
+
+def trained_metrics(cfg: DictConfig, fold: "Fold", folder: "RunFolder") -> dict[str, Any]:
+    """Train and test the network of a run that is not finished."""
+    from signlang import system
+
+    system.check_accelerator(str(cfg.trainer.accelerator))
+    with system.ending_at_once():  # torch, Lightning and timm take seconds to import
+        from signlang.callbacks import progress
+        from signlang.runs import training
+
+    callbacks, logger = training.build_callbacks(cfg), training.build_loggers(cfg)
+    data = training.build_datamodule(cfg, fold)
+    model = training.build_classifier(cfg, data)
+    trainer = training.build_trainer(cfg, callbacks, logger)
+    last = training.resume_checkpoint(folder) or training.given_checkpoint(cfg, data, model)
+    trainer.fit(model, data, ckpt_path=last, weights_only=True)  # it may come from elsewhere
+    progress.show_profile(trainer)
+    tested = training.keep_weights(cfg, folder, trainer)
+    tester = training.build_tester(cfg, callbacks, logger)
+    metrics = training.test_and_record(cfg, folder, tester, data, model, tested)
+    folder.finish(metrics)
+    return metrics
 
 
 def main() -> None:

@@ -3,21 +3,19 @@
 Each verb checks its configuration in milliseconds, before data is read or torch is imported.
 """
 
-import re
 from collections.abc import Mapping
-from difflib import get_close_matches
-from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from signlang.components import OWN_NETWORKS
+from signlang.components import OWN_NETWORKS, check_timm_name
 from signlang.constraints import (
+    Batches,
     Count,
+    Duration,
     ExistingFolder,
     ExistingPath,
     Index,
@@ -64,38 +62,6 @@ def check_image_size(name: str, image_size: int) -> None:
         raise SettingError(
             f"image_size={image_size} is too small for {name}: it needs at least {smallest}."
         )
-
-
-def check_timm_name(name: str) -> None:
-    """Refuse a network that timm does not have.
-
-    The names are read from timm's files: to ask timm itself takes the seconds of importing torch.
-
-    Raises:
-        SettingError: Names those that are near.
-    """
-    known = timm_names()
-    if name.partition(".")[0] in known:  # behind the dot stands which weights
-        return
-    close = get_close_matches(name, known, n=5)
-    raise SettingError(
-        f"model.architecture={name}: timm has no such network"
-        + (f"; did you mean {' or '.join(close)}?" if close else ", nor one with such a name.")
-    )
-
-
-@cache
-def timm_names() -> tuple[str, ...]:
-    """Names of the networks of timm, and former names that it still follows."""
-    spec = find_spec("timm")
-    folders = spec.submodule_search_locations if spec else None
-    names: set[str] = set()
-    for file in Path(folders[0]).glob("models/*.py") if folders else ():
-        text = file.read_text("utf-8")
-        names |= set(re.findall(r"@register_model\s+def (\w+)", text))
-        for table in re.findall(r"register_model_deprecations\(__name__, \{(.*?)\n\}", text, re.S):
-            names |= set(re.findall(r"""['"](\w+)['"]\s*:""", table))
-    return tuple(sorted(names))
 
 
 Target = Annotated[
@@ -188,16 +154,55 @@ class AugmentConfig(Config):
     background_weight: Share | None = None
 
 
-class TrainerConfig(Component):
-    """Options of Lightning's Trainer."""
+# options of Lightning's Trainer that are chosen elsewhere: what to type instead
+CHOSEN_ELSEWHERE: Final[Mapping[str, str]] = {
+    "logger": "loggers are chosen by logger=none, logger=csv and so on",
+    "callbacks": "callbacks are chosen by callbacks=none, callbacks.NAME=null, and "
+    "+callbacks.NAME._target_=CLASS",
+    "plugins": "the run's own plugin writes its checkpoints; leave it out",
+    "default_root_dir": "runs go to runs_dir=DIR",
+    "barebones": "Lightning then logs no metrics, and a run needs them; say callbacks=none "
+    "logger=none trainer.enable_checkpointing=false instead",
+}
 
-    max_epochs: Count
+
+class TrainerConfig(Component):
+    """Options of Lightning's Trainer; it checks those that are not here."""
+
+    max_epochs: Literal[-1] | Count = Field(
+        description="a whole number of at least 1, or -1 (no limit, with trainer.max_time or "
+        "trainer.max_steps)"
+    )
+    max_steps: Literal[-1] | Count = Field(
+        default=-1, description="a whole number of at least 1, or -1 (no limit)"
+    )
+    max_time: Duration = None
+    fast_dev_run: bool | Count = False
+    overfit_batches: Literal[0] | Batches = 0
+    limit_train_batches: Batches | None = None
+    limit_val_batches: Batches | None = None
+    limit_test_batches: Batches | None = None
+    enable_checkpointing: bool = True
     precision: Literal["auto", "32-true", "bf16-mixed"]
     devices: Literal[1] = Field(
         default=1, description="1: a run trains on one device; parallel folds use several"
     )
+    num_nodes: Literal[1] = Field(default=1, description="1, as trainer.devices")
     gradient_clip_val: float | None = Field(default=None, ge=0)
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    logger: Any = None
+    callbacks: Any = None
+    plugins: Any = None
+    default_root_dir: Any = None
+    barebones: Any = None
+
+    @model_validator(mode="after")
+    def _check_switches(self) -> "TrainerConfig":
+        for name, instead in CHOSEN_ELSEWHERE.items():
+            value = getattr(self, name)
+            if value is not None and (name != "barebones" or value is not False):
+                raise ValueError(f"trainer.{name}={typed(value)}: {instead}.")
+        return self
 
 
 class FoldsConfig(Config):
@@ -228,6 +233,7 @@ class TrainConfig(FoldsConfig):
     workers: Annotated[int, Field(ge=0, le=4 * cpu_count())]
     image_size: int = Field(ge=1, le=LARGEST_IMAGE)
     overwrite: bool
+    ckpt_path: ExistingPath | None = None
     label_smoothing: Share
     wanted_precision: Precision
     trainer: TrainerConfig
@@ -235,6 +241,36 @@ class TrainConfig(FoldsConfig):
     loss: Component
     optimizer: OptimizerConfig
     augment: AugmentConfig
+    callbacks: Mapping[str, Any] = Field(default={})
+
+    @model_validator(mode="after")
+    def _check_best(self) -> "TrainConfig":
+        """The checkpoint that is tested must be found."""
+        best = self.callbacks.get("checkpoint")
+        name = best.get("filename", "best") if isinstance(best, Mapping) else "best"
+        if name != "best":
+            raise ValueError(
+                f"callbacks.checkpoint.filename={name}: it must be best, the checkpoint that is "
+                "tested; add another as +callbacks.NAME, or say callbacks.checkpoint=null."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_end(self) -> "TrainConfig":
+        """Training must end, and a schedule must know when."""
+        if self.trainer.max_epochs != -1 or self.trainer.max_steps != -1:
+            return self
+        if self.callbacks.get("one_cycle") is not None:
+            raise ValueError(
+                "trainer.max_epochs=-1: callbacks.one_cycle needs the number of steps; give "
+                "trainer.max_steps=N, or switch it off with callbacks.one_cycle=null."
+            )
+        if self.trainer.max_time is None and self.callbacks.get("early_stopping") is None:
+            raise ValueError(
+                "trainer.max_epochs=-1: the training would never end; give "
+                "trainer.max_time=DD:HH:MM:SS or trainer.max_steps=N."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_fold_and_size(self) -> "TrainConfig":

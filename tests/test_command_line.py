@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import signlang
-from signlang import hydra_app, system, validation
+from signlang import components, hydra_app, system
 from signlang.command_line import HYDRA_FLAGS, VERBS, hydra_words, sort_words
 from signlang.errors import SettingError
 
@@ -301,8 +301,8 @@ def test_timm_knows_the_names_that_its_files_hold() -> None:
     import timm
     from timm.models import _registry
 
-    assert {*timm.list_models(), *_registry._deprecated_models} == set(validation.timm_names())
-    validation.check_timm_name("resnet18.a1_in1k")
+    assert {*timm.list_models(), *_registry._deprecated_models} == set(components.timm_names())
+    components.check_timm_name("resnet18.a1_in1k")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

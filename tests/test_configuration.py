@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 
 import signlang
 from signlang import api, validation
-from signlang.errors import SettingError
 
 CONF = ROOT / "conf"
 EXTRA = {
@@ -127,17 +126,12 @@ def test_debugging_is_fast_and_touches_no_real_run(tiny: Path, tmp_path: Path) -
     assert before == {file: file.read_bytes() for file in real.path.rglob("*") if file.is_file()}
 
 
-def test_only_what_the_metrics_need(tiny: Path, tmp_path: Path) -> None:
+def test_csv_files_take_the_place_of_dashboards(tiny: Path, tmp_path: Path) -> None:
     run = trained_with(tmp_path, tiny, "callbacks=none", "logger=csv", "trainer=cpu")
     assert run.metrics["status"] == "finished"
     files = {f.relative_to(run.path).as_posix() for f in run.path.rglob("*") if f.is_file()}
-    assert "checkpoints/best.ckpt" in files
-    assert "checkpoints/last.ckpt" not in files
     assert "csv/metrics.csv" in files
     assert not [file for file in files if "tfevents" in file]
-    for word in ("cost", "checkpoint", "predictions", "history"):
-        with pytest.raises(SettingError, match=rf"callbacks\.{word} is missing, and metrics"):
-            trained_with(tmp_path, tiny, f"callbacks.{word}=null", "study=without")
 
 
 def test_overfitting_and_profiling(tiny: Path, tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-"""Atomic checkpoints, per-epoch seeding and resumable early stopping."""
+"""Atomic checkpoints, per-epoch seeding, resumable early stopping, and what else ends training."""
 
 import io
+import math
 import os
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 
+from signlang.errors import DivergedError
 from signlang.files import atomic_write
+from signlang.system import check_stop
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -63,7 +64,24 @@ class SeedEachEpoch(pl.Callback):
 
 
 class ResumableEarlyStopping(EarlyStopping):
-    """Early stopping that stays stopped when a run is resumed after its last epoch."""
+    """Early stopping that stays stopped when a run is resumed after its last epoch.
+
+    It looks at epochs with a validation only, see `trainer.check_val_every_n_epoch`: metrics of the
+    validation before would count as no improvement.
+    """
+
+    validated = -1  # epoch of the last validation
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take note of the epoch."""
+        if not trainer.sanity_checking:
+            self.validated = trainer.current_epoch
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check after an epoch with a validation, or whatever else is monitored."""
+        if self.validated == trainer.current_epoch or not self.monitor.startswith("validation/"):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop at once if patience was exhausted in the restored state."""
@@ -71,34 +89,35 @@ class ResumableEarlyStopping(EarlyStopping):
             trainer.should_stop = True
 
 
-class InterruptGuard(pl.Callback):
-    """Ends training at the next batch if Ctrl-C arrived while Python could not raise.
+class DivergenceGuard(Checkpoint):
+    """Ends a training whose loss is nan or infinite, at the end of the epoch.
 
-    An exception that a signal raises inside a destructor, or in Python code called from C, is
-    printed and dropped; the run would continue.
+    It is a Lightning `Checkpoint` because those are called after the module has logged its epoch.
+    The first of them: no checkpoint of that epoch is written.
     """
 
-    def __init__(self) -> None:
-        self.interrupted = False
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the mean loss of the epoch; each batch would cost a synchronization.
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Handle Ctrl-C, unless other code handles or ignores it."""
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._note)
+        Raises:
+            DivergedError: If it is not finite.
+        """
+        loss = float(trainer.callback_metrics.get("train/loss", 0.0))
+        if not math.isfinite(loss):
+            raise DivergedError(trainer.current_epoch + 1, loss)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Raise the dropped interrupt."""
-        if self.interrupted:
-            raise KeyboardInterrupt
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore Python's handler."""
-        if signal.getsignal(signal.SIGINT) == self._note:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+class InterruptGuard(pl.Callback):
+    """Stops between two batches of any subset if Ctrl-C or SIGTERM has arrived."""
 
-    def _note(self, number: int, frame: object) -> None:
-        self.interrupted = True
-        raise KeyboardInterrupt
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Stop before a training batch."""
+        check_stop()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Stop before a validation batch; the epoch is then trained again."""
+        check_stop()
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        """Stop before a test batch."""
+        check_stop()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from signlang.models.classifier import Classifier
+from signlang.system import check_stop
 
 WARM_UP: Final = 10
 REPEATS: Final = 100
@@ -97,6 +98,7 @@ def latencies_ms(classifier: Classifier, image_size: int, repeats: int = REPEATS
     try:
         with torch.inference_mode():
             for _ in range(WARM_UP + repeats):
+                check_stop()
                 started = time.perf_counter()
                 network(image)
                 times.append(1e3 * (time.perf_counter() - started))

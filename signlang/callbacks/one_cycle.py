@@ -1,6 +1,7 @@
 """One-cycle schedule of learning rate and momentum as a callback over torch's `OneCycleLR`."""
 
 import math
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import LRSchedulerConfig
@@ -36,10 +37,34 @@ class OneCycle(pl.Callback):
         self.warm_up = warm_up
         self.start_divisor, self.end_divisor = start_divisor, end_divisor
         self.momentum = momentum
+        self.restored: set[int] | None = None  # steps of the schedules of a checkpoint
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take note of the schedules that are about to be restored."""
+        states = checkpoint.get("lr_schedulers", [])
+        self.restored = {state["total_steps"] for state in states if "total_steps" in state}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add the schedulers: the optimizers exist, and no checkpoint is restored yet."""
-        steps = int(trainer.estimated_stepping_batches)
+        """Add the schedulers: the optimizers exist, and no checkpoint is restored yet.
+
+        Raises:
+            SettingError: If the number of steps is not known, or not that of the checkpoint.
+        """
+        planned = trainer.estimated_stepping_batches
+        if not math.isfinite(planned):
+            raise SettingError(
+                "OneCycle needs the number of steps: give trainer.max_epochs or trainer.max_steps."
+            )
+        steps = int(planned)
+        if self.restored is not None and self.restored != {steps}:
+            there = next(iter(self.restored), "none")
+            raise SettingError(
+                f"ckpt_path: the one-cycle schedule of this run has {steps} steps, its checkpoint "
+                f"{there}. Plan as many, or start a new cycle from its weights with "
+                "model.weights=FILE instead of ckpt_path=FILE."
+            )
         trainer.strategy.lr_scheduler_configs += [
             LRSchedulerConfig(self.scheduler(optimizer, steps), interval="step")
             for optimizer in trainer.optimizers

@@ -1,5 +1,7 @@
-"""Progress bar, epoch log lines and `history.csv`."""
+"""Progress bar, epoch log lines, `history.csv`, and the table of a profiler."""
 
+import math
+import re
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -7,9 +9,10 @@ from typing import Any, Final
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.profilers import PassThroughProfiler, SimpleProfiler
 from rich.progress import Progress, TaskID
 
-from signlang.console import log, progress
+from signlang.console import log, progress, show_columns, show_lines
 from signlang.files import write_csv
 
 ROWS: Final = "history"  # in a checkpoint
@@ -27,7 +30,8 @@ class ProgressBar(pl.Callback):
         self.bar = progress()
         self.bar.start()
         per_epoch = int(trainer.num_training_batches)
-        total = per_epoch * (trainer.max_epochs or 1)
+        steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        total = int(steps) if math.isfinite(steps) else None
         done = per_epoch * trainer.current_epoch
         self.task = self.bar.add_task(self._title(trainer), total=total, completed=done, note="")
 
@@ -63,8 +67,13 @@ class ProgressBar(pl.Callback):
             self.bar = None
 
     def _title(self, trainer: pl.Trainer, offset: int = 0) -> str:
-        epochs = trainer.max_epochs or 1
-        return f"epoch {min(trainer.current_epoch + 1 + offset, epochs)}/{epochs}"
+        return f"epoch {_of_epochs(trainer, trainer.current_epoch + 1 + offset)}"
+
+
+def _of_epochs(trainer: pl.Trainer, epoch: int) -> str:
+    """Number of an epoch, and how many are planned, if that is known."""
+    planned = trainer.max_epochs
+    return f"{min(epoch, planned)}/{planned}" if planned and planned > 0 else str(epoch)
 
 
 class History(Checkpoint):
@@ -75,14 +84,14 @@ class History(Checkpoint):
     own epochs, whatever the file holds.
 
     Args:
-        file: The CSV file.
+        file: The CSV file; None keeps the rows only, and logs nothing.
     """
 
-    def __init__(self, file: str) -> None:
-        self.file = Path(file)
+    def __init__(self, file: str | None) -> None:
+        self.file = Path(file) if file else None
         self.rows: list[dict[str, str]] = []
-        self.started = self.training_seconds = 0.0
-        self.images = 0
+        self.started = self.training_seconds = self.validating = 0.0
+        self.images, self.validated = 0, -1
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -103,7 +112,7 @@ class History(Checkpoint):
     ) -> None:
         """Start the clock of the epoch."""
         if batch_idx == 0:
-            self.started, self.images = time.perf_counter(), 0
+            self.started, self.images, self.validating = time.perf_counter(), 0, 0.0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
@@ -113,17 +122,28 @@ class History(Checkpoint):
         self.images += len(batch[1])
         if trainer.is_last_batch and torch.cuda.is_available():
             torch.cuda.synchronize()  # once an epoch: the batches were only queued so far
-        self.training_seconds = time.perf_counter() - self.started
+        self.training_seconds = time.perf_counter() - self.started - self.validating
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of a validation, which may lie between two batches."""
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop it, and take note of the epoch."""
+        if not trainer.sanity_checking:
+            self.validated = trainer.current_epoch
+        self.validating += time.perf_counter() - self._validation_started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rewrite all rows atomically."""
         row = self._row(trainer)
         self.rows.append(row)
         self._write()
+        if self.file is None:
+            return
         log.info(
-            "epoch %d/%d  %s",
-            trainer.current_epoch + 1,
-            trainer.max_epochs,
+            "epoch %s  %s",
+            _of_epochs(trainer, trainer.current_epoch + 1),
             "  ".join(
                 f"{stage} loss {float(row[f'{stage}/loss']):.4f} "
                 f"accuracy {float(row[f'{stage}/accuracy']):.4f}"
@@ -137,10 +157,11 @@ class History(Checkpoint):
         self._write()
 
     def _row(self, trainer: pl.Trainer) -> dict[str, str]:
+        groups = ("train/", "learning_rate", "validation/")[: 2 + self._is_validated(trainer)]
         metrics = {
             name: f"{float(value):.6g}"
             for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith(("train/", "validation/", "learning_rate"))
+            if name.startswith(groups)
         }
         return {
             "epoch": str(trainer.current_epoch),
@@ -149,7 +170,40 @@ class History(Checkpoint):
             "images_per_second": f"{self.images / self.training_seconds:.1f}",
         }
 
+    def _is_validated(self, trainer: pl.Trainer) -> bool:
+        """Whether the metrics of the validation subset are of this epoch."""
+        return self.validated == trainer.current_epoch
+
     def _write(self) -> None:
-        header = tuple(self.rows[-1]) if self.rows else ("epoch",)
+        if self.file is None:
+            return
+        header = tuple(dict.fromkeys(name for row in self.rows for name in row)) or ("epoch",)
         rows = [tuple(row.get(name, "") for name in header) for row in self.rows]
         write_csv(self.file, header, rows)
+
+
+SHOWN_ACTIONS: Final = 20
+
+
+def show_profile(trainer: pl.Trainer) -> None:
+    """Show where the time of training went, if `trainer.profiler` is set."""
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    if isinstance(profiler, PassThroughProfiler):
+        return
+    if not isinstance(profiler, SimpleProfiler):
+        show_lines(profiler.summary().splitlines())
+        return
+    seconds = {name: sum(times) for name, times in profiler.recorded_durations.items()}
+    whole = max(seconds.values(), default=0.0)
+    longest = sorted(seconds, key=lambda name: -seconds[name])[:SHOWN_ACTIONS]
+    rows = [
+        [
+            re.sub(r"\[(.*?)\](\w*?)(\{.*\})?\.", r"\2.", name),
+            f"{seconds[name]:.2f}",
+            f"{100 * seconds[name] / whole:.1f}",
+            f"{len(profiler.recorded_durations[name]):,}",
+        ]
+        for name in longest
+    ]
+    title = f"profile of training: {len(rows)} longest of {len(seconds)} actions, nested ones too"
+    show_columns(title, ("action", "seconds", "%", "calls"), rows, flexible=0)

@@ -10,6 +10,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ from signlang.data import image_io
 from signlang.data.index import Index
 from signlang.errors import DataError
 from signlang.files import atomic_write
-from signlang.system import cpu_count
+from signlang.system import check_stop, cpu_count
 
 VERSION: Final = 2  # of the pixels; raise it when `image_io` decodes or resizes differently
 ALWAYS_VERIFIED: Final = 1 << 30  # bytes; the checksum of a larger file would cost seconds
@@ -110,7 +111,10 @@ def _cached(lock: FileLock) -> AcquireReturnProxy[Any]:
         return lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting for another process that decodes the same images")
-        return lock.acquire()
+    while True:
+        check_stop()
+        with suppress(Timeout):
+            return lock.acquire(timeout=0.5)
 
 
 def _build(index: Index, size: int, file: Path) -> None:

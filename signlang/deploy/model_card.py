@@ -72,8 +72,10 @@ def cost(run: TrainedRun, measured: ExportMeasurements) -> Section:
         for name in measured.size_mb
     ]
     text = (
-        f"{cost['parameters']:,} parameters; {cost['flops'] / 1e6:,.1f} million FLOPs for a "
+        f"{cost['parameters']:,} parameters; {cost['flops'] / 1e6:,.1f} million FLOPs for an "
         "image, as fvcore counts them (a multiply-add is 1)."
+        if cost["flops"] is not None
+        else f"{cost['parameters']:,} parameters."
     )
     caption = "Files, and the median time for one image of its size on one thread of the exporter"
     return Section("Cost", [Text(text), Table(caption, ["model", "MB", "ms"], rows)])

@@ -11,10 +11,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from signlang.components import OWN_NETWORKS, TARGET, Resolver, build, import_target, takes
+from signlang.components import (
+    OWN_NETWORKS,
+    TARGET,
+    Resolver,
+    build,
+    check_timm_name,
+    import_target,
+    takes,
+)
 from signlang.errors import SettingError, WeightsError, suggestion
 from signlang.models import weights as files
-from signlang.validation import check_image_size, check_timm_name
+from signlang.validation import check_image_size
 
 
 class StridedDepthwise(nn.Conv2d):

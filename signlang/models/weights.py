@@ -11,6 +11,7 @@ from torch import nn
 
 from signlang.console import log
 from signlang.errors import WeightsError, listing
+from signlang.system import ending_at_once
 
 State = Mapping[str, torch.Tensor]
 
@@ -33,7 +34,8 @@ def use_cache_if_offline() -> None:
 def downloading(name: str) -> Iterator[None]:
     """Turn download errors of a hub into one sentence."""
     try:
-        yield
+        with ending_at_once():
+            yield
     except Exception as error:
         raise WeightsError(
             f"The pretrained weights of {name} cannot be downloaded ({type(error).__name__}): "

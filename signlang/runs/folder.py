@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,27 @@ LOCK: Final = ".lock"
 TRAIN_AGAIN: Final = "Train this run again with overwrite=true."
 
 
+DIVERGED: Final = "diverged.json"
+BEST: Final = "best.ckpt"  # the weights that validation chose
+LAST: Final = "last.ckpt"  # of the last finished epoch, with all that a resumed run needs
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What ended a training.
+
+    Attributes:
+        epoch: In which the loss was not finite, from 1.
+        loss: `nan`, `inf` or `-inf`.
+    """
+
+    epoch: int
+    loss: str
+
+    def __str__(self) -> str:
+        return f"its loss is {self.loss} in epoch {self.epoch}"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths and state of one run.
@@ -37,14 +58,23 @@ class RunFolder:
     path: Path
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of `BEST` and `LAST`."""
+        return self.path / "checkpoints"
+
+    @property
     def best(self) -> Path:
         """The checkpoint that validation chose."""
-        return self.path / "checkpoints" / "best.ckpt"
+        return self.checkpoints / BEST
 
     @property
     def last(self) -> Path:
         """The checkpoint of the last finished epoch."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return self.checkpoints / LAST
+
+    def tested_checkpoint(self) -> str | None:
+        """Name of the checkpoint to test: that of validation, else of the last epoch, if any."""
+        return next((name for name in (BEST, LAST) if (self.checkpoints / name).is_file()), None)
 
     @property
     def log(self) -> Path:
@@ -54,6 +84,17 @@ class RunFolder:
     def metrics(self) -> dict[str, Any] | None:
         """Read `metrics.json`; None if the run is not finished."""
         return self._read("metrics.json")
+
+    def divergence(self) -> Divergence | None:
+        """Read `diverged.json`; None if its training did not diverge."""
+        content = self._read(DIVERGED)
+        if content is None:
+            return None
+        return Divergence(int(content["epoch"]), str(content["loss"]))
+
+    def mark_diverged(self, divergence: Divergence) -> None:
+        """Write `diverged.json`: the run failed, and would fail again."""
+        write_json(self.path / DIVERGED, asdict(divergence))
 
     def record(self) -> dict[str, Any] | None:
         """Read `record.json`; None if the run was never started.

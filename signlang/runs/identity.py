@@ -21,12 +21,12 @@ from signlang.system import device, git_commit, processor
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
     "wanted_precision", "data.root", "data.signers",
-    "data.source", "model.weights",
+    "data.source", "model.weights", "ckpt_path",
     "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",
     "callbacks.last", "callbacks.checkpoint.save_weights_only",
 )  # fmt: skip
 # what the name of a run leaves out: the same, but for what may change the images or the weights
-UNNAMED: Final = {"fold", *ELSEWHERE} - {"data.source", "model.weights"}
+UNNAMED: Final = {"fold", *ELSEWHERE} - {"data.source", "model.weights", "ckpt_path"}
 # settings that came later, with the value under which a run is what it was without them
 NEUTRAL: Final = {"split.gap": 0}
 PACKAGES: Final = (
@@ -88,6 +88,8 @@ def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]
         kept["split.name"] = own_split
     if cfg.model.weights:
         kept["model.weights"] = file_digest(cfg.model.weights)
+    if cfg.get("ckpt_path"):
+        kept["ckpt_path"] = file_digest(cfg.ckpt_path)
     if cfg.augment.backgrounds:
         kept["augment.backgrounds"] = content_digest(Path(cfg.augment.backgrounds).expanduser())
     if precision is not None and kept.get(PRECISION) == "auto":

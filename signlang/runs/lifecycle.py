@@ -11,18 +11,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
-from signlang import validation
+from signlang import system, validation
 from signlang.components import TARGET, import_target
 from signlang.console import log, log_to, show_table
+from signlang.constraints import typed
 from signlang.data.splits import Fold, split_name
-from signlang.errors import RunError, SettingError, SignlangError, listing
+from signlang.errors import DivergedError, RunError, SettingError, SignlangError, listing
 from signlang.files import read_csv
 from signlang.runs import identity
-from signlang.runs.folder import RunFolder
+from signlang.runs.folder import Divergence, RunFolder
 from signlang.runs.identity import differences
 from signlang.runs.results import OPTIMISTIC
 from signlang.system import choose_precision
 
+DEBUG: Final = "debug"  # study of conf/debug
+PARTIAL: Final = ("fast_dev_run", "overfit_batches", "limit_val_batches", "limit_test_batches")
 OWN_SOURCES: Final = "signlang.data.sources."
 Component = TypeVar("Component")
 
@@ -61,15 +64,31 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 def run_folder(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
     """The run folder that belongs to a configuration and its command-line overrides."""
-    name = identity.name_of(cfg.model.name, cfg.study, overrides)
-    return RunFolder(Path(cfg.runs_dir).expanduser() / cfg.study / name / f"fold={cfg.fold}")
+    name = identity.name_of(cfg.model.name, str(cfg.study), overrides)
+    study = DEBUG if is_dev_run(cfg) else str(cfg.study)
+    return RunFolder(Path(cfg.runs_dir).expanduser() / study / name / f"fold={cfg.fold}")
+
+
+def is_dev_run(cfg: DictConfig) -> bool:
+    """Whether this is Lightning's fast_dev_run: in a study of its own, and again at each call."""
+    return bool(cfg.trainer.get("fast_dev_run"))
+
+
+def partial_data(cfg: DictConfig) -> list[str]:
+    """The settings with which figures are of a part of the validation or test images only."""
+    given = {key: cfg.trainer.get(key) for key in PARTIAL}
+    return [f"trainer.{key}={typed(v)}" for key, v in given.items() if v and not _is_whole(v)]
+
+
+def _is_whole(limit: Any) -> bool:
+    return isinstance(limit, float) and limit == 1
 
 
 def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
     """Metrics of a run that is finished already; None if it must be started."""
     try:
         folder = run_folder(cfg, overrides)
-        metrics = None if cfg.overwrite else folder.metrics()
+        metrics = None if cfg.overwrite or is_dev_run(cfg) else folder.metrics()
         if metrics is None:
             return None
         validation.check_train_config(cfg)
@@ -95,7 +114,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
     Raises:
         RunError: If it is in use, belongs to a run with other settings, or this one fails; the
             traceback is then in its `run.log`.
-        KeyboardInterrupt: If the run is interrupted, with a sentence on how to resume.
+        Interrupted: If the run is interrupted, with a sentence on how to resume.
     """
     folder = RunFolder(Path(cfg.run_folder))
     index, subsets = images.index, images.subsets
@@ -109,20 +128,26 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
         "validation": len(subsets.validation),
         "test": len(subsets.test),
     }
-    if not cfg.overwrite:
+    overwrite = cfg.overwrite or is_dev_run(cfg)
+    if not overwrite:
         settings = identity.settings_of(cfg, recorded_precision(folder))  # no torch to ask so far
         if folder.is_finished(identity.fingerprint(settings, index.fingerprint)):
             log.info("%s is finished already", folder.path)
             yield folder
             return
     with folder.locked():
-        here, earlier = _machine_precision(cfg), None if cfg.overwrite else folder.record()
-        settings = identity.settings_of(cfg, here if earlier is None else _precision_of(earlier))
-        record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
+        with system.ending_at_once():  # torch is asked for the device
+            here, earlier = _machine_precision(cfg), None if overwrite else folder.record()
+            precision = here if earlier is None else _precision_of(earlier)
+            settings = identity.settings_of(cfg, precision)
+            record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
         if earlier is not None and earlier.get("fingerprint") == record["fingerprint"]:
             _refuse_emulation(folder, earlier, record, here)
-        folder.start(record, overwrite=cfg.overwrite)
-        with log_to(folder.log), _reported_failures(folder):
+        folder.start(record, overwrite=overwrite)
+        divergence = folder.divergence()
+        if divergence is not None:
+            raise RunError(_divergence_text(cfg, folder, divergence))
+        with log_to(folder.log), _reported_failures(cfg, folder):
             _settle_precision(cfg, settings, here)
             if earlier is not None and folder.last.is_file():
                 _report_new_environment(earlier, record)
@@ -197,6 +222,11 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     """Print metrics and folder of a finished run, and the command of its dashboards."""
     cost, test = metrics["cost"], metrics["test"]
     beside = ", measured beside other jobs" if cost.get("latency_alone") is False else ""
+    measured = {} if cost["flops"] is None else {
+        "FLOPs (fvcore, multiply-add = 1)": f"{cost['flops'] / 1e6:,.2f} M",
+        "time per image (1 thread)": f"{cost['latency_ms']:.2f} ms{beside}",
+    }  # fmt: skip
+    partial = ", ".join(metrics.get("partial", []))
     remarks = " ".join(metrics.get("remarks", ()))
     in_sample = " (in-sample: the test fold selected the checkpoint)"
     show_table(
@@ -208,11 +238,11 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             "test calibration error": f"{test['calibration_error']:.4f}"
             + in_sample * (metrics["protocol"] == OPTIMISTIC),
             "parameters": f"{cost['parameters']:,}",
-            "FLOPs (fvcore, multiply-add = 1)": f"{cost['flops'] / 1e6:,.2f} M",
             "size": f"{cost['size_mb']:.1f} MB",
-            "time per image (1 thread)": f"{cost['latency_ms']:.2f} ms{beside}",
+            **measured,
             "training": f"{metrics['epochs']} epochs, {metrics['seconds']:.0f} s, "
             f"{metrics['images_per_second']:.0f} images/s",
+            **({"part of the images only": partial} if partial else {}),
             **({"warning": escape(remarks)} if remarks else {}),
             "run folder": str(folder.path),
             "dashboards": f"tensorboard --logdir {folder.path.parents[1]}",
@@ -259,19 +289,25 @@ def instantiate_component(
 
 
 @contextmanager
-def _reported_failures(folder: RunFolder) -> Iterator[None]:
+def _reported_failures(cfg: DictConfig, folder: RunFolder) -> Iterator[None]:
     """Log the traceback of a failure, and raise one sentence for the user."""
     try:
         yield
+    except DivergedError as error:
+        divergence = Divergence(error.epoch, str(error.loss))
+        folder.mark_diverged(divergence)
+        text = _divergence_text(cfg, folder, divergence)
+        log.error("%s", text, exc_info=True)
+        raise RunError(text) from error
     except SignlangError as error:
         log.error("%s", error, exc_info=True)
         raise
-    except (KeyboardInterrupt, SystemExit) as error:
+    except (system.StopRequested, KeyboardInterrupt, SystemExit) as error:
         log.info("interrupted", exc_info=True)
-        done = len(read_csv(folder.path / "history.csv"))
-        raise KeyboardInterrupt(
-            f"Interrupted after {done} finished epochs. The same command resumes it."
-        ) from error
+        history = folder.path / "history.csv"
+        done = f" after {len(read_csv(history))} finished epochs" if history.is_file() else ""
+        again = "resumes it" if folder.last.is_file() else "starts it again"
+        raise system.interruption(f"Interrupted{done}. The same command {again}.") from error
     except Exception as error:
         log.error("the run failed", exc_info=True)
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -283,6 +319,21 @@ def _reported_failures(folder: RunFolder) -> Iterator[None]:
             f"The run failed: {type(error).__name__}: {error}\n"
             f"The traceback is in {folder.log}. Fix the cause; the same command resumes the run."
         ) from error
+
+
+def _divergence_text(cfg: DictConfig, folder: RunFolder, divergence: Divergence) -> str:
+    """What is wrong, where, and which settings help."""
+    rate = cfg.optimizer.get("lr")
+    advice = [f"lower optimizer.lr (it is {rate:g})"] if rate else []
+    if not cfg.trainer.gradient_clip_val:
+        advice.append("set trainer.gradient_clip_val=1.0")
+    if cfg.trainer.precision != "32-true":
+        advice.append("set trainer.precision=32-true")
+    return (
+        f"The training of {folder.path} diverged: {divergence}. "
+        f"{' or '.join(advice or ['Choose other settings']).capitalize()}; "
+        "overwrite=true trains it again as it is."
+    )
 
 
 def _write_settings(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> None:

@@ -145,9 +145,9 @@ class CostMetrics(Strict, extra="ignore"):
     """What the network costs."""
 
     parameters: Measured
-    flops: Measured
+    flops: Measured | None  # both null with callbacks.cost=null
     size_mb: Measured
-    latency_ms: Measured
+    latency_ms: Measured | None
     latency_alone: bool | None = None
 
 
@@ -169,6 +169,8 @@ class MetricsFile(Strict, extra="ignore"):
     seconds: Measured
     images_per_second: Measured
     fingerprint: str
+    checkpoint: Literal["best.ckpt", "last.ckpt"] | None = "best.ckpt"
+    partial: list[str] = Field(default=[])
 
     @model_validator(mode="after")
     def _is_finite(self) -> "MetricsFile":
@@ -241,11 +243,11 @@ class Run:
         return self.recorded_metric(name)
 
     def recorded_metric(self, name: str) -> float:
-        """One of `METRICS`, as `metrics.json` has it."""
+        """One of `METRICS`, as `metrics.json` has it; nan if it was not measured."""
         value: Any = self.metrics
         for key in METRICS[name]:
             value = value[key]
-        return float(value)
+        return math.nan if value is None else float(value)
 
     @cached_property
     def tested(self) -> Mapping[str, float]:
@@ -366,6 +368,10 @@ def read_finished_run(path: Path) -> Run:
         raise RunError(f"run={path} is no run folder: if it is a bundle, say bundle={path}.")
     run = read_run(path)
     if run is not None:
+        partial = ", ".join(run.metrics.get("partial", ()))
+        if partial:
+            log.warning("%s saw only a part of its images (%s): its metrics do not count", path,
+                        partial)  # fmt: skip
         return run
     folds = sorted(place.name for place in path.glob("fold=*"))
     if folds:

@@ -31,7 +31,7 @@ from signlang.data.sources import images_root
 from signlang.errors import DataError, RunError
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import FILE, Calibration
-from signlang.runs.folder import TRAIN_AGAIN
+from signlang.runs.folder import BEST, TRAIN_AGAIN
 from signlang.runs.results import Run, read_finished_run
 from signlang.system import cpu_count
 
@@ -74,7 +74,7 @@ class TrainedRun(Run):
     """A finished run with its network.
 
     Attributes:
-        classifier: The best checkpoint, on the processor, in evaluation mode.
+        classifier: The checkpoint that was tested, on the processor, in evaluation mode.
         stored: The calibration that lies in its folder, if any.
     """
 
@@ -148,7 +148,14 @@ def load_network(
     resolve = import_target if trust or nodes else import_listed
     own = dict(nodes or {})
     kind = str(own.pop(TARGET, "") or _module_target(run.path))
-    model = load_classifier(run.folder.best, resolve=resolve, kind=kind, nodes=own)
+    checkpoint = run.metrics.get("checkpoint", BEST)
+    if checkpoint is None:
+        raise RunError(
+            f"{run.path} holds no weights: it was trained with trainer.enable_checkpointing=false "
+            "or trainer.fast_dev_run. Train it again without that setting."
+        )
+    file = run.folder.checkpoints / checkpoint
+    model = load_classifier(file, resolve=resolve, kind=kind, nodes=own)
     stored = read_calibration(run.path)
     if stored is not None and run.is_optimistic:  # files of before measured it on the test fold
         stored = replace(stored, test_error={})

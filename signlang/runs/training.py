@@ -1,6 +1,8 @@
 """Training of a run: datamodule, classifier, trainer, resuming, testing and metrics."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -12,16 +14,15 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from signlang.callbacks.checkpointing import AtomicCheckpointIO, InterruptGuard
-from signlang.callbacks.cost import Cost, CostProfile
+from signlang.callbacks.checkpointing import AtomicCheckpointIO, DivergenceGuard, InterruptGuard
+from signlang.callbacks.cost import CostProfile, parameters, size_mb
 from signlang.callbacks.predictions import PredictionCollector, write_predictions
 from signlang.callbacks.progress import History
 from signlang.components import OWN_NETWORKS, TARGET, build, configured_nodes, import_target
 from signlang.console import log
 from signlang.data.datamodule import HandSignDataModule
 from signlang.data.splits import Fold, split_name
-from signlang.errors import SettingError
-from signlang.files import read_csv
+from signlang.errors import DivergedError, SettingError
 from signlang.metrics import calibration
 from signlang.metrics.classification import (
     chance_warning,
@@ -31,7 +32,7 @@ from signlang.metrics.classification import (
 from signlang.models.classifier import Classifier, load_classifier
 from signlang.runs import identity
 from signlang.runs.folder import RunFolder
-from signlang.runs.lifecycle import instantiate_component, plain
+from signlang.runs.lifecycle import instantiate_component, partial_data, plain
 from signlang.runs.results import OPTIMISTIC
 from signlang.system import choose_precision
 from signlang.validation import NORMALIZATIONS
@@ -44,12 +45,6 @@ HPARAMS: Final = (
     "trainer.precision",
 )  # fmt: skip
 MODEL_KEYS: Final = ("name", "architecture", "image_size")  # of conf/model, for people
-NEEDED: Final[Mapping[str, Callable[[pl.Callback], bool]]] = {  # for metrics.json
-    "checkpoint": lambda c: isinstance(c, ModelCheckpoint) and c.filename == "best",
-    "history": lambda c: isinstance(c, History),
-    "predictions": lambda c: isinstance(c, PredictionCollector),
-    "cost": lambda c: isinstance(c, CostProfile),
-}
 SUBSETS: Final = ("validation", "test")
 METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
@@ -121,19 +116,20 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     """Build the callbacks; those set to null are left out.
 
     Raises:
-        SettingError: If one breaks the contract, or one that `metrics.json` needs is missing.
+        SettingError: If one breaks the contract.
     """
     callbacks = [
         instantiate_component(node, pl.Callback, f"callbacks.{name}")
         for name, node in (cfg.get("callbacks") or {}).items()
         if node is not None
     ]
-    for name, is_it in NEEDED.items():
-        if not any(map(is_it, callbacks)):
-            raise SettingError(
-                f"callbacks.{name} is missing, and metrics.json needs it: leave "
-                f"callbacks.{name} as it is; callbacks=none switches off all that may be off."
-            )
+    if not cfg.trainer.enable_checkpointing:
+        callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
+    # metrics.json and predictions.csv need them
+    if not any(isinstance(one, History) for one in callbacks):
+        callbacks.append(History(None))
+    if not any(isinstance(one, PredictionCollector) for one in callbacks):
+        callbacks.append(PredictionCollector())
     return callbacks
 
 
@@ -151,7 +147,7 @@ def build_trainer(
 ) -> pl.Trainer:
     """Build the trainer that fits."""
     precision = choose_precision(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
-    return _trainer(cfg, [*callbacks, InterruptGuard()], loggers, precision)
+    return _trainer(cfg, [DivergenceGuard(), *callbacks], loggers, precision)
 
 
 def build_tester(
@@ -162,7 +158,7 @@ def build_tester(
 
 
 def resume_checkpoint(folder: RunFolder) -> str | None:
-    """The checkpoint to resume from; None to start at the first epoch."""
+    """The run's own checkpoint to resume from; None if there is none that can be used."""
     if not folder.last.is_file():
         return None
     try:
@@ -174,22 +170,118 @@ def resume_checkpoint(folder: RunFolder) -> str | None:
     return str(folder.last)
 
 
+def given_checkpoint(cfg: DictConfig, module: HandSignDataModule, model: Classifier) -> str | None:
+    """`ckpt_path`, the checkpoint of another run, to resume from; None if it is not set.
+
+    Raises:
+        SettingError: If this run cannot resume it.
+    """
+    if cfg.ckpt_path is None:
+        return None
+    file = Path(cfg.ckpt_path).expanduser()
+    done = _check_checkpoint(cfg, file, model)
+    _check_unseen(file, module)
+    log.info("resuming after epoch %d, from %s", done, file)
+    return str(file)
+
+
+def _check_checkpoint(cfg: DictConfig, file: Path, model: Classifier) -> int:
+    """Refuse a checkpoint that this run cannot resume; return its number of finished epochs."""
+    what = f"ckpt_path={file}"
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        state, epoch = content["state_dict"], int(content["epoch"])
+    except Exception as error:  # torch raises many kinds on a file that is none
+        raise SettingError(
+            f"{what} is no checkpoint of Lightning ({type(error).__name__}): give the last.ckpt of "
+            "another run."
+        ) from error
+    if not content.get("optimizer_states"):
+        raise SettingError(
+            f"{what} holds weights only, as every best.ckpt: resume from the last.ckpt beside it, "
+            "or start from its weights with model.weights=FILE instead."
+        )
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    if own != {key: value.shape for key, value in state.items()}:
+        raise SettingError(f"{what} is of another network or of other classes than this run.")
+    if content.get("lr_schedulers") and (cfg.get("callbacks") or {}).get("one_cycle") is None:
+        raise SettingError(
+            f"{what} was trained with a schedule of its learning rate, and this run has "
+            "callbacks.one_cycle=null: leave it on, or start from its weights with "
+            "model.weights=FILE instead."
+        )
+    planned = cfg.trainer.max_epochs
+    if planned != -1 and epoch + 1 >= planned:
+        raise SettingError(
+            f"{what} has {epoch + 1} finished epochs, so trainer.max_epochs={planned} leaves none "
+            "to train: give more."
+        )
+    return epoch + 1
+
+
+def _check_unseen(file: Path, module: HandSignDataModule) -> None:
+    """Refuse the checkpoint of a run that was trained on images of this test fold."""
+    other = RunFolder(file.resolve().parent.parent)
+    record = other.record()
+    if record is None or record["data"]["fingerprint"] != module.index.fingerprint:
+        return
+    tested = {module.index.paths[row] for row in module.subsets.test}
+    seen = {row["path"] for name in ("train", "validation") for row in other.images_of(name)}
+    if tested & seen:
+        raise SettingError(
+            f"ckpt_path={file} is of a run that was trained on {len(tested & seen)} of the "
+            f"{len(tested)} images of this test fold: resume from one with the same split and fold."
+        )
+
+
+def keep_weights(cfg: DictConfig, folder: RunFolder, trainer: pl.Trainer) -> str | None:
+    """Name of the checkpoint to test: that of validation, else of the last epoch.
+
+    Where no callback wrote one, the last epoch is written here, as Lightning does by default. None
+    with `trainer.enable_checkpointing=false` and `trainer.fast_dev_run`.
+    """
+    if not cfg.trainer.enable_checkpointing or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return None
+    if folder.tested_checkpoint() is None:
+        trainer.save_checkpoint(folder.last)
+    return folder.tested_checkpoint()
+
+
 def test_and_record(
-    cfg: DictConfig, folder: RunFolder, tester: pl.Trainer, module: HandSignDataModule
+    cfg: DictConfig,
+    folder: RunFolder,
+    tester: pl.Trainer,
+    module: HandSignDataModule,
+    model: Classifier,
+    checkpoint: str | None,
 ) -> dict[str, Any]:
-    """Evaluate the best checkpoint on the validation subset and, once, on the test fold.
+    """Evaluate a checkpoint on the validation subset and, once, on the test fold.
+
+    Args:
+        cfg: The configuration.
+        folder: Of the run.
+        tester: See `build_tester`.
+        module: The images.
+        model: As training left it.
+        checkpoint: See `keep_weights`; None tests the model itself.
 
     Returns:
         The content of `metrics.json`, uncalibrated; `predictions.csv` and
         `calibration.json` are written, and the loggers get the hyper-parameters with the final
         metrics.
     """
-    nodes = configured_nodes(cfg)
-    best = load_classifier(folder.best, resolve=import_target, kind=nodes.pop(TARGET), nodes=nodes)
-    tester.validate(best, datamodule=module, verbose=False)
+    if checkpoint is not None:
+        nodes = configured_nodes(cfg)
+        file, kind = folder.checkpoints / checkpoint, nodes.pop(TARGET)
+        model = load_classifier(file, resolve=import_target, kind=kind, nodes=nodes)
+    tester.validate(model, datamodule=module, verbose=False)
     validation = {name: float(tester.callback_metrics[f"validation/{name}"]) for name in METRICS}
-    tester.test(best, datamodule=module, verbose=False)
+    tester.test(model, datamodule=module, verbose=False)
     test = {name: float(tester.callback_metrics[f"test/{name}"]) for name in METRICS}
+    history = _only(tester, History).rows
+    for loss in (validation["loss"], test["loss"]):
+        if not math.isfinite(loss):
+            raise DivergedError(len(history), loss)
     predictions = _only(tester, PredictionCollector)
     probabilities, index = predictions.probabilities("test"), module.index
     tested = module.subsets.test[: len(probabilities)]  # fewer with trainer.limit_test_batches
@@ -204,7 +296,6 @@ def test_and_record(
             figures |= classification_metrics(*outputs[subset])
     calibration.write_calibration(folder.path, outputs, cfg.wanted_precision)
     remark = chance_warning(predictions.labels("test"), probabilities.argmax(1), index.classes)
-    history = read_csv(folder.path / "history.csv")
     record = folder.record() or {}
     metrics = {
         "status": "finished",
@@ -223,7 +314,7 @@ def test_and_record(
             ),
         },
         "validation": validation,
-        "cost": _cost(_only(tester, CostProfile)),
+        "cost": _cost(tester, model),
         "epochs": len(history),
         "seconds": round(sum(float(row["seconds"]) for row in history), 3),
         "images_per_second": _median([float(row["images_per_second"]) for row in history]),
@@ -232,6 +323,8 @@ def test_and_record(
         ),
         "remarks": [remark] if remark else [],
         "fingerprint": record["fingerprint"],
+        "checkpoint": checkpoint,
+        "partial": partial_data(cfg),
     }
     _log_hyperparameters(tester, record["settings"], metrics)
     return metrics
@@ -244,9 +337,10 @@ def _trainer(
         cfg.trainer,
         pl.Trainer,
         "trainer",
-        callbacks=callbacks,
+        callbacks=[InterruptGuard(), *callbacks],
         logger=loggers or False,
         precision=precision,
+        enable_checkpointing=True,  # History is a checkpoint callback; see `build_callbacks`
         plugins=[AtomicCheckpointIO()],
         default_root_dir=cfg.run_folder,
     )
@@ -275,9 +369,18 @@ def _log_hyperparameters(
             finish()
 
 
-def _cost(profile: CostProfile) -> dict[str, Any]:
-    assert isinstance(profile.cost, Cost)
-    return {**vars(profile.cost), "latency_alone": _is_alone()}
+def _cost(tester: pl.Trainer, model: Classifier) -> dict[str, Any]:
+    """What the callback measured; without it, what takes no time to measure."""
+    for callback in tester.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, CostProfile) and callback.cost is not None:
+            return {**vars(callback.cost), "latency_alone": _is_alone()}
+    network = model.network
+    return {
+        "parameters": parameters(network),
+        "flops": None,
+        "size_mb": round(size_mb(network), 3),
+        "latency_ms": None,
+    }
 
 
 def _is_alone() -> bool:

@@ -24,6 +24,9 @@ def four_digits(value: float) -> str:
     return f"{value:.4f}"
 
 
+NOT_KNOWN: Final = "-"
+
+
 @dataclass(frozen=True)
 class Column:
     """One column.
@@ -52,11 +55,17 @@ class Column:
 
     def text(self, row: Row) -> str:
         """The cell of a setting in a table."""
-        return self.cell(row) if self.cell is not None else self.format(self.value(row))
+        value = self.value(row)
+        if isinstance(value, float) and math.isnan(value):
+            return NOT_KNOWN
+        return self.format(value) if self.cell is None else self.cell(row)
 
     def narrow_text(self, row: Row) -> str:
         """The cell of a setting where there is little room."""
-        return self.text(row) if self.narrow_format is None else self.narrow_format(self.value(row))
+        text = self.text(row)
+        if self.narrow_format is None or text == NOT_KNOWN:
+            return text
+        return self.narrow_format(self.value(row))
 
     @property
     def heading(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from signlang.files import read_csv
+from signlang.runs.folder import RunFolder
 
 PATH: Final = re.compile(r"[\w.-]*(/[\w.-]*)+")  # means nothing else to Hydra or a shell
 LOG_LINE: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")  # others continue the one before
@@ -23,6 +24,7 @@ class FoldState(Enum):
     FAILED = "failed"
     UNUSABLE = "cannot be used"  # damaged: the same command must replace what is there
     DIVERGED = "diverged"  # the same command would give the same result
+    PARTIAL = "saw only a part of the images"  # likewise
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ def unfinished_fold(path: Path) -> MissingFold:
     Args:
         path: Its folder.
     """
+    divergence = RunFolder(path).divergence()
+    if divergence is not None:
+        return diverged_fold(divergence)
     try:
         lines = (path / "run.log").read_text("utf-8", errors="replace").splitlines()
     except OSError:
@@ -59,6 +64,16 @@ def unfinished_fold(path: Path) -> MissingFold:
         return MissingFold(FoldState.FAILED, f"see {path / 'run.log'}")
     done = len(read_csv(path / "history.csv"))
     return MissingFold(FoldState.UNFINISHED, f"{done} epoch{'s' * (done != 1)} done")
+
+
+def diverged_fold(what: object) -> MissingFold:
+    """State of a run whose loss is not finite.
+
+    Args:
+        what: Which loss, in a few words.
+    """
+    advice = "move the setting out of the study, or choose a lower learning rate"
+    return MissingFold(FoldState.DIVERGED, f"{what}: {advice}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +112,8 @@ class IncompleteSetting:
         folds = range(self.record["settings"]["folds"])
         states = {fold: reason.state for fold, reason in self.missing.items() if fold in folds}
         again = {fold for fold, state in states.items() if state is FoldState.UNUSABLE}
-        rest = {fold for fold, state in states.items() if state is not FoldState.DIVERGED} - again
+        hopeless = {FoldState.DIVERGED, FoldState.PARTIAL}
+        rest = {fold for fold, state in states.items() if state not in hopeless} - again
         return tuple(
             self._command(which, more)
             for which, more in ((rest, []), (again, ["overwrite=true"]))

@@ -28,6 +28,7 @@ from signlang.studies.missing_folds import (
     FoldState,
     IncompleteSetting,
     MissingFold,
+    diverged_fold,
     unfinished_fold,
 )
 
@@ -487,12 +488,10 @@ def _setting(
             continue
         if run is None:
             missing[fold] = unfinished_fold(path)
+        elif run.metrics.get("partial"):
+            missing[fold] = MissingFold(FoldState.PARTIAL, ", ".join(run.metrics["partial"]))
         elif not math.isfinite(loss := run.recorded_metric("loss")):
-            missing[fold] = MissingFold(
-                FoldState.DIVERGED,
-                f"its loss is {loss}: move the setting out of the study, or choose a lower "
-                "learning rate",
-            )
+            missing[fold] = diverged_fold(f"its loss is {loss}")
         else:
             runs.append(run)
     if not runs:

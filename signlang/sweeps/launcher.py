@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from signlang import console
+from signlang import console, system
 from signlang.console import CONSOLE, duration, log, verbose
 from signlang.errors import SettingError
 from signlang.sweeps.jobs import JobResult, Jobs, display_text
@@ -70,7 +70,7 @@ JOB_MEMORY: Final = 2 * 2**30  # bytes; torch with one small network takes about
 THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
                   "OPENCV_FOR_THREADS_NUM")  # fmt: skip
 PATIENCE: Final = 10.0  # seconds that an interrupted worker gets to leave its run in order
-ATTEMPTS: Final = 3
+ATTEMPTS: Final = 2  # the second signal ends a worker at once
 
 
 def worker_count(jobs: Any) -> int:
@@ -133,14 +133,14 @@ class WorkerPool:
             The outcome of each.
 
         Raises:
-            KeyboardInterrupt: Once every worker has left its run in order.
+            Interrupted: Once every worker has left its run in order.
         """
         queue, outcomes = list(jobs), dict[int, JobResult]()
         at_once = max(1, min(self.at_once, len(jobs)))
         meter, threads = SweepProgress(len(jobs), at_once), max(1, cpu_count() // at_once)
         try:
-            with meter:
-                while queue or any(worker.job is not None for worker in self._workers):
+            with system.stopping_between_batches(), meter:
+                while queue or self._is_busy():
                     while queue and (worker := self._idle(threads)):
                         worker.job, worker.started = queue.pop(0), time.monotonic()
                         worker.connection.send(jobs[worker.job])
@@ -150,9 +150,11 @@ class WorkerPool:
                         outcomes[number] = self._outcome(worker)
                         meter.count(names[number], outcomes[number], seconds)
                     meter.refresh()
-        except KeyboardInterrupt:
+                    if queue or self._is_busy():
+                        system.check_stop()
+        except (KeyboardInterrupt, system.StopRequested):
             self._interrupt()
-            raise KeyboardInterrupt(
+            raise system.interruption(
                 f"Interrupted after {len(outcomes)} of {len(jobs)} jobs. The same command resumes "
                 "from there."
             ) from None
@@ -169,6 +171,9 @@ class WorkerPool:
             worker.process.join()
             worker.connection.close()
         self._workers.clear()
+
+    def _is_busy(self) -> bool:
+        return any(worker.job is not None for worker in self._workers)
 
     def _idle(self, threads: int) -> _Worker | None:
         """A worker without a job, started if fewer than allowed are running."""
@@ -204,7 +209,7 @@ class WorkerPool:
         return outcome
 
     def _interrupt(self) -> None:
-        """Let every worker end as after Ctrl-C; ask again, as an exception can get lost in C."""
+        """Let every worker stop after its batch, and end those that do not."""
         busy = [worker.process for worker in self._workers if worker.job is not None]
         for _ in range(ATTEMPTS):
             for process in busy:
@@ -224,8 +229,9 @@ def _work(
         os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on once
     os.environ |= dict.fromkeys(THREADS, str(threads))  # read when torch is imported, in a moment
     console.mute()
+    system.end_at_signals(silent=True)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt, system.StopRequested):
         while (job := connection.recv()) is not None:
             connection.send(task(job))
 

@@ -17,7 +17,7 @@ from hydra.plugins.sweeper import Sweeper as HydraSweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from signlang import console
+from signlang import console, system
 from signlang.console import log
 from signlang.errors import SettingError, SignlangError, SweepError
 from signlang.sweeps.jobs import Jobs, measure_latencies
@@ -69,6 +69,7 @@ class GridSweeper(HydraSweeper):
         finally:
             if isinstance(self.launcher, SerialLauncher):
                 self.launcher.close()
+        system.restore_signals()
         measure_latencies(self.jobs, self.launched)
         self._compare()
         failed = sum(job.status == JobStatus.FAILED for job in returned)

@@ -80,20 +80,94 @@ def test_killed_and_resumed_twice_is_as_if_never_killed(
     assert outcome(tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("way", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_says_how_to_resume(
-    tiny: Path, tmp_path: Path, uninterrupted: Any, way: signal.Signals
+    tiny: Path, tmp_path: Path, uninterrupted: Any, way: signal.Signals, code: int
 ) -> None:
     process = start(tmp_path, *overrides(tiny))
     wait_for_epoch(tmp_path, 3, process)
     process.send_signal(way)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
+    assert "Stopping after this batch; once more ends at once." in err
     assert "The same command resumes it." in err
     assert "Traceback" not in err
     result = run_command(tmp_path, *overrides(tiny))
     assert result.code == 0, result.err
     assert outcome(tmp_path) == uninterrupted
+
+
+SLOW = """
+import pathlib
+import time
+
+import pytorch_lightning as pl
+
+
+class Slow(pl.Callback):
+    def on_PHASE_batch_start(self, *_):
+        pathlib.Path("begun").touch()
+        time.sleep(SECONDS)
+"""
+
+
+def start_slow(
+    tiny: Path, place: Path, phase: str, seconds: float
+) -> tuple[subprocess.Popen[str], list[str]]:
+    """Start a run, and wait until it is in the middle of a batch that takes long."""
+    (place / "slow.py").write_text(SLOW.replace("PHASE", phase).replace("SECONDS", str(seconds)))
+    words = overrides(tiny, "+callbacks.slow._target_=slow.Slow", "trainer.max_epochs=2")
+    process = start(place, *words)
+    wait_for_file(place / "begun", process)
+    return process, words
+
+
+def wait_for_file(file: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    assert file.exists(), process.communicate()[1]
+
+
+@pytest.mark.parametrize("phase", ["train", "validation", "test"])
+def test_the_first_ctrl_c_lets_a_batch_of_any_subset_end(
+    tiny: Path, tmp_path: Path, phase: str
+) -> None:
+    process, words = start_slow(tiny, tmp_path, phase, 0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.index("Stopping after this batch") < err.index("\nInterrupted")
+    assert "Traceback" not in err
+    assert not (run_in(tmp_path) / "metrics.json").exists()
+    result = run_command(tmp_path, *words)
+    assert result.code == 0, result.err
+
+
+def test_the_second_ctrl_c_ends_at_once(tiny: Path, tmp_path: Path) -> None:
+    process, _ = start_slow(tiny, tmp_path, "train", 60)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert err.endswith("Stopping after this batch; once more ends at once.\nInterrupted.\n")
+
+
+@pytest.mark.parametrize("verb", ["train", "export", "predict"])
+def test_ctrl_c_while_modules_are_imported_leaves_no_trace(tmp_path: Path, verb: str) -> None:
+    code = "import pathlib, time; pathlib.Path('begun').touch(); time.sleep(60)"
+    for package in ("hydra", "pydantic"):  # instead of the real ones
+        (tmp_path / f"{package}.py").write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"signlang.{verb}"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )  # fmt: skip
+    wait_for_file(tmp_path / "begun", process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (130, "Interrupted.\n")
 
 
 def test_epochs_that_are_not_the_best_are_kept_too(tiny: Path, tmp_path: Path) -> None:

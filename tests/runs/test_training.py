@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch.utils.data import DataLoader
 
+from signlang import system
 from signlang.callbacks.checkpointing import InterruptGuard
 from signlang.callbacks.cost import latencies_ms, profile
 from signlang.callbacks.one_cycle import OneCycle
@@ -127,7 +128,6 @@ class Pressed(pl.Callback):
             Dying()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_is_heard_where_python_drops_it() -> None:
     data = [(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]))] * 6
     trainer = pl.Trainer(
@@ -135,12 +135,10 @@ def test_ctrl_c_is_heard_where_python_drops_it() -> None:
         enable_progress_bar=False, enable_model_summary=False,
         callbacks=[InterruptGuard(), Pressed()],
     )  # fmt: skip
-    try:
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            trainer.fit(classifier(), DataLoader(data, batch_size=None))  # type: ignore[arg-type]
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
+    with pytest.raises(system.StopRequested), system.stopping_between_batches():
+        trainer.fit(classifier(), DataLoader(data, batch_size=None))  # type: ignore[arg-type]
     assert trainer.global_step == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_bytes_are_normalized_as_usual() -> None:

@@ -304,7 +304,7 @@ def test_a_search_without_any_choice_hides_what_it_tries(tmp_path: Path) -> None
     write_run(path, {"model": "cnn", "optimizer.lr": "0.1"}, 0)
     write_search_file(path, {}, trials=3)
     with pytest.raises(
-        RunError, match=r"no finished run.*2 of 3 trials of its search(.|\n)*optuna"
+        RunError, match=r"no finished run(.|\n)*2 of 3 trials of its search(.|\n)*optuna"
     ):
         read_study(path)
     for content in ("{", '{"searches": [{}]}'):

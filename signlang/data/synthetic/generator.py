@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
@@ -21,6 +22,7 @@ import numpy as np
 
 from signlang.arrays import Floats, Floats32, Pixels
 from signlang.data.synthetic import hand
+from signlang.system import check_stop
 
 # Albedo of skin from very light to very dark, RGB; a signer's tone lies between two neighbours.
 TONES = np.array(
@@ -254,11 +256,18 @@ def _write_all(folder: Path, signers: int, takes: int, size: int, seed: int, wor
             subprocess.Popen(
                 [*command, *map(str, (number, signers, workers, takes, size, seed))],
                 env={**os.environ, "PYTHONPATH": paths},
+                process_group=0,  # Ctrl-C is for this process, which ends them
             )
             for number in range(workers)
         ]
-        codes = [task.wait() for task in tasks]
-        if any(codes):
+        try:
+            while any(task.poll() is None for task in tasks):
+                check_stop()
+                time.sleep(0.05)
+        finally:
+            for task in tasks:
+                task.kill()
+        if any(task.wait() for task in tasks):
             raise RuntimeError("a process that draws images failed; see its message above")
     rows = [
         (_path(sign, signer, take), f"s{signer:03d}")
