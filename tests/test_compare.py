@@ -8,17 +8,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from boards import CHROMIUM, browser_page, events_of, hparams_page
 from conftest import QUICK, ROOT, run_command
+from playwright.sync_api import expect
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from sklearn.metrics import accuracy_score, f1_score, log_loss
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import metadata
 
 from signlang.errors import RunError, SettingError
 from signlang.metrics.significance import wilson_interval
@@ -112,6 +113,7 @@ def test_the_command_writes_everything_and_touches_no_run(study: Path) -> None:
     for words in ("accuracy", "macro", "Best of 2 settings", "leaderboard.md", "tensorboard"):
         assert words in result.out
     assert "split=signer would measure" in result.out
+    assert "cross_validated" not in result.out  # the dashboards are those of the folds as well
 
 
 def test_figures_are_those_of_the_predictions(unseen_signers: Path) -> None:
@@ -232,19 +234,64 @@ def test_tensorboard_shows_the_means_and_the_folds(study: Path) -> None:
     for row in rows:
         folder = study / "cross_validated" / row.setting.name
         assert len(list(folder.iterdir())) == 1
-        events = EventAccumulator(str(folder))
-        events.Reload()
-        (mean,) = events.Scalars("cv/accuracy")
+        events = events_of(folder)
+        (mean,) = events.Scalars("test/accuracy")
         assert mean.value == pytest.approx(row.setting.mean("accuracy"))
-        folds = events.Scalars("fold/accuracy")
+        folds = events.Scalars("test/each fold/accuracy")
         assert [point.step for point in folds] == [0, 1, 2]
         assert [p.value for p in folds] == pytest.approx(row.setting.values("accuracy").tolist())
-        started = metadata.parse_session_start_info_plugin_data(
-            events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
-        )
-        rate = started.hparams["optimizer.lr"].number_value
-        assert rate == float(row.setting.choice("optimizer.lr"))
-        assert started.hparams["split"].string_value == "stratified"
+
+
+def test_hparams_has_one_schema_and_every_cell_for_folds_and_means(study: Path) -> None:
+    for _ in range(2):  # the second comparison doubles no row
+        ranking = comparison.compare_study(study)
+    schemas, rows = hparams_page(study)
+    assert len(schemas) == len(rows) == 2 * (3 + 1)
+    (hparams, metrics), *others = schemas
+    assert all(schema == (hparams, metrics) for schema in others)  # any one may be taken
+    needed = {"model", "split", "protocol", "fold", "optimizer.lr", "batch_size", "image_size"}
+    assert needed <= set(hparams)
+    assert metrics == [f"test/{m}" for m in ("accuracy", "macro_f1", "loss", "calibration_error")]
+    for name, cells in rows.items():
+        assert list(cells) == [*hparams, *metrics], name  # no blank cell
+    for setting in ranking.study.settings:
+        name = setting.name
+        cells = rows[f"cross_validated/{name}"]
+        assert cells["fold"] == "all"
+        assert cells["optimizer.lr"] == float(setting.choice("optimizer.lr"))
+        folds = [rows[f"{name}/fold={fold}"] for fold in FOLDS]
+        assert [fold["fold"] for fold in folds] == ["0", "1", "2"]
+        unlike = {"fold", *metrics}
+        for fold in folds:
+            assert {k: v for k, v in fold.items() if k not in unlike} == {
+                k: v for k, v in cells.items() if k not in unlike
+            }
+        for metric in metrics:
+            mean = np.mean([fold[metric] for fold in folds])
+            assert cells[metric] == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"no browser at {CHROMIUM}")
+def test_a_browser_shows_every_row_and_the_curves_first(study: Path) -> None:
+    comparison.compare_study(study)
+    with browser_page(study) as (page, address):
+        page.goto(f"{address}#hparams")
+        cells = page.locator("tf-hparams-table-view vaadin-grid-cell-content")
+        of_split = cells.get_by_text("stratified", exact=True)
+        expect(of_split).to_have_count(8, timeout=30_000)
+        words = [word for word in cells.all_inner_texts() if word.strip()]
+        folds = Counter(word for word in words if word in {"all", "0", "1", "2"})
+        assert folds == dict.fromkeys(("all", "0", "1", "2"), 2)
+        titles = ["batch size", "fold", "model", "learning rate", "split", "test accuracy"]
+        assert words[2:8] == titles
+        page.goto(f"{address}#scalars")
+        groups = page.locator("tf-category-paginated-view .category-name")
+        expect(groups.first).to_have_text("accuracy", timeout=30_000)
+        expect(groups.nth(1)).to_have_text("loss")
+        page.goto(f"{address}#custom_scalars")
+        page.reload()
+        charts = page.locator("tf-custom-scalar-multi-line-chart-card")
+        expect(charts).to_have_count(4, timeout=30_000)
 
 
 def test_a_missing_fold_is_named_with_the_command_that_completes_it(study: Path) -> None:

@@ -1,6 +1,7 @@
 """`python -m signlang.train`, as its user meets it: run, skip, refuse, sweep, fail."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from boards import custom_scalars, events_of, hparams_page
 from conftest import QUICK, Result, run_command
+from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from signlang.models.classifier import Classifier
 from signlang.system import choose_precision, processor
@@ -107,24 +109,66 @@ def test_the_table_says_what_matters(done: tuple[Path, Result]) -> None:
     assert "Traceback" not in done[1].err
 
 
-def test_tensorboard_shows_curves_images_and_the_final_metric(done: tuple[Path, Result]) -> None:
+CURVES = {
+    "accuracy/train", "accuracy/validation", "loss/train", "loss/validation",
+    "metrics/macro_f1/validation", "metrics/calibration_error/validation",
+    "optimizer/learning_rate", "speed/images_per_second",
+}  # fmt: skip
+
+
+def test_tensorboard_opens_with_the_curves(done: tuple[Path, Result]) -> None:
     (run,) = runs_in(done[0])
-    events = EventAccumulator(str(run), size_guidance={"images": 0})
-    events.Reload()
-    tags = events.Tags()
-    stages = {
-        "train": ("loss", "accuracy"),
-        "validation": ("loss", "accuracy", "macro_f1", "calibration_error"),
+    events = events_of(run)
+    steps = {tag: [p.step for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert {tag for tag in steps if steps[tag] == [0, 1, 2]} == CURVES  # of epochs
+    single = {tag for tag in steps if len(steps[tag]) == 1}
+    assert single == steps.keys() - CURVES
+    assert {"test/accuracy", "test/cost/flops"} <= single
+    # the page sorts the groups and opens two; single values come after all curves
+    shown = [*single, *events.Tags()["images"]]
+    assert max(CURVES) < min(shown)
+    groups = sorted({tag.partition("/")[0] for tag in [*CURVES, *shown]})
+    assert groups == ["accuracy", "loss", "metrics", "optimizer", "speed", "test", "training"]
+    history = rows_of(run / "history.csv")
+    speeds = [p.value for p in events.Scalars("speed/images_per_second")]
+    assert speeds == pytest.approx([float(row["images_per_second"]) for row in history])
+
+
+def test_tensorboard_shows_the_mistakes_of_each_epoch(done: tuple[Path, Result]) -> None:
+    (run,) = runs_in(done[0])
+    events = events_of(run)
+    steps = {tag: [i.step for i in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert steps.pop("training/validation mistakes") == [0, 1, 2]
+    assert steps.pop("training/images") == [0]
+    assert {"test/confusion matrix", "test/worst mistakes"} == steps.keys()
+    for image in events.Images("training/validation mistakes"):
+        with Image.open(io.BytesIO(image.encoded_image_string)) as sheet:
+            assert sheet.size == (image.width, image.height)
+        assert len(image.encoded_image_string) < 100_000
+
+
+def test_custom_scalars_shows_train_and_validation_together(done: tuple[Path, Result]) -> None:
+    (run,) = runs_in(done[0])
+    tags = events_of(run).Tags()["scalars"]
+    charts = {
+        title: {tag for tag in tags if any(re.match(pattern, tag) for pattern in patterns)}
+        for title, patterns in custom_scalars(run).items()
     }
-    for stage, names in stages.items():
-        for name in names:
-            steps = [point.step for point in events.Scalars(f"{stage}/{name}")]
-            assert steps == [0, 1, 2]  # epochs
-    assert {"learning_rate", "test/accuracy", "final/accuracy", "cost/flops"} <= set(
-        tags["scalars"]
-    )
-    assert {"training images", "confusion matrix"} <= set(tags["images"])
-    assert any("hparams" in name for name in events.summary_metadata)
+    for name in ("accuracy", "loss"):
+        assert charts[name] == {f"{name}/train", f"{name}/validation"}
+
+
+def test_hparams_has_one_filled_row(done: tuple[Path, Result]) -> None:
+    (run,) = runs_in(done[0])
+    _, rows = hparams_page(run)
+    (row,) = rows.values()
+    assert {key: row[key] for key in ("model", "split", "protocol", "fold", "image_size")} == {
+        "model": "simple_cnn", "split": "signer", "protocol": "test fold untouched", "fold": "0",
+        "image_size": 32,
+    }  # fmt: skip
+    metrics = json_of(run / "metrics.json")["test"]
+    for name in ("accuracy", "macro_f1", "loss", "calibration_error"):
+        assert row[f"test/{name}"] == pytest.approx(metrics[name], abs=1e-6)
 
 
 def test_the_best_checkpoint_loads_by_itself(done: tuple[Path, Result]) -> None:

@@ -1,20 +1,22 @@
 """Collection of predictions during evaluation, `predictions.csv`, and images for TensorBoard."""
 
+import io
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from matplotlib.figure import Figure
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from signlang.arrays import Floats, Ints
 from signlang.data.index import Index
 from signlang.files import write_csv
 from signlang.metrics.classification import confusion_counts
 from signlang.reporting.formatting import seven_digits
-from signlang.reporting.plots import image_grid, literal_text, matrix_figure
+from signlang.reporting.plots import contact_sheet, matrix_figure, one_line
 
 
 class PredictionCollector(pl.Callback):
@@ -80,50 +82,125 @@ def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Float
     write_csv(file, header, lines)
 
 
-PREVIEWED: Final = 32
-WORST: Final = 24
+PREVIEWED: Final = 24  # training images
+WORST: Final = 12  # mistakes of an epoch
+WORST_OF_TEST: Final = 24
+EACH_EPOCH: Final = 50  # epochs; of the next 50 every second has a sheet, then every third
+QUALITY: Final = 85  # of JPEG: a fifth of the bytes and of the time of PNG
+
+
+def has_sheet(epoch: int) -> bool:
+    """Whether the mistakes of an epoch are shown: ever more rarely, so that long runs stay small.
+
+    >>> sum(map(has_sheet, range(50))), sum(map(has_sheet, range(100)))
+    (50, 75)
+    >>> sum(map(has_sheet, range(1000)))
+    172
+    """
+    return epoch % (1 + epoch // EACH_EPOCH) == 0
 
 
 class ImageLogger(pl.Callback):
-    """Shows augmented training images, the confusion matrix and the worst mistakes."""
+    """Shows images on TensorBoard: augmented ones, the mistakes of each epoch and of the test."""
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, torch.Tensor]] = []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Show the images of the very first batch after augmentation."""
-        if trainer.global_step == 0 and batch_idx == 0:
-            images, labels = batch
+        if trainer.global_step == 0 and batch_idx == 0 and _writers(trainer):
+            images, labels = (values[:PREVIEWED].cpu().numpy() for values in batch)
             classes = trainer.datamodule.index.classes  # type: ignore[attr-defined]
-            titles = [literal_text(classes[label], 14) for label in labels[:PREVIEWED].tolist()]
-            _show(trainer, "training images", image_grid(images[:PREVIEWED].cpu().numpy(), titles))
+            titles = [[one_line(classes[label], 16)] for label in labels]
+            heading = "first batch, as the network sees it"
+            _show(trainer, "training/images", contact_sheet(heading, images, titles))
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Keep a batch of an epoch that is shown."""
+        training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if training and has_sheet(trainer.current_epoch) and _writers(trainer):
+            self._keep(outputs, batch_idx)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the most confident mistakes of the epoch."""
+        if self._batches:
+            rows = trainer.datamodule.subsets.validation  # type: ignore[attr-defined]
+            self._show_mistakes(trainer, "training/validation mistakes", rows, WORST)
+            self._batches = []
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
+        batch_idx: int, dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Keep a batch of the test fold."""
+        if _writers(trainer):
+            self._keep(outputs, batch_idx)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the predictions for the test fold."""
-        collector = next(c for c in trainer.callbacks if isinstance(c, PredictionCollector))  # type: ignore[attr-defined]
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        labels, probabilities = collector.labels("test"), collector.probabilities("test")
-        predicted = probabilities.argmax(1)
-        classes = data.index.classes
-        _show(
-            trainer,
-            "confusion matrix",
-            matrix_figure(confusion_counts(labels, predicted, len(classes)), classes),
+        if not self._batches:
+            return
+        labels, probabilities = self._predictions()
+        classes = trainer.datamodule.index.classes  # type: ignore[attr-defined]
+        counts = confusion_counts(labels, probabilities.argmax(1), len(classes))
+        for writer in _writers(trainer):
+            writer.add_figure("test/confusion matrix", matrix_figure(counts, classes))
+        rows = trainer.datamodule.subsets.test  # type: ignore[attr-defined]
+        self._show_mistakes(trainer, "test/worst mistakes", rows, WORST_OF_TEST)
+        self._batches = []
+
+    def _keep(self, outputs: dict[str, torch.Tensor], batch_idx: int) -> None:
+        self._batches = self._batches if batch_idx else []
+        self._batches.append({name: outputs[name] for name in ("logits", "labels")})
+
+    def _predictions(self) -> tuple[Ints, Floats]:
+        """(n,) labels and (n, classes) probabilities of the batches that were kept."""
+        logits, labels = (
+            torch.cat([batch[name] for batch in self._batches]) for name in ("logits", "labels")
         )
+        return labels.cpu().numpy(), logits.double().softmax(1).cpu().numpy()
+
+    def _show_mistakes(self, trainer: pl.Trainer, name: str, rows: Ints, most: int) -> None:
+        """Show the most confident mistakes among the batches that were kept, of some rows."""
+        labels, probabilities = self._predictions()
+        predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+        data = trainer.datamodule  # type: ignore[attr-defined]
         wrong = np.flatnonzero(predicted != labels)
-        worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:WORST]
-        if len(worst):
-            titles = [
-                f"is {literal_text(classes[labels[row]], 14)}\n"
-                f"taken for {literal_text(classes[predicted[row]], 9)}\n"
-                f"{probabilities[row, predicted[row]]:.2f} sure"
-                for row in worst
+        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+        titles = [
+            [
+                f"is {one_line(data.index.classes[labels[row]], 14)}",
+                f"taken for {one_line(data.index.classes[predicted[row]], 8)}",
+                f"{confidence[row]:.2f} sure",
             ]
-            _show(
-                trainer, "worst mistakes", image_grid(data.array[data.subsets.test[worst]], titles)
-            )
+            for row in worst
+        ]
+        heading = f"{len(wrong)} of {len(labels)} images are taken for another sign"
+        if len(worst) < len(wrong):
+            heading += f"; the {len(worst)} with the highest confidence"
+        images = data.array[rows[worst]] if len(worst) else []
+        _show(trainer, name, contact_sheet(heading, images, titles))
 
 
-def _show(trainer: pl.Trainer, name: str, figure: Figure) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(name, figure, global_step=trainer.current_epoch)
+def _writers(trainer: pl.Trainer) -> list[Any]:
+    """The `SummaryWriter` of each logger that has one."""
+    return [
+        logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)
+    ]
+
+
+def _show(trainer: pl.Trainer, name: str, sheet: Image.Image) -> None:
+    stream = io.BytesIO()
+    sheet.save(stream, "JPEG", quality=QUALITY)
+    image = Summary.Image(
+        height=sheet.height, width=sheet.width, colorspace=3,
+        encoded_image_string=stream.getvalue(),
+    )  # fmt: skip
+    summary = Summary(value=[Summary.Value(tag=name, image=image)])
+    for writer in _writers(trainer):
+        writer._get_file_writer().add_summary(summary, trainer.current_epoch)

@@ -1,19 +1,23 @@
-"""Progress bar, epoch log lines, `history.csv`, and the table of a profiler."""
+"""Progress of a run: bar, epoch log lines, `history.csv`, TensorBoard, table of a profiler."""
 
 import math
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.profilers import PassThroughProfiler, SimpleProfiler
 from rich.progress import Progress, TaskID
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from signlang.console import log, progress, show_columns, show_lines
 from signlang.files import write_csv
+from signlang.reporting import tensorboard
 
 ROWS: Final = "history"  # in a checkpoint
 
@@ -107,6 +111,12 @@ class History(Checkpoint):
         """Restore the rows of the finished epochs, if the checkpoint has any."""
         self.rows = list(checkpoint.get(ROWS, []))
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop from TensorBoard what an interrupted run showed of epochs that are run again."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.restart(trainer.current_epoch)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -141,6 +151,7 @@ class History(Checkpoint):
         self._write()
         if self.file is None:
             return
+        pl_module.log("images_per_second", float(row["images_per_second"]))
         log.info(
             "epoch %s  %s",
             _of_epochs(trainer, trainer.current_epoch + 1),
@@ -207,3 +218,25 @@ def show_profile(trainer: pl.Trainer) -> None:
     ]
     title = f"profile of training: {len(rows)} longest of {len(seconds)} actions, nested ones too"
     show_columns(title, ("action", "seconds", "%", "calls"), rows, flexible=0)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger with the tags and the layout of `signlang.reporting.tensorboard`.
+
+    Args:
+        arguments: Of `TensorBoardLogger`.
+    """
+
+    has_layout = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics under the tags of the pages, after the layout of CUSTOM SCALARS."""
+        if not self.has_layout:
+            self.experiment._get_file_writer().add_summary(tensorboard.layout())
+            self.has_layout = True
+        super().log_metrics({tensorboard.tag(name): v for name, v in metrics.items()}, step)
+
+    def restart(self, epoch: int) -> None:
+        """Drop what was logged of an epoch and of later ones."""
+        start = SessionLog(status=SessionLog.START)
+        self.experiment._get_file_writer().add_event(Event(step=epoch, session_log=start))

@@ -2,14 +2,17 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from signlang.arrays import Ints
 from signlang.metrics.classification import Predictions, Reliability, confusion_matrix
@@ -50,21 +53,28 @@ def style_axes(panel: Axes) -> None:
 
 
 def literal_text(text: str, most: int = 40) -> str:
-    r"""Prepare a name for matplotlib: no mathematics, one line, no undecodable bytes.
+    r"""Prepare a name for matplotlib: as `one_line`, and no mathematics.
+
+    >>> literal_text("US$")
+    'US\\$'
+    """
+    return one_line(text, most).replace("$", r"\$")
+
+
+def one_line(text: str, most: int = 40) -> str:
+    r"""Shorten a name to one line without undecodable bytes.
 
     Args:
         text: The name.
         most: Largest number of characters; the middle of a longer name is replaced by an ellipsis.
 
-    >>> literal_text("US$"), literal_text("a\nb"), literal_text("\udcff")
-    ('US\\$', 'a b', '?')
-    >>> literal_text("abcdefgh", most=5)
-    'ab…gh'
+    >>> one_line("a\nb"), one_line("\udcff"), one_line("abcdefgh", most=5)
+    ('a b', '?', 'ab…gh')
     """
     text = " ".join(text.encode("utf-8", errors="replace").decode().split())
     if len(text) > most:
         text = text[: most // 2] + "…" + text[len(text) - (most - 1) // 2 :]
-    return text.replace("$", r"\$")
+    return text
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -147,6 +157,46 @@ def image_grid(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str])
             panel.imshow(image, extent=extent, aspect="auto")
     panel.set(xlim=(0, size[0]), ylim=(size[1], 0))
     return figure
+
+
+SHEET_IMAGE: Final = 112  # larger of width and height of an image of a contact sheet, in pixels
+SHEET_LINE: Final = 14  # height of a line of its text
+SHEET_GAP: Final = 6
+
+
+def contact_sheet(
+    heading: str, images: Sequence[npt.NDArray[np.uint8]], titles: Sequence[Sequence[str]]
+) -> Image.Image:
+    """Draw small images under a heading, each above its title, without matplotlib.
+
+    That takes milliseconds, where `image_grid` takes a second: it is drawn while a network trains.
+
+    Args:
+        heading: One line.
+        images: (M,) of (h, w, 3) bytes.
+        titles: (M,) lines of each.
+    """
+    longest = max((len(lines) for lines in titles), default=0)
+    width, height = SHEET_IMAGE + SHEET_GAP, SHEET_IMAGE + SHEET_LINE * longest + 2 * SHEET_GAP
+    top = SHEET_LINE + 2 * SHEET_GAP
+    rows = -(-len(images) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * width + SHEET_GAP, top + rows * height), "white")
+    draw, font = ImageDraw.Draw(sheet), _sheet_font()
+    draw.text((SHEET_GAP, SHEET_GAP), heading, fill=INK, font=font)
+    for number, (pixels, lines) in enumerate(zip(images, titles, strict=True)):
+        x, y = SHEET_GAP + number % COLUMNS * width, top + number // COLUMNS * height
+        scale = SHEET_IMAGE / max(pixels.shape[:2])
+        size = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
+        sheet.paste(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), (x, y))
+        draw.text((x, y + SHEET_IMAGE + 2), "\n".join(lines), fill=INK, font=font, spacing=2)
+    return sheet
+
+
+@cache
+def _sheet_font() -> ImageFont.FreeTypeFont:
+    """The font of the figures, which knows far more letters than Pillow's own."""
+    file = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(file, 11, layout_engine=ImageFont.Layout.BASIC)  # twice as fast
 
 
 ORANGE: Final = COLOURS[1]

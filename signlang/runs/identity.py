@@ -34,6 +34,12 @@ PACKAGES: Final = (
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",
 )  # fmt: skip
 PRECISION: Final = "trainer.precision"
+# what dashboards compare runs by, beside their overrides: of metrics.json, and of the settings
+DESCRIBED: Final = ("model", "data", "split", "protocol", "fold", "folds", "seed")
+COMPARED: Final = (
+    "optimizer", "optimizer.lr", "batch_size", "image_size", "augment", "label_smoothing",
+    "trainer.max_epochs", "trainer.precision", "model.pretrained",
+)  # fmt: skip
 LONGEST_NAME: Final = 160  # a file system allows 255 bytes
 FORMAT: Final = 2  # of record.json; 1 hashed the paths of Python modules
 
@@ -204,6 +210,58 @@ def recorded_environment(record: Mapping[str, Any]) -> dict[str, str | None]:
         "torch": (record.get("packages") or {}).get("torch"),
         "git": record.get("git"),
     }
+
+
+def overrides_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Overrides of a run, except the fold and settings without effect on the result."""
+    pairs = dict(word.partition("=")[::2] for word in record["overrides"] if "=" in word)
+    named = {key: v for key, v in pairs.items() if key not in {"model", "experiment"}}
+    kept = {key: v for key, v in named.items() if not is_below(key, UNNAMED)}
+    return {key.lstrip("+"): value.strip("'\"") for key, value in kept.items()}
+
+
+def choice_of(record: Mapping[str, Any], key: str) -> str:
+    """The value of a setting by the name of its override, shortened for people."""
+    settings = record["settings"]
+    if key in settings or f"{key}.name" in settings:
+        value = settings.get(key, settings.get(f"{key}.name"))
+    else:
+        value = overrides_of(record).get(key)
+    if key == "model.weights" and value:
+        value = str(value).split()[0]  # without the digest
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def hyperparameters(
+    record: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> dict[str, bool | float | str]:
+    """What dashboards compare runs by; all of a study have the same, whatever their network.
+
+    Numbers are numbers, so that they can be drawn on an axis; the fold is a word, as that of a
+    cross-validated mean is.
+
+    Args:
+        record: `record.json` of the run.
+        metrics: Its `metrics.json`.
+    """
+    words = {key: str(metrics[key]) for key in DESCRIBED}
+    chosen = (*COMPARED, *sorted(overrides_of(record)))
+    words |= {key: choice_of(record, key) for key in chosen if key not in words}
+    return {key: word if key == "fold" else _value(word) for key, word in words.items()}
+
+
+def _value(word: str) -> bool | float | str:
+    """Read a setting as what it is.
+
+    >>> _value("0.0004"), _value("True"), _value("adam")
+    (0.0004, True, 'adam')
+    """
+    if word in {"True", "False"}:
+        return word == "True"
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 def is_below(key: str, names: Iterable[str]) -> bool:

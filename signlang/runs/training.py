@@ -30,6 +30,7 @@ from signlang.metrics.classification import (
     per_class_accuracy,
 )
 from signlang.models.classifier import Classifier, load_classifier
+from signlang.reporting import tensorboard
 from signlang.runs import identity
 from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import instantiate_component, partial_data, plain
@@ -38,7 +39,7 @@ from signlang.system import choose_precision
 from signlang.validation import NORMALIZATIONS
 
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
-# what dashboards compare runs by
+# what dashboards other than TensorBoard compare runs by
 HPARAMS: Final = (
     "model.", "optimizer.", "augment.name", "augment.background_weight", "data.name", "split.",
     "fold", "seed", "batch_size", "image_size", "label_smoothing", "trainer.max_epochs",
@@ -326,7 +327,7 @@ def test_and_record(
         "checkpoint": checkpoint,
         "partial": partial_data(cfg),
     }
-    _log_hyperparameters(tester, record["settings"], metrics)
+    _log_hyperparameters(tester, record, metrics)
     return metrics
 
 
@@ -352,13 +353,16 @@ def _only(trainer: pl.Trainer, kind: type[CallbackType]) -> CallbackType:
 
 
 def _log_hyperparameters(
-    tester: pl.Trainer, settings: Mapping[str, Any], metrics: Mapping[str, Any]
+    tester: pl.Trainer, record: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> None:
+    settings = record["settings"]
     final = {f"final/{name}": metrics["test"][name] for name in METRICS}
     hparams = {key: settings[key] for key in sorted(settings) if key.startswith(HPARAMS)}
     for logger in tester.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hparams, final)
+            writer = logger.experiment._get_file_writer()
+            for summary in tensorboard.hparams_row(identity.hyperparameters(record, metrics)):
+                writer.add_summary(summary)
             logger.save()
         else:
             logger.log_hyperparams(hparams)

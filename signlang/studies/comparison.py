@@ -24,7 +24,7 @@ from signlang.reporting.page import (
     Table,
     Text,
 )
-from signlang.studies import leaderboard, sections, tensorboard, verdicts
+from signlang.studies import leaderboard, sections, verdicts
 from signlang.studies import plots as study_plots
 from signlang.studies.leaderboard_columns import EACH_FOLD, RANK, REPORT, chosen
 from signlang.studies.ranking import Ranking, rank_settings
@@ -238,6 +238,7 @@ def compare_study(
     leaderboard.show_leaderboard(ranking, sort)
     for sentence in study.remarks:
         log.warning("%s", sentence)
+    dashboards = out if out.resolve() == path.resolve() else out / leaderboard.CROSS_VALIDATED
     console.show_table(
         "written",
         {
@@ -245,7 +246,7 @@ def compare_study(
             "report": str(out / "report.html"),
             "predictions": str(out / "predictions.csv"),
             "calibration": str(out / calibration.FILE),
-            "dashboards": f"tensorboard --logdir {out / tensorboard.FOLDER}",
+            "dashboards": f"tensorboard --logdir {dashboards}",
         },
     )
     return ranking
@@ -262,7 +263,7 @@ def write_comparison(ranking: Ranking, out: Path, sort: str = RANK) -> None:
             f"{out} belongs to a run, whose files are not touched: choose another place with "
             "out=DIR."
         )
-    link = escaping_link(out, page.FIGURES, tensorboard.FOLDER)
+    link = escaping_link(out, page.FIGURES, leaderboard.CROSS_VALIDATED)
     if link is not None:
         raise SettingError(
             f"{link} is a link to {link.resolve()}, outside of {out}: delete it, or choose another "
@@ -275,7 +276,7 @@ def write_comparison(ranking: Ranking, out: Path, sort: str = RANK) -> None:
         leaderboard.write_predictions(ranking.study, out)
         write_json(out / calibration.FILE, calibrations(ranking.study))
         leaderboard.write_nested_searches(ranking.study, out)
-        tensorboard.write_tensorboard(ranking, out)
+        leaderboard.write_tensorboard(ranking, out)
         report_page(ranking).write(out)
         log.info("report: %s", out / "report.html")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The leaderboard of a study as CSV, Markdown and terminal table."""
+"""The leaderboard of a study as CSV, Markdown, terminal table and runs of TensorBoard."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,10 @@ from typing import Any, Final
 from signlang import __version__, console
 from signlang.errors import SettingError, suggestion
 from signlang.files import atomic_write, write_csv
+from signlang.reporting import tensorboard
 from signlang.reporting.formatting import seven_digits
 from signlang.reporting.page import markdown
+from signlang.runs.identity import hyperparameters
 from signlang.runs.results import COLUMNS as PREDICTION_COLUMNS
 from signlang.studies import sections, verdicts
 from signlang.studies.leaderboard_columns import (
@@ -234,3 +236,40 @@ def fold_accuracies_and_mean(row: Row) -> str:
     """Accuracy of each fold and their mean, in Markdown."""
     mean = f"**{COLUMNS['accuracy'].text(row)}**"
     return f"{EACH_FOLD.text(row)}: {mean}" if row.setting.folds > 1 else mean
+
+
+CROSS_VALIDATED: Final = "cross_validated"  # beside the runs whose means it holds
+ALL_FOLDS: Final = "all"  # in the place of the number of a fold
+
+
+def write_tensorboard(ranking: Ranking, out: Path) -> Path:
+    """Write `cross_validated/<setting>/` for each setting; those of other settings go away.
+
+    Its row of HPARAMS has the columns of its folds.
+
+    Returns:
+        The folder of them all.
+    """
+    place = out / CROSS_VALIDATED
+    for row in ranking.rows:
+        setting = row.setting
+        run = setting.runs[0]
+        values = hyperparameters(run.record, run.metrics) | {"fold": ALL_FOLDS}
+        means = {f"test/{name}": setting.mean(name) for name in tensorboard.FINAL}
+        folds = (
+            (run.fold, {f"test/each fold/{name}": run.metric(name) for name in tensorboard.FINAL})
+            for run in setting.runs
+        )
+        summaries = [*tensorboard.hparams_row(values), tensorboard.layout()]
+        tensorboard.write_events(
+            place / setting.name,
+            [
+                *((0, summary) for summary in summaries),
+                *((step, tensorboard.scalars(figures)) for step, figures in [(0, means), *folds]),
+            ],
+        )
+    names = {row.setting.name for row in ranking.rows}
+    for folder in place.iterdir():
+        if folder.is_dir() and folder.name not in names:
+            tensorboard.clear_events(folder)
+    return place

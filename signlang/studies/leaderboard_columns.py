@@ -1,7 +1,7 @@
 """Columns of the leaderboard: key, title, value, format, meaning and order of each.
 
-The CSV file, the tables in Markdown, report and terminal, the glossary, TensorBoard and `--sort`
-all read this table.
+The CSV file, the tables in Markdown, report and terminal, the glossary and `sort=` all read this
+table.
 """
 
 import math
@@ -32,7 +32,7 @@ class Column:
     """One column.
 
     Attributes:
-        key: Its name in `leaderboard.csv`, in TensorBoard and for `--sort`.
+        key: Its name in `leaderboard.csv` and for `sort=`.
         value: Of a setting; None where it is not known.
         title: Heading in tables; empty if only `leaderboard.csv` has the column.
         meaning: For the glossary.

@@ -21,7 +21,7 @@ from signlang.metrics.calibration import OF_STUDY, Calibration
 from signlang.metrics.classification import Predictions
 from signlang.reporting.formatting import named
 from signlang.runs.folder import RunFolder, Search, Trial, read_searches
-from signlang.runs.identity import PRECISION, UNNAMED, differences, is_below
+from signlang.runs.identity import PRECISION, choice_of, differences, is_below, overrides_of
 from signlang.runs.results import Run, read_run
 from signlang.runs.trained_run import read_calibration
 from signlang.studies.missing_folds import (
@@ -158,12 +158,9 @@ class Setting:
     @cached_property
     def overrides(self) -> dict[str, str]:
         """Overrides of the run, except the fold and settings without effect on the result."""
-        words = [word for word in self.runs[0].record["overrides"] if "=" in word]
-        pairs = dict(word.partition("=")[::2] for word in words)
-        named = {k: v for k, v in pairs.items() if k not in {"model", "experiment"}}
         searched = self.search.space if self.search is not None else ()
-        kept = {k: v for k, v in named.items() if not is_below(k, {*UNNAMED, *searched})}
-        return {key.lstrip("+"): value.strip("'\"") for key, value in kept.items()}
+        named = overrides_of(self.runs[0].record)
+        return {key: value for key, value in named.items() if not is_below(key, searched)}
 
     @property
     def chosen(self) -> list[tuple[Run, Trial]]:
@@ -174,16 +171,9 @@ class Setting:
 
     def choice(self, key: str) -> str:
         """The value of a setting by the name of its override, shortened for people."""
-        settings = self.runs[0].settings
         if self.search is not None and key in self.search.space:
             return "chosen by each fold"
-        if key in settings or f"{key}.name" in settings:
-            value = settings.get(key, settings.get(f"{key}.name"))
-        else:
-            value = self.overrides.get(key)
-        if key == "model.weights" and value:
-            value = str(value).split()[0]  # without the digest
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return choice_of(self.runs[0].record, key)
 
 
 @dataclass(frozen=True, eq=False)

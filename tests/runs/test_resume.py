@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from boards import events_of, hparams_page
 from conftest import QUICK, run_command
 
 EPOCHS = 12
@@ -78,6 +79,11 @@ def test_killed_and_resumed_twice_is_as_if_never_killed(
     assert result.code == 0, result.err
     assert "resuming after epoch" in result.err
     assert outcome(tmp_path) == uninterrupted
+    events = events_of(run_in(tmp_path))  # the curves go on, and no epoch is there twice
+    for tag in ("accuracy/train", "loss/validation", "speed/images_per_second"):
+        assert [point.step for point in events.Scalars(tag)] == [*range(EPOCHS)]
+    assert [i.step for i in events.Images("training/validation mistakes")] == [*range(EPOCHS)]
+    assert len(hparams_page(run_in(tmp_path))[1]) == 1
 
 
 @pytest.mark.parametrize(("way", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

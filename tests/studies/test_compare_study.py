@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from boards import events_of
 from test_report import TWO_MODELS, write_run, write_two_models
 
 from signlang import console
 from signlang.errors import RunError, SettingError
 from signlang.metrics.significance import wilson_interval
-from signlang.studies import comparison, leaderboard, tensorboard
+from signlang.studies import comparison, leaderboard
 from signlang.studies.leaderboard_columns import COLUMNS
 from signlang.studies.ranking import rank_settings
 from signlang.studies.study import read_study
@@ -125,11 +125,10 @@ def test_values_that_are_not_known_come_last_whatever_the_order(study: Path) -> 
 
 
 def test_tensorboard_has_the_means_and_each_fold(study: Path, tmp_path: Path) -> None:
-    place = tensorboard.write_tensorboard(rank_settings(read_study(study)), tmp_path)
+    place = leaderboard.write_tensorboard(rank_settings(read_study(study)), tmp_path)
     for model, accuracies in TWO_MODELS.items():
-        events = EventAccumulator(str(place / model))
-        events.Reload()
-        assert [(e.step, e.value) for e in events.Scalars("fold/accuracy")] == [
+        events = events_of(place / model)
+        assert [(e.step, e.value) for e in events.Scalars("test/each fold/accuracy")] == [
             *enumerate(accuracies)
         ]
-        assert [e.value for e in events.Scalars("cv/accuracy")] == [sum(accuracies) / 2]
+        assert [e.value for e in events.Scalars("test/accuracy")] == [sum(accuracies) / 2]
