@@ -449,7 +449,8 @@ def renamed_everywhere(run: Path) -> None:
     renamed_class(run)
     for name in ("predictions.csv", "data.csv"):
         text = (run / name).read_text("utf-8")
-        (run / name).write_text(text.replace("p_ß", "p_C").replace(",ß,", ",C,"), "utf-8")
+        text = text.replace("p_ß", "p_C").replace(",ß,", ",C,").replace(",ß,", ",C,")  # beside too
+        (run / name).write_text(text, "utf-8")
 
 
 def same_images(run: Path) -> None:
