@@ -27,6 +27,7 @@ TINY = {
 DRAWN = ["data.source.signers=2", "data.source.takes=3", "data.source.size=32"]
 FEWER = {  # of a long command, the same on a smaller scale
     "hydra/sweeper=optuna": ["hydra.sweeper.trials=1", "folds=2"],
+    "split.gap=10": ["split.gap=1"],
     "experiment=": ["fold=0,1", "folds=2", "augment=none", "optimizer.lr=1e-3"],
     "model=resnet18,mobilenetv2,squeezenet": ["fold=0,1"],
 }
