@@ -22,7 +22,7 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from signlang.errors import RunError, SettingError
-from signlang.metrics.significance import wilson_interval
+from signlang.metrics.significance import clustered_interval, paired_difference
 from signlang.reporting.formatting import percent
 from signlang.studies import comparison, leaderboard_columns, verdicts
 from signlang.studies.ranking import rank_settings
@@ -122,7 +122,7 @@ def test_figures_are_those_of_the_predictions(unseen_signers: Path) -> None:
     for folder in map(setting_of, [unseen_signers] * 2, RATES):
         line = lines[folder.name]
         found: dict[str, list[float]] = {"accuracy": [], "macro_f1": [], "loss": []}
-        right = 0
+        correct, signers = [], []
         for fold in FOLDS:
             rows = rows_of(folder / f"fold={fold}" / "predictions.csv")
             labels, said = zip(*((r["label"], r["predicted"]) for r in rows), strict=True)
@@ -130,14 +130,17 @@ def test_figures_are_those_of_the_predictions(unseen_signers: Path) -> None:
             found["accuracy"].append(accuracy_score(labels, said))
             found["macro_f1"].append(f1_score(labels, said, average="macro"))
             found["loss"].append(log_loss(labels, p / p.sum(1, keepdims=True)))
-            right += sum(a == b for a, b in zip(labels, said, strict=True))
+            correct += [a == b for a, b in zip(labels, said, strict=True)]
+            signers += [int(re.findall(r"\d+", r["path"])[-1]) % 6 for r in rows]
             assert float(line[f"accuracy_fold_{fold}"]) == pytest.approx(found["accuracy"][-1])
         for name, values in found.items():
             assert float(line[name]) == pytest.approx(np.mean(values), abs=1e-3)
         deviation = np.std(found["accuracy"], ddof=1)
         assert float(line["accuracy_2sd"]) == pytest.approx(2 * deviation, abs=1e-6)
         interval = [float(line["accuracy_low"]), float(line["accuracy_high"])]
-        assert interval == pytest.approx(wilson_interval(right, 36), abs=1e-6)
+        expected = clustered_interval(correct, [f"s{n}" for n in signers])
+        assert interval == pytest.approx(expected, abs=1e-6)
+        assert line["clusters"] == "6 signers"
 
 
 def test_tests_are_those_of_the_predictions(unseen_signers: Path) -> None:
@@ -145,7 +148,10 @@ def test_tests_are_those_of_the_predictions(unseen_signers: Path) -> None:
     assert best.p is None
     differences = best.setting.values("accuracy") - other.setting.values("accuracy")
     assert differences.any()
-    error = np.sqrt((1 / 3 + 12 / 24) * differences.var(ddof=1))  # Nadeau and Bengio
+    trained = [run.record["data"]["train"] for run in best.setting.runs]
+    assert max(trained) < 24  # some are held back for validation
+    share = np.mean([12 / count for count in trained])
+    error = np.sqrt((1 / 3 + share) * differences.var(ddof=1))  # Nadeau and Bengio
     assert other.p == pytest.approx(2 * stats.t.sf(differences.mean() / error, 2))
     said = {
         row.setting.name: {
@@ -156,10 +162,12 @@ def test_tests_are_those_of_the_predictions(unseen_signers: Path) -> None:
         for row in (best, other)
     }
     a, b = said[best.setting.name], said[other.setting.name]
-    only_a = sum(a[path] and not b[path] for path in a)
-    only_b = sum(b[path] and not a[path] for path in a)
-    assert only_a + only_b
-    assert other.p_mcnemar == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+    signers = [int(re.findall(r"\d+", path)[-1]) % 6 for path in a]
+    by_signer = paired_difference(list(a.values()), [b[path] for path in a], signers)
+    assert other.p_mcnemar is None
+    assert other.difference is not None
+    assert other.difference.value == pytest.approx(by_signer.value)
+    assert other.difference.interval == pytest.approx(by_signer.interval)
     verdict = verdicts.row_verdict(other)
     assert verdict
     text = verdicts.sentences(rank_settings(read_study(unseen_signers)))
@@ -329,7 +337,7 @@ def test_one_common_fold_has_no_test_over_folds(study: Path) -> None:
         shutil.rmtree(setting_of(study) / f"fold={fold}")
     ranking = comparison.compare_study(study, allow_incomplete=True)
     assert ranking.rows[1].p is None
-    assert ranking.rows[1].p_mcnemar is not None
+    assert ranking.rows[1].difference is not None
     text = verdicts.sentences(ranking)
     assert any("fewer than two finished folds" in sentence for sentence in text)
 
@@ -536,8 +544,9 @@ def test_splits_stand_side_by_side(trained: Path, study: Path) -> None:
     for pair in ranking.pairs:
         assert (pair.random.split, pair.apart.split) == ("stratified", "signer")
         difference = pair.random.predictions.correct.mean() - pair.apart.predictions.correct.mean()
-        assert pair.difference == pytest.approx(difference)
-        assert pair.low <= pair.difference <= pair.high
+        assert pair.difference.value == pytest.approx(difference)
+        low, high = pair.difference.interval or (1, 1)
+        assert low <= pair.difference.value <= high
         assert "split" not in pair.label
     text = "\n".join(verdicts.sentences(ranking))
     assert text.count("Random folds") == 2
@@ -643,7 +652,7 @@ def test_a_grid_is_summed_up(study: Path) -> None:
     text = verdicts.sentences(rank_settings(read_study(study)))
     assert any("Do the settings differ at all? Friedman" in sentence for sentence in text)
     (summary,) = [sentence for sentence in text if sentence.startswith(("Of 7 other", "All 7"))]
-    assert "corrected resampled t-test, Holm, 5 %" in summary
+    assert "corrected resampled t-test, Holm over all pairs, 5 %" in summary
 
 
 def test_other_places_and_several_studies(study: Path) -> None:

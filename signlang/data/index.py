@@ -89,6 +89,134 @@ def _previous_results(cache_file: Path) -> dict[str, list[Any]]:
         return {}
 
 
+def frame_number(path: str) -> int | None:
+    """The last number in the name of a file, which orders the frames of a film; None without one.
+
+    >>> frame_number("A2/take3_A1005.jpg"), frame_number("A2/hand.jpg")
+    (1005, None)
+    """
+    numbers = re.findall(r"\d+", PurePosixPath(path).stem)
+    return int(numbers[-1]) if numbers else None
+
+
+def films(frames: Sequence[int], labels: Ints) -> list[Ints]:
+    """Rows of each class in the order of their frames.
+
+    Args:
+        frames: (N,) frame numbers.
+        labels: (N,) labels from 0.
+
+    >>> [rows.tolist() for rows in films([5, 1, 9, 2], np.array([0, 0, 0, 1]))]
+    [[1, 0, 2], [3]]
+    """
+    numbers = np.array(frames, dtype=object)  # which may exceed 64 bits
+    classes = (np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1))
+    return [rows[np.argsort(numbers[rows], kind="stable")] for rows in classes]
+
+
+def film_blocks(ordered: Sequence[Ints], blocks: int) -> Ints:
+    """Cut the film of each class into runs of neighbouring frames, nearly equal in length.
+
+    Args:
+        ordered: Rows of each class in the order of their frames, N in all.
+        blocks: How many runs of each class; a class with fewer images has one image in each.
+
+    Returns:
+        (N,) number of the block of each image: label * blocks + its place in the film.
+
+    >>> film_blocks([np.array([1, 0, 3, 2]), np.array([4, 5])], blocks=2).tolist()
+    [0, 0, 1, 1, 2, 3]
+    """
+    groups = np.empty(sum(map(len, ordered)), dtype=np.int64)
+    for label, rows in enumerate(ordered):
+        groups[rows] = label * blocks + np.arange(len(rows)) * blocks // len(rows)
+    return groups
+
+
+FEWEST_CLUSTERS: Final = 3
+BLOCKS: Final = 10  # of a class as clusters, as many as `split=blocks` has by default
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Images that are alike: a statistic must not take them for independent.
+
+    Attributes:
+        kind: What a cluster is: `signer`, `block` (of film), or `image` where each stands alone.
+        names: (n,) cluster of each image.
+    """
+
+    kind: str
+    names: npt.NDArray[np.str_]
+
+    def __getitem__(self, rows: Any) -> "Clusters":
+        """The clusters of some of the images."""
+        return Clusters(self.kind, self.names[rows])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Clusters"]) -> "Clusters":
+        """The clusters of several subsets of one data set."""
+        return cls(parts[0].kind, np.concatenate([part.names for part in parts]))
+
+    @cached_property
+    def count(self) -> int:
+        """How many there are."""
+        return len(np.unique(self.names))
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are enough of them for an interval: one or two do not show a spread."""
+        return self.are_images or self.count >= FEWEST_CLUSTERS
+
+    @property
+    def are_images(self) -> bool:
+        """Whether each image stands alone."""
+        return self.count == len(self.names)
+
+    def __str__(self) -> str:
+        """Their number in words.
+
+        >>> print(Clusters("block", np.array(["A/0", "A/0", "A/1"])))
+        2 blocks of film
+        """
+        kind = {"signer": "signer", "block": "block", "image": "independent image"}[self.kind]
+        film = " of film" if self.kind == "block" else ""
+        return f"{self.count:,} {kind}{'s' * (self.count != 1)}{film}"
+
+
+def image_clusters(
+    paths: Sequence[str], labels: Sequence[str], signers: Sequence[str] | None
+) -> Clusters:
+    """Find out which images of a data set are alike.
+
+    Those of one signer, if all are known and there are two or more. Otherwise neighbouring frames:
+    the images of each class in the order of their frame numbers are cut into `BLOCKS` runs, if
+    every file name holds a number. Otherwise nothing is known, and each image stands alone.
+
+    Args:
+        paths: (N,) all images of the data set.
+        labels: (N,) names of their classes.
+        signers: (N,) empty where unknown; or None.
+
+    >>> image_clusters(["1.jpg", "2.jpg"], ["A", "A"], ["mary", "paul"]).names.tolist()
+    ['mary', 'paul']
+    >>> image_clusters(["a.jpg", "b.jpg"], ["A", "A"], ["mary", "mary"]).kind
+    'image'
+    """
+    if signers is not None and all(signers) and len(set(signers)) > 1:
+        return Clusters("signer", np.array(signers))
+    frames = [frame_number(path) for path in paths]
+    if None in frames:
+        return Clusters("image", np.array(paths))
+    classes, numbers = np.unique(np.array(labels), return_inverse=True)
+    ordered = films([frame or 0 for frame in frames], numbers.astype(np.int64))
+    blocks = film_blocks(ordered, BLOCKS)
+    names = [f"{classes[block // BLOCKS]}/{block % BLOCKS}" for block in blocks.tolist()]
+    if len(set(names)) == len(names):
+        return Clusters("image", np.array(paths))
+    return Clusters("block", np.array(names))
+
+
 ON_BAD_IMAGE: Final = ("error", "exclude")
 
 
@@ -126,16 +254,6 @@ class Subsets:
         both = names[self.test] == "validation"
         names[self.test] = np.where(both, "validation+test", "test")
         return names
-
-
-def frame_number(path: str) -> int | None:
-    """The last number in the name of a file, which orders the frames of a film; None without one.
-
-    >>> frame_number("A2/take3_A1005.jpg"), frame_number("A2/hand.jpg")
-    (1005, None)
-    """
-    numbers = re.findall(r"\d+", PurePosixPath(path).stem)
-    return int(numbers[-1]) if numbers else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +301,7 @@ class Index:
                 f"split=blocks needs a frame number in every file name; {unnumbered[0]} and "
                 f"{len(unnumbered) - 1} others of {self.root} have none. Use split=stratified."
             )
-        numbers = np.array(frames, dtype=object)
-        classes = (np.flatnonzero(self.labels == label) for label in range(len(self.classes)))
-        return [rows[np.argsort(numbers[rows], kind="stable")] for rows in classes]
+        return films([number or 0 for number in frames], self.labels)
 
     @cached_property
     def content(self) -> str:
@@ -197,6 +313,11 @@ class Index:
         """Digest of images, paths, labels and signers, which identifies the data of a run."""
         names = [self.classes[label] for label in self.labels]
         return _digest((self.content, *self.paths, *names, *(self.signers or ())))
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """(N,) which images are alike."""
+        return image_clusters(self.paths, [self.classes[n] for n in self.labels], self.signers)
 
     def write(self, folder: Path, subsets: npt.NDArray[np.str_]) -> None:
         """Write `data.csv` (path,label,signer,subset), `classes.json`, and `excluded.csv` if any.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from signlang.arrays import Flags, Ints
 from signlang.components import TARGET, build
 from signlang.data import sources
-from signlang.data.index import Index, Subsets, read_index
+from signlang.data.index import Index, Subsets, film_blocks, read_index
 from signlang.errors import DataError, SettingError, SignlangError
 
 
@@ -99,10 +99,7 @@ class ByBlocks(Split):
         Raises:
             DataError: If a file name has no number.
         """
-        groups = np.empty(len(index), dtype=np.int64)
-        for label, film in enumerate(index.films):
-            groups[film] = label * self.blocks + np.arange(len(film)) * self.blocks // len(film)
-        return groups
+        return film_blocks(index.films, self.blocks)
 
     def left_out(self, index: Index, test: Flags) -> Flags | None:
         """(N,) whether a frame is at most `gap` frames of its class from a tested one."""

@@ -12,10 +12,9 @@ from signlang.deploy.pipeline import ExportMeasurements
 from signlang.errors import RunError
 from signlang.metrics import classification
 from signlang.metrics.calibration import FALLBACK_THRESHOLD, IN_SAMPLE, OF_STUDY, Calibration
-from signlang.metrics.classification import Predictions
-from signlang.metrics.significance import wilson_interval
+from signlang.metrics.classification import Predictions, Proportion
 from signlang.reporting import plots
-from signlang.reporting.formatting import percent
+from signlang.reporting.formatting import interval_text, intervals_sentence, percent
 from signlang.reporting.page import (
     Cell,
     ImageBlock,
@@ -28,6 +27,7 @@ from signlang.reporting.page import (
     Text,
 )
 from signlang.runs import trained_run
+from signlang.runs.results import read_clusters
 from signlang.runs.trained_run import TrainedRun
 from signlang.studies import ranking
 from signlang.studies.ranking import CrossValidation
@@ -221,19 +221,24 @@ def _people(run: TrainedRun) -> str:
 def _accuracy(
     run: TrainedRun, measured: ExportMeasurements, others: Sequence[CrossValidation]
 ) -> Section:
-    test, tested = run.metrics["test"], int(run.record["data"]["test"])
-    low, high = wilson_interval(round(test["accuracy"] * tested), tested)
+    predictions = run.predictions
     name, k, n = run.metrics["split"], run.metrics["fold"], run.metrics["folds"]
     first = f"this network, test fold {k} of {n} ({SPLITS.get(name, name)})"
-    rows: Rows = [_row(first, tested, f"{test['accuracy']:.4f}", low, high)]
+    accuracy = f"{run.metrics['test']['accuracy']:.4f}"
+    rows: Rows = [[*_row(first, accuracy, predictions.accuracy), str(predictions.clusters or "-")]]
     for one in others:
         folds = f"mean of {one.finished} folds" + f" of {one.folds}" * (one.finished < one.folds)
         text = f"trained the same way, {SPLITS.get(one.split_text, one.split_text)}, {folds}"
-        rows.append(_row(text, one.images, f"{one.mean:.4f} ± {one.spread:.4f}", one.low, one.high))
-    header = ["tested on", "images", "accuracy", "95 % interval (Wilson)"]
+        mean = f"{one.mean:.4f} ± {one.spread:.4f}"
+        rows.append([*_row(text, mean, one.accuracy), str(one.clusters or "-")])
+    header = ["tested on", "images", "accuracy", "95 % interval", "by"]
     blocks: list[Text | ImageBlock | Table] = [
         Table("Accuracy; of several folds, ± two standard deviations", header, rows)
     ]
+    every = (predictions.clusters, *(other.clusters for other in others))
+    widest = max((one for one in every if one is not None), key=lambda one: one.count, default=None)
+    if widest is not None:
+        blocks.append(Text(intervals_sentence(widest)))
     if measured.int8_loss is not None:
         blocks.append(
             Text(
@@ -247,8 +252,8 @@ def _accuracy(
     return Section("Accuracy", blocks)
 
 
-def _row(text: str, images: int, accuracy: str, low: float, high: float) -> Sequence[Cell]:
-    return [text, images, Number(accuracy), Number(f"{low:.4f} to {high:.4f}")]
+def _row(text: str, accuracy: str, images: Proportion) -> Sequence[Cell]:
+    return [text, images.total, Number(accuracy), Number(interval_text(images.interval))]
 
 
 def _confusion(run: TrainedRun, measured: ExportMeasurements) -> list[Text | ImageBlock | Table]:
@@ -256,13 +261,15 @@ def _confusion(run: TrainedRun, measured: ExportMeasurements) -> list[Text | Ima
 
     rows = run.subset("test")
     assert measured.probabilities is not None
+    paths = tuple(path for path, _ in rows)
     predictions = Predictions(
         run.classes,
-        tuple(path for path, _ in rows),
+        paths,
         trained_run.label_array(rows),
         measured.probabilities.astype(np.float64),
         np.full(len(rows), run.metrics["fold"]),
         None,
+        read_clusters(run.folder, paths),
     )
     wrong = int((~predictions.correct).sum())
     alt = f"Confusion matrix: {wrong} of {len(rows)} images of the test fold predicted wrongly."
@@ -270,13 +277,11 @@ def _confusion(run: TrainedRun, measured: ExportMeasurements) -> list[Text | Ima
     blocks: list[Text | ImageBlock | Table] = [
         ImageBlock("confusion", alt, plots.confusion_figure(predictions), caption)
     ]
-    weak = [one for one in classification.recalls(predictions) if one.correct < one.count][:10]
+    recalls = classification.recalls(predictions).items()
+    weak = [(name, share) for name, share in recalls if share.count < share.total][:10]
     if weak:
-        table: Rows = [
-            _row(one.name, one.count, f"{one.correct / one.count:.4f}", one.low, one.high)
-            for one in weak
-        ]
-        header = ["class", "images", "recognised", "95 % interval (Wilson)"]
+        table: Rows = [_row(name, f"{share.value:.4f}", share) for name, share in weak]
+        header = ["class", "images", "recognised", "95 % interval"]
         blocks.append(Table("Classes with mistakes, the worst first", header, table))
     return blocks
 

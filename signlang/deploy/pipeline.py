@@ -18,8 +18,9 @@ from signlang.deploy import bundle_writer, onnx_export, quantization
 from signlang.deploy.parity import Parity, check_unchanged
 from signlang.errors import BundleError, RunError
 from signlang.inference.onnx_model import OnnxModel, session_options
-from signlang.metrics.significance import wilson_interval
+from signlang.metrics.significance import Interval, clustered_interval
 from signlang.runs import trained_run
+from signlang.runs.results import read_clusters
 from signlang.runs.trained_run import RunImages, TrainedRun
 from signlang.studies.study import read_setting
 from signlang.system import cpu_count
@@ -40,6 +41,8 @@ class ExportMeasurements:
         latency_ms: Median time of each precision for one image of the network's size.
         size_mb: Of each file, in millions of bytes.
         quantized: Which layers compute with 8 bits; empty without int8.
+        interval: 95 % interval of the accuracy of fp32, by signer or block of film; None if it is
+            not known.
     """
 
     images: int
@@ -48,6 +51,7 @@ class ExportMeasurements:
     latency_ms: Mapping[str, float]
     size_mb: Mapping[str, float]
     quantized: str
+    interval: Interval | None
 
     def accuracy(self, precision: str) -> float:
         """Share of the test fold that is recognised."""
@@ -163,7 +167,7 @@ def measure(
     latency = {name: _latency(network, run.image_sizes[0]) for name, network in networks.items()}
     size = {name: round(len(data) / 1e6, 3) for name, data in models.items()}
     if images is None:
-        return ExportMeasurements(0, {}, None, latency, size, int8_layers)
+        return ExportMeasurements(0, {}, None, latency, size, int8_layers, None)
     rows = run.subset("test")
     outputs = images.probabilities(list(networks.values()), rows, "predicting the test fold")
     labels = trained_run.label_array(rows)
@@ -171,7 +175,11 @@ def measure(
         name: int((p.argmax(1) == labels).sum()) for name, p in zip(networks, outputs, strict=True)
     }
     check_unchanged(run, rows, outputs[0])
-    result = ExportMeasurements(len(rows), correct, outputs[0], latency, size, int8_layers)
+    clusters = read_clusters(run.folder, [path for path, _ in rows])
+    interval = clustered_interval(outputs[0].argmax(1) == labels, clusters.names)
+    result = ExportMeasurements(
+        len(rows), correct, outputs[0], latency, size, int8_layers, interval
+    )
     if result.int8_loss is not None and result.int8_loss > cfg.int8_loss:
         raise BundleError(
             f"int8 recognises {result.accuracy('int8'):.4f} of the test fold instead of "
@@ -189,8 +197,8 @@ def describe_models(
     accuracy: dict[str, Any] = {"run": run.metrics["test"]["accuracy"]}
     if measured.images:
         accuracy |= {name: round(measured.accuracy(name), 6) for name in measured.correct}
-        low, high = wilson_interval(measured.correct["fp32"], measured.images)
-        accuracy |= {"images": measured.images, "interval": [round(low, 6), round(high, 6)]}
+        ends = [round(end, 6) for end in measured.interval] if measured.interval else None
+        accuracy |= {"images": measured.images, "interval": ends}
     if measured.int8_loss is not None:
         accuracy |= {"int8_loss": round(measured.int8_loss, 6), "int8_layers": measured.quantized}
     return {

@@ -20,7 +20,7 @@ from signlang.metrics.classification import (
     risk_coverage,
 )
 from signlang.reporting import plots
-from signlang.reporting.formatting import counted, percent
+from signlang.reporting.formatting import counted, intervals_sentence, percent
 from signlang.reporting.page import (
     Blocks,
     ImageBlock,
@@ -145,11 +145,12 @@ def evaluation_page(evaluation: Evaluation) -> Page:
 
 
 def _metrics(evaluation: Evaluation) -> Section:
+    clusters = evaluation.clusters[evaluation.known]
     text = (
         "The first accuracy is over all classes of the network, as in use; the second only over "
         "those that occur in the images, which separates poor recognition from confusion with "
-        "absent classes. Intervals are Wilson's, 95 %, and assume independent images; those of "
-        "one person are not."
+        "absent classes. Intervals are Wilson's, 95 %, of as many independent images as these are "
+        f"worth (Korn and Graubard 1998). {intervals_sentence(clusters)}"
     )
     calibration = evaluation.calibration
     if calibration.images:
@@ -196,7 +197,8 @@ def _signers(evaluation: Evaluation) -> Section | None:
     text = (
         f"{counted(len(signers), 'signer')}; the accuracies of half of them lie between "
         f"{np.quantile(values, 0.25):.4f} and {np.quantile(values, 0.75):.4f}, the median is "
-        f"{np.median(values):.4f}. All are in per_signer.csv."
+        f"{np.median(values):.4f}. All are in per_signer.csv. The interval of a signer is that of "
+        "more images of this person."
     )
     worst = list(signers.items())[:SIGNERS]
     rows: Rows = [[name, *map(Number, writer.share_cells(share))] for name, share in worst]

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from signlang.arrays import Flags, Floats, Ints
-from signlang.data.index import Index
+from signlang.data.index import Clusters, Index, image_clusters
 from signlang.evaluation.class_mapping import ClassMapping
 from signlang.evaluation.predictors import BatchPredictor
 from signlang.metrics import classification
@@ -20,7 +20,7 @@ from signlang.metrics.calibration import (
     apply_temperature,
 )
 from signlang.metrics.classification import Proportion
-from signlang.reporting.formatting import counted, named, percent
+from signlang.reporting.formatting import counted, intervals_sentence, named, percent
 
 ABSENT: Final = -1  # label of an image whose class the network does not know
 
@@ -139,12 +139,21 @@ class Evaluation:
     @property
     def coverage(self) -> Proportion:
         """Accepted images among those of shared classes."""
-        return Proportion.of(self.accepted[self.known])
+        return self.share(self.accepted, self.known)
 
     @property
     def precision(self) -> Proportion:
         """Correct images among the accepted ones of shared classes."""
-        return Proportion.of(self.correct[self.known & self.accepted])
+        return self.share(self.correct, self.known & self.accepted)
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """(n,) which images are alike."""
+        return self.index.clusters[self.rows]
+
+    def share(self, flags: Flags, among: Flags) -> Proportion:
+        """The marked ones among some of the images, from (n,) flags of each image."""
+        return Proportion.of(flags[among], self.clusters[among])
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -209,8 +218,8 @@ def _class_scores(evaluation: Evaluation) -> Iterator[ClassScore]:
         yield ClassScore(
             match,
             int(members.sum()),
-            Proportion.of(evaluation.correct[members]) if known else NOTHING,
-            Proportion.of(evaluation.shared_only_correct[members]) if known else NOTHING,
+            evaluation.share(evaluation.correct, members) if known else NOTHING,
+            evaluation.share(evaluation.shared_only_correct, members) if known else NOTHING,
             other,
             times,
             int((~evaluation.accepted[members]).sum()),
@@ -218,12 +227,23 @@ def _class_scores(evaluation: Evaluation) -> Iterator[ClassScore]:
 
 
 def by_signer(evaluation: Evaluation) -> dict[str, Proportion]:
-    """Accuracy of each signer on images of shared classes, the worst first."""
+    """Accuracy of each signer on images of shared classes, the worst first.
+
+    The interval is that of more images of the same person, by block of film.
+    """
     if evaluation.signers is None:
         return {}
     is_named = evaluation.known & np.array([bool(name) for name in evaluation.signers])
+    signers = select_names(evaluation.signers, is_named)
+    paths = select_names(evaluation.paths, is_named)
+    classes = select_names(evaluation.class_names, is_named)
+    names = np.array(paths)  # as long as a name of a block may be
+    for signer in set(signers):
+        rows = [row for row, name in enumerate(signers) if name == signer]
+        blocks = image_clusters([paths[r] for r in rows], [classes[r] for r in rows], None)
+        names[rows] = blocks.names
     return classification.accuracy_by_group(
-        select_names(evaluation.signers, is_named), evaluation.correct[is_named]
+        signers, evaluation.correct[is_named], Clusters("block", names)
     )
 
 
@@ -247,8 +267,8 @@ def warnings(evaluation: Evaluation) -> list[str]:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """Sentences on missing classes and files."""
-    sentences = []
+    """Sentences on the intervals, and on missing classes and files."""
+    sentences = [intervals_sentence(evaluation.clusters[evaluation.known])]
     if evaluation.overlap.unknown:
         sentences.append(
             "It is not known whether the network was trained on some of these images: "
@@ -318,6 +338,7 @@ def _calibration_warnings(evaluation: Evaluation) -> Iterator[str]:
         )
     elif (
         evaluation.precision.total
+        and evaluation.precision.interval is not None
         and evaluation.precision.interval[1] < calibration.wanted_precision
     ):
         yield (

@@ -16,7 +16,7 @@ from signlang.metrics import classification
 from signlang.metrics.calibration import calibration_effects, fields_of
 from signlang.metrics.classification import Proportion
 from signlang.reporting import formatting
-from signlang.reporting.formatting import counted, percent, printable
+from signlang.reporting.formatting import counted, interval_text, percent, printable
 from signlang.runs import identity
 
 CLASSES: Final = 12  # on the terminal
@@ -61,12 +61,12 @@ def headlines(evaluation: Evaluation) -> dict[str, str]:
     temperature = f"{calibration.temperature:.3g}" + " (none was kept)" * (not calibration.kept)
     fitted = "" if calibration.reject_threshold is not None else " (no threshold was fitted)"
     shared = counted(len(evaluation.shared), "shared class")
-    shared_only = Proportion.of(evaluation.shared_only_correct[known])
+    shared_only = evaluation.share(evaluation.shared_only_correct, known)
     classes = len(evaluation.predictor.classes)
     rows = {
         "images": f"{len(evaluation.rows):,}, of which {int(known.sum()):,} are of {shared}",
         f"accuracy, over all {classes} classes of the network": with_interval(
-            Proportion.of(evaluation.correct[known])
+            evaluation.share(evaluation.correct, known)
         ),
         **(
             {f"accuracy, over the {shared} alone": with_interval(shared_only)}
@@ -106,21 +106,25 @@ def cells_of(one: ClassScore) -> list[str]:
 def share_cells(share: Proportion) -> list[str]:
     """Cells of a share: total, value and interval.
 
-    >>> share_cells(Proportion(1, 2))
+    >>> share_cells(Proportion(1, 2, interval=(0.0945, 0.9055)))
     ['2', '0.5000', '0.0945 to 0.9055']
     """
-    low, high = share.interval
-    return [f"{share.total:,}", f"{share.value:.4f}", f"{low:.4f} to {high:.4f}"]
+    return [f"{share.total:,}", f"{share.value:.4f}", interval_text(share.interval)]
 
 
 def with_interval(share: Proportion) -> str:
     """Write a share with its 95 % interval.
 
-    >>> with_interval(Proportion(81, 263)), with_interval(Proportion(0, 0))
+    >>> with_interval(Proportion(81, 263, (0.2553, 0.3662))), with_interval(Proportion(0, 0))
     ('0.3080 (0.2553 to 0.3662)', '-')
+    >>> with_interval(Proportion(1, 2, interval=None))
+    '0.5000 (no interval)'
     """
-    _, value, interval = share_cells(share)
-    return f"{value} ({interval})" if share.total else "-"
+    if not share.total:
+        return "-"
+    return (
+        f"{share.value:.4f} ({interval_text(share.interval) if share.interval else 'no interval'})"
+    )
 
 
 def coverage_text(what: str, rows: int, total: int) -> str:
@@ -213,7 +217,7 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
         "classes": [vars(match) for match in evaluation.matches],
         "test": {
             **_rounded(evaluation.metrics),
-            "interval": classification.as_json(Proportion.of(evaluation.correct[known])),
+            "interval": classification.as_json(evaluation.share(evaluation.correct, known)),
             "per_class_accuracy": {
                 one.match.data: round(one.right.value, 6)
                 for one in sorted(by_class(evaluation), key=lambda one: one.match.data)
@@ -223,7 +227,7 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
         "shared_classes_only": {
             **_rounded(evaluation.shared_only_metrics),
             "interval": classification.as_json(
-                Proportion.of(evaluation.shared_only_correct[known])
+                evaluation.share(evaluation.shared_only_correct, known)
             ),
         },
         "calibration": {
@@ -237,8 +241,9 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
             "precision_interval": classification.as_json(evaluation.precision),
         },
         "unknown_classes_rejected": classification.as_json(
-            Proportion.of(~evaluation.accepted[~known])
+            evaluation.share(~evaluation.accepted, ~known)
         ),
+        "intervals_by": {"kind": evaluation.clusters.kind, "count": evaluation.clusters.count},
         "remarks": [*results.warnings(evaluation), *results.notes(evaluation)],
         "seconds": round(evaluation.seconds, 3),
         "images_per_second": round(len(evaluation.rows) / max(evaluation.seconds, 1e-9), 1),
@@ -274,8 +279,8 @@ def _classes(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
 
 
 def _recognised(share: Proportion) -> tuple[object, ...]:
-    low, high = share.interval
-    return share.count, f"{share.value:.6f}", f"{low:.6f}", f"{high:.6f}"
+    ends = ("", "") if share.interval is None else (f"{end:.6f}" for end in share.interval)
+    return share.count, f"{share.value:.6f}", *ends
 
 
 def _rounded(metrics: dict[str, float]) -> dict[str, float]:

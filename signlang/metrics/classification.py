@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from signlang.arrays import Flags, Floats, Ints
-from signlang.metrics.significance import wilson_interval
+from signlang.data.index import Clusters
+from signlang.metrics.significance import Interval, clustered_interval, wilson_interval
 
 SMALLEST_PROBABILITY: Final = 1e-300  # lower bound, so that the logarithm is finite
 
@@ -127,25 +128,28 @@ class Proportion:
     Attributes:
         count: Images with the property.
         total: All images.
+        interval: 95 % interval of the share, see `clustered_interval`; None if it is not known.
     """
 
     count: int
     total: int
+    interval: Interval | None = None
 
     @classmethod
-    def of(cls, flags: Flags) -> "Proportion":
-        """Count the images that are marked."""
-        return cls(int(flags.sum()), len(flags))
+    def of(cls, flags: Flags, clusters: Clusters | None = None) -> "Proportion":
+        """Count the images that are marked.
+
+        Args:
+            flags: (n,) truth values.
+            clusters: (n,) which of these images are alike; None takes them for independent.
+        """
+        names = None if clusters is None else clusters.names
+        return cls(int(flags.sum()), len(flags), clustered_interval(flags, names))
 
     @property
     def value(self) -> float:
         """The share, nan of no images."""
         return self.count / self.total if self.total else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Its 95 % interval (Wilson 1927), which assumes independent images."""
-        return wilson_interval(self.count, self.total)
 
 
 def classification_metrics(probabilities: Floats, labels: Ints) -> dict[str, float]:
@@ -191,16 +195,22 @@ def restrict_to_classes(probabilities: Floats, classes: Sequence[int]) -> Floats
     return shares
 
 
-def accuracy_by_group(names: Iterable[str], correct: Flags) -> dict[str, Proportion]:
+def accuracy_by_group(
+    names: Iterable[str], correct: Flags, clusters: Clusters | None = None
+) -> dict[str, Proportion]:
     """Accuracy of each group of images, the worst first, then the largest.
 
-    >>> accuracy_by_group(["a", "b", "b"], np.array([True, False, True]))
-    {'b': Proportion(count=1, total=2), 'a': Proportion(count=1, total=1)}
+    >>> shares = accuracy_by_group(["a", "b", "b"], np.array([True, False, True]))
+    >>> [(name, share.count, share.total) for name, share in shares.items()]
+    [('b', 1, 2), ('a', 1, 1)]
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
-    accuracies = {name: Proportion.of(correct[members]) for name, members in rows.items()}
+    accuracies = {
+        name: Proportion.of(correct[members], None if clusters is None else clusters[members])
+        for name, members in rows.items()
+    }
     return dict(
         sorted(accuracies.items(), key=lambda item: (item[1].value, -item[1].total, item[0]))
     )
@@ -220,12 +230,11 @@ def most_frequent(positions: Ints, names: Sequence[str]) -> tuple[str, int]:
 
 
 def as_json(share: Proportion) -> dict[str, Any]:
-    """A share with its interval, for `metrics.json`."""
-    low, high = share.interval
+    """A share with its interval, for `metrics.json`; null where it is not known."""
+    low, high = (round(end, 6) for end in share.interval) if share.interval else (None, None)
     return {
         "share": round(share.value, 6) if share.total else None,
-        "low": round(low, 6), "high": round(high, 6),
-        "count": share.count, "of": share.total,
+        "low": low, "high": high, "count": share.count, "of": share.total,
     }  # fmt: skip
 
 
@@ -235,6 +244,9 @@ OVER: Final = 1.5  # times the share of that class in the images, which alone ma
 
 def chance_warning(labels: Ints, predicted: Ints, names: Sequence[str]) -> str:
     """Say that a network is no better than chance, or that it mostly predicts one class.
+
+    Guesses are independent of each other even where images are alike, so the interval (Wilson 1927)
+    takes them so.
 
     Args:
         labels: (n,) positions of the true classes.
@@ -248,20 +260,20 @@ def chance_warning(labels: Ints, predicted: Ints, names: Sequence[str]) -> str:
     ''
     >>> dead = chance_warning(np.array([0, 1, 2] * 9), np.array([1] * 27), ("A", "B", "C"))
     >>> print(dead)  # doctest: +NORMALIZE_WHITESPACE
-    No better than chance: 9 of 27 images are recognised (95 % interval 0.1864 to 0.5218),
-    guessing among 3 classes gives 0.3333.
+    No better than chance: 9 of 27 images are recognised (95 % interval as of independent guesses
+    0.1864 to 0.5218), guessing among 3 classes gives 0.3333.
     It predicts B for 27 of 27 images, of which 9 show it.
     """
     if len(names) < 2 or not len(labels):
         return ""
     sentences = []
-    accuracy = Proportion.of(labels == predicted)
-    (low, high), chance = accuracy.interval, 1 / len(names)
+    right, chance = int((labels == predicted).sum()), 1 / len(names)
+    low, high = wilson_interval(right, len(labels))
     if low <= chance:
         sentences.append(
-            f"No better than chance: {accuracy.count:,} of {accuracy.total:,} images are "
-            f"recognised (95 % interval {low:.4f} to {high:.4f}), guessing among {len(names)} "
-            f"classes gives {chance:.4f}."
+            f"No better than chance: {right:,} of {len(labels):,} images are recognised (95 % "
+            f"interval as of independent guesses {low:.4f} to {high:.4f}), guessing among "
+            f"{len(names)} classes gives {chance:.4f}."
         )
     name, times = most_frequent(predicted, names)
     shown = int((labels == names.index(name)).sum())
@@ -296,6 +308,7 @@ class Predictions:
         probabilities: (n, classes).
         folds: (n,) fold in which each image was tested.
         signers: Signer of each image; None if unknown.
+        clusters: (n,) which images are alike; None takes them for independent.
     """
 
     classes: tuple[str, ...]
@@ -304,6 +317,7 @@ class Predictions:
     probabilities: Floats
     folds: Ints
     signers: tuple[str, ...] | None
+    clusters: Clusters | None = None
 
     @cached_property
     def predicted(self) -> Ints:
@@ -328,11 +342,17 @@ class Predictions:
         """See `chance_warning`."""
         return chance_warning(self.labels, self.predicted, self.classes)
 
+    @cached_property
+    def accuracy(self) -> Proportion:
+        """The images that were recognised."""
+        return Proportion.of(self.correct, self.clusters)
+
     @classmethod
     def concatenate(cls, folds: Sequence["Predictions"]) -> "Predictions":
         """Concatenate the predictions of several folds."""
         first = folds[0]
         signers = [fold.signers for fold in folds]
+        clusters = [fold.clusters for fold in folds if fold.clusters is not None]
         return cls(
             first.classes,
             tuple(path for fold in folds for path in fold.paths),
@@ -340,6 +360,7 @@ class Predictions:
             np.concatenate([fold.probabilities for fold in folds]),
             np.concatenate([fold.folds for fold in folds]),
             None if None in signers else tuple(s for fold in signers for s in fold or ()),
+            Clusters.concatenate(clusters) if len(clusters) == len(folds) else None,
         )
 
 
@@ -358,25 +379,6 @@ class Confusion:
     predicted: str
     count: int
     share: float
-
-
-@dataclass(frozen=True)
-class Recall:
-    """Recall of one class.
-
-    Attributes:
-        name: Name of the class.
-        correct: Images recognised.
-        count: Images of the class.
-        low: Lower end of the 95 % interval of the recall (Wilson 1927).
-        high: Upper end.
-    """
-
-    name: str
-    correct: int
-    count: int
-    low: float
-    high: float
 
 
 def confusion_matrix(predictions: Predictions) -> Ints:
@@ -399,19 +401,14 @@ def confusions(predictions: Predictions, most: int = 12) -> list[Confusion]:
     ]  # fmt: skip
 
 
-def recalls(predictions: Predictions) -> list[Recall]:
-    """Recall of each class, the worst first."""
-    counts = confusion_matrix(predictions)
-    rows = [
-        Recall(
-            name,
-            int(row[number]),
-            int(row.sum()),
-            *wilson_interval(int(row[number]), int(row.sum())),
-        )
-        for number, (name, row) in enumerate(zip(predictions.classes, counts, strict=True))
-    ]
-    return sorted(rows, key=lambda recall: recall.correct / max(recall.count, 1))
+def recalls(predictions: Predictions) -> dict[str, Proportion]:
+    """Recall of each class, the worst first; classes without images come first."""
+    shares = {}
+    for label, name in enumerate(predictions.classes):
+        members = np.flatnonzero(predictions.labels == label)
+        clusters = None if predictions.clusters is None else predictions.clusters[members]
+        shares[name] = Proportion.of(predictions.correct[members], clusters)
+    return dict(sorted(shares.items(), key=lambda item: item[1].count / max(item[1].total, 1)))
 
 
 def most_confident_mistakes(predictions: Predictions, most: int = 18) -> Ints:

@@ -1,6 +1,6 @@
 """Significance tests and confidence intervals for cross-validated metrics.
 
-Pure functions on arrays. scipy.stats takes a second to import, so each function imports it.
+Pure functions on arrays. scipy takes up to a second to import, so each function imports it.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from signlang.arrays import Floats
+from signlang.arrays import Floats, Ints
+from signlang.data.index import FEWEST_CLUSTERS
 
 ROUNDING: Final = 1e-12  # accuracies that differ by less are equal
+
+Interval = tuple[float, float]  # lower and upper end
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def corrected_t_test(
 
     Args:
         differences: (k,) one difference a - b for each fold.
-        test_share: Test images divided by training images, 1 / (k - 1) in a cross-validation.
+        test_share: Test images divided by training images: 1 / (k - 1) in a cross-validation of
+            k folds, more where a validation subset is held back from training.
         confidence: Of the interval, between 0 and 1.
 
     Raises:
@@ -69,62 +73,111 @@ def corrected_t_test(
 
 def _t_comparison(mean: float, error: float, freedom: int, confidence: float) -> Comparison:
     """Interval and p value of a mean with a standard error and its degrees of freedom."""
-    from scipy import stats  # type: ignore[import-untyped,unused-ignore]
+    from scipy.special import stdtr  # type: ignore[import-untyped,unused-ignore]
 
-    _check_confidence(confidence)
+    half = error * _t_quantile(freedom, confidence)
     if error <= ROUNDING:
         mean = 0.0 if abs(mean) <= ROUNDING else mean
         return Comparison(mean, mean, mean, 0.0 if mean else 1.0, confidence)
-    p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
-    half = error * float(stats.t.ppf((1 + confidence) / 2, freedom))
+    p = 2 * float(stdtr(freedom, -abs(mean) / error))
     return Comparison(mean, mean - half, mean + half, p, confidence)
 
 
-def _check_confidence(confidence: float) -> None:
+def _t_quantile(freedom: float, confidence: float) -> float:
+    """Upper end of the interval of Student's t that holds it with this confidence."""
+    from scipy.special import stdtrit  # type: ignore[import-untyped,unused-ignore]
+
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, as 0.95 does.")
+    return float(stdtrit(freedom, (1 + confidence) / 2))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more accurate one condition is than another, on the same images.
+
+    Attributes:
+        value: Mean of a - b.
+        interval: Of it; None with too few clusters for one.
+    """
+
+    value: float
+    interval: Interval | None
 
 
 def paired_difference(
     a: npt.ArrayLike,
     b: npt.ArrayLike,
-    groups: npt.ArrayLike | None = None,
+    clusters: npt.ArrayLike | None = None,
     confidence: float = 0.95,
-) -> Comparison:
-    """Difference of two accuracies on the same images, with a cluster-robust error.
+) -> Difference:
+    """Difference of two accuracies on the same images, with a cluster-robust interval.
 
-    Images of one group (a signer, a recording) rise and fall together. With G groups, n images
-    and the deviations e = d - mean(d), the standard error is sqrt(G / (G - 1) * sum over groups of
-    (sum of e)^2) / n, with G - 1 degrees of freedom (Liang and Zeger 1986, Biometrika 73; what
-    Stata and statsmodels give for a constant). Groups of one image make it the paired t-test.
+    Images of one cluster (a signer, a block of film) rise and fall together. With G clusters, n
+    images and the deviations e = d - mean(d), the standard error is sqrt(G / (G - 1) * sum over
+    clusters of (sum of e)^2) / n (Liang and Zeger 1986, Biometrika 73; what Stata and statsmodels
+    give for a constant), with t quantiles of G - 1 degrees of freedom, or of fewer: see
+    `clustered_interval`. Clusters of one image make it the paired t-test. Where all differences are
+    equal their error is not known: the interval is then as wide as the share of clusters that
+    differ could be (Wilson 1927). It is never wider than for clusters of equal images.
 
     Args:
         a: (n,) truth values, whether each image was recognised under the first condition.
         b: (n,) the same under the second.
-        groups: (n,) label of the group of each image; None makes each image its own.
+        clusters: (n,) label of the cluster of each image; None makes each image its own.
         confidence: Of the interval, between 0 and 1.
 
     Raises:
-        ValueError: If the lengths differ, or with fewer than two groups.
+        ValueError: If the lengths differ, or there are no images.
 
-    >>> result = paired_difference([1, 1, 1, 0], [0, 1, 0, 0], groups=["x", "x", "y", "y"])
-    >>> result.difference, result.p
-    (0.5, 0.0)
+    >>> result = paired_difference([1, 1, 1, 0], [0, 1, 0, 0], clusters=["x", "y", "z", "z"])
+    >>> result.value, result.interval and [round(end, 2) for end in result.interval]
+    (0.5, [-0.43, 1.0])
     """
     first, second = np.asarray(a, dtype=np.bool_), np.asarray(b, dtype=np.bool_)
-    if first.ndim != 1 or first.shape != second.shape:
+    if first.ndim != 1 or first.shape != second.shape or not len(first):
         raise ValueError(f"The images of a and b differ: {first.shape} and {second.shape}.")
-    labels = np.arange(len(first)) if groups is None else np.asarray(groups)
-    if labels.shape != first.shape:
-        raise ValueError(f"groups has {labels.shape} labels for {first.shape} images.")
-    names, group = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"An interval needs two or more groups of images, not {len(names)}.")
+    cluster, count = _cluster_numbers(clusters, len(first))
     differences = first.astype(np.float64) - second
     mean = float(differences.mean())
-    sums = np.bincount(group, weights=differences - mean)
-    error = float(np.sqrt(len(names) / (len(names) - 1) * np.sum(sums**2))) / len(first)
-    return _t_comparison(mean, error, len(names) - 1, confidence)
+    if count < FEWEST_CLUSTERS:
+        return Difference(mean, None)
+    error, worth = _cluster_error(differences - mean, cluster, count), _worth(cluster)
+    if error <= ROUNDING:
+        half = 1 - _wilson(1.0, worth, _t_quantile(np.inf, confidence))[0]
+    else:
+        deviation = float(differences.std(ddof=1))
+        differing = len(np.unique(cluster[differences != 0]))
+        alone = deviation / len(first) ** 0.5
+        freedom = count - 1 if error <= alone + ROUNDING else min(count - 1, differing)
+        half = min(
+            error * _t_quantile(freedom, confidence),
+            max(error, deviation / worth**0.5) * _t_quantile(count - 1, confidence),
+        )
+    return Difference(mean, (max(-1.0, mean - half), min(1.0, mean + half)))
+
+
+def _cluster_numbers(clusters: npt.ArrayLike | None, count: int) -> tuple[Ints, int]:
+    """(n,) number of the cluster of each image, and how many there are."""
+    if clusters is None:
+        return np.arange(count), count
+    labels = np.asarray(clusters)
+    if labels.shape != (count,):
+        raise ValueError(f"clusters has {labels.shape} labels for {count} images.")
+    names, numbers = np.unique(labels, return_inverse=True)
+    return numbers.astype(np.int64), len(names)
+
+
+def _worth(cluster: Ints) -> float:
+    """How many images the clusters are worth if all images of a cluster are equal."""
+    sizes = np.bincount(cluster)
+    return float(sizes.sum() ** 2 / np.sum(sizes**2))
+
+
+def _cluster_error(deviations: Floats, cluster: Ints, count: int) -> float:
+    """Standard error of a mean, from the (n,) deviations from it."""
+    sums = np.bincount(cluster, weights=deviations, minlength=count)
+    return float(np.sqrt(count / (count - 1) * np.sum(sums**2))) / len(deviations)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -137,19 +190,18 @@ def mcnemar(only_a: int, only_b: int) -> float:
     Raises:
         ValueError: If a count is negative.
 
-    >>> mcnemar(1, 5), mcnemar(0, 0)
+    >>> round(mcnemar(1, 5), 5), mcnemar(0, 0)
     (0.21875, 1.0)
     """
-    from scipy import stats
+    from scipy.special import bdtr  # type: ignore[import-untyped,unused-ignore]
 
     if min(only_a, only_b) < 0:
         raise ValueError(f"The counts {only_a} and {only_b} must not be negative.")
-    count = only_a + only_b
-    return float(stats.binomtest(only_a, count).pvalue) if count else 1.0
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
-def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share, without continuity correction.
+def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a share of independent images, without continuity correction.
 
     Wilson 1927, JASA 22; method 3 of Newcombe 1998, Statistics in Medicine 17. Of no images at
     all nothing is known: 0 to 1.
@@ -165,15 +217,71 @@ def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple
     >>> [round(end, 4) for end in wilson_interval(81, 263)]
     [0.2553, 0.3662]
     """
-    from scipy import stats
-
-    _check_confidence(confidence)
     if not 0 <= correct <= count:
         raise ValueError(f"{correct} correct of {count} cannot be.")
-    if count == 0:
-        return 0.0, 1.0
-    low, high = stats.binomtest(correct, count).proportion_ci(confidence, method="wilson")
-    return float(low), float(high)
+    quantile = _t_quantile(np.inf, confidence)
+    return _wilson(correct / count, count, quantile) if count else (0.0, 1.0)
+
+
+def _wilson(share: float, count: float, quantile: float) -> Interval:
+    """Wilson's interval of a share of `count` images, which need not be a whole number."""
+    part = quantile**2 / count
+    middle = (share + part / 2) / (1 + part)
+    half = float(np.sqrt(share * (1 - share) * part + part**2 / 4)) / (1 + part)
+    low, high = (min(1.0, max(0.0, end)) for end in (middle - half, middle + half))
+    return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
+
+
+def clustered_interval(
+    correct: npt.ArrayLike, clusters: npt.ArrayLike | None = None, confidence: float = 0.95
+) -> Interval | None:
+    """Interval of a share of images that come in clusters: Wilson's, of the effective sample size.
+
+    Images of one cluster (a signer, a block of film) are alike, so that n images say as much as
+    n / deff independent ones. The design effect deff is the variance of the share between clusters
+    (see `paired_difference`) over that of independent images, at least 1. Korn and Graubard 1998,
+    Survey Methodology 24, adjust for its own uncertainty: n / deff * (t(n-1) / t(df))^2, at most n,
+    with df = G - 1 for G clusters. Here it is the sample size of Wilson's interval, as in SAS's
+    SURVEYFREQ; Franco et al. 2019 (J. Survey Statistics and Methodology 7) recommend Wilson's and
+    find it too narrow with few clusters. With clusters of one image it is Wilson's interval itself.
+
+    Two rules are our own, as networks make few mistakes; `experiments/intervals` measures them.
+    Where deff is above 1, df is at most the number of clusters with a mistake (or with a hit): only
+    these tell how much clusters differ. And images of a cluster can at most be equal: n images are
+    worth at least n^2 / (sum of the squared sizes of the clusters), which is G for clusters of one
+    size. This is taken where deff is not known, without any mistake (or hit).
+
+    Args:
+        correct: (n,) truth values, whether each image was recognised.
+        clusters: (n,) label of the cluster of each image; None makes each image its own.
+        confidence: Of the interval, between 0 and 1.
+
+    Returns:
+        Its ends, or None with fewer than three clusters. Of no images at all, 0 to 1.
+
+    >>> flags = [n % 20 > 2 for n in range(100)]  # always three mistakes in a row
+    >>> [round(end, 3) for end in clustered_interval(flags) or ()]
+    [0.767, 0.907]
+    >>> [round(end, 3) for end in clustered_interval(flags, [n // 5 for n in range(100)]) or ()]
+    [0.649, 0.946]
+    >>> clustered_interval(flags, [n // 50 for n in range(100)])  # two clusters are too few
+    """
+    flags = np.asarray(correct, dtype=np.bool_)
+    count, hits = len(flags), int(flags.sum())
+    cluster, groups = _cluster_numbers(clusters, count)
+    if groups == count:
+        return wilson_interval(hits, count, confidence)
+    if groups < FEWEST_CLUSTERS:
+        return None
+    share, worth, quantile = hits / count, _worth(cluster), _t_quantile(np.inf, confidence)
+    if hits in {0, count}:
+        return _wilson(share, worth, quantile)
+    error = _cluster_error(flags.astype(np.float64) - share, cluster, groups)
+    effect = max(1.0, error**2 * (count - 1) / (share * (1 - share)))
+    mixed = min(len(np.unique(cluster[flags])), len(np.unique(cluster[~flags])))
+    freedom = groups - 1 if effect <= 1 + ROUNDING else min(groups - 1, mixed)
+    lost = _t_quantile(count - 1, confidence) / _t_quantile(freedom, confidence)
+    return _wilson(share, min(count, max(worth, count / effect * lost**2)), quantile)
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
@@ -215,7 +323,7 @@ def friedman(accuracies: npt.ArrayLike) -> float:
     >>> round(friedman([[0.5, 0.6, 0.7], [0.4, 0.6, 0.8], [0.5, 0.7, 0.8]]), 4)
     0.0498
     """
-    from scipy import stats
+    from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 
     values = np.asarray(accuracies, dtype=np.float64)
     if values.ndim != 2 or len(values) < 2 or values.shape[1] < 3:

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:  # for types alone
+    from signlang.data.index import Clusters
 
 
 def p_text(p: float) -> str:
@@ -52,6 +55,36 @@ def with_spread(mean: float, spread: float) -> str:
     ('0.9800 ± 0.0120', '0.9800')
     """
     return f"{mean:.4f}" if math.isnan(spread) else f"{mean:.4f} ± {spread:.4f}"
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Write the ends of an interval, or a dash where it is not known.
+
+    >>> interval_text((0.25534, 0.36622)), interval_text(None)
+    ('0.2553 to 0.3662', '-')
+    """
+    return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
+def intervals_sentence(clusters: "Clusters") -> str:
+    """What the intervals of a table are by, and whom they hold for."""
+    if not clusters.is_enough:
+        return f"There are no intervals: {clusters} are too few to tell how much they differ."
+    if clusters.kind == "signer":
+        return (
+            f"The intervals are by signer ({clusters}): images of one signer are alike, and say "
+            "less than as many of several people."
+        )
+    if clusters.kind == "block":
+        return (
+            f"The intervals are by block of film ({clusters}, each a tenth of the frames of a "
+            "class): neighbouring frames are alike. One signer is in them, or it is not known who, "
+            "so they do not hold for other people."
+        )
+    return (
+        f"The intervals are of {clusters}: it is not known which are alike. Where the images show "
+        "few people, or are frames of a film, they are too narrow."
+    )
 
 
 PREFIXES: Final = {1e9: " G", 1e6: " M", 1e3: " k"}

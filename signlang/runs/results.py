@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from signlang.arrays import Floats
 from signlang.console import log
 from signlang.constraints import Count, Index, Strict, Text, validated
+from signlang.data.index import Clusters, image_clusters
 from signlang.errors import RunError
 from signlang.files import read_csv
 from signlang.metrics.classification import Predictions, classification_metrics
@@ -74,8 +75,15 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     tied = table.argmax(1) != predicted
     table[every[tied], predicted[tied]] = np.nextafter(highest[tied], 2)
     paths = tuple(row[0] for row in rows)
+    signers = _signers(folder, paths)
     return Predictions(
-        classes, paths, labels, table, np.full(len(rows), fold), _signers(folder, paths)
+        classes,
+        paths,
+        labels,
+        table,
+        np.full(len(rows), fold),
+        signers,
+        read_clusters(folder, paths),
     )
 
 
@@ -105,6 +113,13 @@ def _signers(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
         )
     signers = tuple(tested[path] for path in paths)
     return signers if all(signers) else None
+
+
+def read_clusters(folder: RunFolder, paths: Sequence[str]) -> Clusters:
+    """Which images of a run are alike, by all images of its `data.csv`."""
+    place = {row["path"]: number for number, row in enumerate(folder.images)}
+    columns = ([row[name] for row in folder.images] for name in ("path", "label", "signer"))
+    return image_clusters(*columns)[[place[path] for path in paths]]
 
 
 SHARE_TOLERANCE: Final = 1e-5  # a macro F1 of 1 is summed up in float32
@@ -188,6 +203,7 @@ class RecordData(Strict, extra="ignore"):
     fingerprint: str
     images: Index
     classes: Index
+    train: Count
     test: Index
 
 

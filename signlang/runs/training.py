@@ -287,14 +287,16 @@ def test_and_record(
     probabilities, index = predictions.probabilities("test"), module.index
     tested = module.subsets.test[: len(probabilities)]  # fewer with trainer.limit_test_batches
     write_predictions(folder.path / "predictions.csv", index, tested, probabilities)
-    optimistic = cfg.split.validation == "fold"  # the two subsets are one: it measures nothing new
+    optimistic = cfg.split.validation == "fold"
     outputs = {
         subset: (predictions.probabilities(subset), predictions.labels(subset))
-        for subset in (SUBSETS[:1] if optimistic else SUBSETS)
+        for subset in SUBSETS
     }
     for subset, figures in (("validation", validation), ("test", test)):
         if np.isfinite(outputs[subset][0]).all():  # of float64, as `compare` computes them again
             figures |= classification_metrics(*outputs[subset])
+    if optimistic:  # the two subsets are one: it measures nothing new
+        del outputs["test"]
     calibration.write_calibration(folder.path, outputs, cfg.wanted_precision)
     remark = chance_warning(predictions.labels("test"), probabilities.argmax(1), index.classes)
     record = folder.record() or {}

@@ -123,8 +123,8 @@ CHANCE: Final = (
     "the corrected test allows for that. A p value says how often chance alone would give such a "
     "difference, not how large or how useful it is; 0.05 is the limit used here. No significant "
     "difference does not mean equally good: the interval beside it gives the plausible range. "
-    "That interval is not adjusted for the number of comparisons, so it may leave out 0 where the "
-    "adjusted p is above the limit."
+    "p and “best less this” are adjusted for all pairs of settings. The interval of a verdict is "
+    "not, so it may leave out 0 where the adjusted p is above the limit."
 )
 METRIC_MEANINGS: Final = {
     "cost against accuracy": "a dashed line joins the networks that no other beats in both (the "

@@ -134,9 +134,11 @@ FOLDS_AND_MEAN: Final = "accuracy of each fold: mean ± 2 sd"
 NOTES: Final = (
     "Images of a test fold had no part in training, unless the protocol is validation=fold.",
     *(f"{column.title}: {column.meaning}." for column in chosen(MARKDOWN) if column.meaning),
-    "p values are adjusted for the number of settings, the intervals of the verdicts are not.",
-    "leaderboard.csv has more columns and more digits; predictions.csv has the predictions of "
-    "each setting for each image.",
+    "p and “best less this” are adjusted for all pairs of settings, the intervals of the verdicts "
+    "are not.",
+    "leaderboard.csv has more columns and more digits, and the p value of McNemar's test (1947, "
+    "Psychometrika 12; adjusted likewise) where images are independent; predictions.csv has the "
+    "predictions of each setting for each image.",
 )
 
 

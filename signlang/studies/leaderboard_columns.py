@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from signlang.console import duration
-from signlang.reporting.formatting import p_cell, short_number, with_spread
+from signlang.metrics.significance import Interval
+from signlang.reporting.formatting import interval_text, p_cell, short_number, with_spread
 from signlang.studies.ranking import Row
 from signlang.studies.study import Study
 
@@ -88,6 +89,35 @@ def _against_best(p: Callable[[Row], float | None]) -> Callable[[Row], str]:
     return lambda row: "best" if row.setting is row.best else p_cell(p(row))
 
 
+def ends(interval: Interval | None) -> str:
+    """Write the interval of a difference.
+
+    >>> ends((-0.01, 0.02)), ends(None)
+    ('-0.0100 to +0.0200', '-')
+    """
+    return "-" if interval is None else f"{interval[0]:+z.4f} to {interval[1]:+z.4f}"
+
+
+def _behind_best(row: Row) -> str:
+    if row.setting is row.best:
+        return "best"
+    return "-" if row.difference is None else ends(row.difference.interval)
+
+
+def _end(of: Callable[[Row], Interval | None], which: int) -> Callable[[Row], float | None]:
+    """One end of an interval; None where it is not known."""
+
+    def end(row: Row) -> float | None:
+        interval = of(row)
+        return None if interval is None else interval[which]
+
+    return end
+
+
+def _difference_interval(row: Row) -> Interval | None:
+    return None if row.difference is None else row.difference.interval
+
+
 def _rank(row: Row) -> str:
     return f"{row.rank}" if row.setting.is_complete else f"{row.rank}*"
 
@@ -138,13 +168,16 @@ _METRICS: Final = (
     Column("accuracy_2sd", lambda row: row.setting.two_deviations("accuracy")),
     Column(
         "accuracy_low",
-        lambda row: row.interval[0],
+        _end(lambda row: row.accuracy.interval, 0),
         "95 % interval",
-        "of the accuracy on all tested images together, by Wilson's score (Wilson 1927, JASA 22). "
-        "It takes the images for independent: where they show few people, it is too narrow",
-        cell=lambda row: "{:.4f} to {:.4f}".format(*row.interval),
+        "of the accuracy on all tested images together: Wilson's score (Wilson 1927, JASA 22) of "
+        "as many independent images as they are worth (Korn and Graubard 1998, Survey Methodology "
+        "24), as images of one signer, or neighbouring frames of a film, are alike. The verdicts "
+        "say which and how many; with one or two signers there is none",
+        cell=lambda row: interval_text(row.accuracy.interval),
     ),
-    Column("accuracy_high", lambda row: row.interval[1]),
+    Column("accuracy_high", _end(lambda row: row.accuracy.interval, 1)),
+    Column("clusters", lambda row: str(row.setting.predictions.clusters or "")),
     _mean(
         "macro_f1",
         title="macro F1",
@@ -230,20 +263,24 @@ _METRICS: Final = (
         lambda row: row.p,
         "p",
         "against the best setting with the same folds: corrected resampled t-test on the folds "
-        "(Nadeau and Bengio 2003, Machine Learning 52), adjusted for the number of comparisons "
-        "(Holm 1979, Scandinavian Journal of Statistics 6)",
+        "(Nadeau and Bengio 2003, Machine Learning 52), adjusted (Holm 1979, Scandinavian Journal "
+        "of Statistics 6) for all pairs of settings: the best is chosen by the same figures",
         higher_is_better=True,
         cell=_against_best(lambda row: row.p),
     ),
     Column(
-        "p_mcnemar",
-        lambda row: row.p_mcnemar,
-        "p (McNemar)",
-        "likewise, from the images that only one of the two recognises (McNemar 1947, "
-        "Psychometrika 12), adjusted by Holm",
+        "difference_low",
+        _end(_difference_interval, 0),
+        "best less this",
+        "95 % interval of the accuracy of the best less that of this setting, on the images that "
+        "both were tested on, by signer or block of film (Liang and Zeger 1986, Biometrika 73); "
+        "it holds for all pairs of settings at once (Bonferroni). The networks are taken as they "
+        "are: what another training would change is in p",
         higher_is_better=True,
-        cell=_against_best(lambda row: row.p_mcnemar),
+        cell=_behind_best,
     ),
+    Column("difference_high", _end(_difference_interval, 1)),
+    Column("p_mcnemar", lambda row: row.p_mcnemar, higher_is_better=True),
     Column("device", _of_records("device")),
     Column("signlang", _of_records("signlang")),
     Column(
@@ -261,7 +298,7 @@ EACH_FOLD: Final = Column(
 )
 # the columns of the tables, in their order; the terminal leaves out the last ones for want of width
 MARKDOWN: Final = (
-    RANK, "label", "accuracy", "p", "p_mcnemar", "macro_f1", "calibration_error", "size_mb",
+    RANK, "label", "accuracy", "p", "difference_low", "macro_f1", "calibration_error", "size_mb",
     "parameters", "flops", "latency_ms", "images_per_second", "seconds",
 )  # fmt: skip
 TERMINAL: Final = (
@@ -269,7 +306,7 @@ TERMINAL: Final = (
     "flops", "size_mb", "images_per_second", "seconds",
 )  # fmt: skip
 REPORT: Final = (
-    "label", "accuracy", "accuracy_low", "p", "p_mcnemar", "macro_f1", "calibration_error",
+    "label", "accuracy", "accuracy_low", "p", "difference_low", "macro_f1", "calibration_error",
     "parameters", "flops", "size_mb", "latency_ms", "images_per_second", "epochs", "seconds",
 )  # fmt: skip
 

@@ -4,18 +4,22 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Final
 
-from signlang.arrays import Flags
+import numpy as np
+
+from signlang.arrays import Flags, Floats
+from signlang.data.index import Clusters
 from signlang.errors import RunError, listing
-from signlang.metrics.classification import Predictions
+from signlang.metrics.classification import Predictions, Proportion
 from signlang.metrics.significance import (
     Comparison,
+    Difference,
     corrected_t_test,
     holm,
     mcnemar,
     paired_difference,
-    wilson_interval,
 )
 from signlang.runs.results import Run
 from signlang.studies.study import Setting, Study, read_study
@@ -30,11 +34,15 @@ class Row:
         label: Its short name.
         rank: Its place among the settings whose folds hold the same images, from 1.
         best: The best setting whose folds hold the same images; may be this one.
-        interval: Wilson interval (95 %) of the accuracy on all images of the finished folds.
-        p: Of the corrected resampled t-test against `best`, Holm-corrected; None for the best
-            itself, and where the folds of the two are not the same.
-        p_mcnemar: Of McNemar's test on the pooled predictions, Holm-corrected; None likewise.
+        accuracy: On all images of the finished folds, with its interval.
+        p: Of the corrected resampled t-test against `best`, Holm-corrected for all pairs of
+            settings whose folds hold the same images, as the best is known from the same figures;
+            None for the best itself, and where the folds of the two are not the same.
+        p_mcnemar: Of McNemar's test on the pooled predictions, corrected likewise; None likewise,
+            and where images are not independent.
         comparison: Accuracy of `best` less this one's, fold by fold; None where `p` is None.
+        difference: The same, image by image, with an interval that holds for all those pairs at
+            once (Bonferroni); None for the best itself, and without images that both saw.
         best_label: The short name of `best`.
     """
 
@@ -42,10 +50,11 @@ class Row:
     label: str
     rank: int
     best: Setting
-    interval: tuple[float, float]
+    accuracy: Proportion
     p: float | None
     p_mcnemar: float | None
     comparison: Comparison | None
+    difference: Difference | None
     best_label: str
 
 
@@ -57,17 +66,13 @@ class Pair:
         random: Its folds are assigned at random.
         apart: Its folds keep signers, or neighbouring frames, apart.
         label: What both share.
-        difference: Accuracy of `random` less that of `apart`.
-        low: Of its 95 % interval, images of one signer taken as one observation.
-        high: Likewise.
+        difference: Accuracy of `random` less that of `apart`, with its 95 % interval by cluster.
     """
 
     random: Setting
     apart: Setting
     label: str
-    difference: float
-    low: float
-    high: float
+    difference: Difference
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +98,9 @@ def rank_settings(study: Study) -> Ranking:
     """Rank the settings of a study and test each against the best whose folds are the same.
 
     Settings that share their folds stand together, the complete ones first, the most accurate
-    first; they are tested and corrected for their number among themselves.
+    first; they are tested and corrected for their number among themselves. The best is chosen by
+    the figures that are tested, so it is not the correction for comparisons with one setting that
+    holds, but that for all pairs.
 
     Raises:
         RunError: If predictions cannot be read, or settings that should share images do not.
@@ -107,30 +114,37 @@ def rank_settings(study: Study) -> Ranking:
     return Ranking(study, rows, _pairs(study))
 
 
+LEVEL: Final = 0.05
+
+
 def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
     ranked = sorted(group, key=lambda s: (not s.is_complete, -s.mean("accuracy"), s.name))
     best = ranked[0]
     for setting in ranked[1:]:
         _check_images(best, setting)
-    tests = [None if s is best else _over_folds(best, s) for s in ranked]
+    pairs = list(combinations(range(len(ranked)), 2))  # those with the best come first
+    tests = [_over_folds(ranked[one], ranked[other]) for one, other in pairs]
     p_values = _corrected([None if test is None else test.p for test in tests])
-    p_images = _corrected([None if s is best else _over_images(best, s) for s in ranked])
+    p_images = _corrected(_over_images(ranked, pairs))
     names = [study.label(setting) for setting in ranked]
+    confidence = 1 - LEVEL / max(1, len(pairs))
+    nothing: list[None] = [None]
     return [
         Row(
             setting=setting,
             label=name,
             rank=rank,
             best=best,
-            interval=wilson_interval(int(right.sum()), len(right)),
+            accuracy=setting.predictions.accuracy,
             p=p,
             p_mcnemar=p_image,
             comparison=test,
+            difference=None if setting is best else _difference(best, setting, confidence),
             best_label=names[0],
         )
-        for rank, (setting, name, right, test, p, p_image) in enumerate(
-            zip(ranked, names, [s.predictions.correct for s in ranked], tests, p_values, p_images,
-                strict=True),
+        for rank, (setting, name, test, p, p_image) in enumerate(
+            zip(ranked, names, nothing + tests, nothing + p_values, nothing + p_images,
+                strict=False),
             start=1,
         )
     ]  # fmt: skip
@@ -145,10 +159,30 @@ def _over_folds(best: Setting, other: Setting) -> Comparison | None:
     return corrected_t_test(differences, best.test_share) if len(differences) > 1 else None
 
 
-def _over_images(best: Setting, other: Setting) -> float | None:
-    """P value of McNemar's test on the images that both were tested on; None without any."""
-    a, b, _ = _in_both(best.predictions, other.predictions)
-    return mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) if len(a) else None
+def _over_images(
+    settings: Sequence[Setting], pairs: Sequence[tuple[int, int]]
+) -> list[float | None]:
+    """P value of McNemar's test of each pair on the images that both were tested on.
+
+    None where there are none, and everywhere if images are not independent: the test takes each
+    for a toss of its own, and finds differences that are not there.
+    """
+    predictions = [setting.predictions for setting in settings]
+    if not all(one.clusters is None or one.clusters.are_images for one in predictions):
+        return [None] * len(pairs)
+    place = {
+        path: row for row, path in enumerate({p: None for one in predictions for p in one.paths})
+    }
+    right, wrong = np.zeros((2, len(settings), len(place)))
+    for row, one in enumerate(predictions):
+        columns = [place[path] for path in one.paths]
+        right[row, columns], wrong[row, columns] = one.correct, ~one.correct
+    only: Floats = right @ wrong.T  # images that the first recognises and the second does not
+    shared: Floats = (right + wrong) @ (right + wrong).T
+    return [
+        mcnemar(round(only[one, other]), round(only[other, one])) if shared[one, other] else None
+        for one, other in pairs
+    ]
 
 
 def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
@@ -161,13 +195,21 @@ def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(adjusted) for p in p_values]
 
 
-def _in_both(one: Predictions, other: Predictions) -> tuple[Flags, Flags, list[str] | None]:
-    """(n,) whether each recognised the images that both saw, and who is in those."""
+def _difference(one: Setting, other: Setting, confidence: float) -> Difference | None:
+    """How much more accurate one is on the images that both saw; None without any."""
+    a, b, clusters = _in_both(one.predictions, other.predictions)
+    if not len(a):
+        return None
+    return paired_difference(a, b, None if clusters is None else clusters.names, confidence)
+
+
+def _in_both(one: Predictions, other: Predictions) -> tuple[Flags, Flags, Clusters | None]:
+    """(n,) whether each recognised the images that both saw, and which of those are alike."""
     place = {path: position for position, path in enumerate(other.paths)}
     here = [position for position, path in enumerate(one.paths) if path in place]
     there = [place[one.paths[position]] for position in here]
-    signers = None if one.signers is None else [one.signers[position] for position in here]
-    return one.correct[here], other.correct[there], signers
+    clusters = None if one.clusters is None else one.clusters[here]
+    return one.correct[here], other.correct[there], clusters
 
 
 def settings_without_split(run: Run) -> tuple[str, str]:
@@ -194,14 +236,10 @@ def _pairs(study: Study) -> list[Pair]:
 
 
 def _pair(study: Study, random: Setting, apart: Setting) -> Pair | None:
-    a, b, signers = _in_both(random.predictions, apart.predictions)
-    if signers is not None and len(set(signers)) < 2:
-        signers = None  # of one person, each image stands for itself
-    if len(a) < 2:
+    difference = _difference(random, apart, 1 - LEVEL)
+    if difference is None:
         return None
-    result = paired_difference(a, b, groups=signers)
-    label = study.label(random, without="split")
-    return Pair(random, apart, label, result.difference, result.low, result.high)
+    return Pair(random, apart, study.label(random, without="split"), difference)
 
 
 def _check_folds(setting: Setting, first: dict[str, Run]) -> None:
@@ -265,9 +303,8 @@ class CrossValidation:
         spread: Two standard deviations over them.
         finished: Folds.
         folds: That there are.
-        images: Tested, on all finished folds.
-        low: Of the 95 % interval (Wilson) of the accuracy on all of them.
-        high: Likewise.
+        accuracy: On all images of the finished folds, with its interval.
+        clusters: Which of these images are alike.
     """
 
     split: str
@@ -276,9 +313,8 @@ class CrossValidation:
     spread: float
     finished: int
     folds: int
-    images: int
-    low: float
-    high: float
+    accuracy: Proportion
+    clusters: Clusters | None
 
 
 def cross_validation(run: Run) -> list[CrossValidation]:
@@ -309,7 +345,6 @@ def cross_validation(run: Run) -> list[CrossValidation]:
 
 
 def _cross_validation_of(setting: Setting) -> CrossValidation:
-    correct: Sequence[bool] = setting.predictions.correct.tolist()
     return CrossValidation(
         setting.split,
         setting.split_text,
@@ -317,6 +352,6 @@ def _cross_validation_of(setting: Setting) -> CrossValidation:
         setting.two_deviations("accuracy"),
         len(setting.runs),
         setting.folds,
-        len(correct),
-        *wilson_interval(sum(correct), len(correct)),
+        setting.predictions.accuracy,
+        setting.predictions.clusters,
     )

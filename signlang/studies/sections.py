@@ -10,7 +10,7 @@ from signlang.metrics.classification import reliability_diagram
 from signlang.reporting import formatting, plots
 from signlang.reporting.page import Blocks, ImageBlock, Number, Rows, Section, Table, Text
 from signlang.studies import plots as study_plots
-from signlang.studies.leaderboard_columns import EACH_FOLD, REPORT, chosen
+from signlang.studies.leaderboard_columns import EACH_FOLD, REPORT, chosen, ends
 from signlang.studies.ranking import Pair, Ranking, Row
 from signlang.studies.study import Setting, Study
 
@@ -125,7 +125,7 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
         [
             pair.label, pair.random.split, Number(f"{pair.random.mean('accuracy'):.4f}"),
             pair.apart.split_text, Number(f"{pair.apart.mean('accuracy'):.4f}"),
-            Number(f"{pair.difference:+z.4f}"), Number(f"{pair.low:+z.4f} to {pair.high:+z.4f}"),
+            Number(f"{pair.difference.value:+z.4f}"), Number(ends(pair.difference.interval)),
         ]
         for pair in pairs
     ]  # fmt: skip
@@ -133,8 +133,8 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
     text = (
         "The same settings with folds assigned at random, and with folds that keep people (or "
         "neighbouring frames) apart. A random fold holds images that resemble training images; "
-        "the difference is the bias of random folds. In the interval the images of one signer "
-        "count as one observation (Liang and Zeger 1986)."
+        "the difference is the bias of random folds. In its interval the images of one signer, or "
+        "of one block of film, count as one observation (Liang and Zeger 1986)."
     )
     return Section(
         "Comparison of splits", [Text(text), Table("Comparison of splits", header, rows)]
@@ -190,9 +190,10 @@ def curves(ranking: Ranking) -> Section:
         if chart is None:
             silent.append(label)
             continue
+        folds = formatting.counted(len(setting.runs), "fold")
         alt = (
             f"Loss and accuracy of {label} over the epochs, for training and validation; "
-            f"{len(setting.runs)} folds and their mean."
+            f"{folds}{' and their mean' if len(setting.runs) > 1 else ''}."
         )
         blocks.append(ImageBlock(named("curves", number), alt, chart, label))
     if silent:
@@ -250,13 +251,13 @@ def _recalls(setting: Setting, label: str) -> Table:
     every = classification.recalls(setting.predictions)
     rows: Rows = [
         [
-            recall.name, Number(f"{recall.correct / max(recall.count, 1):.4f}"),
-            Number(f"{recall.low:.4f} to {recall.high:.4f}"), recall.correct, recall.count,
+            name, Number(f"{share.count / max(share.total, 1):.4f}"),
+            Number(formatting.interval_text(share.interval)), share.count, share.total,
         ]
-        for recall in every[:LISTED]
+        for name, share in list(every.items())[:LISTED]
     ]  # fmt: skip
     suffix = f", the {LISTED} worst of {len(every)}" if len(every) > LISTED else ", the worst first"
-    header = ["class", "recognised", "95 % interval (Wilson)", "images recognised", "of"]
+    header = ["class", "recognised", "95 % interval", "images recognised", "of"]
     return Table(f"Accuracy of each class of {label}{suffix}", header, rows)
 
 

@@ -94,9 +94,9 @@ class Setting:
 
     @property
     def test_share(self) -> float:
-        """Images of a test fold for each image outside of it."""
-        data = self.runs[0].record["data"]
-        return float(data["test"]) / (float(data["images"]) - float(data["test"]))
+        """Images of a test fold for each that was trained on: mean over the runs."""
+        data = [run.record["data"] for run in self.runs]
+        return sum(float(one["test"]) / float(one["train"]) for one in data) / len(data)
 
     def values(self, name: str) -> Floats:
         """(finished folds,) one of `FIGURES`."""

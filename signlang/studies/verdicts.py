@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 
 from signlang.metrics.significance import Comparison, friedman
-from signlang.reporting.formatting import p_text, with_spread
-from signlang.studies.ranking import Pair, Ranking, Row
+from signlang.reporting.formatting import interval_text, intervals_sentence, p_text, with_spread
+from signlang.studies.ranking import LEVEL, Pair, Ranking, Row
 from signlang.studies.sections import fold_assignments
 from signlang.studies.study import Setting, Study
 
@@ -41,8 +41,7 @@ def verdict(a: str, b: str, comparison: Comparison, p: float, level: float = 0.0
 
 FEW: Final = 6  # up to so many settings are each compared with the best in a sentence
 NAMED: Final = 10  # settings named in a list
-LEVEL: Final = 0.05
-TESTED: Final = "corrected resampled t-test, Holm, 5 %"
+TESTED: Final = "corrected resampled t-test, Holm over all pairs, 5 %"
 
 
 def row_verdict(row: Row) -> str:
@@ -65,21 +64,22 @@ def sentences(ranking: Ranking) -> list[str]:
             "Settings with different fold assignments or protocols are not ranked against each "
             "other."
         )
+    clusters = (row.setting.predictions.clusters for row in rows if row.rank == 1)
+    lines += dict.fromkeys(intervals_sentence(one) for one in clusters if one is not None)
     lines += [_hidden(pair) for pair in ranking.pairs]
     return [*lines, *_cautions(ranking.study)]
 
 
 def _section(rows: Sequence[Row]) -> Iterator[str]:
     """Sentences on the settings that share their folds, the best first."""
-    best = rows[0].setting
-    low, high = rows[0].interval
+    best, images = rows[0].setting, rows[0].accuracy
     accuracy = with_spread(best.mean("accuracy"), best.two_deviations("accuracy"))
     spread = ", mean ± 2 standard deviations" if len(best.runs) > 1 else ""
     of_how_many = f"Best of {len(rows)} settings: " if len(rows) > 1 else ""
+    interval = f"; 95 % interval of all {images.total:,} images: {interval_text(images.interval)}"
     yield (
         f"{of_how_many}{rows[0].label} with accuracy {accuracy} ({_count(len(best.runs), 'fold')}"
-        f"{spread}; 95 % interval of all {len(best.predictions.labels):,} images: {low:.4f} to "
-        f"{high:.4f})."
+        f"{spread}{interval if images.interval else ''})."
     )
     complete = [row.setting for row in rows if row.setting.is_complete]
     if len(complete) > 2 and best.folds > 1:
@@ -95,7 +95,7 @@ def _section(rows: Sequence[Row]) -> Iterator[str]:
     if untested:
         yield (
             f"{_count(untested, 'setting')} shared fewer than two finished folds with the best: "
-            "there is no test over folds, only McNemar's on the images."
+            "there is no test over folds."
         )
 
 
@@ -118,15 +118,20 @@ def _hidden(pair: Pair) -> str:
     An interval that holds 0 shows nothing, neither a difference nor that there is none.
     """
     kept = "signers" if pair.apart.split == "signer" else "neighbouring frames"
-    points, low, high = (100 * value for value in (pair.difference, pair.low, pair.high))
+    points, interval = 100 * pair.difference.value, pair.difference.interval
     lead = f"Random folds hide {points:.1f} points"
-    if pair.low <= 0:
+    if interval is None or interval[0] <= 0:
         lead = "No bias of random folds was measured"
+    ends = (
+        "no interval: too few clusters"
+        if interval is None
+        else f"95 % interval {100 * interval[0]:+z.1f} to {100 * interval[1]:+z.1f}"
+    )
     return (
         f"{lead}: {pair.label} has accuracy {pair.random.mean('accuracy'):.4f} with "
         f"split={pair.random.split}, and {pair.apart.mean('accuracy'):.4f} with "
         f"split={pair.apart.split_text}, which keeps {kept} apart (difference {points:+z.1f} "
-        f"points, 95 % interval {low:+z.1f} to {high:+z.1f})."
+        f"points, {ends})."
     )
 
 

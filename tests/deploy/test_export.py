@@ -29,8 +29,12 @@ from signlang.hydra_app import CONF, quoted
 from signlang.inference.bundle import load_bundle
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import Calibration, apply_temperature
+from signlang.metrics.significance import clustered_interval
 from signlang.models.classifier import Classifier
+from signlang.reporting.formatting import interval_text, intervals_sentence
 from signlang.runs import trained_run
+from signlang.runs.folder import RunFolder
+from signlang.runs.results import read_predictions
 from signlang.runs.trained_run import TrainedRun
 
 FAMILIES = {
@@ -176,6 +180,14 @@ def test_a_bundle_is_complete_and_tells_no_paths(
     assert "run and bundle agree on" in result.out
     card = files["card.md"].read_text("utf-8")
     assert "people not seen in training" in card
+    predictions = read_predictions(RunFolder(trained), metrics["fold"])
+    expected = clustered_interval(predictions.correct, predictions.signers)
+    assert info["accuracy"]["interval"] == (
+        None if expected is None else pytest.approx(expected, abs=1e-6)
+    )
+    assert f" | {interval_text(expected)} | {predictions.clusters} |" in card
+    assert predictions.clusters is not None
+    assert intervals_sentence(predictions.clusters) in card
     assert "| licence of the data | not stated |" in card
     assert "Signs that need movement are beyond it." in card
 

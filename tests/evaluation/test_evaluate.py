@@ -26,7 +26,7 @@ from signlang.evaluation import class_mapping
 from signlang.evaluation.class_mapping import map_classes
 from signlang.hydra_app import quoted
 from signlang.metrics import classification
-from signlang.metrics.significance import wilson_interval
+from signlang.metrics.significance import clustered_interval, wilson_interval
 from signlang.models.classifier import Classifier
 from signlang.models.networks import build_network
 
@@ -140,7 +140,10 @@ def test_the_figures_are_those_of_scikit_learn(same: tuple[Path, Result]) -> Non
     assert test["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert test["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert test["loss"] == pytest.approx(log_loss(labels, shares), abs=1e-4)
-    assert test["interval"]["low"] == pytest.approx(wilson_interval(36, 36)[0], abs=1e-6)
+    # without a mistake, a signer counts as one image
+    assert test["interval"]["low"] == pytest.approx(wilson_interval(6, 6)[0], abs=1e-6)
+    assert metrics["intervals_by"] == {"kind": "signer", "count": 6}
+    assert "The intervals are by signer (6 signers)" in (same[0] / "report.html").read_text()
 
 
 def test_unseen_images_alone_give_the_figures_of_the_run(
@@ -227,7 +230,13 @@ def test_missing_and_unknown_classes_are_counted_apart(
     of_class = {row["class"]: row for row in rows_of(place / "out" / "per_class.csv")}
     assert list(of_class) == ["A", "B", "Ω"]  # the worst first, unknown ones last
     assert (of_class["A"]["recognised"], of_class["A"]["mistaken_for"]) == ("6", "ß")
-    assert float(of_class["A"]["low"]) == pytest.approx(wilson_interval(6, 12)[0], abs=1e-6)
+    blocks = np.arange(12) * 10 // 12  # of two frames, but for some
+    low, high = clustered_interval(np.arange(12) >= 6, blocks) or (0, 0)
+    assert low < wilson_interval(6, 12)[0]
+    assert [float(of_class["A"][end]) for end in ("low", "high")] == pytest.approx(
+        [low, high], abs=1e-6
+    )
+    assert metrics["intervals_by"]["kind"] == "block"
     assert (of_class["Ω"]["matched"], of_class["Ω"]["accuracy"]) == ("not known", "")
     remarks = " ".join(metrics["remarks"])
     assert "4 images of 1 class that the network does not know (Ω)" in remarks

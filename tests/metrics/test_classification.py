@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss
 
+from signlang.data.index import Clusters
 from signlang.metrics.classification import (
     Predictions,
     Proportion,
@@ -22,7 +23,7 @@ from signlang.metrics.classification import (
     recalls,
     restrict_to_classes,
 )
-from signlang.metrics.significance import wilson_interval
+from signlang.metrics.significance import clustered_interval, wilson_interval
 
 CLASSES = ("A", "B", "C")
 
@@ -70,12 +71,24 @@ def test_mistakes_come_by_their_number() -> None:
 
 def test_recall_is_of_the_true_class_and_the_worst_comes_first() -> None:
     rows = recalls(predictions_of(LABELS, PREDICTED, CONFIDENCE))
-    assert [(one.name, one.correct, one.count) for one in rows] == [
+    assert [(name, share.count, share.total) for name, share in rows.items()] == [
         ("A", 1, 4), ("C", 2, 3), ("B", 3, 3),
     ]  # fmt: skip
-    assert (rows[0].low, rows[0].high) == wilson_interval(1, 4)
+    assert rows["A"].interval == wilson_interval(1, 4)
     accuracy = per_class_accuracy(np.array(LABELS), np.array(PREDICTED), (*CLASSES, "no image"))
     assert accuracy == {"A": 0.25, "B": 1.0, "C": 0.666667}
+
+
+def test_images_of_a_cluster_count_less() -> None:
+    names = np.repeat([f"s{n}" for n in range(6)], 5)
+    correct = np.repeat([True, True, True, True, True, False], 5)
+    clusters = Clusters("signer", names)
+    share = Proportion.of(correct, clusters)
+    assert share.interval == clustered_interval(correct, names)
+    assert share.interval != wilson_interval(25, 30)
+    assert Proportion.of(correct[:10], clusters[:10]).interval is None  # two signers
+    groups = accuracy_by_group(["a"] * 20 + ["b"] * 10, correct, clusters)
+    assert (groups["a"].interval, groups["b"].interval) == (wilson_interval(4, 4), None)
 
 
 def test_the_surest_mistakes_come_first() -> None:
@@ -90,8 +103,8 @@ def test_shares_of_groups_and_of_nothing() -> None:
     half, nothing = Proportion.of(np.array([True, False])), Proportion(0, 0)
     assert (half.value, half.interval) == (0.5, wilson_interval(1, 2))
     assert math.isnan(nothing.value)
-    assert as_json(nothing) == {"share": None, "low": 0.0, "high": 1.0, "count": 0, "of": 0}
-    content = as_json(Proportion(1, 3))
+    assert as_json(nothing) == {"share": None, "low": None, "high": None, "count": 0, "of": 0}
+    content = as_json(Proportion.of(np.array([True, False, False])))
     assert (content["share"], content["count"], content["of"]) == (0.333333, 1, 3)
     assert (content["low"], content["high"]) == pytest.approx(wilson_interval(1, 3), abs=1e-6)
     names = ["few", "many", "many", "good", "b", "a"]
@@ -132,7 +145,8 @@ def test_no_better_than_chance_is_said_where_the_interval_holds_it(
     assert text.startswith("No better than chance") == is_chance
     if is_chance:
         assert (
-            f"{right} of 30 images are recognised (95 % interval {low:.4f} to {high:.4f})" in text
+            f"{right} of 30 images are recognised (95 % interval as of independent guesses "
+            f"{low:.4f} to {high:.4f})" in text
         )
 
 

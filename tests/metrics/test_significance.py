@@ -4,6 +4,7 @@ from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from sklearn.datasets import make_moons
@@ -12,6 +13,8 @@ from sklearn.svm import SVC
 
 from signlang.metrics.significance import (
     Comparison,
+    Difference,
+    clustered_interval,
     corrected_t_test,
     friedman,
     holm,
@@ -96,61 +99,90 @@ def test_corrected_t_test_refuses(
 
 def test_paired_difference_of_single_images_is_scipys_paired_t_test() -> None:
     a, b = np.random.default_rng(1).random((2, 200)) < np.array([[0.9], [0.8]])
-    theirs = stats.ttest_rel(a.astype(float), b.astype(float))
-    for groups in (None, [f"image {number}" for number in range(200)]):
-        ours = paired_difference(a, b, groups)
-        assert ours.difference == pytest.approx(a.mean() - b.mean())
-        assert ours.p == pytest.approx(theirs.pvalue)
-        assert ends(ours) == pytest.approx(theirs.confidence_interval(0.95))
+    theirs = stats.ttest_rel(a.astype(float), b.astype(float)).confidence_interval(0.95)
+    for clusters in (None, [f"image {number}" for number in range(200)]):
+        ours = paired_difference(a, b, clusters)
+        assert ours.value == pytest.approx(a.mean() - b.mean())
+        assert ours.interval == pytest.approx(tuple(theirs))
 
 
-def test_paired_difference_of_equal_groups_is_the_t_test_of_their_means() -> None:
+def test_paired_difference_of_equal_clusters_is_the_t_test_of_their_means() -> None:
     rng = np.random.default_rng(2)
     a, b = rng.random((2, 12, 20)) < rng.random((2, 12, 1))
     order = rng.permutation(240)
-    groups = np.repeat(np.arange(12), 20)[order]
-    ours = paired_difference(a.ravel()[order], b.ravel()[order], groups, confidence=0.9)
-    theirs = stats.ttest_1samp(a.mean(axis=1) - b.mean(axis=1), 0)
-    assert ours.p == pytest.approx(theirs.pvalue)
-    assert ends(ours) == pytest.approx(theirs.confidence_interval(0.9))
+    clusters = np.repeat(np.arange(12), 20)[order]
+    ours = paired_difference(a.ravel()[order], b.ravel()[order], clusters, confidence=0.9)
+    theirs = stats.ttest_1samp(a.mean(axis=1) - b.mean(axis=1), 0).confidence_interval(0.9)
+    assert ours.interval == pytest.approx(tuple(theirs))
 
 
-def test_paired_difference_of_unequal_groups_is_the_sandwich_of_liang_and_zeger() -> None:
+def test_paired_difference_of_unequal_clusters_is_the_sandwich_of_liang_and_zeger() -> None:
     rng = np.random.default_rng(3)
-    groups = rng.integers(0, 7, 100)
+    clusters = rng.integers(0, 7, 100)
     a, b = rng.random((2, 100)) < np.array([[0.8], [0.6]])
     differences = a.astype(float) - b
-    # (X'X)^-1 X' Omega X (X'X)^-1, where X is a column of ones and Omega has a block for each group
+    # (X'X)^-1 X' Omega X (X'X)^-1, where X is a column of ones and Omega has a block each cluster
     ones, error = np.ones((100, 1)), differences - differences.mean()
-    omega = np.outer(error, error) * (groups[:, None] == groups)
+    omega = np.outer(error, error) * (clusters[:, None] == clusters)
     bread = np.linalg.inv(ones.T @ ones)
     variance = (7 / 6 * bread @ ones.T @ omega @ ones @ bread).item()
     half = stats.t.ppf(0.975, 6) * np.sqrt(variance)
-    ours = paired_difference(a, b, groups)
-    assert ours.high - ours.difference == pytest.approx(half)
-    assert ours.difference - ours.low == pytest.approx(half)
+    ours = paired_difference(a, b, clusters)
+    assert ours.interval == pytest.approx((ours.value - half, ours.value + half))
 
 
-def test_paired_difference_where_nothing_or_everything_differs() -> None:
-    right, wrong = np.ones(6, dtype=bool), np.zeros(6, dtype=bool)
-    assert paired_difference(right, right) == Comparison(0.0, 0.0, 0.0, 1.0)
-    assert paired_difference(right, wrong, list("aabbcc")) == Comparison(1.0, 1.0, 1.0, 0.0)
+def test_where_only_some_clusters_differ_their_number_is_the_freedom() -> None:
+    a, b = np.ones(200, dtype=bool), np.ones(200, dtype=bool)
+    b[:3] = b[10:13] = b[20:23] = False  # all in the first three of twenty clusters
+    clusters = np.repeat(np.arange(20), 10)
+    means = (a.astype(float) - b).reshape(20, 10).mean(1)
+    half = stats.t.ppf(0.975, 3) * means.std(ddof=1) / np.sqrt(20)  # not of 19 degrees of freedom
+    assert paired_difference(a, b, clusters).interval == pytest.approx((0.045 - half, 0.045 + half))
+
+
+def test_intervals_are_no_wider_than_if_images_of_a_cluster_were_equal() -> None:
+    clusters = np.repeat(np.arange(8), 6)
+    one_is_hard = clusters > 0  # everything of the first signer is wrong
+    one_is_hard[0] = True
+    share = one_is_hard.mean()
+    ours = clustered_interval(one_is_hard, clusters)
+    assert ours is not None
+    for end in ours:
+        assert abs(share - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / 8), rel=1e-6)
+    difference = paired_difference(np.ones(48, dtype=bool), one_is_hard, clusters).interval
+    half = stats.t.ppf(0.975, 7) * (~one_is_hard).std(ddof=1) / np.sqrt(8)
+    assert difference == pytest.approx((1 - share - half, 1 - share + half))
+
+
+def test_paired_difference_where_nothing_or_everything_differs_is_not_certain() -> None:
+    right, wrong = np.ones(60, dtype=bool), np.zeros(60, dtype=bool)
+    clusters = np.repeat(list("abcdef"), 10)
+    half = 1 - wilson_interval(6, 6)[0]  # a seventh signer might differ
+    assert paired_difference(right, right, clusters) == Difference(0.0, (-half, half))
+    assert paired_difference(right, wrong, clusters) == Difference(1.0, (1 - half, 1.0))
+
+
+def test_one_or_two_clusters_have_no_interval() -> None:
+    right = [True, False, True, True]
+    assert paired_difference(right, [True] * 4, list("aabb")) == Difference(-0.25, None)
+    assert clustered_interval(right, list("aabb")) is None
+    assert clustered_interval(right, list("aaaa")) is None
+    assert clustered_interval(right, list("aabc")) is not None
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "groups", "words"),
+    ("a", "b", "clusters", "words"),
     [
         ([1, 0], [1], None, "differ"),
         (1, 1, None, "differ"),
         ([[1, 0]], [[1, 0]], None, "differ"),
+        ([], [], None, "differ"),
         ([1, 0], [1, 0], ["x"], "1,. labels for"),
-        ([1, 0], [1, 0], ["x", "x"], "two or more groups"),
-        ([], [], None, "two or more groups"),
     ],
 )
-def test_paired_difference_refuses(a: Any, b: Any, groups: Any, words: str) -> None:
+def test_paired_difference_refuses(a: Any, b: Any, clusters: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        paired_difference(a, b, groups)
+        paired_difference(a, b, clusters)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +244,96 @@ def test_wilson_stays_within_0_and_1_and_refuses_what_cannot_be() -> None:
     for correct, count in [(3, 2), (-1, 2), (0, -1)]:
         with pytest.raises(ValueError, match="cannot be"):
             wilson_interval(correct, count)
+
+
+def test_wilson_is_that_of_scipy() -> None:
+    for correct, count in [(0, 5), (5, 5), (81, 263), (86_990, 87_000)]:
+        theirs = stats.binomtest(correct, count).proportion_ci(0.9, method="wilson")
+        assert wilson_interval(correct, count, 0.9) == pytest.approx(tuple(theirs))
+
+
+def test_clusters_of_one_image_make_it_wilsons_interval() -> None:
+    flags = np.arange(50) < 47
+    assert clustered_interval(flags) == wilson_interval(47, 50)
+    assert clustered_interval(flags, [f"{n}" for n in range(50)]) == wilson_interval(47, 50)
+    assert clustered_interval([]) == (0.0, 1.0)
+
+
+SIZES = (5, 9, 14, 22, 29, 7, 18, 11)  # of eight clusters
+CLUSTERS = np.repeat(np.arange(8), SIZES)
+
+
+def recognised(hits: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """The first images of each cluster."""
+    return np.concatenate([np.arange(n) < hit for n, hit in zip(SIZES, hits, strict=True)])
+
+
+ONE, OTHER = recognised((4, 3, 13, 9, 24, 6, 17, 2)), recognised((2, 8, 12, 10, 14, 1, 15, 4))
+
+
+def test_paired_difference_is_that_of_statsmodels() -> None:
+    # statsmodels 0.15.0: OLS(one - other, ones).fit(cov_type="cluster", cov_kwds={"groups":
+    # clusters}, use_t=True).conf_int()
+    ours = paired_difference(ONE, OTHER, CLUSTERS).interval
+    assert ours == pytest.approx((-0.14172937746342934, 0.3504250296373424), rel=1e-12)
+
+
+def test_images_count_as_many_as_korn_and_graubard_say() -> None:
+    error = 0.10617580334735445  # of statsmodels likewise, of OLS(one, ones)
+    n, share = 115, 78 / 115
+    size = share * (1 - share) / error**2 * n / (n - 1)
+    size *= (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, 7)) ** 2
+    assert size == pytest.approx(13.7, abs=0.1)
+    z, ends = stats.norm.ppf(0.975), clustered_interval(ONE, CLUSTERS)
+    assert ends is not None
+    for end in ends:  # Wilson's quadratic
+        assert abs(share - end) == pytest.approx(z * np.sqrt(end * (1 - end) / size))
+
+
+def test_without_a_mistake_a_cluster_counts_as_one_image() -> None:
+    signers = np.repeat(np.arange(20), 50)
+    right = np.ones(1000, dtype=bool)
+    assert clustered_interval(right, signers) == wilson_interval(20, 20)
+    assert clustered_interval(~right, signers) == wilson_interval(0, 20)
+
+
+def test_clusters_that_agree_less_than_by_chance_do_not_narrow_the_interval() -> None:
+    flags = np.arange(100) % 10 != 0  # exactly one mistake in each cluster
+    ours, theirs = clustered_interval(flags, np.arange(100) // 10), wilson_interval(90, 100)
+    assert ours is not None
+    assert ours[0] < theirs[0] < theirs[1] < ours[1]
+
+
+def coverage(
+    mean: float, rho: float, clusters: int, size: int, draws: int = 1000
+) -> npt.NDArray[np.float64]:
+    """How often the interval by cluster and that of independent images hold the true share.
+
+    Each cluster has an accuracy of its own, of a beta distribution with this mean and intra-cluster
+    correlation.
+    """
+    rng = np.random.default_rng(0)
+    names = np.repeat(np.arange(clusters), size)
+    a, b = mean * (1 / rho - 1), (1 - mean) * (1 / rho - 1)
+    held = np.zeros(2)
+    for _ in range(draws):
+        flags = rng.random(len(names)) < rng.beta(a, b, clusters)[names]
+        by_cluster = clustered_interval(flags, names) or (0, 0)
+        alone = wilson_interval(int(flags.sum()), len(flags))
+        held += [by_cluster[0] <= mean <= by_cluster[1], alone[0] <= mean <= alone[1]]
+    return held / draws
+
+
+@pytest.mark.parametrize(
+    ("mean", "rho", "clusters", "size"),
+    [(0.7, 0.2, 5, 100), (0.9, 0.2, 20, 20), (0.95, 0.1, 30, 40), (0.97, 0.2, 290, 20)],
+)
+def test_the_interval_by_cluster_holds_the_truth_as_often_as_it_says(
+    mean: float, rho: float, clusters: int, size: int
+) -> None:
+    by_cluster, alone = coverage(mean, rho, clusters, size)
+    assert by_cluster >= 0.92
+    assert alone <= 0.7
 
 
 def test_holm_gives_the_figures_of_r() -> None:

@@ -39,7 +39,7 @@ RECORD: Mapping[str, Any] = {
     "fingerprint": "f",
     "overrides": ["fold=0"],
     "settings": {"folds": 5, "fold": 0},
-    "data": {"fingerprint": "d", "images": 10, "classes": 2, "test": 2},
+    "data": {"fingerprint": "d", "images": 10, "classes": 2, "train": 7, "test": 2},
 }
 
 

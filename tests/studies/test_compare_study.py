@@ -11,7 +11,7 @@ from test_report import TWO_MODELS, write_run, write_two_models
 
 from signlang import console
 from signlang.errors import RunError, SettingError
-from signlang.metrics.significance import wilson_interval
+from signlang.metrics.significance import clustered_interval
 from signlang.studies import comparison, leaderboard
 from signlang.studies.leaderboard_columns import COLUMNS
 from signlang.studies.ranking import rank_settings
@@ -107,9 +107,15 @@ def test_figures_of_the_file_are_those_of_the_runs(study: Path, tmp_path: Path) 
     assert (first["model"], second["model"]) == ("one", "two")
     for row, right in ((first, 24), (second, 26)):
         interval = [float(row["accuracy_low"]), float(row["accuracy_high"])]
-        assert interval == pytest.approx(wilson_interval(right, 32), abs=1e-6)
+        (setting,) = (s for s in read_study(study).settings if s.name == row["model"])
+        correct, signers = setting.predictions.correct, setting.predictions.signers
+        assert correct.sum() == right
+        assert interval == pytest.approx(clustered_interval(correct, signers), abs=1e-6)
+        assert row["clusters"] == "8 signers"
     assert first["seconds"] == "150.000000"
-    assert (second["p"], second["p_mcnemar"]) == ("", "")
+    assert (second["p"], second["difference_low"]) == ("", "")
+    assert float(first["difference_low"]) < 2 / 32 < float(first["difference_high"])
+    assert first["p_mcnemar"] == ""  # images of one signer are not independent
     assert float(first["p"]) > 0.05
     assert COLUMNS["flops"].text(rank_settings(read_study(study)).rows[0]) == "200.00"
 
@@ -119,7 +125,7 @@ def test_values_that_are_not_known_come_last_whatever_the_order(study: Path) -> 
     ranking = rank_settings(read_study(study))
     for key, models in {
         "accuracy_fold_0": ["one", "two", "none"], "accuracy_2sd": ["two", "one", "none"],
-        "p_mcnemar": ["one", "none", "two"],
+        "difference_low": ["none", "one", "two"],
     }.items():  # fmt: skip
         assert [line["model"] for _, line in leaderboard.ranked(ranking, key)] == models, key
 

@@ -1,6 +1,7 @@
 """P values are corrected for their number, signers are clusters, and other data is not compared."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,17 @@ import pytest
 from test_report import write_run
 
 from signlang.errors import RunError
-from signlang.metrics.significance import corrected_t_test, mcnemar, paired_difference
+from signlang.metrics.significance import (
+    clustered_interval,
+    corrected_t_test,
+    holm,
+    mcnemar,
+    paired_difference,
+    wilson_interval,
+)
 from signlang.studies.ranking import rank_settings
 from signlang.studies.study import read_study
+from signlang.studies.verdicts import sentences
 
 ACCURACIES = {"best": (1.0, 0.875, 1.0), "middle": (0.75, 0.75, 0.875), "last": (0.5, 0.625, 0.25)}
 IMAGES = 16  # of a fold: two classes of eight
@@ -25,24 +34,87 @@ def three(tmp_path: Path) -> Path:
     return tmp_path / "three"
 
 
-def test_both_p_values_are_corrected_for_their_number(three: Path) -> None:
+def make_independent(run: Path) -> None:
+    """Let nobody be known in the images, and no name hold a number."""
+    for file in (run / "data.csv", run / "predictions.csv"):
+        lines = [re.sub(r",s\d,", ",,", line) for line in file.read_text("utf-8").splitlines()]
+        letters = [re.sub(r"(?<=^\d/).*?(?=\.png)", lambda m: m[0].translate(LETTERS), line)
+                   for line in lines]  # fmt: skip
+        file.write_text("\n".join(letters) + "\n", "utf-8")
+
+
+LETTERS = str.maketrans("0123456789", "abcdefghij")
+
+
+def test_p_values_are_corrected_for_all_pairs(three: Path) -> None:
+    for run in three.glob("*/fold=*"):
+        make_independent(run)
     best, *others = rank_settings(read_study(three)).rows
     assert [row.setting.runs[0].metrics["model"] for row in (best, *others)] == [*ACCURACIES]
     assert best.p is None
     assert best.p_mcnemar is None
     over_folds, over_images = [], []
-    for model in ("middle", "last"):
-        differences = np.subtract(ACCURACIES["best"], ACCURACIES[model])
-        over_folds.append(corrected_t_test(differences, best.setting.test_share).p)
+    for one, other in (("best", "middle"), ("best", "last"), ("middle", "last")):
+        differences = np.subtract(ACCURACIES[one], ACCURACIES[other])
+        over_folds.append(corrected_t_test(differences, 20 / 18).p)
         over_images.append(mcnemar(round(IMAGES * differences.sum()), 0))
     for found, plain in (
         ([row.p for row in others], over_folds),
         ([row.p_mcnemar for row in others], over_images),
     ):
-        low, high = sorted(plain)  # Holm: the smaller of two counts twice, the larger once
-        expected = [min(1, 2 * p) if p == low else max(high, 2 * low) for p in plain]
-        assert found == pytest.approx(expected, rel=1e-9, abs=0)
-        assert expected != pytest.approx(plain, rel=1e-3, abs=0)
+        # the last two are compared as well, since any of the three might have been the best
+        assert found == pytest.approx(holm(plain)[:2], rel=1e-9, abs=0)
+        assert found != pytest.approx(holm(plain[:2]), rel=1e-3, abs=0)
+
+
+def test_the_t_test_knows_how_many_images_were_trained_on(three: Path) -> None:
+    (setting, *_) = read_study(three).settings
+    assert setting.test_share == pytest.approx(20 / 18)  # not 20 / 20: two were held back
+
+
+def test_images_of_one_signer_have_no_mcnemar_but_an_interval_by_signer(three: Path) -> None:
+    best, middle, _ = rank_settings(read_study(three)).rows
+    assert middle.p_mcnemar is None
+    a, b = best.setting.predictions, middle.setting.predictions
+    assert a.clusters is not None
+    assert str(a.clusters) == "8 signers"
+    assert middle.difference == paired_difference(
+        a.correct, b.correct, a.signers, confidence=1 - 0.05 / 3
+    )
+    assert best.accuracy.interval == clustered_interval(a.correct, a.signers)
+    assert best.accuracy.interval != wilson_interval(best.accuracy.count, 48)
+
+
+def with_one_signer(run: Path) -> None:
+    table = (run / "data.csv").read_text("utf-8")
+    (run / "data.csv").write_text(re.sub(r",s\d+,", ",mary,", table), "utf-8")
+
+
+def test_frames_of_one_signer_count_by_block_of_film(tmp_path: Path) -> None:
+    for fold, accuracy in enumerate((0.9, 0.5)):
+        with_one_signer(write_run(tmp_path / "s", {"model": "cnn"}, fold, 2, accuracy, each=40))
+    (row,) = rank_settings(read_study(tmp_path / "s")).rows
+    predictions = row.setting.predictions
+    assert str(predictions.clusters) == "20 blocks of film"
+    blocks = [f"{path[0]} {int(path[4:-4]) // 4}" for path in predictions.paths]
+    assert row.accuracy.interval == clustered_interval(predictions.correct, blocks)
+    assert "by block of film (20 blocks of film, each a tenth of the frames" in " ".join(
+        sentences(rank_settings(read_study(tmp_path / "s")))
+    )
+
+
+def test_two_signers_are_too_few_for_an_interval(tmp_path: Path) -> None:
+    for split, accuracy in (("stratified", 1.0), ("signer", 0.5)):
+        for fold in range(2):
+            run = write_run(tmp_path / "s", {"model": "cnn", "split": split}, fold, 2, accuracy)
+            table = re.sub(r",s\d,", ",mary,", (run / "data.csv").read_text("utf-8"), count=8)
+            (run / "data.csv").write_text(re.sub(r",s\d,", ",paul,", table), "utf-8")
+    ranking = rank_settings(read_study(tmp_path / "s"))
+    assert {row.accuracy.interval for row in ranking.rows} == {None}
+    text = " ".join(sentences(ranking))
+    assert "There are no intervals: 2 signers are too few to tell how much they differ." in text
+    assert "(difference +50.0 points, no interval: too few clusters)" in text
+    assert "95 % interval" not in text
 
 
 def test_images_of_one_signer_are_one_observation(tmp_path: Path) -> None:
@@ -56,25 +128,26 @@ def test_images_of_one_signer_are_one_observation(tmp_path: Path) -> None:
         split: np.concatenate([np.tile(np.arange(8) < 8 * a, 2) for a in of_folds])
         for split, of_folds in accuracies.items()
     }
-    clustered = paired_difference(recognised["stratified"], recognised["signer"], groups=number)
+    clustered = paired_difference(recognised["stratified"], recognised["signer"], number)
     alone = paired_difference(recognised["stratified"], recognised["signer"])
-    assert (pair.difference, pair.low, pair.high) == pytest.approx(
-        (clustered.difference, clustered.low, clustered.high)
-    )
-    assert abs(clustered.low - alone.low) > 0.01
+    assert pair.difference == clustered
+    assert clustered.interval is not None
+    assert alone.interval is not None
+    assert abs(clustered.interval[0] - alone.interval[0]) > 0.01
 
 
 def test_unknown_signers_are_no_cluster(tmp_path: Path) -> None:
     for split, accuracy in (("stratified", 1.0), ("signer", 0.5)):
         for fold in range(2):
             run = write_run(tmp_path / "s", {"model": "cnn", "split": split}, fold, 2, accuracy)
+            make_independent(run)
             table = (run / "data.csv").read_text("utf-8")
-            (run / "data.csv").write_text(table.replace(",s6,", ",,").replace(",s7,", ",,"))
+            (run / "data.csv").write_text(table.replace(",,", ",mary,", 5))
     ranking = rank_settings(read_study(tmp_path / "s"))
     assert all(row.setting.predictions.signers is None for row in ranking.rows)
     alone = paired_difference(np.ones(32), np.tile(np.arange(8) < 4, 4))
     (pair,) = ranking.pairs
-    assert (pair.low, pair.high) == pytest.approx((alone.low, alone.high))
+    assert pair.difference == alone
 
 
 def with_other_data(run: Path) -> None:

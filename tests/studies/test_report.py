@@ -20,7 +20,7 @@ from signlang.files import write_between, write_csv
 from signlang.metrics import classification
 from signlang.metrics.classification import Predictions, reliability_diagram
 from signlang.metrics.factor_effects import Effect
-from signlang.metrics.significance import wilson_interval
+from signlang.metrics.significance import Difference
 from signlang.reporting import plots
 from signlang.runs.folder import RunFolder
 from signlang.runs.results import Run, read_history, read_predictions
@@ -94,6 +94,7 @@ def write_run(
         "seconds": 75.0, "images_per_second": 500.0,
     }  # fmt: skip
     data = {"name": "signs", "fingerprint": "d", "images": 40, "classes": size, "test": 20}
+    data |= {"train": 18, "validation": 2}
     record = {
         "format": 2, "signlang": "0.1.0", "fingerprint": "f", "git": "abc123", "device": "CPU",
         "started": "2026-01-02T03:04:05",
@@ -137,14 +138,15 @@ def ranking_of(study: Path) -> Ranking:
     rows: list[Row] = []
     for setting in found.settings:
         first = best.setdefault(setting.fold_assignment, setting)
-        predictions = setting.predictions
-        interval = wilson_interval(int(predictions.correct.sum()), len(predictions.labels))
+        accuracy, label = setting.predictions.accuracy, found.label(setting)
         p = None if setting is first else 0.0123
+        behind = None if setting is first else Difference(0.05, (-0.01, 0.11))
         rows.append(
-            Row(setting, found.label(setting), len(rows) + 1, first, interval, p, p, None, "first")
+            Row(setting, label, len(rows) + 1, first, accuracy, p, p, None, behind, "first")
         )
     leaders = list(best.values())
-    pairs = [Pair(leaders[0], leaders[1], "cnn", 0.1, -0.02, 0.22)] if len(leaders) > 1 else []
+    hidden = Difference(0.1, (-0.02, 0.22))
+    pairs = [Pair(leaders[0], leaders[1], "cnn", hidden)] if len(leaders) > 1 else []
     return Ranking(found, rows, pairs)
 
 
@@ -361,9 +363,10 @@ def test_confusion_agrees_with_scikit_learn() -> None:
     pairs = classification.confusions(found, most=3)
     assert [p.count for p in pairs] == sorted(counts[~np.eye(6, dtype=bool)])[:-4:-1]
     assert pairs[0].share == pairs[0].count / counts.sum(1)[int(pairs[0].label[-1])]
-    shares = [r.correct / r.count for r in classification.recalls(found) if r.count]
+    shares = [share.value for share in classification.recalls(found).values() if share.total]
     assert shares == sorted(shares)
-    assert [r.name for r in classification.recalls(found) if not r.count] == ["class 5"]
+    empty = [name for name, share in classification.recalls(found).items() if not share.total]
+    assert empty == ["class 5"]
 
 
 def test_worst_mistakes_are_the_surest() -> None:

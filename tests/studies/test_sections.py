@@ -89,7 +89,7 @@ def test_fold_assignments_are_a_column_where_there_are_several(one: Ranking, two
     ]  # fmt: skip
     p = table.header.index("p")
     assert [row[p] == "best" for row in table.rows] == [True, False, True, False]
-    low, high = two.rows[1].interval
+    low, high = two.rows[1].accuracy.interval or (0, 0)
     assert table.rows[1][table.header.index("95 % interval")] == f"{low:.4f} to {high:.4f}"
 
 

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_report import write_run
 
-from signlang.metrics.significance import friedman, wilson_interval
+from signlang.metrics.significance import clustered_interval, friedman
 from signlang.reporting.formatting import p_text
 from signlang.studies.ranking import rank_settings
 from signlang.studies.study import read_study
@@ -35,12 +36,13 @@ def change(run: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_a_single_run_has_no_spread_and_nothing_to_compare(tmp_path: Path) -> None:
-    low, high = wilson_interval(12, 16)
-    (best, *cautions) = written(tmp_path / "s", {"cnn": [0.75]})
+    low, high = clustered_interval(np.tile(np.arange(8) < 6, 2), np.tile(np.arange(8), 2)) or (0, 0)
+    (best, intervals, *cautions) = written(tmp_path / "s", {"cnn": [0.75]})
     assert best == (
         f"cnn with accuracy 0.7500 (1 fold; 95 % interval of all 16 images: {low:.4f} to "
         f"{high:.4f})."
     )
+    assert intervals.startswith("The intervals are by signer (8 signers): images of one signer are")
     assert [caution[:30] for caution in cautions] == ["Folds were assigned at random "]
 
 
@@ -91,7 +93,10 @@ def test_of_many_settings_one_that_is_close_is_named(tmp_path: Path) -> None:
     near = "Of 7 other settings, 1 does not differ significantly from the best, best (corrected "
     assert [s.endswith("5 %): near.") for s in text if s.startswith(near)] == [True]
     text = written(tmp_path / "t", {"best": [1.0] * 3, **worse, "n6": [0.25] * 3})
-    assert "All 7 others are worse than best (corrected resampled t-test, Holm, 5 %)." in text
+    worst = (
+        "All 7 others are worse than best (corrected resampled t-test, Holm over all pairs, 5 %)."
+    )
+    assert worst in text
 
 
 @pytest.mark.parametrize(
@@ -105,12 +110,13 @@ def test_what_random_folds_hide_is_told_with_its_interval(
         for fold, accuracy in enumerate(accuracies):
             write_run(study, {"model": "cnn", "split": name}, fold, accuracy=accuracy)
     (pair,) = rank_settings(read_study(study)).pairs
+    low, high = pair.difference.interval or (0, 0)
     text = told(study)
     (hidden,) = (s for s in text if "Random folds hide" in s)
     assert hidden == (
         f"Random folds hide 68.8 points: cnn has accuracy 1.0000 with split=stratified, and "
         f"0.3125 with split={split}, which keeps {kept} apart (difference +68.8 points, "
-        f"95 % interval {100 * pair.low:+.1f} to {100 * pair.high:+.1f})."
+        f"95 % interval {100 * low:+.1f} to {100 * high:+.1f})."
     )
     assert sum(s.startswith("split ") for s in text) == 2  # each best with its fold assignment
     assert "Settings with different fold assignments or protocols are not ranked against" in (
