@@ -20,6 +20,7 @@ from signlang.files import write_csv
 from signlang.reporting import tensorboard
 
 ROWS: Final = "history"  # in a checkpoint
+SPEED: Final = "images_per_second"
 
 
 class ProgressBar(pl.Callback):
@@ -112,10 +113,12 @@ class History(Checkpoint):
         self.rows = list(checkpoint.get(ROWS, []))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drop from TensorBoard what an interrupted run showed of epochs that are run again."""
+        """Let the curves of TensorBoard go on where a resumed run does."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.restart(trainer.current_epoch)
+                if self.rows and not logger.has_epoch(trainer.current_epoch - 1):
+                    logger.log_metrics(self._logged(self.rows[-1]), trainer.current_epoch - 1)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -151,7 +154,7 @@ class History(Checkpoint):
         self._write()
         if self.file is None:
             return
-        pl_module.log("images_per_second", float(row["images_per_second"]))
+        pl_module.log(SPEED, float(row[SPEED]))
         log.info(
             "epoch %s  %s",
             _of_epochs(trainer, trainer.current_epoch + 1),
@@ -178,7 +181,15 @@ class History(Checkpoint):
             "epoch": str(trainer.current_epoch),
             **metrics,
             "seconds": f"{time.perf_counter() - self.started:.3f}",
-            "images_per_second": f"{self.images / self.training_seconds:.1f}",
+            SPEED: f"{self.images / self.training_seconds:.1f}",
+        }
+
+    def _logged(self, row: Mapping[str, str]) -> dict[str, float]:
+        """What Lightning logs at the end of an epoch, after its checkpoint."""
+        return {
+            name: float(value)
+            for name, value in row.items()
+            if name.startswith(("train/", "learning_rate", SPEED)) and value
         }
 
     def _is_validated(self, trainer: pl.Trainer) -> bool:
@@ -236,7 +247,17 @@ class TensorBoard(TensorBoardLogger):
             self.has_layout = True
         super().log_metrics({tensorboard.tag(name): v for name, v in metrics.items()}, step)
 
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether the end of an epoch was logged: a process may be killed before."""
+        from tensorboard.backend.event_processing import event_accumulator
+
+        sizes = {event_accumulator.SCALARS: 0, event_accumulator.IMAGES: 1}
+        events = event_accumulator.EventAccumulator(self.log_dir, sizes).Reload()
+        name = tensorboard.tag(SPEED)
+        points = events.Scalars(name) if name in events.Tags()["scalars"] else []
+        return any(point.step == epoch for point in points)
+
     def restart(self, epoch: int) -> None:
-        """Drop what was logged of an epoch and of later ones."""
+        """Drop what was logged of an epoch and of later ones, which are run again."""
         start = SessionLog(status=SessionLog.START)
         self.experiment._get_file_writer().add_event(Event(step=epoch, session_log=start))
