@@ -20,7 +20,7 @@ WRONG = {
     "optimizer.lr=nan": "optimizer.lr=nan: it must be a number above 0.",
     "optimzer.lr=1": "There is no setting optimzer.lr; did you mean optimizer.lr?",
     "trainer.max_epoch=3": "did you mean trainer.max_epochs?",
-    "trainer.max_epochs=0": "trainer.max_epochs=0: it must be a whole number of at least 1.",
+    "trainer.max_epochs=0": "trainer.max_epochs=0: it must be a whole number of at least 1, or -1",
     "trainer.precision=8": "trainer.precision=8: it must be auto, 32-true or bf16-mixed.",
     "image_size=20": "image_size=20 is too small for squeezenet: it needs at least 32.",
     "batch_size=0": "batch_size=0: it must be a whole number of at least 1.",

@@ -279,7 +279,7 @@ class Classifier(pl.LightningModule):
 def _metrics(classes: int, full: bool = True) -> MetricCollection:
     options: dict[str, Any] = {"num_classes": classes, "validate_args": False}
     metrics: dict[str, Any] = {
-        "loss": MeanMetric(nan_strategy="disable"),  # by default it leaves out what is nan
+        "loss": MeanMetric(nan_strategy=math.nan),  # by default it leaves out what is nan
         "accuracy": MulticlassAccuracy(average="micro", **options),
     }
     if full:

@@ -73,7 +73,7 @@ def run_of(
         ({"test.loss": -0.1}, r"test\.loss=-0\.1: it must be a number of at least 0\."),
         ({"test.loss": "low"}, r"test\.loss=low: it must be a number\."),
         ({"validation": None}, r"validation is missing: it must be a mapping of keys to values\."),
-        ({"cost.flops": True}, r"cost\.flops=true: it must be a number\."),
+        ({"cost.flops": True}, r"cost\.flops=true: it must be a number or null\."),
         ({"cost.size_mb": math.inf}, r"cost\.size_mb=inf: it must be a number\."),
         ({"fold": -1}, r"fold=-1: it must be a whole number of at least 0\."),
         ({"status": "started"}, r"status=started: it must be finished\."),
