@@ -20,6 +20,7 @@ from signlang.files import write_csv
 from signlang.reporting import tensorboard
 
 ROWS: Final = "history"  # in a checkpoint
+RATE: Final = "learning_rate"
 SPEED: Final = "images_per_second"
 
 
@@ -117,8 +118,9 @@ class History(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.restart(trainer.current_epoch)
-                if self.rows and not logger.has_epoch(trainer.current_epoch - 1):
-                    logger.log_metrics(self._logged(self.rows[-1]), trainer.current_epoch - 1)
+                last = trainer.current_epoch - 1
+                if self.rows and RATE in self.rows[-1] and not logger.has_epoch(last):
+                    logger.log_metrics(self._logged(self.rows[-1]), last)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -171,7 +173,7 @@ class History(Checkpoint):
         self._write()
 
     def _row(self, trainer: pl.Trainer) -> dict[str, str]:
-        groups = ("train/", "learning_rate", "validation/")[: 2 + self._is_validated(trainer)]
+        groups = ("train/", RATE, "validation/")[: 2 + self._is_validated(trainer)]
         metrics = {
             name: f"{float(value):.6g}"
             for name, value in sorted(trainer.callback_metrics.items())
@@ -186,11 +188,8 @@ class History(Checkpoint):
 
     def _logged(self, row: Mapping[str, str]) -> dict[str, float]:
         """What Lightning logs at the end of an epoch, after its checkpoint."""
-        return {
-            name: float(value)
-            for name, value in row.items()
-            if name.startswith(("train/", "learning_rate", SPEED)) and value
-        }
+        logged = ("train/", RATE) if self.file is None else ("train/", RATE, SPEED)
+        return {name: float(value) for name, value in row.items() if name.startswith(logged)}
 
     def _is_validated(self, trainer: pl.Trainer) -> bool:
         """Whether the metrics of the validation subset are of this epoch."""
@@ -253,7 +252,7 @@ class TensorBoard(TensorBoardLogger):
 
         sizes = {event_accumulator.SCALARS: 0, event_accumulator.IMAGES: 1}
         events = event_accumulator.EventAccumulator(self.log_dir, sizes).Reload()
-        name = tensorboard.tag(SPEED)
+        name = tensorboard.tag(RATE)
         points = events.Scalars(name) if name in events.Tags()["scalars"] else []
         return any(point.step == epoch for point in points)
 
