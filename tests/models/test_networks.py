@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm import create_model
 from torch import nn
 from torch.nn import functional as F
 
@@ -125,6 +126,44 @@ def test_model_b_takes_the_maximum_over_all_places() -> None:
     assert features.shape == (2, 1280, 2, 2)
     torch.testing.assert_close(pooled, features.amax((2, 3)))
     assert not torch.allclose(pooled, features.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "options", "factor"),
+    [
+        ("resnet18", "resnet18", {"num_classes": 5, "zero_init_last": False}, 0.3),
+        ("mobilenetv2", "mobilenetv2_100", {"num_classes": 5}, 0.1),
+        ("mobilenetv2_dense", "mobilenetv2_100", {"num_classes": 0, "global_pool": "max"}, 0.1),
+    ],
+)
+def test_networks_from_scratch_begin_with_small_convolutions_and_no_dead_block(
+    name: str, library: str, options: dict[str, Any], factor: float
+) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, 5, 32)
+    backbone = network.backbone if name == "mobilenetv2_dense" else network
+    torch.manual_seed(0)
+    plain = create_model(library, **options)
+    assert isinstance(backbone, nn.Module)
+    state, images = backbone.state_dict(), torch.rand(8, 3, 64, 64)
+    for key, value in plain.state_dict().items():
+        is_convolution, is_variance = value.ndim == 4, key.endswith("running_var")
+        scale = factor if is_convolution else factor**2 if is_variance else None
+        torch.testing.assert_close(state[key], value if scale is None else scale * value)
+    assert all(
+        bool((layer.weight == 1).all())
+        for layer in backbone.modules()
+        if isinstance(layer, nn.BatchNorm2d)
+    )
+    # normalization follows each convolution: the function is the same but for its epsilon
+    for mode in (True, False):
+        plain.train(mode), backbone.train(mode)
+        outputs = []
+        for one in (plain, backbone):
+            torch.manual_seed(1)  # of dropout
+            with torch.no_grad():
+                outputs.append(one(images).flatten())
+        assert F.cosine_similarity(outputs[0], outputs[1], dim=0) > 0.98
 
 
 def test_no_class_of_squeezenet_begins_below_zero() -> None:

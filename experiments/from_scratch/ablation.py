@@ -1,0 +1,227 @@
+"""How fast networks learn from scratch, by the way in which they start and by their optimizer.
+
+    python experiments/from_scratch/ablation.py --data digits=digits/Dataset --networks resnet18 \
+      --starts library,ones,ones+0.3 --rates 6e-4,1e-3 --optimizers default,beta99_eps5
+
+Every line of results.csv is one training of a bare loop: bf16, AdamW with weight decay 0.01, one
+cycle, gradients clipped at 1, no augmentation, one thread. The test images of fold 0 of the
+stratified split are left out: of the others a quarter is judged, and the rest is learnt.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from signlang.arrays import Flags
+from signlang.callbacks.one_cycle import OneCycle
+from signlang.data.image_cache import decode_images
+from signlang.data.index import read_index
+from signlang.data.splits import Stratified
+from signlang.files import read_csv, write_csv
+from signlang.models import networks
+
+HERE: Final = Path(__file__).parent
+NETWORKS: Final = ("simple_cnn", "squeezenet", "resnet18", "mobilenetv2", "mobilenetv2_dense")
+NORMALIZATION: Final = {"simple_cnn": (0.0, 1.0), "mobilenetv2_dense": (0.5, 0.5)}
+OPTIMIZERS: Final[dict[str, dict[str, Any]]] = {
+    "default": {},
+    "beta99": {"betas": (0.9, 0.99)},
+    "eps5": {"eps": 1e-5},
+    "beta99_eps5": {"betas": (0.9, 0.99), "eps": 1e-5},
+}
+BUDGETS: Final = {"digits": (64, 4), "hand_reader": (32, 10), "asl": (64, 3)}  # batch, epochs
+HEADER: Final = (
+    "data", "size", "network", "start", "optimizer", "rate", "batch", "epochs", "seed", "steps",
+    "accuracy", "loss", "accuracy_halfway", "seconds",
+)  # fmt: skip
+Images = tuple[torch.Tensor, torch.Tensor]
+
+
+def library(name: str, classes: int, size: int) -> nn.Module:
+    """A network as its library starts it."""
+    import timm
+
+    if name == "resnet18":
+        return timm.create_model("resnet18", num_classes=classes)
+    if name == "mobilenetv2":
+        return timm.create_model("mobilenetv2_100", num_classes=classes)
+    if name == "mobilenetv2_dense":
+        backbone = timm.create_model("mobilenetv2_100", num_classes=0, global_pool="max")
+        return networks.DenseHead(backbone, 1280, classes)
+    return networks.build_network(name, classes, size)
+
+
+def start(network: nn.Module, how: str) -> None:
+    """Start a network as `how` says, its parts joined by `+`.
+
+    `library` changes nothing; `ones` starts the last normalization of each residual block at one
+    instead of zero; a number is a factor of the weights of all convolutions; `small_head` draws
+    linear layers from N(0, 0.01), and `fan_out` convolutions too, as torchvision's MobileNetV2;
+    `kaiming_normal` and `orthogonal` draw all convolutions but the last, `head_0.05` that one.
+
+    Raises:
+        ValueError: If there is no such way.
+    """
+    for part in how.split("+"):
+        if part in WAYS:
+            for layer in network.modules():
+                WAYS[part](layer)
+        elif part in DRAWS or part.startswith("head_"):
+            _draw(network, part)
+        else:
+            with torch.no_grad():
+                for layer in _convolutions(network):
+                    layer.weight.mul_(float(part))
+
+
+def _ones(layer: nn.Module) -> None:
+    if hasattr(layer, "zero_init_last"):
+        nn.init.ones_(layer.bn2.weight)  # type: ignore[union-attr, arg-type]
+
+
+def _small_head(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Linear):
+        nn.init.normal_(layer.weight, 0, 0.01)
+
+
+def _fan_out(layer: nn.Module) -> None:
+    _small_head(layer)
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+
+
+def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def _draw(network: nn.Module, part: str) -> None:
+    *before, last = _convolutions(network)
+    if part.startswith("head_"):
+        nn.init.normal_(last.weight, 0, float(part.removeprefix("head_")))
+    else:
+        for layer in before:
+            DRAWS[part](layer.weight)
+
+
+WAYS: Final[dict[str, Callable[[nn.Module], None]]] = {
+    "library": lambda _: None, "ones": _ones, "small_head": _small_head, "fan_out": _fan_out,
+}  # fmt: skip
+DRAWS: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "kaiming_normal": nn.init.kaiming_normal_,
+    "orthogonal": lambda weight: nn.init.orthogonal_(weight, 2**0.5),
+}
+
+
+def images_of(root: Path, size: int, cache: str) -> tuple[Images, Images, int]:
+    """Images (N, size, size, 3) with labels, learnt and judged, and the number of classes."""
+    index = read_index(root, cache_dir=cache)
+    folds = np.asarray(Stratified().folds(index, 5, 0))
+    quarters = np.asarray(Stratified().folds(index, 20, 1)) % 4
+    pixels, labels = decode_images(index, size, cache), torch.as_tensor(index.labels)
+
+    def rows_of(mask: Flags) -> Images:
+        rows = np.flatnonzero(mask)
+        return torch.as_tensor(np.array(pixels[rows])), labels[torch.as_tensor(rows)]
+
+    learnt, judged = ((folds != 0) & (quarters != 0)), ((folds != 0) & (quarters == 0))
+    return rows_of(learnt), rows_of(judged), len(index.classes)
+
+
+def train(case: dict[str, Any], learnt: Images, judged: Images, classes: int) -> list[str]:
+    """Train one network; the last six columns of its line."""
+    torch.manual_seed(case["seed"])
+    mean, std = NORMALIZATION.get(case["network"], (0.45, 0.225))
+    network = library(case["network"], classes, case["size"])
+    start(network, case["start"])
+    network = networks.optimize_for_cpu(network).to(memory_format=torch.channels_last)
+    rate, size, epochs = float(case["rate"]), int(case["batch"]), int(case["epochs"])
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=rate, weight_decay=0.01, fused=True,
+        **OPTIMIZERS[case["optimizer"]],
+    )  # fmt: skip
+    images, labels = learnt
+    steps = -(-len(images) // size) * epochs
+    schedule = OneCycle().scheduler(optimizer, steps)
+    rng, halfway, started = np.random.default_rng(case["seed"]), 0.0, time.perf_counter()
+    for epoch in range(epochs):
+        network.train()
+        order = torch.as_tensor(rng.permutation(len(images)))
+        for rows in torch.split(order, size):
+            logits = _logits(network, images[rows], mean, std)
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(logits, labels[rows]).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+        if epoch == epochs // 2:
+            halfway = judge(network, judged, mean, std)[0]
+    seconds = time.perf_counter() - started
+    accuracy, loss = judge(network, judged, mean, std)
+    return [
+        str(steps), f"{accuracy:.4f}", f"{loss:.4f}", f"{halfway:.4f}", f"{seconds:.0f}",
+    ]  # fmt: skip
+
+
+@torch.no_grad()
+def judge(network: nn.Module, judged: Images, mean: float, std: float) -> tuple[float, float]:
+    """Accuracy and mean loss."""
+    network.eval()
+    images, labels = judged
+    logits = torch.cat([_logits(network, batch, mean, std) for batch in torch.split(images, 128)])
+    accuracy = float((logits.argmax(1) == labels).float().mean())
+    return accuracy, float(F.cross_entropy(logits, labels))
+
+
+def _logits(network: nn.Module, images: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    normalized = (images.permute(0, 3, 1, 2).float().div_(255) - mean) / std
+    with torch.autocast("cpu", torch.bfloat16):
+        logits: torch.Tensor = network(normalized)
+    return logits.float()
+
+
+def main() -> None:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(description="Train from scratch in several ways.")
+    parser.add_argument("--data", nargs="+", required=True, help="NAME=FOLDER, of " + str(BUDGETS))
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--starts", default="library")
+    parser.add_argument("--optimizers", default="default")
+    parser.add_argument("--rates", default="1e-3")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=HERE / "results.csv")
+    parser.add_argument("--cache", default="cache")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = [[row[name] for name in HEADER] for row in read_csv(arguments.out)]
+    done = {tuple(line[:9]) for line in lines}
+    choices = (arguments.networks, arguments.starts, arguments.optimizers, arguments.rates,
+               arguments.seeds)  # fmt: skip
+    for word in arguments.data:
+        name, _, root = word.partition("=")
+        batch, epochs = BUDGETS[name]
+        learnt, judged, classes = images_of(Path(root), arguments.size, arguments.cache)
+        for values in itertools.product(*(choice.split(",") for choice in choices)):
+            network, how, optimizer, rate, seed = values
+            key = (name, str(arguments.size), network, how, optimizer, rate, str(batch),
+                   str(epochs), seed)  # fmt: skip
+            if key in done:
+                continue
+            case = dict(zip(HEADER, key, strict=False)) | {
+                "size": arguments.size, "seed": int(seed)
+            }  # fmt: skip
+            lines.append([*key, *train(case, learnt, judged, classes)])
+            print(*lines[-1], flush=True)
+            write_csv(arguments.out, HEADER, lines)
+
+
+if __name__ == "__main__":
+    main()
