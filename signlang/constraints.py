@@ -4,6 +4,7 @@ A model states each rule once; the sentence of an error is derived from it, so t
 differ. Neither torch nor omegaconf is needed here.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -138,6 +139,29 @@ def validated(
     if len(found) == 1:
         raise error(found[0])
     raise error(f"{len(found)} settings cannot work:{listing(found)}")
+
+
+def read_validated(
+    model: type[Model], file: Path, *, error: type[SignlangError], fix: str
+) -> Model | None:
+    """Read a JSON file as a model; None where there is none.
+
+    Args:
+        model: See `Strict`.
+        file: The file.
+        error: What is raised.
+        fix: What to do about a damaged one.
+
+    Raises:
+        SignlangError: `error`, if it cannot be read or does not fit.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as why:
+        raise error(f"{file} cannot be read ({why}). {fix}") from None
+    return validated(model, content, error=error, before=str(file), fix=fix)
 
 
 MOST: Final = 3  # problems of a file that are listed

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from signlang.console import log
-from signlang.constraints import Count, Index, Probability, Strict, Text, validated
+from signlang.constraints import Count, Index, Probability, Strict, Text, read_validated
 from signlang.errors import DataError, RunError, listing
 from signlang.files import IMAGE_COLUMNS, escaping_link, read_csv, write_json
 from signlang.runs.identity import FORMAT, differences
@@ -356,14 +356,9 @@ def read_searches(study: Path) -> list[Search]:
     Raises:
         RunError: If their file is damaged.
     """
-    file, fix = study / SEARCH, "Delete it, and repeat the search: its runs are kept."
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}). {fix}") from None
-    return validated(SearchFile, content, error=RunError, before=str(file), fix=fix).searches
+    fix = "Delete it, and repeat the search: its runs are kept."
+    content = read_validated(SearchFile, study / SEARCH, error=RunError, fix=fix)
+    return [] if content is None else content.searches
 
 
 def write_search(study: Path, search: Search) -> None:

@@ -1,6 +1,5 @@
 """A finished run with its best checkpoint, its calibration and its source images."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from signlang.components import (
     saved_value,
 )
 from signlang.console import track
-from signlang.constraints import Index, Positive, Probability, Strict, validated
+from signlang.constraints import Index, Positive, Probability, Strict, read_validated
 from signlang.data.image_io import (
     BadImageError,
     batched,
@@ -57,14 +56,10 @@ def read_calibration(run: Path) -> Calibration | None:
     Raises:
         RunError: If it is damaged.
     """
-    file, fix = run / FILE, "Delete it, or calibrate again."
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
+    fix = "Delete it, or calibrate again."
+    found = read_validated(CalibrationFile, run / FILE, error=RunError, fix=fix)
+    if found is None:
         return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}). {fix}") from None
-    found = validated(CalibrationFile, content, error=RunError, before=str(file), fix=fix)
     values = found.model_dump(exclude={"calibration_error"})
     return Calibration(**values, test_error=found.calibration_error.get("test", {}))
 
