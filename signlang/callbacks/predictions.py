@@ -34,28 +34,29 @@ class PredictionCollector(pl.Callback):
     ) -> None:  # fmt: skip
         """Keep a batch of the validation subset."""
         if trainer.state.fn == "validate":
-            self._keep("validation", outputs, batch_idx)
+            self.keep("validation", outputs, batch_idx)
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Keep a batch of the test fold."""
-        self._keep("test", outputs, batch_idx)
+        self.keep("test", outputs, batch_idx)
 
     def probabilities(self, subset: str) -> Floats:
         """(n, classes) softmax of the logits, in the order of the subset's rows."""
         logits = torch.cat([batch["logits"] for batch in self._batches[subset]])
-        return logits.double().softmax(1).numpy()
+        return logits.double().softmax(1).cpu().numpy()
 
     def labels(self, subset: str) -> Ints:
         """(n,) true labels, in the order of the subset's rows."""
-        return torch.cat([batch["labels"] for batch in self._batches[subset]]).numpy()
+        return torch.cat([batch["labels"] for batch in self._batches[subset]]).cpu().numpy()
 
-    def _keep(self, subset: str, outputs: dict[str, torch.Tensor], batch_idx: int) -> None:
+    def keep(self, subset: str, outputs: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Keep logits and labels of a batch, where they are; the first one replaces the others."""
         if batch_idx == 0:
             self._batches[subset] = []
-        self._batches[subset].append({name: value.cpu() for name, value in outputs.items()})
+        self._batches[subset].append({name: outputs[name] for name in ("logits", "labels")})
 
 
 def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Floats) -> None:
@@ -104,7 +105,7 @@ class ImageLogger(pl.Callback):
     """Shows images on TensorBoard: augmented ones, the mistakes of each epoch and of the test."""
 
     def __init__(self) -> None:
-        self._batches: list[dict[str, torch.Tensor]] = []
+        self._epoch: PredictionCollector | None = None  # of the validation that is shown
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -124,67 +125,52 @@ class ImageLogger(pl.Callback):
         """Keep a batch of an epoch that is shown."""
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if training and has_sheet(trainer.current_epoch) and _writers(trainer):
-            self._keep(outputs, batch_idx)
+            self._epoch = self._epoch or PredictionCollector()
+            self._epoch.keep("validation", outputs, batch_idx)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the most confident mistakes of the epoch."""
-        if self._batches:
-            rows = trainer.datamodule.subsets.validation  # type: ignore[attr-defined]
-            self._show_mistakes(trainer, "training/validation mistakes", rows, WORST)
-            self._batches = []
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
-        batch_idx: int, dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        """Keep a batch of the test fold."""
-        if _writers(trainer):
-            self._keep(outputs, batch_idx)
+        if self._epoch is not None:
+            _show_mistakes(
+                trainer, "training/validation mistakes", self._epoch, "validation", WORST
+            )
+            self._epoch = None
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the predictions for the test fold."""
-        if not self._batches:
+        if not _writers(trainer):
             return
-        labels, probabilities = self._predictions()
+        collector = next(c for c in trainer.callbacks if isinstance(c, PredictionCollector))  # type: ignore[attr-defined]
+        labels, probabilities = collector.labels("test"), collector.probabilities("test")
         classes = trainer.datamodule.index.classes  # type: ignore[attr-defined]
         counts = confusion_counts(labels, probabilities.argmax(1), len(classes))
         for writer in _writers(trainer):
             writer.add_figure("test/confusion matrix", matrix_figure(counts, classes))
-        rows = trainer.datamodule.subsets.test  # type: ignore[attr-defined]
-        self._show_mistakes(trainer, "test/worst mistakes", rows, WORST_OF_TEST)
-        self._batches = []
+        _show_mistakes(trainer, "test/worst mistakes", collector, "test", WORST_OF_TEST)
 
-    def _keep(self, outputs: dict[str, torch.Tensor], batch_idx: int) -> None:
-        self._batches = self._batches if batch_idx else []
-        self._batches.append({name: outputs[name] for name in ("logits", "labels")})
 
-    def _predictions(self) -> tuple[Ints, Floats]:
-        """(n,) labels and (n, classes) probabilities of the batches that were kept."""
-        logits, labels = (
-            torch.cat([batch[name] for batch in self._batches]) for name in ("logits", "labels")
-        )
-        return labels.cpu().numpy(), logits.double().softmax(1).cpu().numpy()
-
-    def _show_mistakes(self, trainer: pl.Trainer, name: str, rows: Ints, most: int) -> None:
-        """Show the most confident mistakes among the batches that were kept, of some rows."""
-        labels, probabilities = self._predictions()
-        predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        wrong = np.flatnonzero(predicted != labels)
-        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-        titles = [
-            [
-                f"is {one_line(data.index.classes[labels[row]], 14)}",
-                f"taken for {one_line(data.index.classes[predicted[row]], 8)}",
-                f"{confidence[row]:.2f} sure",
-            ]
-            for row in worst
+def _show_mistakes(
+    trainer: pl.Trainer, name: str, collector: PredictionCollector, subset: str, most: int
+) -> None:
+    """Show the most confident mistakes in a subset."""
+    labels, probabilities = collector.labels(subset), collector.probabilities(subset)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+    titles = [
+        [
+            f"is {one_line(data.index.classes[labels[row]], 14)}",
+            f"taken for {one_line(data.index.classes[predicted[row]], 8)}",
+            f"{confidence[row]:.2f} sure",
         ]
-        heading = f"{len(wrong)} of {len(labels)} images are taken for another sign"
-        if len(worst) < len(wrong):
-            heading += f"; the {len(worst)} with the highest confidence"
-        images = data.array[rows[worst]] if len(worst) else []
-        _show(trainer, name, contact_sheet(heading, images, titles))
+        for row in worst
+    ]
+    heading = f"{len(wrong)} of {len(labels)} images are taken for another sign"
+    if len(worst) < len(wrong):
+        heading += f"; the {len(worst)} with the highest confidence"
+    images = data.array[getattr(data.subsets, subset)[worst]] if len(worst) else []
+    _show(trainer, name, contact_sheet(heading, images, titles))
 
 
 def _writers(trainer: pl.Trainer) -> list[Any]:
