@@ -237,13 +237,13 @@ def by_signer(evaluation: Evaluation) -> dict[str, Proportion]:
     signers = select_names(evaluation.signers, is_named)
     paths = select_names(evaluation.paths, is_named)
     classes = select_names(evaluation.class_names, is_named)
-    names = np.array(paths)  # as long as a name of a block may be
-    for signer in set(signers):
-        rows = [row for row, name in enumerate(signers) if name == signer]
+    names = list(paths)
+    for rows in classification.rows_by_name(signers).values():
         blocks = image_clusters([paths[r] for r in rows], [classes[r] for r in rows], None)
-        names[rows] = blocks.names
+        for row, name in zip(rows, blocks.names.tolist(), strict=True):
+            names[row] = name
     return classification.accuracy_by_group(
-        signers, evaluation.correct[is_named], Clusters("block", names)
+        signers, evaluation.correct[is_named], Clusters("block", np.array(names))
     )
 
 

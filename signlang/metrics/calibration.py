@@ -18,6 +18,7 @@ from signlang.console import log
 from signlang.files import write_json
 from signlang.metrics.classification import (
     SMALLEST_PROBABILITY,
+    cross_entropy,
     reliability_diagram,
     risk_coverage,
 )
@@ -413,15 +414,11 @@ def effects(
         labels: (n,) positions of the true classes.
     """
     correct, pair = before.argmax(1) == labels, {"before": before, "after": after}
-    own = np.arange(len(labels)), labels
     return {
         "calibration_error": {
             when: round(reliability_diagram(p.max(1), correct).error, 6) for when, p in pair.items()
         },
-        "loss": {
-            when: round(float(-np.log(np.maximum(p[own], SMALLEST_PROBABILITY)).mean()), 6)
-            for when, p in pair.items()
-        },
+        "loss": {when: round(cross_entropy(p, labels), 6) for when, p in pair.items()},
         "coverage": round(float(is_accepted.mean()), 6),
         "precision": round(float(correct[is_accepted].mean()), 6) if is_accepted.any() else None,
     }

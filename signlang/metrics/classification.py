@@ -165,13 +165,18 @@ def classification_metrics(probabilities: Floats, labels: Ints) -> dict[str, flo
     (0.5, 0.5, 0.6547)
     """
     predicted = probabilities.argmax(1)
-    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST_PROBABILITY)
     return {
         "accuracy": float((predicted == labels).mean()),
         "macro_f1": macro_f1(labels, predicted),
-        "loss": float(-np.log(of_truth).mean()),
+        "loss": cross_entropy(probabilities, labels),
         "calibration_error": reliability_diagram(probabilities.max(1), predicted == labels).error,
     }
+
+
+def cross_entropy(probabilities: Floats, labels: Ints) -> float:
+    """Mean of -log p(true class), from (n, classes) probabilities and (n,) labels."""
+    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST_PROBABILITY)
+    return float(-np.log(of_truth).mean())
 
 
 def macro_f1(labels: Ints, predicted: Ints) -> float:
@@ -195,6 +200,18 @@ def restrict_to_classes(probabilities: Floats, classes: Sequence[int]) -> Floats
     return shares
 
 
+def rows_by_name(names: Iterable[str]) -> dict[str, list[int]]:
+    """Rows of each name, in the order in which the names come first.
+
+    >>> rows_by_name(["b", "a", "b"])
+    {'b': [0, 2], 'a': [1]}
+    """
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return rows
+
+
 def accuracy_by_group(
     names: Iterable[str], correct: Flags, clusters: Clusters | None = None
 ) -> dict[str, Proportion]:
@@ -204,12 +221,9 @@ def accuracy_by_group(
     >>> [(name, share.count, share.total) for name, share in shares.items()]
     [('b', 1, 2), ('a', 1, 1)]
     """
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, []).append(row)
     accuracies = {
         name: Proportion.of(correct[members], None if clusters is None else clusters[members])
-        for name, members in rows.items()
+        for name, members in rows_by_name(names).items()
     }
     return dict(
         sorted(accuracies.items(), key=lambda item: (item[1].value, -item[1].total, item[0]))
@@ -337,7 +351,7 @@ class Predictions:
         right: npt.NDArray[np.bool_] = self.predicted == self.labels
         return right
 
-    @property
+    @cached_property
     def chance_warning(self) -> str:
         """See `chance_warning`."""
         return chance_warning(self.labels, self.predicted, self.classes)
