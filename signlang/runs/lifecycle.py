@@ -20,9 +20,7 @@ from signlang.errors import DivergedError, RunError, SettingError, SignlangError
 from signlang.files import read_csv
 from signlang.runs import identity
 from signlang.runs.folder import Divergence, RunFolder
-from signlang.runs.identity import differences
 from signlang.runs.results import OPTIMISTIC
-from signlang.system import choose_precision
 
 DEBUG: Final = "debug"  # study of conf/debug
 PARTIAL: Final = ("fast_dev_run", "overfit_batches", "limit_val_batches", "limit_test_batches")
@@ -179,7 +177,7 @@ def _precision_of(record: Mapping[str, Any]) -> str | None:
 
 
 def _machine_precision(cfg: DictConfig) -> str:
-    return choose_precision(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
+    return system.choose_precision(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
 
 
 def _refuse_emulation(
@@ -213,7 +211,7 @@ def _report_new_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) 
     """Say in one line what is other than when the run was started."""
     before, after = map(identity.recorded_environment, (earlier, now))
     known = {key: value for key, value in before.items() if value is not None}
-    changed = differences(known, {key: after[key] for key in known})
+    changed = identity.differences(known, {key: after[key] for key in known})
     if changed:
         log.warning("the run is resumed on another machine or version: %s", "; ".join(changed))
 

@@ -204,11 +204,7 @@ def run_search(
         trials.study.tell(trial, value, state=state)
         log.info("trial %d of %d: %s %s", trials.done, wanted, state.name.lower(),
                  "" if value is None else f"with validation accuracy {value:.4f}")  # fmt: skip
-    best = trials.best
-    if best is not None:
-        words = " ".join(f"{key}={value}" for key, value in texts_of(best).items())
-        log.info("best of %d trials: %s with validation accuracy %.4f", trials.done, words,
-                 best.value)  # fmt: skip
+    _report_best(f"best of {trials.done} trials:", trials)
     return search.returned
 
 
@@ -280,11 +276,17 @@ def run_nested_search(
         done = min(trials.done for trials in searches.values())
         log.info("nested search: %d of %d trials of every fold are done", done, wanted)
     for fold, trials in searches.items():
-        if trials.best is not None and trials.done >= wanted:
-            words = " ".join(f"{key}={value}" for key, value in texts_of(trials.best).items())
-            log.info("fold %d chose %s with validation accuracy %.4f", fold, words,
-                     trials.best.value)  # fmt: skip
+        if trials.done >= wanted:
+            _report_best(f"fold {fold} chose", trials)
     return returned
+
+
+def _report_best(lead: str, trials: Trials) -> None:
+    """Log the best trial behind some words, if any has finished."""
+    best = trials.best
+    if best is not None:
+        words = " ".join(f"{key}={value}" for key, value in texts_of(best).items())
+        log.info("%s %s with validation accuracy %.4f", lead, words, best.value)
 
 
 def nested_trials(
@@ -297,9 +299,8 @@ def nested_trials(
         wanted: How many trials a fold gets before it chooses.
         setting: Names the folder of the runs of some words.
     """
-    tried: dict[
-        tuple[int, str], Trial
-    ] = {}  # one that was interrupted and its second start are one
+    # one that was interrupted and its second start are one
+    tried: dict[tuple[int, str], Trial] = {}
     for fold, trials in searches.items():
         best = trials.best if trials.done >= wanted else None
         for trial in trials.study.get_trials(deepcopy=False):
