@@ -10,9 +10,9 @@ export UV_LINK_MODE ?= copy
 # compiled once here, or at every start where PYTHONDONTWRITEBYTECODE is set
 export UV_COMPILE_BYTECODE ?= 1
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --group dev pyproject.toml -o requirements.lock
+	--no-emit-index-url --no-header --extra train --group dev pyproject.toml -o requirements.lock
 SERVE_LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --no-annotate --group service \
+	--no-emit-index-url --no-header --no-annotate pyproject.toml \
 	--constraints requirements.lock -o requirements-serve.lock
 
 .PHONY: help

@@ -62,7 +62,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from signlang.errors import RunError, SettingError
+from signlang.errors import RunError, SettingError, missing_extra
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -169,7 +169,10 @@ def load_run(path: PathLike, *, trust: bool = False) -> LoadedRun:
     Raises:
         RunError: If there is no finished run, or one of its files is damaged.
     """
-    from signlang.runs.results import read_run
+    try:
+        from signlang.runs.results import read_run
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
 
     folder = Path(path).expanduser()
     run = read_run(folder)
@@ -191,8 +194,11 @@ def load_study(path: PathLike, *, trust: bool = False) -> LoadedStudy:
     Raises:
         RunError: If there is no run, or runs cannot be compared.
     """
-    from signlang.studies import leaderboard, leaderboard_columns, ranking, verdicts
-    from signlang.studies.study import read_study
+    try:
+        from signlang.studies import leaderboard, leaderboard_columns, ranking, verdicts
+        from signlang.studies.study import read_study
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
 
     study = read_study(Path(path).expanduser())
     ranked = ranking.rank_settings(study)
@@ -354,6 +360,8 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
         HydraConfig.instance().set_config(cfg)
         console.start(cfg.verbose is not False)
         yield cfg
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from error
     finally:
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = outer, config
 

@@ -7,6 +7,20 @@ Any other exception is a fault of the program; its trace is written to the run's
 from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
+from typing import Final
+
+# what each extra of pyproject.toml brings, by the names of modules
+EXTRAS: Final = {
+    "train": {
+        "albumentations", "cleanlab", "cv2", "filelock", "fvcore", "jinja2", "kagglehub",
+        "lightning_fabric", "matplotlib", "pooch", "pytorch_lightning", "safetensors", "scipy",
+        "sklearn", "tensorboard", "timm", "torch", "torchmetrics", "torchvision",
+    },
+    "export": {"onnx", "onnxscript"},
+    "search": {"optuna"},
+    "wandb": {"wandb"},
+    "mlflow": {"mlflow", "sqlalchemy", "alembic"},
+}  # fmt: skip
 
 
 class SignlangError(Exception):
@@ -69,6 +83,21 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, text: str = "Interrupted.", exit_code: int = 130) -> None:
         super().__init__(text)
         self.exit_code = exit_code
+
+
+def missing_extra(error: ModuleNotFoundError) -> Exception:
+    """Say which extra brings a module that is not installed; another error as it is.
+
+    >>> print(missing_extra(ModuleNotFoundError("No module named 'cv2'", name="cv2")))
+    cv2 is not installed: pip install "signlang[train]" brings it.
+    """
+    module = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return SettingError(
+                f'{module} is not installed: pip install "signlang[{extra}]" brings it.'
+            )
+    return error
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

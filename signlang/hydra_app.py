@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from signlang import command_line, system
-from signlang.errors import Interrupted, SettingError, SignlangError, SweepError, suggestion
+from signlang.errors import (
+    Interrupted,
+    SettingError,
+    SignlangError,
+    SweepError,
+    missing_extra,
+    suggestion,
+)
 
 PACKAGE: Final = Path(__file__).parent
 # a wheel carries the configuration inside the package, a checkout beside it
@@ -50,8 +57,10 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         KeyboardInterrupt,
         system.StopRequested,
         ValueError,
+        ModuleNotFoundError,
     ) as why:
-        if traces or (type(why) is ValueError and NULL_GROUP not in str(why)):
+        ours = not isinstance(why, ModuleNotFoundError) or missing_extra(why) is not why
+        if traces or not ours or (type(why) is ValueError and NULL_GROUP not in str(why)):
             raise
         ended = isinstance(why, (SweepError, KeyboardInterrupt, system.StopRequested))
         message = (None if ended else jobs.summary()) or readable(why, config_name)
@@ -203,6 +212,8 @@ def readable(error: BaseException, config_name: str) -> BaseException:
         return error.__cause__
     if isinstance(error, SignlangError):
         return error
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error)
     if NULL_GROUP in str(error):
         return SettingError("A group cannot be null: --help lists the choices of each.")
     if isinstance(error, KeyboardInterrupt | system.StopRequested):

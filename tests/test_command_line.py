@@ -279,7 +279,7 @@ def test_missing_packages_are_named_before_torch(
 ) -> None:
     for verb, words, extra in (
         ("export", [f"run={trained}"], "signlang[export]"),
-        ("evaluate", [f"bundle={exported[0]}", f"data.root={tiny}"], "signlang[serve]"),
+        ("evaluate", [f"bundle={exported[0]}", f"data.root={tiny}"], "pip install signlang"),
     ):
         refused = watched(tmp_path, f"signlang.{verb}", *words, missing="onnxruntime")
         assert (refused.code, extra in refused.err) == (2, True), refused.err

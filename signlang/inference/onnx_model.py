@@ -109,7 +109,7 @@ def _session(data: bytes, classes: int, file: str, device: str, threads: int) ->
         import onnxruntime
     except ModuleNotFoundError as error:
         raise SettingError(
-            f'Bundles need onnxruntime ({error}): pip install "signlang[serve]".'
+            f"Bundles need onnxruntime ({error}): pip install signlang brings it."
         ) from None
     known = onnxruntime.get_available_providers()
     wanted = PROVIDERS.get(device)

@@ -112,13 +112,11 @@ NEEDED: Final = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", 
 
 
 def check_packages() -> None:
-    """Look for what `pip install "signlang[serve]"` brings.
+    """Look for what an installation with all dependencies has.
 
     Raises:
         ServiceError: If a package is missing.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ServiceError(
-            f'A service needs {", ".join(missing)}: pip install "signlang[serve]" brings it.'
-        )
+        raise ServiceError(f"A service needs {', '.join(missing)}: pip install signlang brings it.")
