@@ -48,8 +48,9 @@ def check_accelerator(accelerator: str) -> None:
 def choose_precision(precision: str, accelerator: str) -> str:
     """Resolve `auto` to one of Lightning's precisions; pass anything else through.
 
-    bfloat16 where the device multiplies it in hardware, else float32. Where it is only emulated,
-    it costs accuracy and time.
+    bfloat16 where the device multiplies matrices of it in hardware (a GPU, AMX, ARM's bf16), else
+    float32. Elsewhere it costs accuracy and time, with AVX-512's dot products of bfloat16 too:
+    `experiments/speed/precision.py` compares both.
 
     Args:
         precision: `auto`, or a precision of Lightning, e.g. `32-true`.
@@ -63,9 +64,7 @@ def choose_precision(precision: str, accelerator: str) -> str:
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities = torch.cpu.get_capabilities()
-        supported = any(
-            capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16")
-        )
+        supported = any(capabilities.get(name, False) for name in ("amx_bf16", "bf16"))
     return "bf16-mixed" if supported else "32-true"
 
 

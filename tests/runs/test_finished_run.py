@@ -227,6 +227,8 @@ def test_precision_is_what_the_device_multiplies_in_hardware(
         torch.cuda, "is_bf16_supported", lambda including_emulation: capable or including_emulation
     )
     monkeypatch.setattr(
-        torch.cpu, "get_capabilities", lambda: {"amx_bf16": capable and not gpu, "avx2": True}
+        torch.cpu,
+        "get_capabilities",
+        lambda: {"amx_bf16": capable and not gpu, "avx512_bf16": True},
     )
     assert choose_precision(given, accelerator) == chosen

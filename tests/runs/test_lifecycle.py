@@ -157,7 +157,7 @@ def test_a_run_that_ends_early_says_why_in_one_sentence(
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, bf16: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bf16})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": bf16})
 
 
 def start(cfg: DictConfig, words: list[str]) -> tuple[dict[str, Any], str]:
