@@ -50,7 +50,7 @@ OWN_NETWORKS: Final = "signlang.models.networks"
 OWN_MODULE: Final = "signlang.models.classifier.Classifier"
 # of conf/model, and no component of a LightningModule
 MODEL_KEYS: Final = (
-    "name", "architecture", "image_size", "pretrained", "weights", "normalization",
+    "name", "architecture", "image_size", "pretrained", "weights", "normalization", "learning_rate",
 )  # fmt: skip
 # names of arguments by which a factory fetches or reads files
 FETCHING: Final = (

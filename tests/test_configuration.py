@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import signlang
 from signlang import api, validation
+from signlang.runs import identity
 
 CONF = ROOT / "conf"
 EXTRA = {
@@ -183,3 +184,33 @@ def test_the_help_of_a_verb_lists_the_groups_that_it_has(tmp_path: Path) -> None
     assert "hydra/launcher: basic, local, serial" in train
     assert "debug: fast, overfit, profile" in train
     assert "Components" not in run_command(tmp_path, "--help", verb="serve").out
+
+
+def test_each_network_brings_its_learning_rate_and_optimizer_lr_is_what_counts() -> None:
+    assert composed("model=simple_cnn").optimizer.lr == 3e-3
+    assert composed("model=squeezenet").optimizer.lr == 6e-4
+    assert composed("model=timm", "model.architecture=resnet10t").optimizer.lr == 6e-4
+    assert composed("model=resnet18", "optimizer.lr=2e-3").optimizer.lr == 2e-3
+    assert composed("model=resnet18", "optimizer=adam").optimizer.lr == 1e-3
+    own, given = (
+        identity.settings_of(composed("model=simple_cnn", *words))
+        for words in ((), ("optimizer.lr=3e-3", "model.learning_rate=1"))
+    )
+    assert own == given  # a run of the same rate stays the same run
+    assert own["optimizer.lr"] == 3e-3
+
+
+@pytest.mark.parametrize(
+    ("experiment", "monitor", "mode"),
+    [
+        ("asl_alphabet", "validation/loss", "min"),
+        ("digits_simple_cnn", "validation/accuracy", "max"),
+        ("digits_mobilenetv2", "validation/accuracy", "max"),
+    ],
+)
+def test_the_studies_stop_and_select_as_published(experiment: str, monitor: str, mode: str) -> None:
+    callbacks = composed(f"experiment={experiment}").callbacks
+    for callback in (callbacks.early_stopping, callbacks.checkpoint):
+        assert (callback.monitor, callback.mode) == (monitor, mode)
+    assert callbacks.checkpoint._target_ == "pytorch_lightning.callbacks.ModelCheckpoint"
+    assert callbacks.early_stopping.standard_errors * (mode == "max") == 0

@@ -21,12 +21,14 @@ from signlang.system import device, git_commit, processor
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
     "wanted_precision", "data.root", "data.signers",
-    "data.source", "model.weights", "ckpt_path",
+    "data.source", "model.weights", "model.learning_rate", "ckpt_path",
     "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",
     "callbacks.last", "callbacks.checkpoint.save_weights_only",
 )  # fmt: skip
 # what the name of a run leaves out: the same, but for what may change the images or the weights
-UNNAMED: Final = {"fold", *ELSEWHERE} - {"data.source", "model.weights", "ckpt_path"}
+UNNAMED: Final = {"fold", *ELSEWHERE} - {
+    "data.source", "model.weights", "model.learning_rate", "ckpt_path",
+}  # fmt: skip
 # settings that came later, with the value under which a run is what it was without them
 NEUTRAL: Final = {"split.gap": 0}
 PACKAGES: Final = (

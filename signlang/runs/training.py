@@ -18,7 +18,14 @@ from signlang.callbacks.checkpointing import AtomicCheckpointIO, DivergenceGuard
 from signlang.callbacks.cost import CostProfile, parameters, size_mb
 from signlang.callbacks.predictions import PredictionCollector, write_predictions
 from signlang.callbacks.progress import History
-from signlang.components import OWN_NETWORKS, TARGET, build, configured_nodes, import_target
+from signlang.components import (
+    MODEL_KEYS,
+    OWN_NETWORKS,
+    TARGET,
+    build,
+    configured_nodes,
+    import_target,
+)
 from signlang.console import log
 from signlang.data.datamodule import HandSignDataModule
 from signlang.data.splits import Fold, split_name
@@ -45,7 +52,6 @@ HPARAMS: Final = (
     "fold", "seed", "batch_size", "image_size", "label_smoothing", "trainer.max_epochs",
     "trainer.precision",
 )  # fmt: skip
-MODEL_KEYS: Final = ("name", "architecture", "image_size")  # of conf/model, for people
 SUBSETS: Final = ("validation", "test")
 METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
