@@ -10,7 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from signlang.errors import DivergedError
 from signlang.files import atomic_write
@@ -63,14 +63,96 @@ class SeedEachEpoch(pl.Callback):
             torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
+def standard_error(accuracy: float, images: int) -> float:
+    """Standard error of an accuracy measured on so many images, by the binomial distribution.
+
+    >>> round(standard_error(0.9, 100), 3), standard_error(1.0, 100), standard_error(0.9, 0)
+    (0.03, 0.0, 0.0)
+    """
+    return math.sqrt(max(accuracy * (1 - accuracy), 0) / images) if images else 0.0
+
+
+def is_accuracy(monitor: str | None) -> bool:
+    """Whether a metric is an accuracy.
+
+    >>> is_accuracy("validation/accuracy"), is_accuracy("validation/loss"), is_accuracy(None)
+    (True, False, False)
+    """
+    return monitor is not None and monitor.rpartition("/")[2] == "accuracy"
+
+
+class StandardErrorCheckpoint(ModelCheckpoint):
+    """Keeps the latest epoch whose accuracy is within one standard error of the best before it.
+
+    The one-standard-error rule (Breiman et al. 1984, section 3.4.3) for epochs: a few images more
+    or fewer in a small validation subset are chance, and the later of two equal epochs has learnt
+    longer, at a smaller rate of the one-cycle schedule. `experiments/checkpoint_rule` compares it.
+
+    Args:
+        standard_errors: How many; 0 keeps the latest of the best epochs.
+        options: Of Lightning's `ModelCheckpoint`, which is what this is where `monitor` is no
+            accuracy.
+    """
+
+    def __init__(self, standard_errors: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.standard_errors = standard_errors
+        self.best_accuracy = -math.inf
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Whether to keep this epoch instead of the one before."""
+        if current is None or not is_accuracy(self.monitor):
+            return super().check_monitor_top_k(trainer, current)
+        accuracy = float(current)
+        self.best_accuracy = max(self.best_accuracy, accuracy)
+        margin = standard_error(self.best_accuracy, _validation_images(trainer))
+        return accuracy >= self.best_accuracy - self.standard_errors * margin
+
+    def state_dict(self) -> dict[str, Any]:
+        """Add the best accuracy to the state of the checkpoint."""
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        super().load_state_dict(state_dict)
+        self.best_accuracy = float(state_dict.get("best_accuracy", -1))
+
+
+def _validation_images(trainer: pl.Trainer) -> int:
+    return len(trainer.datamodule.subsets.validation)  # type: ignore[attr-defined]
+
+
 class ResumableEarlyStopping(EarlyStopping):
     """Early stopping that stays stopped when a run is resumed after its last epoch.
 
     It looks at epochs with a validation only, see `trainer.check_val_every_n_epoch`: metrics of the
     validation before would count as no improvement.
+
+    Args:
+        standard_errors: An epoch whose accuracy is so many standard errors below the best, or less,
+            counts as one that is no worse, see `StandardErrorCheckpoint`; without effect where
+            `monitor` is no accuracy.
+        options: Of Lightning's `EarlyStopping`.
     """
 
     validated = -1  # epoch of the last validation
+
+    def __init__(self, standard_errors: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.standard_errors, self.images = standard_errors, 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take note of the size of the validation subset."""
+        super().setup(trainer, pl_module, stage)
+        self.images = _validation_images(trainer)
+
+    def _evaluate_stopping_criteria(self, current: torch.Tensor) -> tuple[bool, str | None]:
+        best = float(self.best_score)
+        margin = self.standard_errors * standard_error(best, self.images)
+        if is_accuracy(self.monitor) and margin and best - margin <= float(current) <= best:
+            self.wait_count = 0
+            return False, None
+        return super()._evaluate_stopping_criteria(current)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take note of the epoch."""
