@@ -82,11 +82,12 @@ def is_accuracy(monitor: str | None) -> bool:
 
 
 class StandardErrorCheckpoint(ModelCheckpoint):
-    """Keeps the latest epoch whose accuracy is within one standard error of the best before it.
+    """Keeps the latest epoch whose accuracy is within two standard errors of the best before it.
 
     The one-standard-error rule (Breiman et al. 1984, section 3.4.3) for epochs: a few images more
     or fewer in a small validation subset are chance, and the later of two equal epochs has learnt
-    longer, at a smaller rate of the one-cycle schedule. `experiments/checkpoint_rule` compares it.
+    longer, at a smaller rate of the one-cycle schedule. Two are what `experiments/checkpoint_rule`
+    found to be as good as the last epoch; a network that gets worse is not kept.
 
     Args:
         standard_errors: How many; 0 keeps the latest of the best epochs.
@@ -94,7 +95,7 @@ class StandardErrorCheckpoint(ModelCheckpoint):
             accuracy.
     """
 
-    def __init__(self, standard_errors: float = 1.0, **options: Any) -> None:
+    def __init__(self, standard_errors: float = 2.0, **options: Any) -> None:
         super().__init__(**options)
         self.standard_errors = standard_errors
         self.best_accuracy = -math.inf

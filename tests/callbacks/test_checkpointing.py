@@ -77,15 +77,15 @@ def kept(folder: Path) -> int:
 @pytest.mark.parametrize(
     ("accuracies", "options", "epoch"),
     [
-        ([0.50, 0.90, 0.90, 0.88, 0.80], {}, 3),  # 0.88 is within 0.03 of 0.90
+        ([0.50, 0.90, 0.90, 0.85, 0.80], {}, 3),  # 0.85 is within 2 * 0.03 of 0.90
         ([0.50, 0.90, 0.90, 0.88, 0.80], {"standard_errors": 0}, 2),  # the latest of equals
         ([0.50, 0.90, 0.90, 0.88, 0.80], {"standard_errors": 4}, 4),
-        ([0.85, 0.90, 0.97, 0.94, 0.93], {}, 2),  # of the best of all, not of the one before
-        ([0.90, 0.88, 0.86, 0.84, 0.82], {}, 1),  # it does not slide down
+        ([0.85, 0.90, 0.97, 0.93, 0.91], {}, 2),  # of the best of all, not of the one before
+        ([0.90, 0.86, 0.83, 0.80, 0.77], {}, 1),  # it does not slide down
         ([0.50, 0.90, 0.90, 0.88, 0.80], {"monitor": "validation/loss", "mode": "min"}, 1),
     ],
 )
-def test_the_latest_epoch_within_one_standard_error_of_the_best_is_kept(
+def test_the_latest_epoch_within_two_standard_errors_of_the_best_is_kept(
     accuracies: list[float], options: dict[str, Any], epoch: int, tmp_path: Path
 ) -> None:
     fit(tmp_path, accuracies, checkpoint(tmp_path, **options))
@@ -109,7 +109,7 @@ def test_the_best_accuracy_survives_a_resume(tmp_path: Path) -> None:
         ([0.5, 0.9, 0.88, 0.86, 0.84, 0.82, 0.80], 1.0, 5),  # it does not slide down
     ],
 )
-def test_training_stops_when_no_epoch_is_within_one_standard_error(
+def test_training_stops_when_no_epoch_is_within_the_standard_errors(
     accuracies: list[float], errors: float, epochs: int, tmp_path: Path
 ) -> None:
     stopping = ResumableEarlyStopping(
