@@ -111,12 +111,12 @@ class StandardErrorCheckpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Add the best accuracy to the state of the checkpoint."""
-        return super().state_dict()
+        return {**super().state_dict(), "best_accuracy": self.best_accuracy}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
         super().load_state_dict(state_dict)
-        self.best_accuracy = float(state_dict.get("best_accuracy", -1))
+        self.best_accuracy = float(state_dict["best_accuracy"])
 
 
 def _validation_images(trainer: pl.Trainer) -> int:
