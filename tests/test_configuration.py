@@ -79,7 +79,7 @@ def test_optimizers_are_made_with_their_settings(name: str) -> None:
     from signlang.components import import_target
     from signlang.models.classifier import Classifier
 
-    optimizer = OmegaConf.to_container(composed(f"optimizer={name}").optimizer)
+    optimizer = OmegaConf.to_container(composed(f"optimizer={name}").optimizer, resolve=True)
     model = Classifier(
         {"_target_": "signlang.models.networks.simple_cnn"}, ["A", "B"], 32, [0, 0, 0], [1, 1, 1],
         optimizer,  # type: ignore[arg-type]

@@ -213,7 +213,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(
     (run / "metrics.json").write_text(metrics)
     result = run_command(again, *settings(tiny))
     assert result.code == 1
-    assert "optimizer.lr: 0.5 there, 0.0006 now" in result.err
+    assert "optimizer.lr: 0.5 there, 0.003 now" in result.err
     assert "study=NAME" in result.err
     assert "overwrite=true" in result.err
     assert (run / "metrics.json").read_text() == metrics

@@ -84,7 +84,8 @@ def test_help_shows_the_parts_and_the_settings(tmp_path: Path) -> None:
         "model=squeezenet fold=0",
         "model: custom, mobilenetv2",
         "early_stopping",
-        "lr: 0.0006",
+        "lr: ${oc.select:model.learning_rate,6e-4}",
+        "learning_rate: 0.0006",
     ):
         assert words in result.out
 

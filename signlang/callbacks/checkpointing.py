@@ -64,12 +64,16 @@ class SeedEachEpoch(pl.Callback):
 
 
 def standard_error(accuracy: float, images: int) -> float:
-    """Standard error of an accuracy measured on so many images, by the binomial distribution.
+    """Standard error of an accuracy measured on so many images.
 
-    >>> round(standard_error(0.9, 100), 3), standard_error(1.0, 100), standard_error(0.9, 0)
-    (0.03, 0.0, 0.0)
+    Of the binomial distribution with one right and one wrong image more, so that three of three
+    right are not taken for certain (Laplace's rule of succession).
+
+    >>> round(standard_error(0.9, 100), 3), round(standard_error(1.0, 3), 2)
+    (0.031, 0.23)
     """
-    return math.sqrt(max(accuracy * (1 - accuracy), 0) / images) if images else 0.0
+    share = (accuracy * images + 1) / (images + 2)
+    return math.sqrt(share * (1 - share) / max(images, 1))
 
 
 def is_accuracy(monitor: str | None) -> bool:
@@ -149,10 +153,11 @@ class ResumableEarlyStopping(EarlyStopping):
 
     def _evaluate_stopping_criteria(self, current: torch.Tensor) -> tuple[bool, str | None]:
         best = float(self.best_score)
-        margin = self.standard_errors * standard_error(best, self.images)
-        if is_accuracy(self.monitor) and margin and best - margin <= float(current) <= best:
-            self.wait_count = 0
-            return False, None
+        if self.standard_errors and is_accuracy(self.monitor) and math.isfinite(best):
+            margin = self.standard_errors * standard_error(best, self.images)
+            if best - margin <= float(current) <= best:
+                self.wait_count = 0
+                return False, None
         return super()._evaluate_stopping_criteria(current)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
