@@ -13,6 +13,7 @@ def serve(cfg: DictConfig) -> None:
     from signlang.server import config, json_log
     from signlang.server.config import checked_config
 
+    config.check_platform()
     config.check_packages()
     options = checked_config(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     from signlang.server.processes import Supervisor

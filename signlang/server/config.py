@@ -1,6 +1,7 @@
 """Validated configuration of the inference server, and its required packages."""
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -109,6 +110,19 @@ def checked_config(settings: Mapping[str, Any]) -> ServeConfig:
 
 
 NEEDED: Final = ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "onnxruntime")
+
+
+def check_platform() -> None:
+    """Refuse a system without what the supervisor of worker processes is built on.
+
+    Raises:
+        ServiceError: On Windows.
+    """
+    if os.name == "nt":
+        raise ServiceError(
+            "A service needs Linux or macOS: on Windows run it in WSL or in the container; "
+            "signlang.predict works without either."
+        )
 
 
 def check_packages() -> None:

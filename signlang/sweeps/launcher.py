@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,12 +83,9 @@ def worker_count(jobs: Any) -> int:
         SettingError: If it is neither.
     """
     if jobs == "auto":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        with suppress(OSError):
-            lines = Path("/proc/meminfo").read_text().splitlines()
-            available = [line.split() for line in lines if line.startswith("MemAvailable")]
-            memory = int(available[0][1]) * 1024 if available else memory
-        return max(1, min(cpu_count(), memory // JOB_MEMORY))
+        memory = available_memory()
+        fitting = cpu_count() if memory is None else memory // JOB_MEMORY
+        return max(1, min(cpu_count(), fitting))
     if isinstance(jobs, int) and not isinstance(jobs, bool) and jobs >= 1:
         return jobs
     raise SettingError(
@@ -96,11 +93,27 @@ def worker_count(jobs: Any) -> int:
     )
 
 
+def available_memory() -> int | None:
+    """Bytes of memory that are free for new processes; None where the system does not say.
+
+    Linux says what it can free as well; other systems what is free now, or (macOS) what there is.
+    """
+    with suppress(OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = [line.split() for line in lines if line.startswith("MemAvailable")]
+        if available:
+            return int(available[0][1]) * 1024
+    for pages in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
+        with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages)
+    return None
+
+
 @dataclass
 class _Worker:
     """A process that works on one job after another."""
 
-    process: ForkProcess
+    process: BaseProcess
     connection: Connection
     job: int | None = None
     started: float = 0.0
@@ -330,8 +343,13 @@ class LocalLauncher(SerialLauncher):
         """Make the pool of workers, none of which is started yet.
 
         Raises:
-            SettingError: If `hydra.launcher.jobs` is no number.
+            SettingError: If `hydra.launcher.jobs` is no number, or processes cannot be forked here.
         """
+        if "fork" not in multiprocessing.get_all_start_methods():
+            raise SettingError(
+                "hydra/launcher=local forks processes, which this system cannot: leave it out, and "
+                "the jobs run one after another."
+            )
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.at_once = worker_count(self.asked)
         self.workers = WorkerPool(lambda job: self.jobs.run(*job), self.at_once)

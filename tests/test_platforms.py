@@ -1,0 +1,81 @@
+"""What other systems lack is taken away here: macOS's and Windows' parts of `os` and `signal`."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, ROOT, Result, run_command
+
+NO_PROC = """
+import builtins, io
+real_open = io.open
+def guarded(file, *rest, **options):
+    if str(file).startswith("/proc/"):
+        raise FileNotFoundError(2, "No such file or directory", str(file))
+    return real_open(file, *rest, **options)
+io.open = builtins.open = guarded
+"""
+MACOS = f"""{NO_PROC}
+import os
+real_sysconf = os.sysconf
+def sysconf(name):
+    if name == "SC_AVPHYS_PAGES":
+        raise ValueError("unrecognized configuration name")
+    return real_sysconf(name)
+os.sysconf = sysconf
+del os.sched_getaffinity
+"""
+WINDOWS = f"""{NO_PROC}
+import multiprocessing, multiprocessing.context as context, os, signal
+for name in ("ForkProcess", "ForkContext", "ForkServerProcess", "ForkServerContext"):
+    delattr(context, name)
+for name in ("fork", "forkserver"):
+    del context._concrete_contexts[name]
+context.DefaultContext.get_all_start_methods = lambda self: ["spawn"]
+multiprocessing.get_all_start_methods = lambda: ["spawn"]
+multiprocessing.set_start_method("spawn")
+for name in ("fork", "setpgid", "sysconf", "sched_getaffinity", "killpg"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGUSR1"):
+    delattr(signal, name)
+"""
+
+
+def run_on(system: str, place: Path, *words: str, verb: str = "train") -> Result:
+    """Run a verb where Python starts with parts of itself taken away."""
+    start = place / "start"
+    start.mkdir(exist_ok=True)
+    (start / "sitecustomize.py").write_text(system)
+    return run_command(place, *words, verb=verb, PYTHONPATH=f"{start}{os.pathsep}{ROOT}")
+
+
+def words_for(tiny: Path) -> tuple[str, ...]:
+    return (*QUICK, f"data.root={tiny}", "trainer.max_epochs=1", "logger=none")
+
+
+def test_windows_trains_one_run_at_a_time(tiny: Path, tmp_path: Path) -> None:
+    done = run_on(WINDOWS, tmp_path, *words_for(tiny), "-m", "fold=0,1")
+    assert done.code == 0, done.err
+    assert len(list(tmp_path.glob("runs/*/*/fold=*/metrics.json"))) == 2
+
+
+def test_windows_is_told_that_it_has_no_local_launcher(tiny: Path, tmp_path: Path) -> None:
+    words = [*words_for(tiny), "-m", "fold=0,1", "hydra/launcher=local"]
+    done = run_on(WINDOWS, tmp_path, *words)
+    assert done.code == 2
+    assert "hydra/launcher=local forks processes, which this system cannot" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_windows_predicts(exported: tuple[Path, Result], tiny: Path, tmp_path: Path) -> None:
+    image = tiny / "A" / "A0.png"
+    done = run_on(WINDOWS, tmp_path, f"bundle={exported[0]}", str(image), verb="predict")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("jobs", ["auto", "2"])
+def test_macos_runs_jobs_side_by_side(jobs: str, tiny: Path, tmp_path: Path) -> None:
+    words = [*words_for(tiny), "-m", "fold=0,1", "hydra/launcher=local"]
+    done = run_on(MACOS, tmp_path, *words, f"hydra.launcher.jobs={jobs}")
+    assert done.code == 0, done.err
+    assert len(list(tmp_path.glob("runs/*/*/fold=*/metrics.json"))) == 2
