@@ -10,13 +10,13 @@ def serve(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     from signlang import console
-    from signlang.server import config, json_log
+    from signlang.server import config
     from signlang.server.config import checked_config
 
     config.check_platform()
     config.check_packages()
     options = checked_config(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    from signlang.server.processes import Supervisor
+    from signlang.server.processes import Supervisor, start_json_log
     from signlang.server.registry import read_bundles
 
     bundles, default = read_bundles(options.paths, options.default)
@@ -24,7 +24,7 @@ def serve(cfg: DictConfig) -> None:
     for bundle in bundles.values():
         if bundle.no_threshold and options.reject_threshold is None:
             console.log.info("%s", bundle.fallback_text)
-    json_log.start_json_log()
+    start_json_log()
     Supervisor(options).run()
 
 

@@ -1,6 +1,7 @@
-"""Validated configuration of the inference server, and its required packages."""
+"""Validated configuration of the inference server, its required packages and its log."""
 
 import importlib.util
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from signlang.constraints import Count, Positive, Probability, Strict, Text, val
 from signlang.errors import ServiceError
 from signlang.system import cpu_count
 
+log: Final = logging.getLogger("signlang.service")
 MIB: Final = 2**20
 METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when imported
 Processes = Annotated[int, Field(ge=1, le=256)]

@@ -1,26 +1,30 @@
-"""Process supervision: the listening socket, worker processes, restarts with back-off.
+"""Process supervision: listening socket, workers, restarts with back-off, logs as JSON lines.
 
 The supervisor imports this module as well, so heavy packages are imported where they are used.
 """
 
+import json
+import logging
 import multiprocessing
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
 from signlang.errors import ServiceError, SignlangError
-from signlang.server import json_log
-from signlang.server.config import METRICS_VARIABLE, ServeConfig
+from signlang.server.config import METRICS_VARIABLE, ServeConfig, log
 
 BACKLOG: Final = 2048  # connections that wait to be accepted
 
@@ -90,7 +94,7 @@ def run(options: ServeConfig, listening: socket.socket, status: Connection) -> N
         status: Gets `READY`, or the sentence of the error why not.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; before the start it is early
-    json_log.start_json_log()
+    start_json_log()
     _end_with_parent()
     from signlang.server import registry, telemetry
     from signlang.server.app import create_app
@@ -247,9 +251,9 @@ class Supervisor:
             worker.is_ready = self._was_ready = True
             self._failures = 0
             facts = {"address": self._address, "worker": worker.process.pid}
-            json_log.log.info("ready", extra=facts)
+            log.info("ready", extra=facts)
         elif self._was_ready:
-            json_log.log.error("a worker cannot start", extra={"reason": message})
+            log.error("a worker cannot start", extra={"reason": message})
         else:
             raise ServiceError(message)
 
@@ -271,7 +275,7 @@ class Supervisor:
             self._failures += 1
             self._not_before = time.monotonic() + min(PATIENCE, 2.0**self._failures)
         facts = {"worker": worker.process.pid, "exit_code": worker.process.exitcode}
-        json_log.log.error("a worker ended, another takes its place", extra=facts)
+        log.error("a worker ended, another takes its place", extra=facts)
 
     def _stop(self) -> None:
         """Let all processes finish requests in progress; kill those that take too long."""
@@ -284,4 +288,41 @@ class Supervisor:
                 one.process.kill()
                 one.process.join()
         if self._was_ready:
-            json_log.log.info("stopped")
+            log.info("stopped")
+
+
+_OWN: Final = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record and its `extra` as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Turn a record into a line."""
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "process": record.process,
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _OWN}
+        if record.exc_info and record.exc_info[0] is not None:
+            # the place of the error, not its text, which may quote the request
+            line["error"] = record.exc_info[0].__name__
+            line["trace"] = [
+                f"{frame.filename}:{frame.lineno} {frame.name}"
+                for frame in traceback.extract_tb(record.exc_info[2])
+            ]
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def start_json_log() -> None:
+    """Send all logs of this process to the standard output, as lines of JSON."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
+    logging.captureWarnings(True)

@@ -23,8 +23,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from signlang.server.config import METRICS_VARIABLE
-from signlang.server.json_log import log
+from signlang.server.config import METRICS_VARIABLE, log
 
 METRICS_TYPE: Final = CONTENT_TYPE_LATEST
 SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
