@@ -1,5 +1,6 @@
-"""Types of numpy arrays, each with one name for the whole package."""
+"""Types of numpy arrays, each with one name for the whole package; connected groups."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,3 +12,33 @@ Floats32 = npt.NDArray[np.float32]
 AnyFloats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+
+
+def connected(keys: Sequence[Sequence[str | None]]) -> Ints:
+    """Number what belongs together, directly or through others, in the order of its first item.
+
+    Args:
+        keys: Several properties of N items, of N values each; items that share a value of one
+            property belong together. None belongs to nothing.
+
+    Returns:
+        (N,) numbers from 0.
+
+    >>> connected([["a", "a", None, None], [None, "x", "x", None]]).tolist()
+    [0, 0, 0, 1]
+    """
+    parent = list(range(len(keys[0])))
+
+    def first(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = item = parent[parent[item]]
+        return item
+
+    for values in keys:
+        seen: dict[str, int] = {}
+        for item, value in enumerate(values):
+            if value is not None:
+                one, other = sorted((first(seen.setdefault(value, item)), first(item)))
+                parent[other] = one
+    roots = np.array([first(item) for item in range(len(parent))], dtype=np.int64)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)

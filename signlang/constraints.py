@@ -45,7 +45,11 @@ def _as_text(value: object) -> object:
 
 
 def _existing(path: Path) -> Path:
-    if not path.expanduser().exists():
+    try:
+        exists = path.expanduser().exists()
+    except OSError as error:  # a folder above it may not be looked into
+        raise ValueError(f"it cannot be looked at ({error.strerror}).") from None
+    if not exists:
         raise ValueError("there is no such file or folder.")
     return path.expanduser()
 

@@ -1,7 +1,8 @@
-"""Atomic writing of CSV, JSON and text files, content digests, and the cache directory."""
+"""Reading of tables, atomic writing of files, content digests, and the cache directory."""
 
 import csv
 import hashlib
+import io
 import json
 import os
 import uuid
@@ -87,6 +88,111 @@ def read_csv(file: Path) -> list[dict[str, str]]:
         return []
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         return list(csv.DictReader(stream))
+
+
+DELIMITERS: Final = ",;\t|"
+
+
+def read_table(file: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Read a table as spreadsheets write it: the line and the values by column of each row.
+
+    Columns may be separated by commas, semicolons, tabs or bars, and named in any case; the text
+    may be UTF-8, UTF-16 or Windows-1252; in the column `path`, backslashes become slashes.
+
+    Args:
+        file: The table; paths in it are relative to its folder.
+        required: Columns that it must have, in lower case.
+
+    Raises:
+        DataError: If it cannot be read, or lacks a column.
+    """
+    text = _text_of(file)
+    delimiter, columns, header_end = _header(file, text, required)
+    rows: list[tuple[int, dict[str, str]]] = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            values = [cell.strip() for cell in cells]
+            if any("\n" in value for value in values):
+                raise csv.Error("a value runs over several lines")
+            if line > header_end and any(values):
+                rows.append((line, _row(file, line, columns, values)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{file}, line {line}: a quotation mark is not closed, or stands inside a quoted value "
+            f"({error})."
+        ) from None
+    return rows
+
+
+def _row(file: Path, line: int, columns: list[str], values: list[str]) -> dict[str, str]:
+    if any(values[len(columns) :]):
+        raise DataError(
+            f"{file}, line {line}: there are {len(values)} values for {len(columns)} columns; put "
+            "quotation marks around a value that holds the separator."
+        )
+    values = values + [""] * (len(columns) - len(values))
+    return {
+        name: _plain_value(value, file.parent, is_path=name == "path")
+        for name, value in zip(columns, values, strict=False)
+    }
+
+
+def _plain_value(value: str, folder: Path, *, is_path: bool) -> str:
+    """A value without what is only its spelling: another encoding, backslashes."""
+    foreign = any("\udc80" <= letter <= "\udcff" for letter in value)
+    if is_path and (foreign or "\\" in value) and (folder / value).exists():
+        return value
+    if foreign:  # no UTF-8
+        value = value.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+    return value.replace("\\", "/") if is_path else value
+
+
+def _text_of(file: Path) -> str:
+    """The text of a table; bytes that are not UTF-8 are kept as surrogates."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read as CSV: {error.strerror}.") from None
+    if data.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raise DataError(f"{file} is a workbook, not a CSV file: save it as CSV and give that.")
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return data.decode("utf-16")
+        if b"\0" in data[:4]:
+            return data.decode("utf-16-be" if data[0] == 0 else "utf-16-le")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} cannot be read as CSV: damaged UTF-16 ({error.reason}).") from None
+    if b"\0" in data:
+        raise DataError(f"{file} cannot be read as CSV: it holds null bytes.")
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _header(file: Path, text: str, required: Sequence[str]) -> tuple[str, list[str], int]:
+    """Delimiter, names of the columns, and the line that they stand in."""
+    lines = text.splitlines()
+    number = next((n for n, line in enumerate(lines) if line.strip()), 0)
+    if lines and lines[number].lower().startswith("sep="):  # so Excel marks the separator
+        number += 1
+    line = lines[number] if number < len(lines) else ""
+    found = {
+        one: [cell.strip().lower() for cell in next(csv.reader([line], delimiter=one), [])]
+        for one in DELIMITERS
+    }
+    delimiter = max(
+        found, key=lambda one: (sum(r in found[one] for r in required), len(found[one]))
+    )
+    columns = found[delimiter]
+    absent = [name for name in required if name not in columns]
+    if absent:
+        raise DataError(
+            f"{file} has no column {' and no column '.join(absent)}: its first line must be "
+            f"{','.join(required)}, separated by commas, semicolons or tabs; it is "
+            f"{delimiter.join(columns) or 'empty'}."
+        )
+    return delimiter, columns, number + 1
 
 
 def write_json(file: Path, content: Any) -> None:

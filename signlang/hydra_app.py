@@ -201,7 +201,8 @@ def quoted(word: str) -> str:
     if not equals or key.startswith("-") or value[:1] in {"'", '"'} or value.isalnum():
         return word
     run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
-    return f"{key}={command_line.quote(value)}" if run or command_line.exists(value) else word
+    plain = run or key == "data.pattern" or command_line.exists(value)
+    return f"{key}={command_line.quote(value)}" if plain else word
 
 
 def readable(error: BaseException, config_name: str) -> BaseException:

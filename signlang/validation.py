@@ -129,6 +129,8 @@ class DataConfig(Config):
     source: Component
     root: ExistingPath | None = None
     signers: Text | None = None
+    pattern: Text | None = None
+    groups: ExistingPath | None = None
     on_bad_image: Literal["error", "exclude"]
     stored_size: Count | None = None
 
@@ -216,7 +218,7 @@ class FoldsConfig(Config):
 
     @model_validator(mode="after")
     def _check_data(self) -> "FoldsConfig":
-        if self.data.name == "folder" and self.data.root is None:
+        if self.data.source.target == "signlang.data.sources.folder" and self.data.root is None:
             raise ValueError("data=folder needs data.root=DIR, a folder with one folder per sign.")
         if self.split.name == "signer" and not self.data.signers:
             raise ValueError(

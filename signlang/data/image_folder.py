@@ -1,29 +1,61 @@
-"""Scanning of class folders and CSV tables into entries of path, label and signer."""
+"""Scanning of folders and CSV tables into entries of path, label, signer, group and subset."""
 
-import csv
 import os
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from signlang.console import log
+from signlang.data import patterns
 from signlang.data.image_io import is_image_name, looks_like_image
+from signlang.data.patterns import several
 from signlang.errors import DataError, listing
+from signlang.files import read_table
 
 JUNK: Final = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files of operating systems
-SUBSET_NAMES: Final = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
+EXAMPLES: Final = 5
 
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """Path, label and signer of one image."""
+    """Path, label, signer, group and subset of one image; empty where unknown."""
 
     path: str
     label: str
     signer: str = ""
+    group: str = ""
+    subset: str = ""
+
+
+@dataclass(frozen=True)
+class _ClassFolder:
+    """A folder of images of one class: its path below the root, and the subset around it."""
+
+    path: str
+    label: str
+    subset: str = ""
+
+
+def list_entries(root: Path, pattern: str | None = None) -> list[ImageEntry]:
+    """List the images of a data set.
+
+    Args:
+        root: A folder, or a CSV file.
+        pattern: `data.pattern`, what the paths of a folder mean; None: class folders.
+
+    Raises:
+        DataError: As `list_csv`, `list_matching` and `list_folder`.
+    """
+    if root.is_file():
+        if pattern:
+            raise DataError(
+                f"data.pattern={pattern} is for folders: {root} is read by its columns."
+            )
+        return list_csv(root)
+    return list_matching(root, pattern) if pattern else list_folder(root)
 
 
 def list_folder(root: Path) -> list[ImageEntry]:
@@ -31,95 +63,305 @@ def list_folder(root: Path) -> list[ImageEntry]:
 
     Images may lie in folders of any depth below their class; links are followed; hidden files and
     files of operating systems are skipped. A file without an image suffix is opened, and skipped
-    with a log line if it holds no image.
+    with a log line if it holds no image. Folders that are named like subsets (train, valid, test)
+    may stand above the class folders.
 
     Raises:
         DataError: If there is no such folder, it has no class folders, some class folder is empty,
-            or its folders look like subsets (`train`, `test`) rather than classes.
+            or its folders look like people or subsets rather than classes.
     """
     names, folders = _content(root)
+    classes = _class_folders(root, folders)
     entries: list[ImageEntry] = []
     skipped: list[str] = []
     empty: list[str] = []
-    for name in folders:
-        label = unicodedata.normalize("NFC", name)
+    for one in classes:
         before = len(entries)
-        for file in _files_below(root / name):
-            path = file.relative_to(root).as_posix()
-            if is_image_name(file.suffix) or looks_like_image(file):
-                entries.append(ImageEntry(path, label))
+        for path in _files_of(root, one.path):
+            if is_image_name(Path(path).suffix) or looks_like_image(root / path):
+                entries.append(ImageEntry(path, one.label, subset=one.subset))
             else:
                 skipped.append(path)
         if len(entries) == before:
-            empty.append(name)
+            empty.append(one.path)
     if empty:
         raise DataError(
-            f"{len(empty)} of the {len(folders)} class folders of {root} hold no image: "
+            f"{len(empty)} of the {len(classes)} class folders of {root} hold no image: "
             f"{', '.join(empty)}. Fill or remove them."
         )
     skipped += [n for n in names if n not in folders and is_image_name(Path(n).suffix)]
+    _warn_of_skipped(root, skipped)
+    _check_people(root, [one.label for one in classes], entries)
+    return entries
+
+
+def _warn_of_skipped(root: Path, skipped: list[str]) -> None:
     if skipped:
         log.warning(
             "%d files of %s are no images of a class and were skipped:%s",
             len(skipped),
             root,
-            listing(skipped, most=5),
+            listing(skipped, most=EXAMPLES),
+        )
+
+
+def list_matching(root: Path, text: str) -> list[ImageEntry]:
+    """List the images below a folder whose paths match a pattern, and log what was matched.
+
+    Raises:
+        DataError: If the folder cannot be read, or no path matches.
+        SettingError: If it is no pattern.
+    """
+    pattern = patterns.parsed(text)
+    entries, others, files = [], [], 0
+    for path in _files_of(root, ""):
+        if not is_image_name(Path(path).suffix):
+            continue
+        files += 1
+        fields = pattern.fields_of(path)
+        if fields is None:
+            others.append(path)
+        else:
+            subset = fields.get("subset", "")
+            fields["subset"] = patterns.subset_of(subset) or subset
+            entries.append(ImageEntry(path, **fields))
+    if not files:
+        raise DataError(f"{root} holds no image.")
+    if not entries:
+        raise DataError(
+            f"data.pattern={text} matches none of the {files} images of {root}. "
+            f"{pattern.mismatch(others)}"
+        )
+    log.info("%s", _matched(text, pattern.fields, entries, files))
+    if others:
+        log.warning(
+            "%s not match data.pattern and %s left out:%s",
+            "1 image does" if len(others) == 1 else f"{len(others)} images do",
+            "is" if len(others) == 1 else "are",
+            listing(others, most=EXAMPLES),
         )
     return entries
 
 
-def class_names(root: Path) -> list[str]:
-    """Names of the classes of a data set, without a look into the folders or at the images.
+def _matched(text: str, fields: list[str], entries: list[ImageEntry], files: int) -> str:
+    """What a pattern matched: how many, the values of each field, some examples."""
+    lines = []
+    for field in fields:
+        values = sorted({getattr(entry, field) for entry in entries})
+        word = {"label": "class"}.get(field, field)
+        plural = f"{word}{'es' * (word == 'class') or 's'}" if len(values) > 1 else word
+        lines.append(f"{len(values)} {plural}: {several(values)}")
+    count = min(EXAMPLES, len(entries))
+    for number in range(count):
+        entry = entries[number * (len(entries) - 1) // max(1, count - 1)]
+        lines.append(f"{entry.path}: {', '.join(f'{f} {getattr(entry, f)}' for f in fields)}")
+    return f"data.pattern={text} matches {len(entries)} of {files} images{listing(lines)}"
+
+
+def class_names(root: Path, pattern: str | None = None) -> list[str]:
+    """Names of the classes of a data set, without a look at the images.
 
     Args:
-        root: A folder with one folder per class, or a CSV file.
+        root: A folder, or a CSV file.
+        pattern: `data.pattern`.
 
     Raises:
-        DataError: As `list_folder` and `list_csv`.
+        DataError: As `list_entries`.
     """
-    if root.is_file():
-        return sorted({entry.label for entry in list_csv(root)})
-    return sorted({unicodedata.normalize("NFC", name) for name in _content(root)[1]})
+    if root.is_file() or pattern:
+        return sorted({entry.label for entry in list_entries(root, pattern)})
+    return sorted({one.label for one in _class_folders(root, _content(root)[1])})
 
 
 def _content(root: Path) -> tuple[list[str], list[str]]:
-    """All names in a folder but junk, and those of the class folders."""
+    """All names in a folder but junk, and those of its folders."""
     if not root.is_dir():
         raise DataError(
             f"There is no folder {root}: give the folder of class folders as data.root."
         )
-    try:
-        names = sorted(p.name for p in root.iterdir() if not _is_junk(p.name))
-    except OSError as error:
-        raise DataError(f"The folder {root} cannot be read: {error.strerror}.") from None
-    folders = [name for name in names if (root / name).is_dir()]
+    names, folders = _listed(root)
     if not folders:
+        guess = patterns.guessed_flat([n for n in names if is_image_name(Path(n).suffix)])
+        example = guess[0] if guess else "{label}_*"
+        signs = f" They look like {len(guess[1])} signs: {several(guess[1])}." if guess else ""
         raise DataError(
-            f"{root} has no folders in it: expected one folder of images per sign, "
-            "or a CSV file with the columns path,label."
+            f"{root} has no folders in it: expected one folder of images per sign, a CSV file with "
+            "the columns path,label, or, where names of files hold the sign, a pattern, e.g. "
+            f"data.pattern='{example}'.{signs}"
         )
-    _refuse_subset_folders(root, folders)
     return names, folders
+
+
+def _listed(folder: Path) -> tuple[list[str], list[str]]:
+    """All names in a folder but junk, sorted, and those of its folders.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        names = sorted(p.name for p in folder.iterdir() if not _is_junk(p.name))
+        return names, [name for name in names if (folder / name).is_dir()]
+    except OSError as error:
+        raise _unreadable([folder], error) from None
+
+
+def _unreadable(folders: list[Path], error: OSError) -> DataError:
+    which = f"The folder {folders[0]}" if len(folders) == 1 else f"{len(folders)} folders"
+    more = listing(map(str, folders)) + "\n" if len(folders) > 1 else " "
+    return DataError(
+        f"{which} cannot be read ({error.strerror}).{more}Allow it (chmod -R u+rX FOLDER), or move "
+        "what is not to be used out of the data set."
+    )
+
+
+def _class_folders(root: Path, folders: list[str]) -> list[_ClassFolder]:
+    """The class folders of a data set, which may stand in folders of its subsets.
+
+    Raises:
+        DataError: If folders look like people or subsets.
+    """
+    if len(folders) < 2 or None in map(patterns.subset_of, folders):
+        found = [_ClassFolder(name, unicodedata.normalize("NFC", name)) for name in folders]
+    else:
+        found = _below_subsets(root, folders)
+    names = sorted({one.label for one in found})
+    if patterns.are_people(names):
+        raise _people_error(root, names, [p for one in found for p in _files_of(root, one.path)])
+    return found
+
+
+def _below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]:
+    """The class folders in the folders of subsets, and a log line that says so."""
+    found: list[_ClassFolder] = []
+    bare: list[str] = []
+    for name in subsets:
+        place, kind = _without_shells(root, name), patterns.subset_of(name) or ""
+        inner = _listed(root / place)[1]
+        found += [
+            _ClassFolder(f"{place}/{label}", unicodedata.normalize("NFC", label), kind)
+            for label in inner
+        ]
+        bare += [] if inner else [place]
+    if not found:
+        raise DataError(
+            f"The folders of {root} look like subsets of a data set, not like signs: "
+            f"{', '.join(subsets)}. Say where the sign stands in a path, e.g. "
+            f"data.pattern='{{subset}}/{{label}}_*' ({_first_file(root)}); if each folder is a "
+            "sign, type data.pattern='{label}/**'."
+        )
+    if bare:
+        log.warning("no class folders in %s: the images there are not used", several(bare))
+    log.info(
+        "%s brings its own subsets, %s: all images together are divided into folds; with "
+        "split=given they stay what they are",
+        root, several(subsets),
+    )  # fmt: skip
+    return found
+
+
+def _without_shells(root: Path, place: str) -> str:
+    """Step into folders of subsets that hold nothing but another one, as archives unpack."""
+    while True:
+        names, folders = _listed(root / place)
+        if len(names) != 1 or len(folders) != 1 or patterns.subset_of(folders[0]) is None:
+            return place
+        place = f"{place}/{folders[0]}"
+
+
+def _first_file(root: Path) -> str:
+    return next((f"a file is {path}" for path in _files_of(root, "")), "there are no files")
+
+
+def _below_classes(paths: list[str], names: list[str]) -> list[str]:
+    """Paths from their class folder on."""
+    known = set(names)
+    tails = []
+    for path in paths:
+        parts = path.split("/")
+        start = next((n for n, part in enumerate(parts[:-1]) if part in known), 0)
+        tails.append("/".join(parts[start:]))
+    return tails
+
+
+def _people_error(root: Path, names: list[str], paths: list[str]) -> DataError:
+    """The error for folders that look like people, with the pattern that their files suggest."""
+    images = [path for path in paths if is_image_name(Path(path).suffix)]
+    guess = patterns.guessed(_below_classes(images, names))
+    if guess:
+        text, labels = guess
+        signs = f"{len(labels)} signs ({several(labels)})"
+        fix = f"Their files look like {signs}: type data.pattern='{text}'."
+    else:
+        fix = (
+            "Say where the sign stands in a path, e.g. data.pattern='{signer}/{label}_*' "
+            f"({_first_file(root)})."
+        )
+    return DataError(
+        f"The folders of {root} look like people or sessions, not like signs: {several(names)}. "
+        f"{fix} If each folder is a sign, type data.pattern='{{label}}/**'."
+    )
+
+
+def _check_people(root: Path, names: list[str], entries: list[ImageEntry]) -> None:
+    """Refuse folders s1, s2 that hold the same signs each, and warn of other likely people."""
+    weak = patterns.may_be_people(names)
+    paths = [entry.path for entry in entries]
+    guess = patterns.guessed(_below_classes(paths, names))
+    if weak and guess:
+        raise _people_error(root, names, paths)
+    if weak:
+        log.warning(
+            "The folders of %s are taken for signs: %s. If they are people, say where the sign "
+            "stands, e.g. data.pattern='{signer}/{label}_*'.",
+            root, several(names),
+        )  # fmt: skip
+    elif guess and patterns.are_signs(guess[1]) and not patterns.are_signs(names):
+        log.warning(
+            "The folders of %s are taken for signs: %s. Each holds files that look like %d signs "
+            "(%s); if the folders are people, type data.pattern='%s'.",
+            root, several(names), len(guess[1]), several(guess[1]), guess[0],
+        )  # fmt: skip
 
 
 def list_csv(file: Path) -> list[ImageEntry]:
     """List the images of a CSV file with the columns path,label and, if known, signer.
 
-    Paths are relative to the file's folder, or absolute; missing files are reported later, when
-    every image is opened.
+    Columns group and subset are read as well. Paths are relative to the file's folder, or absolute;
+    missing files are reported later, when every image is opened.
 
     Raises:
         DataError: If a column or a value is missing, or a path is named twice.
     """
-    rows = _rows(file, required=("path", "label"))
+    rows = read_table(file, required=("path", "label"))
     missing = [f"line {n}" for n, row in rows if not (row["path"] and row["label"])]
     if missing:
         raise DataError(f"{file}: no path or no label in:{listing(missing)}")
-    repeated = [path for path, n in Counter(row["path"] for _, row in rows).items() if n > 1]
+    lines: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for number, row in rows:
+        lines[os.path.normpath(file.parent / row["path"])].append((number, row["path"]))
+    repeated = [
+        f"{same[0][1]}: lines {several([str(number) for number, _ in same])}"
+        + (
+            ""
+            if len(others := {path for _, path in same}) == 1
+            else f", as {several(sorted(others))}"
+        )
+        for same in lines.values()
+        if len(same) > 1
+    ]
     if repeated:
-        raise DataError(f"{file} names {len(repeated)} images more than once:{listing(repeated)}")
+        raise DataError(
+            f"{file} names {len(repeated)} images more than once:{listing(repeated)}\n"
+            "Keep one line for each."
+        )
     return [
-        ImageEntry(row["path"], unicodedata.normalize("NFC", row["label"]), row.get("signer") or "")
+        ImageEntry(
+            row["path"],
+            unicodedata.normalize("NFC", row["label"]),
+            row.get("signer", ""),
+            row.get("group", ""),
+            patterns.subset_of(row.get("subset", "")) or row.get("subset", ""),
+        )
         for _, row in rows
     ]
 
@@ -155,7 +397,7 @@ def read_signers(root: Path, signers: str | None, paths: list[str]) -> dict[str,
 
 
 def _signers_in(file: Path) -> dict[str, str]:
-    rows = _rows(file, required=("path", "signer"))
+    rows = read_table(file, required=("path", "signer"))
     return {row["path"]: row["signer"] for _, row in rows if row["signer"]}
 
 
@@ -169,32 +411,52 @@ def _complete(file: Path, known: dict[str, str], paths: list[str]) -> dict[str, 
     return known
 
 
-def _rows(file: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            reader = csv.DictReader(stream)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            absent = [name for name in required if name not in columns]
-            if absent:
-                raise DataError(
-                    f"{file} has no column {' and no column '.join(absent)}: its first line must "
-                    f"be {','.join(required)}, separated by commas; it is "
-                    f"{','.join(columns) or 'empty'}."
-                )
-            return [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k})
-                    for row in reader]  # fmt: skip
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as CSV: {error}.") from None
+def read_groups(root: Path, groups: str | None, paths: list[str]) -> dict[str, str]:
+    """Read the groups of images, which are kept in one fold by `split=group`.
+
+    Args:
+        root: The folder of class folders.
+        groups: `data.groups`, a CSV file `path,group`, paths relative to `root`; or None.
+        paths: The images of the data set.
+
+    Returns:
+        The group by path, of the images that have one.
+
+    Raises:
+        DataError: If the file is missing or unreadable, or names no image of the data set.
+    """
+    if not groups:
+        return {}
+    file = Path(groups).expanduser()
+    if not file.is_file():
+        raise DataError(f"There is no file {file}: data.groups names a CSV file path,group.")
+    rows = read_table(file, required=("path", "group"))
+    known = {row["path"]: row["group"] for _, row in rows if row["group"]}
+    if not any(path in known for path in paths):
+        raise DataError(f"{file} names no image of {root}: its paths must be like {paths[0]}.")
+    return known
 
 
 def _is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_of(root: Path, place: str) -> list[str]:
+    """Paths of all files below a folder of a data set, relative to its root.
+
+    Raises:
+        DataError: Names each folder that cannot be read.
+    """
+    failed: list[OSError] = []
+    found = [file.relative_to(root).as_posix() for file in _files_below(root / place, failed)]
+    if failed:
+        raise _unreadable([Path(str(error.filename)) for error in failed], failed[0])
+    return found
+
+
+def _files_below(folder: Path, failed: list[OSError]) -> Iterator[Path]:
     """Yield all files in sorted order; follow links to folders, but no folder inside itself."""
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=failed.append, followlinks=True):
         here = Path(place)
         above = {here.resolve(), *here.resolve().parents}
         folders[:] = sorted(
@@ -204,18 +466,3 @@ def _files_below(folder: Path) -> Iterator[Path]:
         for name in sorted(files):
             if not _is_junk(name):
                 yield here / name
-
-
-def _refuse_subset_folders(root: Path, folders: list[str]) -> None:
-    """Refuse a folder whose folders are subsets of a data set: they would become classes."""
-    subsets = [
-        name for name in folders if SUBSET_NAMES & set(name.lower().replace("-", "_").split("_"))
-    ]
-    if len(subsets) == len(folders) and any(
-        inner.is_dir() for name in subsets for inner in (root / name).iterdir()
-    ):
-        raise DataError(
-            f"The folders of {root} look like subsets of a data set, not like signs: "
-            f"{', '.join(subsets)}. Give the one to train on, e.g. data.root={root / subsets[0]}; "
-            "it is split into folds here."
-        )

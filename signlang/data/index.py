@@ -9,7 +9,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache
@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from signlang import files
-from signlang.arrays import Ints
-from signlang.console import track
+from signlang.arrays import Ints, connected
+from signlang.console import log, track
 from signlang.data import image_io
-from signlang.data.image_folder import ImageEntry, list_csv, list_folder, read_signers
+from signlang.data.image_folder import ImageEntry, list_entries, read_groups, read_signers
 from signlang.data.image_io import BadImageError, ImageFacts
+from signlang.data.patterns import several, source_of_copy
 from signlang.errors import DataError, SettingError, listing
 from signlang.files import IMAGE_COLUMNS, atomic_write, write_csv, write_json
 
@@ -268,6 +269,9 @@ class Index:
         signers: Signer of each image, or None if unknown.
         facts: Digest, size and kind of each file.
         excluded: Unusable files, left out by `on_bad_image=exclude`.
+        groups: Group of each image, empty for one that stands alone; None if none is known.
+        given: Subset of each image that the data set brings (train, validation, test, or another
+            word), or None if it brings none.
     """
 
     root: Path
@@ -277,6 +281,8 @@ class Index:
     signers: tuple[str, ...] | None
     facts: tuple[ImageFacts, ...]
     excluded: tuple[BadFile, ...] = ()
+    groups: tuple[str, ...] | None = None
+    given: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -312,7 +318,22 @@ class Index:
     def fingerprint(self) -> str:
         """Digest of images, paths, labels and signers, which identifies the data of a run."""
         names = [self.classes[label] for label in self.labels]
-        return _digest((self.content, *self.paths, *names, *(self.signers or ())))
+        more = [f"group {name}" for name in self.groups or ()]
+        more += [f"subset {name}" for name in self.given or ()]
+        return _digest((self.content, *self.paths, *names, *(self.signers or ()), *more))
+
+    @cached_property
+    def copies(self) -> tuple[str | None, ...]:
+        """The image that each one is an augmented copy of, by the name that a tool gave it."""
+        sources = [source_of_copy(path) for path in self.paths]
+        names = [self.classes[label] for label in self.labels]
+        return tuple(f"{n}/{s}" if s else None for n, s in zip(names, sources, strict=True))
+
+    @cached_property
+    def related(self) -> Ints:
+        """(N,) images with equal numbers belong together: one group, copies of one, equal files."""
+        groups = [name or None for name in self.groups or ("",) * len(self)]
+        return connected([groups, self.copies, [fact.digest for fact in self.facts]])
 
     @cached_property
     def clusters(self) -> Clusters:
@@ -342,16 +363,25 @@ class Index:
 
 @lru_cache(maxsize=4)  # the jobs of one sweep share one index
 def read_index(
-    root: Path, *, cache_dir: str, signers: str | None = "auto", on_bad_image: str = "error"
+    root: Path,
+    *,
+    cache_dir: str,
+    signers: str | None = "auto",
+    on_bad_image: str = "error",
+    pattern: str | None = None,
+    groups: str | None = None,
 ) -> Index:
     """Read a data set and open every image of it once.
 
     Args:
         root: A folder with one folder per class, or a CSV file `path,label[,signer]`.
         cache_dir: Cache folder of the inspection results.
-        signers: A CSV file `path,signer`; `auto` looks for `signers.csv` in `root` and above it.
+        signers: A CSV file `path,signer`; `auto` looks for `signers.csv` in `root` and above it,
+            unless the pattern names the signer.
         on_bad_image: `error` stops at files that cannot be used and lists them all; `exclude`
             leaves them out.
+        pattern: What the paths of a folder mean, see `signlang.data.patterns`; None: class folders.
+        groups: A CSV file `path,group`.
 
     Raises:
         DataError: If there is nothing to train on, or there are bad files and they are an error.
@@ -359,16 +389,22 @@ def read_index(
     """
     if on_bad_image not in ON_BAD_IMAGE:
         raise SettingError(f"data.on_bad_image={on_bad_image}: choose error or exclude.")
-    entries = list_csv(root) if root.is_file() else list_folder(root)
+    entries = list_entries(root, pattern)
     base = root.parent if root.is_file() else root
-    known = read_signers(base, signers, [entry.path for entry in entries])
+    paths = [entry.path for entry in entries]
+    if signers == "auto" and pattern and any(entry.signer for entry in entries):
+        signers = None
+    known = read_signers(base, signers, paths)
     if known is not None:
         entries = [replace(entry, signer=known.get(entry.path, "")) for entry in entries]
+    kept = read_groups(base, groups, paths)
+    if kept:
+        entries = [replace(entry, group=kept.get(entry.path, "")) for entry in entries]
 
     cache_file = (
         files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
     )
-    results = inspect_files(base, [entry.path for entry in entries], cache_file)
+    results = inspect_files(base, paths, cache_file)
     good = [(e, r) for e, r in zip(entries, results, strict=True) if isinstance(r, ImageFacts)]
     bad = tuple(
         BadFile(e.path, r) for e, r in zip(entries, results, strict=True) if isinstance(r, str)
@@ -376,10 +412,43 @@ def read_index(
     if bad and on_bad_image == "error":
         raise DataError(
             f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as images:"
-            f"{listing(map(str, bad), most=1000)}\n"
+            f"{listing(_causes(bad), most=1000)}\n{_whereabouts(root, bad)}"
             "Fix or remove them, or leave them out with data.on_bad_image=exclude."
         )
     return _index(root, base, good, bad)
+
+
+MANY: Final = 5  # files of one cause, which are then listed in one line
+
+
+def _causes(bad: Sequence[BadFile]) -> list[str]:
+    """One line for each file, or for a cause that many files share."""
+    by_reason: dict[str, list[str]] = {}
+    for file in bad:
+        by_reason.setdefault(file.reason, []).append(file.path)
+    lines = []
+    for reason, paths in by_reason.items():
+        if len(paths) > MANY:
+            lines.append(f"{len(paths)} files: {reason}: {several(paths, most=3)}")
+        else:
+            lines += [f"{path}: {reason}" for path in paths]
+    return lines
+
+
+def _whereabouts(root: Path, bad: Sequence[BadFile]) -> str:
+    """Where the missing files of a CSV file probably are."""
+    missing = [file.path for file in bad if file.reason == "no such file"]
+    if not root.is_file() or not missing:
+        return ""
+    parts = PurePosixPath(missing[0]).parts
+    here = root.parent
+    places = [here, here.parent, *sorted(path for path in here.iterdir() if path.is_dir())]
+    for start in range(len(parts)):
+        tail = PurePosixPath(*parts[start:])
+        for place in places:
+            if (place / tail).is_file():
+                return f"Paths are relative to {here}; {missing[0]} is at {place / tail}.\n"
+    return f"Paths are relative to {here}.\n"
 
 
 def _index(
@@ -394,8 +463,11 @@ def _index(
             f"{root} holds one class only, {classes[0]}: a classifier needs at least two. "
             "Give the folder that holds one folder per sign."
         )
+    _warn_of_case(classes)
     position = {name: label for label, name in enumerate(classes)}
     signers = tuple(entry.signer for entry, _ in good)
+    groups = tuple(entry.group for entry, _ in good)
+    given = tuple(entry.subset for entry, _ in good)
     return Index(
         root=base,
         classes=classes,
@@ -404,7 +476,29 @@ def _index(
         signers=signers if any(signers) else None,
         facts=tuple(fact for _, fact in good),
         excluded=bad,
+        groups=groups if any(groups) else None,
+        given=given if any(given) else None,
     )
+
+
+def _warn_of_case(classes: Sequence[str]) -> None:
+    """Tell of classes whose names differ in nothing but case."""
+    same: dict[str, list[str]] = {}
+    for name in classes:
+        same.setdefault(name.casefold(), []).append(name)
+    pairs = [" and ".join(names) for names in same.values() if len(names) > 1]
+    if pairs:
+        log.warning(
+            "%s differ in case only and are classes of their own: give them one name if they are "
+            "one sign",
+            several(pairs),
+        )
+
+
+def index_options(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `read_index` that the group `data` of a configuration holds."""
+    keys = ("signers", "on_bad_image", "pattern", "groups")
+    return {key: data[key] for key in keys if data.get(key) is not None or key == "signers"}
 
 
 def _digest(texts: Iterable[str]) -> str:

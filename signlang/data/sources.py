@@ -98,10 +98,16 @@ def folder(root: str | None, cache_dir: str) -> Path:
     path = Path(root).expanduser()
     if not path.exists():
         raise DataError(f"data.root={root}: there is no such folder or file.")
-    inner = [p for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
-    if len(inner) == 1 and inner[0].is_dir() and any(p.is_dir() for p in inner[0].iterdir()):
-        log.info("taking the classes from %s", inner[0])
-        return inner[0]
+    try:
+        inner = [p for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
+        if len(inner) == 1 and inner[0].is_dir() and any(p.is_dir() for p in inner[0].iterdir()):
+            log.info("taking the classes from %s", inner[0])
+            return inner[0]
+    except OSError as error:
+        raise DataError(
+            f"data.root={root}: {error.filename} cannot be read ({error.strerror}). Allow it "
+            "(chmod -R u+rX FOLDER), or give another folder."
+        ) from None
     return path
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from signlang.arrays import Flags, Ints
 from signlang.components import TARGET, build
 from signlang.data import sources
-from signlang.data.index import Index, Subsets, film_blocks, read_index
+from signlang.data.index import Index, Subsets, film_blocks, index_options, read_index
 from signlang.errors import DataError, SettingError, SignlangError
 
 
@@ -393,8 +393,7 @@ class Fold:
         return read_index(
             sources.open_source(self.data["source"], self.data["root"], self.cache_dir),
             cache_dir=self.cache_dir,
-            signers=self.data["signers"],
-            on_bad_image=self.data["on_bad_image"],
+            **index_options(self.data),
         )
 
     @cached_property

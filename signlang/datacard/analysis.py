@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from signlang.console import log, show_table
 from signlang.data import image_cache, splits
-from signlang.data.index import Index, read_index
+from signlang.data.index import Index, index_options, read_index
 from signlang.data.sources import open_source
 from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
@@ -186,9 +186,8 @@ def _index(cfg: DictConfig) -> Index:
     source: Any = OmegaConf.to_container(cfg.data.source, resolve=True)
     root = open_source(source, cfg.data.root, cfg.cache_dir)
     # a card lists what cannot be used instead of stopping at it
-    return read_index(
-        root, cache_dir=cfg.cache_dir, signers=cfg.data.signers, on_bad_image="exclude"
-    )
+    options = {**index_options(cfg.data), "on_bad_image": "exclude"}
+    return read_index(root, cache_dir=cfg.cache_dir, **options)
 
 
 def _folds(

@@ -12,7 +12,7 @@ from signlang.arrays import Floats, Ints, Pixels
 from signlang.console import log, track
 from signlang.data import image_cache, image_io, splits
 from signlang.data.image_folder import class_names
-from signlang.data.index import Index, read_index
+from signlang.data.index import Index, index_options, read_index
 from signlang.data.sources import images_root, open_source
 from signlang.errors import DataError, RunError
 from signlang.evaluation import class_mapping
@@ -164,7 +164,7 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     if cfg.mapping is not None:
         mapping = class_mapping.read_mapping(Path(str(cfg.mapping)).expanduser(), classes)
     # before all images are decoded and torch is imported
-    class_mapping.map_classes(class_names(root), classes, mapping)
+    class_mapping.map_classes(class_names(root, cfg.data.get("pattern")), classes, mapping)
     index, predictor = _index(cfg, root), load()
     _warn_of_unknown_classes(mapping or {}, index)
     matches = class_mapping.map_classes(index.classes, predictor.classes, mapping)
@@ -194,8 +194,7 @@ def _images_root(cfg: DictConfig) -> Path:
 
 
 def _index(cfg: DictConfig, root: Path) -> Index:
-    options = {"signers": cfg.data.signers, "on_bad_image": cfg.data.on_bad_image}
-    return read_index(root, cache_dir=cfg.cache_dir, **options)
+    return read_index(root, cache_dir=cfg.cache_dir, **index_options(cfg.data))
 
 
 def _name(cfg: DictConfig) -> str:

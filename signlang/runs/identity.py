@@ -21,7 +21,8 @@ from signlang.system import device, git_commit, processor
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
     "wanted_precision", "data.root", "data.signers",
-    "data.source", "model.weights", "model.learning_rate", "ckpt_path",
+    "data.pattern", "data.groups", "data.source", "model.weights", "model.learning_rate",
+    "ckpt_path",
     "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",
     "callbacks.last", "callbacks.checkpoint.save_weights_only",
 )  # fmt: skip

@@ -140,8 +140,36 @@ def test_subset_folders_are_not_taken_for_classes(tmp_path: Path, cache_dir: Pat
     for subset in ("train", "test"):
         image(tmp_path / subset / "A" / "a.png")
         image(tmp_path / subset / "B" / "b.png", "blue")
-    with pytest.raises(DataError, match=r"look like subsets .* data\.root=.*test"):
-        index_of(tmp_path, cache_dir)
+    index = index_of(tmp_path, cache_dir)
+    assert index.classes == ("A", "B")
+    assert index.given == ("test", "test", "train", "train")
+
+
+def test_classes_that_differ_in_case_only_are_told(
+    folder: Path, cache_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index_of(folder, cache_dir)
+    assert "differ in case" not in caplog.text
+    image(folder / "b" / "1.png")
+    (folder / "signers.csv").unlink()
+    assert "b" in index_of(folder, cache_dir).classes
+    assert "B and b differ in case only" in caplog.text
+
+
+def test_missing_files_of_a_table_are_one_line_and_are_looked_for(
+    folder: Path, cache_dir: Path
+) -> None:
+    (folder / "signers.csv").unlink()
+    table = folder / "A" / "t.csv"
+    names = [f"{name}/{name}{n}.png" for name in ("A", "B") for n in range(3)]
+    rows = "".join(f"{name},{name[0]}\n" for name in names)
+    table.write_text(f"path,label\n{rows}", "utf-8")
+    with pytest.raises(DataError) as caught:
+        index_of(table, cache_dir)
+    text = str(caught.value)
+    assert "6 files: no such file: A/A0.png, A/A1.png, A/A2.png and 3 more" in text
+    assert f"A/A0.png is at {folder / 'A' / 'A0.png'}" in text
+    assert len(text.splitlines()) == 4
 
 
 def test_a_csv_names_images_labels_and_signers(folder: Path, cache_dir: Path) -> None:
@@ -161,7 +189,7 @@ def test_a_csv_names_images_labels_and_signers(folder: Path, cache_dir: Path) ->
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("file;label\n", "no column path"),
+        ("file;label\n", "no column path: its first line must be path,label"),
         ("", "no column path and no column label"),
         ("path,label\nA/A0.png,\n", "line 2"),
         ("path,label\nA/A0.png,x\nA/A0.png,y\n", "more than once"),
