@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +52,30 @@ def escaping_link(folder: Path, *names: str) -> Path | None:
         if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
             return entry
     return None
+
+
+# names of folders that say nothing about what is in them, and names of our own data sets
+GENERIC: Final = {"train", "test", "valid", "images", "image", "img", "imgs", "data", "dataset"}
+TAKEN: Final = {"synthetic", "digits", "asl_alphabet", "custom", "folder"}
+
+
+def data_set_name(root: str | None) -> str:
+    """Name a data set by its folder or CSV file, without what names of folders must not hold.
+
+    >>> data_set_name("/x/My signs, (1)"), data_set_name("/x/asl.csv"), data_set_name("/asl/train")
+    ('My_signs_1', 'asl', 'asl_train')
+    >>> data_set_name(None), data_set_name("digits")
+    ('folder', 'digits_folder')
+    """
+    if root is None:
+        return "folder"
+    path = Path(str(root)).expanduser().absolute()
+    path = Path(os.path.normpath(path))
+    name = path.stem if path.suffix.lower() in {".csv", ".tsv", ".txt"} else path.name
+    if name.lower() in GENERIC and path.parent.name:
+        name = f"{path.parent.name}_{name}"
+    name = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._-")
+    return f"{name}_folder" if name.lower() in TAKEN else name or "folder"
 
 
 IMAGE_COLUMNS: Final = ("path", "label", "signer", "subset")  # columns of a run's data.csv

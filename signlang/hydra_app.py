@@ -165,10 +165,13 @@ def _renamed(word: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Define what the configurations interpolate: `${group_choices:}`, for --help."""
+    """Define what the configurations interpolate: `${group_choices:}` and `${data_name:}`."""
     from omegaconf import OmegaConf
 
+    from signlang.files import data_set_name
+
     OmegaConf.register_new_resolver("group_choices", group_choices, replace=True)
+    OmegaConf.register_new_resolver("data_name", data_set_name, replace=True)
 
 
 def group_choices() -> str:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from signlang import hydra_app
+
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SIGNLANG_SHARED", ROOT.parent / "shared"))
 COLOURS = {"A": (200, 60, 60), "B": (60, 200, 60), "ß": (60, 60, 200)}  # classes of the tiny data
@@ -37,6 +39,12 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["SIGNLANG_CACHE"] = str(folder)
     yield folder
     del os.environ["SIGNLANG_CACHE"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def resolvers() -> None:
+    """What the configurations interpolate, for tests that compose them in this process."""
+    hydra_app.register_resolvers()
 
 
 def write_tiny(folder: Path, per_class: int = 12, size: int = 32) -> Path:

@@ -187,7 +187,7 @@ def test_a_path_needs_no_key(verb: str, words: list[str], setting: str, value: o
     found = OmegaConf.select(cfg, setting)
     assert (list(found) if isinstance(value, list) else found) == value
     if setting == "data.root":
-        assert cfg.data.name == "folder"
+        assert cfg.data.source._target_ == "signlang.data.sources.folder"
 
 
 def test_what_is_chosen_wins_over_what_a_path_implies() -> None:

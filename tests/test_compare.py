@@ -46,7 +46,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optimizer.lr=1e-3,1e-2", "split=stratified,signer",
     )  # fmt: skip
     assert result.code == 0, result.err
-    return place / "runs" / "folder"
+    return place / "runs" / "Bilder_1"
 
 
 @pytest.fixture
@@ -560,17 +560,17 @@ def test_the_published_protocol_makes_a_table(tiny: Path, tmp_path: Path) -> Non
         "split.validation=fold",
     )  # fmt: skip
     assert result.code == 0, result.err
-    (line,) = rows_of(tmp_path / "runs" / "folder" / "leaderboard.csv")
+    (line,) = rows_of(tmp_path / "runs" / "Bilder_1" / "leaderboard.csv")
     assert (line["protocol"], line["complete"]) == ("validation=fold", "true")
     assert line["accuracy"] == line["validation_accuracy"]
     assert "The figures are optimistic" in result.out
     assert "validation=fold: the test folds selected the checkpoints; accuracy" in result.out
     assert "(in-sample: the test fold selected the checkpoint)" in result.out
-    for run in (tmp_path / "runs" / "folder").glob("*/fold=*"):
+    for run in (tmp_path / "runs" / "Bilder_1").glob("*/fold=*"):
         calibration = json.loads((run / "calibration.json").read_text("utf-8"))
         assert calibration["calibration_error"].keys() == {"validation"}
         assert "split.validation=fold" in calibration["remark"]
-    study = json.loads((tmp_path / "runs" / "folder" / "calibration.json").read_text("utf-8"))
+    study = json.loads((tmp_path / "runs" / "Bilder_1" / "calibration.json").read_text("utf-8"))
     (setting,) = study["settings"].values()
     assert setting == {
         "not_calibrated": "the test folds selected the checkpoints (split.validation=fold)"

@@ -46,7 +46,7 @@ def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
     place, _ = done
     (run,) = runs_in(place)
     assert run.relative_to(place).as_posix() == (
-        "runs/folder/simple_cnn,augment=digits,batch_size=8,data.image_size=32,folds=3,"
+        "runs/Bilder_1/simple_cnn,augment=digits,batch_size=8,data.image_size=32,folds=3,"
         "image_size=32,split=signer,trainer.accelerator=cpu,trainer.max_epochs=3/fold=0"
     )
     names = {path.name.split(".tfevents")[0] for path in run.iterdir()} - {".lock", "hparams.yaml"}
@@ -62,7 +62,7 @@ def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
     metrics = json_of(run / "metrics.json")
     assert metrics["status"] == "finished"
     assert (metrics["model"], metrics["data"], metrics["fold"], metrics["folds"]) == (
-        "simple_cnn", "folder", 0, 3,
+        "simple_cnn", "Bilder_1", 0, 3,
     )  # fmt: skip
     assert set(metrics["validation"]) == {"accuracy", "macro_f1", "loss", "calibration_error"}
     assert set(metrics["cost"]) >= {"parameters", "flops", "size_mb", "latency_ms"}
@@ -233,7 +233,7 @@ def test_metrics_of_another_run_are_not_taken_for_its_own(again: Path, tiny: Pat
 
 
 def test_other_images_are_refused_too(again: Path, tiny: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(tiny, tmp_path / "other"))
+    other = Path(shutil.copytree(tiny, tmp_path / "other" / tiny.name))
     (other / "A" / "A0.png").unlink()
     result = run_command(again, *QUICK, f"data.root={other}", "split=signer", "augment=digits")
     assert result.code == 1

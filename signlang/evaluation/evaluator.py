@@ -175,7 +175,7 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     evaluation = Evaluation(
         predictor,
         fitted_calibration,
-        _name(cfg),
+        str(cfg.data.name),
         index,
         rows,
         matches,
@@ -195,14 +195,6 @@ def _images_root(cfg: DictConfig) -> Path:
 
 def _index(cfg: DictConfig, root: Path) -> Index:
     return read_index(root, cache_dir=cfg.cache_dir, **index_options(cfg.data))
-
-
-def _name(cfg: DictConfig) -> str:
-    """Name of the data; folders by their own names."""
-    if cfg.data.name != "folder":
-        return str(cfg.data.name)
-    place = Path(str(cfg.data.root)).expanduser().resolve()
-    return place.stem if place.is_file() else place.name
 
 
 def _warn_of_unknown_classes(mapping: Mapping[str, str | None], index: Index) -> None:

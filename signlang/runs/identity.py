@@ -14,7 +14,7 @@ from typing import Any, Final
 from omegaconf import DictConfig, OmegaConf
 
 import signlang
-from signlang.files import content_digest, file_digest
+from signlang.files import content_digest, data_set_name, file_digest
 from signlang.system import device, git_commit, processor
 
 # settings of where and how a run is trained, not of what it is; data has its own fingerprint
@@ -43,6 +43,7 @@ COMPARED: Final = (
     "optimizer", "optimizer.lr", "batch_size", "image_size", "augment", "label_smoothing",
     "trainer.max_epochs", "trainer.precision", "model.pretrained",
 )  # fmt: skip
+FOLDER: Final = "folder"  # data that is named after its folder
 LONGEST_NAME: Final = 160  # a file system allows 255 bytes
 FORMAT: Final = 2  # of record.json; 1 hashed the paths of Python modules
 
@@ -59,10 +60,12 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
     'timm,model.architecture=resnet10t'
     """
     names = []
+    named_by_folder = not any(word.startswith(("study=", "data.name=")) for word in overrides)
     chosen = dict(override.partition("=")[::2] for override in overrides)  # the last one counts
     for key, value in sorted((key.lstrip("+"), value) for key, value in chosen.items()):
         value = value.strip("'\"")
         named_after = key in {"data", "experiment"} and value == study
+        named_after |= key == "data" and value == FOLDER and named_by_folder
         if named_after or key == "model" or key.startswith("hydra") or is_below(key, UNNAMED):
             continue
         names.append(f"{key}={Path(value).name if '/' in value else value}")
@@ -92,6 +95,8 @@ def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]
         and not key.endswith(("._partial_", "._convert_"))
         and not (key in NEUTRAL and value == NEUTRAL[key])
     }
+    if kept.get("data.name") == data_set_name(OmegaConf.select(cfg, "data.root")):
+        kept["data.name"] = FOLDER  # images may be moved and renamed
     own_split = kept.pop("split", "")  # ours are known by their names
     if own_split and not own_split.startswith("signlang "):
         kept["split.name"] = own_split

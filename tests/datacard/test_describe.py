@@ -108,7 +108,17 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "probably wrong labels" in done.stdout
-    return base / "cards" / "folder"
+    return base / "cards" / "signs"
+
+
+def test_two_folders_have_two_cards_with_their_names(tmp_path: Path) -> None:
+    for name in ("hands", "people"):
+        write_images(tmp_path / name, classes="AB", each=2)
+        done = run(tmp_path, name, "folds=2", "samples=1")
+        assert done.returncode == 0, done.stderr
+        assert f"data card of {name}" in done.stdout
+    for name in ("hands", "people"):
+        assert f"# Data card: {name}\n" in (tmp_path / "cards" / name / "card.md").read_text()
 
 
 def test_exact_duplicate_across_classes_is_found(described: Path) -> None:

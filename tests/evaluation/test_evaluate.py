@@ -24,6 +24,7 @@ from signlang.errors import DataError, RunError, SettingError, WeightsError
 from signlang.evaluate import evaluate
 from signlang.evaluation import class_mapping
 from signlang.evaluation.class_mapping import map_classes
+from signlang.files import data_set_name
 from signlang.hydra_app import quoted
 from signlang.metrics import classification
 from signlang.metrics.significance import clustered_interval, wilson_interval
@@ -96,7 +97,7 @@ def same(run: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     place = tmp_path_factory.mktemp("same")
     result = run_command(place, f"run={run}", f"data.root={tiny}", verb="evaluate")
     assert result.code == 0, result.err
-    return place / "evaluations" / f"{run.parent.name},fold=0-on-{tiny.name}", result
+    return place / "evaluations" / f"{run.parent.name},fold=0-on-{data_set_name(str(tiny))}", result
 
 
 def test_the_files_are_in_the_documented_places(same: tuple[Path, Result]) -> None:
@@ -479,7 +480,9 @@ def test_external_weights_by_the_public_command(
     )
     assert result.code == 0, result.err
     assert "1.0000" in result.out
-    assert (place / "evaluations" / f"simple_cnn-net-on-{halves.name}" / "report.html").is_file()
+    assert (
+        place / "evaluations" / f"simple_cnn-net-on-{data_set_name(str(halves))}" / "report.html"
+    ).is_file()
 
 
 def test_weights_that_do_not_fit_name_every_layer(

@@ -115,7 +115,7 @@ def test_sums_over_epochs(run: api.LoadedRun) -> None:
 
 def test_a_run_says_what_it_is(run: api.LoadedRun) -> None:
     expected = {
-        "status": "finished", "model": "simple_cnn", "data": "folder", "split": "stratified",
+        "status": "finished", "model": "simple_cnn", "data": "signs", "split": "stratified",
         "protocol": "test fold untouched", "fold": 1, "folds": 3, "seed": 3,
     }  # fmt: skip
     assert {key: run.metrics[key] for key in expected} == expected

@@ -3,12 +3,14 @@
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from signlang import hydra_app
 from signlang.errors import RunError
 from signlang.runs.folder import RunFolder
 from signlang.runs.identity import (
@@ -119,6 +121,8 @@ def test_a_record_of_an_older_format_is_refused_with_both_ways_out(tmp_path: Pat
         (["model=net", "model.width=2", "fold=1", "hydra.verbose=true"], "net,model.width=2"),
         (["data=digits", "experiment=study"], "net,data=digits"),
         (["data=study", "data.root=/x/y", "workers=2", "runs_dir=/r"], "net"),
+        (["data=folder", "data.root=/x/y", "data.pattern={label}{n}"], "net"),
+        (["data=folder", "data.root=/x/y", "study=study"], "net,data=folder"),
         (["augment.backgrounds='/a b/scenes'"], "net,augment.backgrounds=scenes"),
         (["data.source.size=32", "model.weights=/w/x.pt"],
          "net,data.source.size=32,model.weights=x.pt"),
@@ -129,6 +133,24 @@ def test_a_record_of_an_older_format_is_refused_with_both_ways_out(tmp_path: Pat
 )  # fmt: skip
 def test_names_hold_what_was_chosen(overrides: list[str], name: str) -> None:
     assert name_of("net", "study", overrides) == name
+
+
+@pytest.mark.parametrize("verb", ["train", "describe", "evaluate"])
+def test_a_folder_gives_its_data_set_the_name(verb: str) -> None:
+    def composed(*words: str) -> Any:
+        with initialize_config_dir(str(hydra_app.CONF), version_base="1.3"):
+            return compose(verb, overrides=hydra_app.override_words(verb, ["data=folder", *words]))
+
+    first, second = composed("data.root=/a/hands"), composed("data.root=/a/people.csv")
+    assert (first.data.name, second.data.name) == ("hands", "people")
+    assert composed("data.root=/a/hands", "data.name=mine").data.name == "mine"
+    if verb == "train":
+        assert (first.study, second.study) == ("hands", "people")
+        moved = composed("data.root=/b/renamed")
+        assert settings_of(moved) == settings_of(first), "images may be moved and renamed"
+        assert settings_of(first)["data.name"] == "folder", "as runs of before"
+    if verb == "describe":
+        assert (first.out, second.out) == ("cards/hands", "cards/people")
 
 
 def test_long_names_are_cut_and_stay_apart() -> None:

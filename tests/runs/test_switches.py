@@ -283,7 +283,7 @@ def test_a_training_that_diverges_fails_and_is_not_resumed(tiny: Path, tmp_path:
     assert again.code == 1
     assert "diverged: its loss is" in again.err
     assert "epoch 1/3" not in again.err, "it was not trained again"
-    compared = run_command(tmp_path, "runs/folder", verb="compare")
+    compared = run_command(tmp_path, "runs/Bilder_1", verb="compare")
     assert re.search(r"fold 0 diverged \(its loss is (nan|inf) in epoch 1: ", compared.err)
     over = run_command(tmp_path, *words, "overwrite=true")
     assert "deleting the contents" in over.err

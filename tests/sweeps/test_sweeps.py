@@ -99,7 +99,7 @@ def test_jobs_side_by_side_fail_alone_and_are_skipped_the_next_time(
     assert "measuring the time per image again, one network at a time" in result.err
     assert len(costs(tmp_path)) == 1, "one network has one time, measured once, alone"
     assert '"latency_alone": true' in costs(tmp_path)[0]
-    assert (tmp_path / "runs/folder/leaderboard.csv").is_file(), "compared although a job failed"
+    assert (tmp_path / "runs/Bilder_1/leaderboard.csv").is_file(), "compared although a job failed"
     assert result.err.count("counted from 0 to 2") == 1
     (run,) = tmp_path.glob("runs/*/*/fold=1")
     metrics = json.loads((run / "metrics.json").read_text())
@@ -224,11 +224,11 @@ def test_a_search_judges_by_the_cross_validated_mean_and_goes_on(
     more = search(place, tiny, "hydra.sweeper.trials=3")
     assert more.code == 0, more.err
     study = optuna.load_study(
-        study_name="folder", storage=f"sqlite:///{place / 'runs/folder/optuna.db'}"
+        study_name="Bilder_1", storage=f"sqlite:///{place / 'runs/Bilder_1/optuna.db'}"
     )
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     for trial in study.trials:
-        runs = place.glob(f"runs/folder/*optimizer.lr={trial.params['optimizer.lr']:.4g}*/fold=*")
+        runs = place.glob(f"runs/Bilder_1/*optimizer.lr={trial.params['optimizer.lr']:.4g}*/fold=*")
         files = [json.loads((run / "metrics.json").read_text()) for run in runs]
         assert len(files) == 3
         mean = sum(metrics["validation"]["accuracy"] for metrics in files) / 3
@@ -239,7 +239,7 @@ def test_a_search_over_all_folds_is_told_as_optimistic(searched: tuple[Path, Res
     place, result = searched
     told = "The settings were chosen by validation subsets that overlap the test images"
     assert "the search over 3 folds is not nested" in result.err
-    for text in (result.err, *((place / "runs/folder" / name).read_text() for name in (
+    for text in (result.err, *((place / "runs/Bilder_1" / name).read_text() for name in (
         "leaderboard.md", "report.html"))):  # fmt: skip
         assert told in text
         assert "hydra.sweeper.nested=true" in text
@@ -250,7 +250,7 @@ def test_a_nested_search_chooses_in_each_fold_and_counts_the_chosen_only(
 ) -> None:
     first = search(tmp_path, tiny, "hydra.sweeper.nested=true", "hydra.sweeper.trials=2")
     assert first.code == 0, first.err
-    study = tmp_path / "runs" / "folder"
+    study = tmp_path / "runs" / "Bilder_1"
     begun = finished(tmp_path)
     assert len(begun) == 6, "two trials of each of three folds"
     check_nested_study(study, trials=2)
