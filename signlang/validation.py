@@ -144,6 +144,7 @@ class SplitConfig(Component):
         description="a share of the training folds above 0 and up to 0.5, or the word fold (the "
         "test fold also chooses the checkpoint)"
     )
+    folds: Literal[1] | None = Field(default=None, description="1, where split brings one fold")
     blocks: int | None = Field(default=None, ge=2)
     gap: int | None = Field(default=None, ge=0)
 
@@ -210,11 +211,22 @@ class TrainerConfig(Component):
 class FoldsConfig(Config):
     """What train, describe and evaluate share."""
 
-    folds: int = Field(ge=2)
+    folds: Count
     seed: Index
     verbose: bool
     data: DataConfig
     split: SplitConfig
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> "FoldsConfig":
+        if self.split.folds is not None and self.folds != self.split.folds:
+            raise ValueError(
+                f"folds={self.folds}: split={self.split.name} takes the data set's own subsets, "
+                "which are one fold; leave folds out."
+            )
+        if self.split.folds is None and self.folds < 2:
+            raise ValueError(f"folds={self.folds}: it must be a whole number of at least 2.")
+        return self
 
     @model_validator(mode="after")
     def _check_data(self) -> "FoldsConfig":
@@ -292,7 +304,12 @@ def check_fold(fold: int | None, folds: int) -> None:
     >>> check_fold(4, 5)
     """
     if fold is not None and fold >= folds:
-        raise SettingError(f"fold={fold}: there are {folds} folds, counted from 0 to {folds - 1}.")
+        there = (
+            f"there are {folds} folds, counted from 0 to {folds - 1}"
+            if folds > 1
+            else ("there is one fold, 0")
+        )
+        raise SettingError(f"fold={fold}: {there}.")
 
 
 class DescribeConfig(FoldsConfig):

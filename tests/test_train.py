@@ -313,3 +313,49 @@ def test_the_best_checkpoint_is_tested_not_the_last(tiny: Path, tmp_path: Path) 
     best = Classifier.load_from_checkpoint(run / "checkpoints" / "best.ckpt", weights_only=True)
     said = best.predict_images([tiny / row["path"]])[0]
     assert [float(row[f"p_{name}"]) for name in "ABß"] == pytest.approx(said.tolist(), abs=1e-4)
+
+
+def test_given_subsets_are_one_fold_with_a_table_of_its_own(tiny: Path, tmp_path: Path) -> None:
+    data = tmp_path / "published"
+    for file in sorted(tiny.rglob("*.png")):
+        subset = ["train", "train", "train", "valid", "test"][int(file.stem[1:]) % 5]
+        place = data / subset / file.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    quick = [word for word in QUICK if not word.startswith(("folds=", "data="))]
+    result = run_command(tmp_path, *quick, str(data), "split=given", "trainer.max_epochs=1")
+    assert result.code == 0, result.err
+    assert "published brings its own subsets, test, train, valid" in result.err
+    assert "fold 0 of 1 (given): 24 train, 6 validation, 6 test" in result.err
+    (run,) = runs_in(tmp_path)
+    for row in rows_of(run / "data.csv"):
+        assert row["path"].startswith(row["subset"][:5])
+    compared = run_command(tmp_path, "runs/published", verb="compare")
+    assert compared.code == 0, compared.err
+    (line,) = rows_of(tmp_path / "runs" / "published" / "leaderboard.csv")
+    assert (line["folds"], line["complete"], line["split"]) == ("1", "true", "given")
+    refused = run_command(tmp_path, *QUICK, str(data), "split=given")
+    assert refused.code == 2
+    assert (
+        "folds=3: split=given takes the data set's own subsets, which are one fold" in refused.err
+    )
+    assert run_command(tmp_path, *quick, str(data), "split=given", "fold=1").err == (
+        "fold=1: there is one fold, 0.\n"
+    )
+
+
+def test_copies_of_test_images_in_the_training_subset_are_told(tiny: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny, tmp_path / "data"))
+    (data / "signers.csv").unlink()
+    words = [*QUICK, f"data.root={data}", "trainer.fast_dev_run=true", "callbacks=none"]
+    result = run_command(tmp_path, *words)
+    assert result.code == 0, result.err
+    assert "have a copy" not in result.err
+    for number in range(12):  # equal files
+        shutil.copy(data / "A" / f"A{number}.png", data / "A" / f"again{number}.png")
+    result = run_command(tmp_path, *words)
+    assert re.search(r"\d of \d+ test images have a copy among the training images", result.err)
+    assert "split=group keeps copies in one fold" in result.err
+    result = run_command(tmp_path, *words, "split=group")
+    assert result.code == 0, result.err
+    assert "have a copy" not in result.err

@@ -252,8 +252,8 @@ def _below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]:
     if bare:
         log.warning("no class folders in %s: the images there are not used", several(bare))
     log.info(
-        "%s brings its own subsets, %s: all images together are divided into folds; with "
-        "split=given they stay what they are",
+        "%s brings its own subsets, %s: split=given takes them as they are, any other split "
+        "divides all images anew",
         root, several(subsets),
     )  # fmt: skip
     return found

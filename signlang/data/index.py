@@ -25,7 +25,7 @@ from signlang.console import log, track
 from signlang.data import image_io
 from signlang.data.image_folder import ImageEntry, list_entries, read_groups, read_signers
 from signlang.data.image_io import BadImageError, ImageFacts
-from signlang.data.patterns import several, source_of_copy
+from signlang.data.patterns import several, sources_of_copies
 from signlang.errors import DataError, SettingError, listing
 from signlang.files import IMAGE_COLUMNS, atomic_write, write_csv, write_json
 
@@ -143,7 +143,8 @@ class Clusters:
     """Images that are alike: a statistic must not take them for independent.
 
     Attributes:
-        kind: What a cluster is: `signer`, `block` (of film), or `image` where each stands alone.
+        kind: What a cluster is: `signer`, `source` (of augmented copies), `block` (of film), or
+            `image` where each stands alone.
         names: (n,) cluster of each image.
     """
 
@@ -180,7 +181,8 @@ class Clusters:
         >>> print(Clusters("block", np.array(["A/0", "A/0", "A/1"])))
         2 blocks of film
         """
-        kind = {"signer": "signer", "block": "block", "image": "independent image"}[self.kind]
+        words = {"source": "source image", "image": "independent image"}
+        kind = words.get(self.kind, self.kind)
         film = " of film" if self.kind == "block" else ""
         return f"{self.count:,} {kind}{'s' * (self.count != 1)}{film}"
 
@@ -190,7 +192,8 @@ def image_clusters(
 ) -> Clusters:
     """Find out which images of a data set are alike.
 
-    Those of one signer, if all are known and there are two or more. Otherwise neighbouring frames:
+    Those of one signer, if all are known and there are two or more. Otherwise augmented copies of
+    one image, if names of files tell of any. Otherwise neighbouring frames:
     the images of each class in the order of their frame numbers are cut into `BLOCKS` runs, if
     every file name holds a number. Otherwise nothing is known, and each image stands alone.
 
@@ -206,6 +209,9 @@ def image_clusters(
     """
     if signers is not None and all(signers) and len(set(signers)) > 1:
         return Clusters("signer", np.array(signers))
+    sources = sources_of_copies(paths, labels)
+    if any(sources):
+        return Clusters("source", np.array([s or p for s, p in zip(sources, paths, strict=True)]))
     frames = [frame_number(path) for path in paths]
     if None in frames:
         return Clusters("image", np.array(paths))
@@ -323,17 +329,20 @@ class Index:
         return _digest((self.content, *self.paths, *names, *(self.signers or ()), *more))
 
     @cached_property
-    def copies(self) -> tuple[str | None, ...]:
-        """The image that each one is an augmented copy of, by the name that a tool gave it."""
-        sources = [source_of_copy(path) for path in self.paths]
-        names = [self.classes[label] for label in self.labels]
-        return tuple(f"{n}/{s}" if s else None for n, s in zip(names, sources, strict=True))
+    def copied(self) -> Ints:
+        """(N,) images with equal numbers are equal files, or augmented copies of one image."""
+        return connected([self.sources, [fact.digest for fact in self.facts]])
 
     @cached_property
     def related(self) -> Ints:
-        """(N,) images with equal numbers belong together: one group, copies of one, equal files."""
+        """(N,) images with equal numbers are copies, or of one group."""
         groups = [name or None for name in self.groups or ("",) * len(self)]
-        return connected([groups, self.copies, [fact.digest for fact in self.facts]])
+        return connected([groups, list(map(str, self.copied))])
+
+    @cached_property
+    def sources(self) -> list[str | None]:
+        """The image that each one is an augmented copy of, by its name."""
+        return sources_of_copies(self.paths, [self.classes[label] for label in self.labels])
 
     @cached_property
     def clusters(self) -> Clusters:

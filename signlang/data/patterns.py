@@ -292,3 +292,9 @@ def source_of_copy(path: str) -> str | None:
         if match := copies.fullmatch(name):
             return match[1]
     return None
+
+
+def sources_of_copies(paths: Sequence[str], labels: Sequence[str]) -> list[str | None]:
+    """The image that each one is an augmented copy of; None for what is no copy by its name."""
+    sources = map(source_of_copy, paths)
+    return [f"{n}/{s}" if s else None for n, s in zip(labels, sources, strict=True)]

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from signlang.arrays import Flags, Ints
 from signlang.components import TARGET, build
+from signlang.console import log
 from signlang.data import sources
 from signlang.data.index import Index, Subsets, film_blocks, index_options, read_index
+from signlang.data.patterns import several
 from signlang.errors import DataError, SettingError, SignlangError
 
 
@@ -30,7 +32,9 @@ class Split:
     integers or strings, e.g. the day of each image; images of one group stay in one fold, and the
     folds get nearly equal shares of every class. Or it overrides `folds`, which gets the index, the
     number k of folds and the seed, and returns one fold per image: (N,) integers from 0 to k - 1,
-    such that each fold holds an image of every class. It may also override `left_out`, which gets
+    such that each fold holds an image of every class. Or it overrides `given`, which gets the index
+    and returns the subset of each image, (N,) words `train`, `validation`, `test` or empty: the one
+    fold that there is (`split.folds: 1`). It may also override `left_out`, which gets
     the index and which images are tested, (N,) booleans, and returns which of the others are too
     near to these to be learned from, (N,) booleans. All depend on what they get and on nothing
     else: the same call must return the same on every machine. The validation subset is cut out of
@@ -45,6 +49,10 @@ class Split:
     def folds(self, index: Index, count: int, seed: int) -> Any:
         """(N,) the fold in which each image is tested."""
         return assign_folds(index.labels, group_ids(self, index), count, seed, index.classes)
+
+    def given(self, index: Index) -> Any:
+        """(N,) the subset of each image, where there is one fold; None where there are more."""
+        return None
 
     def left_out(self, index: Index, test: Flags) -> Any:
         """(N,) whether an image is neither trained nor validated on; None leaves out none."""
@@ -77,6 +85,49 @@ class BySigner(Split):
                 "unknown. Name them all, or use split=stratified."
             )
         return np.unique(np.array(index.signers), return_inverse=True)[1].astype(np.int64)
+
+
+class ByGroup(Split):
+    """Images of one group, augmented copies of one image and equal files stay in one fold."""
+
+    def groups(self, index: Index) -> Ints:
+        """(N,) the group of each image; what is in none stands alone.
+
+        Raises:
+            DataError: If every image stands alone.
+        """
+        if len(np.unique(index.related)) == len(index):
+            raise DataError(
+                f"split=group: no groups are known of {index.root}, and no image is a copy of "
+                "another. Give a column group in a CSV file, {group} in data.pattern, or a CSV "
+                "file path,group as data.groups=FILE (signlang.describe writes one of near "
+                "duplicates); or use split=stratified."
+            )
+        return index.related
+
+
+class Given(Split):
+    """The subsets that the data set brings: one fold, for a comparison with published figures."""
+
+    def given(self, index: Index) -> npt.NDArray[np.str_]:
+        """(N,) the subset of each image.
+
+        Raises:
+            DataError: If the data set brings none, or calls one by another name.
+        """
+        if index.given is None:
+            raise DataError(
+                f"split=given: {index.root} brings no subsets. They are folders train, valid and "
+                "test above the class folders, a column subset in a CSV file, or {subset} in "
+                "data.pattern."
+            )
+        strange = sorted(set(index.given) - SUBSETS - UNUSED)
+        if strange:
+            raise DataError(
+                f"split=given: the subsets of {index.root} are {', '.join(strange)}; they must be "
+                "train, validation and test."
+            )
+        return np.array(["" if name in UNUSED else name for name in index.given])
 
 
 class ByBlocks(Split):
@@ -113,7 +164,9 @@ class ByBlocks(Split):
         return near
 
 
-SPLIT_SETTINGS: Final = {"name", "validation", "seed"}  # of the node, not of the class
+SPLIT_SETTINGS: Final = {"name", "validation", "seed", "folds"}  # of the node, not of the class
+SUBSETS: Final = {"train", "validation", "test"}
+UNUSED: Final = {"", "unused"}
 
 
 def build_split(node: Mapping[str, Any]) -> Split:
@@ -167,12 +220,15 @@ def fold_numbers(split: Split, index: Index, folds: int, seed: int) -> Ints:
     """Assign every image to the fold in which it is tested.
 
     Returns:
-        (N,) fold numbers from 0 to folds - 1.
+        (N,) fold numbers from 0 to folds - 1; of given subsets 0 for test images, 1 for the others.
 
     Raises:
         DataError: If some fold would lack a class.
         SettingError: If a split of the user's own breaks the contract.
     """
+    names = given_subsets(split, index)
+    if names is not None:
+        return np.where(names == "test", 0, 1).astype(np.int64)
     numbers = _per_image(_followed(split.folds, index, folds, seed), split, "folds", index)
     name = type(split).__name__
     if numbers.dtype.kind not in "iu":
@@ -198,6 +254,33 @@ def fold_numbers(split: Split, index: Index, folds: int, seed: int) -> Ints:
                 f"{', '.join(index.classes[c] for c in absent)}: every fold needs all classes."
             )
     return numbers.astype(np.int64)
+
+
+def given_subsets(split: Split, index: Index) -> npt.NDArray[np.str_] | None:
+    """The subset of each image, where a split has one fold only.
+
+    Returns:
+        (N,) train, validation, test or empty; None where there are folds.
+
+    Raises:
+        DataError: If training or test images of a class are missing.
+        SettingError: If a split of the user's own breaks the contract.
+    """
+    values = _followed(split.given, index)
+    if values is None:
+        return None
+    names = _per_image(values, split, "given", index).astype(str)
+    for subset in ("train", "validation", "test"):
+        if subset == "validation" and subset not in names:
+            continue  # cut out of the training subset
+        absent = np.setdiff1d(np.arange(len(index.classes)), index.labels[names == subset])
+        if len(absent):
+            raise DataError(
+                f"The {subset} subset of {index.root} has no image of "
+                f"{several(index.classes[c] for c in absent)}: it needs all classes. Add images, "
+                "or use split=stratified, which divides all images anew."
+            )
+    return names
 
 
 def left_out(split: Split, index: Index, numbers: Ints, fold: int) -> Flags:
@@ -337,10 +420,15 @@ def split_subsets(
         DataError: If a subset would lack a class.
         SettingError: If a split of the user's own breaks the contract.
     """
+    names = given_subsets(split, index)
     groups = group_ids(split, index)
     numbers = fold_numbers(split, index, folds, seed)
     test = np.flatnonzero(numbers == fold)
     rest = np.flatnonzero((numbers != fold) & ~left_out(split, index, numbers, fold))
+    if names is not None:
+        test, rest = np.flatnonzero(names == "test"), np.flatnonzero(names == "train")
+        if "validation" in names and validation != "fold":
+            return Subsets(train=rest, validation=np.flatnonzero(names == "validation"), test=test)
     if validation == "fold":
         return Subsets(train=rest, validation=test, test=test)
     inner = None if groups is None else groups[rest]
@@ -413,4 +501,19 @@ class Fold:
                 f"batch_size={self.batch_size} is more than the {len(subsets.train)} training "
                 f"images of a fold: use at most batch_size={len(subsets.train)}."
             )
+        _warn_of_copies(self.index, subsets)
         return subsets
+
+
+def _warn_of_copies(index: Index, subsets: Subsets) -> None:
+    """Tell of test images that have a copy among the training images."""
+    trained = {int(index.copied[row]): row for row in subsets.train[::-1].tolist()}
+    leaks = [row for row in subsets.test.tolist() if int(index.copied[row]) in trained]
+    if leaks:
+        example = index.paths[trained[int(index.copied[leaks[0]])]]
+        log.warning(
+            "%d of %d test images have a copy among the training images (an equal file, or an "
+            "augmented copy by its name), e.g. %s of %s: the test accuracy is too high. "
+            "split=group keeps copies in one fold.",
+            len(leaks), len(subsets.test), index.paths[leaks[0]], example,
+        )  # fmt: skip

@@ -1,5 +1,6 @@
 """Analysis of a data set for its card: index, folds, duplicates, label errors, warnings."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from signlang.console import log, show_table
+from signlang.arrays import connected
+from signlang.console import log, show_lines, show_table
 from signlang.data import image_cache, splits
 from signlang.data.index import Index, index_options, read_index
 from signlang.data.sources import open_source
@@ -63,10 +65,27 @@ class Analysis:
         """Unusual properties of usable images, by row."""
         return statistics.oddities(self.index.facts)
 
+    @cached_property
+    def families(self) -> npt.NDArray[np.int64]:
+        """(N,) what belongs together: groups, copies of one image, exact and near duplicates."""
+        near = [None if number < 0 else str(number) for number in self.duplicates.group.tolist()]
+        return connected([list(map(str, self.index.related)), near])
+
+    @property
+    def copies(self) -> int:
+        """Images that are augmented copies of one image by their names, twins included."""
+        sizes = Counter(source for source in self.index.sources if source)
+        return sum(size for size in sizes.values() if size > 1)
+
     @property
     def leakage(self) -> float:
-        """Share of the images with a duplicate, exact or near, in another fold."""
-        return float(self.duplicates.other_fold.exists.mean())
+        """Share of the images with a duplicate, exact or near, or a copy in another fold."""
+        leaks = self.duplicates.other_fold.exists
+        if self.folds is not None:
+            number = self.index.copied
+            pairs = np.unique(np.stack([number, self.folds]), axis=1)[0]
+            leaks = leaks | (np.bincount(pairs)[number] > 1)
+        return float(leaks.mean())
 
     @property
     def agreement(self) -> float:
@@ -109,7 +128,9 @@ def analyse(cfg: DictConfig) -> Analysis:
     return Analysis(
         name=cfg.data.name,
         index=index,
-        split=f"{split}, {cfg.folds} folds, seed {cfg.split.seed}",
+        split=f"{split}, seed {cfg.split.seed}"
+        if cfg.folds == 1
+        else f"{split}, {cfg.folds} folds, seed {cfg.split.seed}",
         folds=numbers,
         no_folds_reason=no_folds_reason,
         unused=unused,
@@ -140,7 +161,11 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     odd = (("odd", analysis.index.paths[row], reason) for row, reason in analysis.odd.items())
     bad = [("unusable", file.path, file.reason) for file in analysis.index.excluded]
     write_csv(out / "files.csv", ("state", "path", "reason"), [*bad, *odd])
-    (out / "suspicious.csv").unlink(missing_ok=True)  # of an earlier card
+    for name in ("groups.csv", "suspicious.csv"):
+        (out / name).unlink(missing_ok=True)  # of an earlier card
+    rows_of_groups = list(_group_rows(analysis))
+    if rows_of_groups:
+        write_csv(out / "groups.csv", ("path", "group"), rows_of_groups)
     if analysis.predictions is None:
         return
     header = "path,label,suggested,p_label,p_suggested"
@@ -154,6 +179,15 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     write_csv(out / "suspicious.csv", header.split(","), rows)
 
 
+def _group_rows(analysis: Analysis) -> Iterator[tuple[str, str]]:
+    """Path and group of the images that do not stand alone."""
+    numbers = analysis.families
+    sizes = np.bincount(numbers)
+    for path, number in zip(analysis.index.paths, numbers.tolist(), strict=True):
+        if sizes[number] > 1:
+            yield path, f"g{number}"
+
+
 def show_summary(analysis: Analysis, out: Path) -> None:
     """Show the main results and the path of the card."""
     index, pairs = analysis.index, analysis.duplicates
@@ -165,6 +199,8 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         "exact duplicates": _pairs_text(pairs.exact),
         "near duplicates": _pairs_text(pairs.near),
     }
+    if analysis.copies:
+        rows["augmented copies"] = f"{analysis.copies:,} images, by their names"
     if analysis.folds is not None:
         rows["in another fold too"] = f"{analysis.leakage:.1%} of the images ({analysis.split})"
     if any(analysis.unused):
@@ -175,6 +211,8 @@ def show_summary(analysis: Analysis, out: Path) -> None:
             f"{len(analysis.suspects):,} of {len(analysis.predictions.rows):,} predicted images"
         )
     show_table(f"data card of {analysis.name}", {**rows, "card": str(out / "card.html")})
+    if analysis.leakage and (out / "groups.csv").is_file():
+        show_lines([f"To keep what is alike in one fold: split=group data.groups={out}/groups.csv"])
 
 
 def _pairs_text(pairs: Pairs) -> str:
@@ -259,9 +297,9 @@ def _leaks(analysis: Analysis) -> Iterator[str]:
         yield f"There are no folds of {analysis.split}. {analysis.no_folds_reason}"
     elif analysis.leakage:
         yield (
-            f"{analysis.leakage:.1%} of the test images of a fold have a duplicate or near "
+            f"{analysis.leakage:.1%} of the test images of a fold have a copy, duplicate or near "
             f"duplicate in its training subset ({analysis.split}): test results are too "
-            "optimistic."
+            "optimistic. split=group with data.groups=groups.csv of this card keeps them apart."
             if not any(analysis.unused)
             else f"{analysis.leakage:.1%} of the test images of a fold have a duplicate or near "
             f"duplicate in another fold ({analysis.split}), or in what is left out of training: "

@@ -159,6 +159,23 @@ def duplicates_section(analysis: Analysis) -> Section:
         ),
         Table("Pairs of duplicates", header, rows),
     ]
+    if analysis.copies:
+        blocks.append(
+            Text(
+                f"{analysis.copies:,} images ({analysis.copies / len(analysis.index):.1%}) are "
+                "augmented copies of one another by their names (A0_jpg.rf.1f0c....jpg and the "
+                "like), which need not look alike."
+            )
+        )
+    groups = int((np.bincount(analysis.families) > 1).sum())
+    if groups:
+        blocks.append(
+            Text(
+                f"groups.csv holds {counted(groups, 'group')} of images that belong "
+                "together: duplicates, copies, and groups that the data set names. split=group "
+                "data.groups=FILE keeps each in one fold."
+            )
+        )
     if analysis.folds is None:
         blocks.append(Text(f"Duplicates across folds were not counted. {analysis.no_folds_reason}"))
     if pairs.groups:

@@ -75,6 +75,11 @@ def intervals_sentence(clusters: "Clusters") -> str:
             f"The intervals are by signer ({clusters}): images of one signer are alike, and say "
             "less than as many of several people."
         )
+    if clusters.kind == "source":
+        return (
+            f"The intervals are by source image ({clusters}): augmented copies of one image are "
+            "alike. It is not known who is in them, so they do not hold for other people."
+        )
     if clusters.kind == "block":
         return (
             f"The intervals are by block of film ({clusters}, each a tenth of the frames of a "

@@ -316,3 +316,26 @@ def test_any_damaged_cache_of_results_is_rebuilt(
     file.write_text(content)
     assert index_of(folder, tmp_path / "cache").fingerprint == before.fingerprint
     assert json.loads(file.read_text())["files"].keys() == set(before.paths)
+
+
+def test_groups_and_subsets_come_from_columns_and_files(folder: Path, cache_dir: Path) -> None:
+    (folder / "signers.csv").unlink()
+    table = folder / "t.csv"
+    rows = "A/A0.png;x;one;Train\nA/A1.png;y;one;valid\nB/B0.png;y;;TEST\n"
+    table.write_text(f"Path;Label;Group;Subset\n{rows}", "utf-8")
+    index = index_of(table, cache_dir)
+    assert index.groups == ("one", "one", "")
+    assert index.given == ("train", "validation", "test")
+    plain = folder / "plain.csv"
+    plain.write_text("path,label\nA/A0.png,x\nA/A1.png,y\nB/B0.png,y\n", "utf-8")
+    before = index_of(plain, cache_dir)
+    assert (before.groups, before.given) == (None, None)
+    assert before.fingerprint != index.fingerprint
+    groups = folder / "groups.csv"
+    groups.write_text("path,group\nA/A1.png,two\n", "utf-8")
+    named = index_of(plain, cache_dir, groups=str(groups))
+    assert named.groups == ("", "two", "")
+    assert named.fingerprint != before.fingerprint
+    groups.write_text("path,group\nsigns/A/A1.png,two\n", "utf-8")
+    with pytest.raises(DataError, match=r"names no image of .* must be like A/A0\.png"):
+        index_of(plain, cache_dir, groups=str(groups))

@@ -11,8 +11,10 @@ from signlang.data.image_io import ImageFacts
 from signlang.data.index import Index, Subsets, frame_number
 from signlang.data.splits import (
     ByBlocks,
+    ByGroup,
     BySigner,
     Fold,
+    Given,
     Split,
     Stratified,
     assign_folds,
@@ -361,3 +363,78 @@ def test_a_split_must_be_one() -> None:
         "blocks": 3,
         "gap": 0,
     }
+
+
+def named(paths: list[str], **more: Any) -> Index:
+    """An index of images A/... and B/..., sorted, with more of its properties."""
+    labels = np.array(["AB".index(path[0]) for path in paths], dtype=np.int64)
+    facts = tuple(ImageFacts(path, 1, 1, "PNG RGB", "") for path in paths)
+    index = Index(Path("/data"), ("A", "B"), tuple(paths), labels, None, facts)
+    return replace(index, **more)
+
+
+COPIES = named(
+    [f"{c}/{c}{n}_jpg.rf.{n}{k}0f1e2d3c4b5a.jpg" for c in "AB" for n in range(8) for k in range(3)]
+)
+
+
+def test_copies_groups_and_equal_files_stay_in_one_fold() -> None:
+    facts = list(COPIES.facts)
+    facts[0] = facts[47]  # equal files of A0 and B7
+    groups = tuple("film" if n in (3, 9) else "" for n in range(48))  # A1 and A3
+    index = replace(COPIES, facts=tuple(facts), groups=groups)
+    numbers = group_ids(ByGroup(), index)
+    assert numbers is not None
+    assert len(set(numbers)) == 14, "of 16 sources, two pairs are joined"
+    assert numbers[0] == numbers[1] == numbers[47]
+    assert numbers[3] == numbers[9] != numbers[6]
+    folds = fold_numbers(ByGroup(), index, 4, 0)
+    for number in range(14):
+        assert len(set(folds[numbers == number])) == 1
+    assert index.clusters.kind == "source"
+    assert str(index.clusters) == "16 source images"
+
+
+def test_groups_that_are_not_known_are_an_error_with_the_ways_to_give_them() -> None:
+    with pytest.raises(DataError, match=r"no groups are known .* data\.groups=FILE"):
+        split_subsets(INDEX, ByGroup())
+
+
+GIVEN = tuple(s for _ in "AB" for s in ("train",) * 6 + ("validation",) * 2 + ("test",) * 2)
+
+
+def given(names: tuple[str, ...] | None) -> Index:
+    return named([f"{c}/{n}.png" for c in "AB" for n in range(10)], given=names)
+
+
+def test_given_subsets_are_taken_as_they_are() -> None:
+    subsets = split_subsets(given(GIVEN), Given(), folds=1)
+    assert subsets.train.tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
+    assert subsets.validation.tolist() == [6, 7, 16, 17]
+    assert subsets.test.tolist() == [8, 9, 18, 19]
+    none = tuple({"validation": "unused"}.get(name, name) for name in GIVEN)
+    cut = split_subsets(given(none), Given(), folds=1, validation=0.34)
+    assert cut.test.tolist() == [8, 9, 18, 19]
+    assert sorted([*cut.train, *cut.validation]) == subsets.train.tolist()
+    assert len(cut.validation) == 4
+    same = split_subsets(given(GIVEN), Given(), folds=1, validation="fold")
+    assert same.validation.tolist() == same.test.tolist() == [8, 9, 18, 19]
+    assert (
+        fold_numbers(Given(), given(GIVEN), 1, 0).tolist() == [1] * 8 + [0] * 2 + [1] * 8 + [0] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (None, r"brings no subsets\. They are folders train, valid and test"),
+        (("train",) * 20, "The test subset of /data has no image of A, B"),
+        (("train",) * 15 + ("test",) * 5, "The test subset of /data has no image of A"),
+        (("test",) + ("extra",) * 19, "are extra; they must be train, validation and test"),
+    ],
+)
+def test_given_subsets_that_cannot_be_used_are_named(
+    names: tuple[str, ...] | None, sentence: str
+) -> None:
+    with pytest.raises(DataError, match=sentence):
+        split_subsets(given(names), Given(), folds=1)

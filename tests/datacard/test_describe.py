@@ -121,6 +121,34 @@ def test_two_folders_have_two_cards_with_their_names(tmp_path: Path) -> None:
         assert f"# Data card: {name}\n" in (tmp_path / "cards" / name / "card.md").read_text()
 
 
+def test_augmented_copies_are_leaks_and_are_offered_as_groups(tmp_path: Path) -> None:
+    root = tmp_path / "exported"
+    for number, name in enumerate("AB"):
+        (root / name).mkdir(parents=True)
+        for take in range(6):
+            for copy in range(3):  # as unlike as a flip and a crop
+                file = f"{name}{take}_jpg.rf.{take}{copy}0f1e2d3c4b5a.jpg"
+                image(1000 * number + 10 * take + copy).save(root / name / file)
+    done = run(tmp_path, "exported", "folds=3", "samples=1")
+    assert done.returncode == 0, done.stderr
+    assert "0 pairs" in done.stdout
+    assert re.search(r"augmented copies\W+36 images, by their names", done.stdout)
+    leak = re.search(r"in another fold too\W+([\d.]+)%", done.stdout)
+    assert leak is not None
+    assert float(leak[1]) > 50
+    words = "split=group data.groups=cards/exported/groups.csv"
+    assert f"To keep what is alike in one fold: {words}" in done.stdout
+    groups = rows_of(tmp_path / "cards" / "exported" / "groups.csv")
+    assert (len(groups), len({row["group"] for row in groups})) == (36, 12)
+    page = (tmp_path / "cards" / "exported" / "card.md").read_text()
+    assert "36 images (100.0%) are augmented copies of one another" in page
+    assert "have a copy, duplicate or near duplicate in its training subset" in page
+    again = run(tmp_path, "exported", "folds=3", "samples=1", *words.split())
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"in another fold too\W+0\.0%", again.stdout)
+    assert "To keep" not in again.stdout
+
+
 def test_exact_duplicate_across_classes_is_found(described: Path) -> None:
     rows = {row["path"]: row for row in rows_of(described / "duplicates.csv")}
     assert rows["A/0.png"]["other_class"] == "B/copy.png"
