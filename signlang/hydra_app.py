@@ -195,7 +195,7 @@ def quoted(word: str) -> str:
     """Quote the value of an override that names a file or folder there is, or a run folder.
 
     Hydra would take a comma in it for a sweep, and brackets, braces, equals signs and blanks for
-    syntax.
+    syntax. So it would in a pattern of file names.
 
     >>> quoted("model=squeezenet"), quoted("run=runs/digits/a,split=signer/fold=0")
     ('model=squeezenet', "run='runs/digits/a,split=signer/fold=0'")
@@ -204,8 +204,10 @@ def quoted(word: str) -> str:
     if not equals or key.startswith("-") or value[:1] in {"'", '"'} or value.isalnum():
         return word
     run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
-    plain = run or key == "data.pattern" or command_line.exists(value)
-    return f"{key}={command_line.quote(value)}" if plain else word
+    literal = key == "data.pattern" and value != "null"  # its braces are no dictionary
+    if run or literal or command_line.exists(value):
+        return f"{key}={command_line.quote(value)}"
+    return word
 
 
 def readable(error: BaseException, config_name: str) -> BaseException:

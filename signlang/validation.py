@@ -232,7 +232,7 @@ class FoldsConfig(Config):
     def _check_data(self) -> "FoldsConfig":
         if self.data.source.target == "signlang.data.sources.folder" and self.data.root is None:
             raise ValueError("data=folder needs data.root=DIR, a folder with one folder per sign.")
-        if self.split.name == "signer" and not self.data.signers:
+        if self.split.name == "signer" and not (self.data.signers or self.data.pattern):
             raise ValueError(
                 "split=signer needs data.signers=FILE, a CSV path,signer: who is in each image."
             )

@@ -17,6 +17,7 @@ from signlang.files import read_table
 
 JUNK: Final = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files of operating systems
 EXAMPLES: Final = 5
+SAMPLED: Final = 5000  # paths of which a pattern is guessed
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,21 @@ def list_folder(root: Path) -> list[ImageEntry]:
         )
     skipped += [n for n in names if n not in folders and is_image_name(Path(n).suffix)]
     _warn_of_skipped(root, skipped)
+    if any(one.subset for one in classes):
+        _tell_subsets(root, folders, classes)
     _check_people(root, [one.label for one in classes], entries)
     return entries
+
+
+def _tell_subsets(root: Path, folders: list[str], classes: list[_ClassFolder]) -> None:
+    bare = [name for name in folders if not any(c.path.startswith(f"{name}/") for c in classes)]
+    if bare:
+        log.warning("no class folders in %s: the images there are not used", several(bare))
+    log.info(
+        "%s brings its own subsets, %s: split=given takes them as they are, any other split "
+        "divides all images anew",
+        root, several(folders),
+    )  # fmt: skip
 
 
 def _warn_of_skipped(root: Path, skipped: list[str]) -> None:
@@ -112,27 +126,8 @@ def list_matching(root: Path, text: str) -> list[ImageEntry]:
         DataError: If the folder cannot be read, or no path matches.
         SettingError: If it is no pattern.
     """
-    pattern = patterns.parsed(text)
-    entries, others, files = [], [], 0
-    for path in _files_of(root, ""):
-        if not is_image_name(Path(path).suffix):
-            continue
-        files += 1
-        fields = pattern.fields_of(path)
-        if fields is None:
-            others.append(path)
-        else:
-            subset = fields.get("subset", "")
-            fields["subset"] = patterns.subset_of(subset) or subset
-            entries.append(ImageEntry(path, **fields))
-    if not files:
-        raise DataError(f"{root} holds no image.")
-    if not entries:
-        raise DataError(
-            f"data.pattern={text} matches none of the {files} images of {root}. "
-            f"{pattern.mismatch(others)}"
-        )
-    log.info("%s", _matched(text, pattern.fields, entries, files))
+    entries, others = _matching(root, text)
+    log.info("%s", _matched(text, entries, len(entries) + len(others)))
     if others:
         log.warning(
             "%s not match data.pattern and %s left out:%s",
@@ -143,8 +138,34 @@ def list_matching(root: Path, text: str) -> list[ImageEntry]:
     return entries
 
 
-def _matched(text: str, fields: list[str], entries: list[ImageEntry], files: int) -> str:
+def _matching(root: Path, text: str) -> tuple[list[ImageEntry], list[str]]:
+    """The images whose paths match a pattern, and the paths of the others."""
+    pattern = patterns.parsed(text)
+    entries: list[ImageEntry] = []
+    others: list[str] = []
+    for path in _files_of(root, ""):
+        if not is_image_name(Path(path).suffix):
+            continue
+        fields = pattern.fields_of(path)
+        if fields is None:
+            others.append(path)
+        else:
+            subset = fields.get("subset", "")
+            fields["subset"] = patterns.subset_of(subset) or subset
+            entries.append(ImageEntry(path, **fields))
+    if not entries and not others:
+        raise DataError(f"{root} holds no image.")
+    if not entries:
+        raise DataError(
+            f"data.pattern={text} matches none of the {len(others)} images of {root}. "
+            f"{pattern.mismatch(others)}"
+        )
+    return entries, others
+
+
+def _matched(text: str, entries: list[ImageEntry], files: int) -> str:
     """What a pattern matched: how many, the values of each field, some examples."""
+    fields = patterns.parsed(text).fields
     lines = []
     for field in fields:
         values = sorted({getattr(entry, field) for entry in entries})
@@ -168,8 +189,10 @@ def class_names(root: Path, pattern: str | None = None) -> list[str]:
     Raises:
         DataError: As `list_entries`.
     """
-    if root.is_file() or pattern:
-        return sorted({entry.label for entry in list_entries(root, pattern)})
+    if root.is_file():
+        return sorted({entry.label for entry in list_csv(root)})
+    if pattern:
+        return sorted({entry.label for entry in _matching(root, pattern)[0]})
     return sorted({one.label for one in _class_folders(root, _content(root)[1])})
 
 
@@ -231,9 +254,8 @@ def _class_folders(root: Path, folders: list[str]) -> list[_ClassFolder]:
 
 
 def _below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]:
-    """The class folders in the folders of subsets, and a log line that says so."""
+    """The class folders in the folders of subsets."""
     found: list[_ClassFolder] = []
-    bare: list[str] = []
     for name in subsets:
         place, kind = _without_shells(root, name), patterns.subset_of(name) or ""
         inner = _listed(root / place)[1]
@@ -241,7 +263,6 @@ def _below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]:
             _ClassFolder(f"{place}/{label}", unicodedata.normalize("NFC", label), kind)
             for label in inner
         ]
-        bare += [] if inner else [place]
     if not found:
         raise DataError(
             f"The folders of {root} look like subsets of a data set, not like signs: "
@@ -249,13 +270,6 @@ def _below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]:
             f"data.pattern='{{subset}}/{{label}}_*' ({_first_file(root)}); if each folder is a "
             "sign, type data.pattern='{label}/**'."
         )
-    if bare:
-        log.warning("no class folders in %s: the images there are not used", several(bare))
-    log.info(
-        "%s brings its own subsets, %s: split=given takes them as they are, any other split "
-        "divides all images anew",
-        root, several(subsets),
-    )  # fmt: skip
     return found
 
 
@@ -286,6 +300,7 @@ def _below_classes(paths: list[str], names: list[str]) -> list[str]:
 def _people_error(root: Path, names: list[str], paths: list[str]) -> DataError:
     """The error for folders that look like people, with the pattern that their files suggest."""
     images = [path for path in paths if is_image_name(Path(path).suffix)]
+    images = images[:: 1 + len(images) // SAMPLED]
     guess = patterns.guessed(_below_classes(images, names))
     if guess:
         text, labels = guess
@@ -305,7 +320,7 @@ def _people_error(root: Path, names: list[str], paths: list[str]) -> DataError:
 def _check_people(root: Path, names: list[str], entries: list[ImageEntry]) -> None:
     """Refuse folders s1, s2 that hold the same signs each, and warn of other likely people."""
     weak = patterns.may_be_people(names)
-    paths = [entry.path for entry in entries]
+    paths = [entry.path for entry in entries[:: 1 + len(entries) // SAMPLED]]
     guess = patterns.guessed(_below_classes(paths, names))
     if weak and guess:
         raise _people_error(root, names, paths)

@@ -168,11 +168,13 @@ _PEOPLE: Final = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED: Final = re.compile(r"([a-z])[ _.-]?\d+", re.IGNORECASE)
+_MOST: Final = 200  # signs that a guess may give
 _SHORT: Final = 2  # characters of most names of finger-spelled signs
 # where the sign may stand in the files of a person's folder
 _GUESSES: Final = (
     "{signer}/{label}/*", "{signer}/{label}{n}", "{signer}/{label}_*", "{signer}/{label}-*",
-    "{signer}/{label} *", "{signer}/*_{label}",
+    "{signer}/{label} *", "{signer}/{signer}_{label}_*", "{signer}/*_{label}",
+    "{signer}/*_{label}_*",
 )  # fmt: skip
 _FLAT_GUESSES: Final = (
     "{label}{n}", "{label}_*", "{label}-*", "{signer}_{label}_*", "{signer}_{label}{n}",
@@ -259,7 +261,7 @@ def _tried(text: str, paths: Sequence[str]) -> list[tuple[str, str]]:
     pattern = parsed(text)
     found = [fields for path in paths if (fields := pattern.fields_of(path))]
     labels = {fields["label"] for fields in found}
-    if len(found) < 0.9 * len(paths) or not 2 <= len(labels) <= len(paths) / 2:
+    if len(found) < 0.9 * len(paths) or not 2 <= len(labels) <= min(_MOST, len(paths) / 2):
         return []
     if f"{{label}}{{{NUMBER}}}" in text and not all(map(str.isalpha, labels)):
         return []  # the first digits of numbers, or more than the sign
@@ -287,6 +289,8 @@ def source_of_copy(path: str) -> str | None:
     >>> source_of_copy("train/A/A0_jpg.rf.1f0c3a4b5c6d7e8f.jpg"), source_of_copy("A/A0.jpg")
     ('A0', None)
     """
+    if ".rf." not in path and "_original_" not in path:  # of most data sets all
+        return None
     name = PurePosixPath(path).stem
     for copies in _COPIES:
         if match := copies.fullmatch(name):

@@ -76,7 +76,7 @@ class BySigner(Split):
             raise DataError(
                 f"split=signer: it is not known who is in the images of {index.root}. Give a CSV "
                 "file path,signer as data.signers=FILE (or signers.csv beside the class folders), "
-                "or use split=stratified."
+                "name {signer} in data.pattern, or use split=stratified."
             )
         unknown = sum(not signer for signer in index.signers)
         if unknown:

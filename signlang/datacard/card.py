@@ -333,7 +333,8 @@ def _signers(analysis: Analysis) -> Section:
     if index.signers is None:
         text = (
             "The signers are unknown. Give a CSV file path,signer as data.signers=FILE, or place "
-            "it as signers.csv beside the class folders."
+            "it as signers.csv beside the class folders; or, where a path holds the signer, say so "
+            "with data.pattern."
         )
         return Section("Signers", [Text(text)])
     covered = statistics.coverage(index.signers, index.labels, len(index.classes))

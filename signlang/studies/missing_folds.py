@@ -139,11 +139,11 @@ class IncompleteSetting:
 
 
 def _unquoted(word: str) -> str:
-    """Write a path without quotes where it needs none.
+    """Write a path, or a pattern of file names, without quotes where it needs none.
 
     >>> _unquoted("data.root='/images/mine'"), _unquoted("data.root='/a, b'")
     ('data.root=/images/mine', "data.root='/a, b'")
     """
     key, _, value = word.partition("=")
     inner = value.strip("'\"")
-    return f"{key}={inner}" if PATH.fullmatch(inner) else word
+    return f"{key}={inner}" if PATH.fullmatch(inner) or key == "data.pattern" else word

@@ -52,6 +52,7 @@ def test_folders_of_people_are_refused_with_the_pattern_to_type(
         ("{}/{}/1.png", "{signer}/{label}/*"),
         ("{}/{}_left_1.png", "{signer}/{label}_*"),
         ("{}/{}-1.png", "{signer}/{label}-*"),
+        ("{0}/{0}_{1}_bot.png", "{signer}/{signer}_{label}_*"),
         ("{}/take_{}.png", "{signer}/*_{label}"),
         ("train/{}/{}7.png", "{signer}/{label}{n}"),
     ],
