@@ -211,7 +211,7 @@ class TrainerConfig(Component):
 class FoldsConfig(Config):
     """What train, describe and evaluate share."""
 
-    folds: Count
+    folds: int = Field(ge=1, description="a whole number of at least 2")
     seed: Index
     verbose: bool
     data: DataConfig

@@ -94,7 +94,7 @@ def list_folder(root: Path) -> list[ImageEntry]:
     _warn_of_skipped(root, skipped)
     if any(one.subset for one in classes):
         _tell_subsets(root, folders, classes)
-    _check_people(root, [one.label for one in classes], entries)
+    _check_people(root, sorted({one.label for one in classes}), entries)
     return entries
 
 
@@ -243,10 +243,18 @@ def _class_folders(root: Path, folders: list[str]) -> list[_ClassFolder]:
     Raises:
         DataError: If folders look like people or subsets.
     """
-    if len(folders) < 2 or None in map(patterns.subset_of, folders):
-        found = [_ClassFolder(name, unicodedata.normalize("NFC", name)) for name in folders]
-    else:
+    subsets = [name for name in folders if patterns.subset_of(name)]
+    if len(subsets) > 1 and len(subsets) == len(folders):
         found = _below_subsets(root, folders)
+    elif len(subsets) > 1 and any(_listed(root / name)[1] for name in subsets):
+        others = [name for name in folders if name not in subsets]
+        raise DataError(
+            f"{root} has folders of subsets ({several(subsets)}) beside others "
+            f"({several(others)}): move the others elsewhere, or say where the sign stands in a "
+            "path, e.g. data.pattern='{subset}/{label}/*'."
+        )
+    else:
+        found = [_ClassFolder(name, unicodedata.normalize("NFC", name)) for name in folders]
     names = sorted({one.label for one in found})
     if patterns.are_people(names):
         raise _people_error(root, names, [p for one in found for p in _files_of(root, one.path)])
@@ -319,6 +327,9 @@ def _people_error(root: Path, names: list[str], paths: list[str]) -> DataError:
 
 def _check_people(root: Path, names: list[str], entries: list[ImageEntry]) -> None:
     """Refuse folders s1, s2 that hold the same signs each, and warn of other likely people."""
+    subset = next((name for name in names if patterns.subset_of(name)), None)
+    if subset is not None:
+        log.warning("The folder %s of %s is taken for a sign, not for a subset.", subset, root)
     weak = patterns.may_be_people(names)
     paths = [entry.path for entry in entries[:: 1 + len(entries) // SAMPLED]]
     guess = patterns.guessed(_below_classes(paths, names))
@@ -348,9 +359,10 @@ def list_csv(file: Path) -> list[ImageEntry]:
         DataError: If a column or a value is missing, or a path is named twice.
     """
     rows = read_table(file, required=("path", "label"))
-    missing = [f"line {n}" for n, row in rows if not (row["path"] and row["label"])]
+    missing = [str(number) for number, row in rows if not (row["path"] and row["label"])]
     if missing:
-        raise DataError(f"{file}: no path or no label in:{listing(missing)}")
+        where = f"line{'s' * (len(missing) > 1)} {several(missing)}"
+        raise DataError(f"{file}: no path or no label in {where}.")
     lines: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, row in rows:
         lines[os.path.normpath(file.parent / row["path"])].append((number, row["path"]))

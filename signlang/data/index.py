@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -451,12 +452,13 @@ def _whereabouts(root: Path, bad: Sequence[BadFile]) -> str:
         return ""
     parts = PurePosixPath(missing[0]).parts
     here = root.parent
-    places = [here, here.parent, *sorted(path for path in here.iterdir() if path.is_dir())]
-    for start in range(len(parts)):
-        tail = PurePosixPath(*parts[start:])
-        for place in places:
-            if (place / tail).is_file():
-                return f"Paths are relative to {here}; {missing[0]} is at {place / tail}.\n"
+    with suppress(OSError):  # of folders that must not be looked into
+        places = [here, here.parent, *sorted(path for path in here.iterdir() if path.is_dir())]
+        for start in range(len(parts)):
+            tail = PurePosixPath(*parts[start:])
+            for place in places:
+                if (place / tail).is_file():
+                    return f"Paths are relative to {here}; {missing[0]} is at {place / tail}.\n"
     return f"Paths are relative to {here}.\n"
 
 

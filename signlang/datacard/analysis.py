@@ -212,7 +212,8 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         )
     show_table(f"data card of {analysis.name}", {**rows, "card": str(out / "card.html")})
     if analysis.leakage and (out / "groups.csv").is_file():
-        show_lines([f"To keep what is alike in one fold: split=group data.groups={out}/groups.csv"])
+        words = f"  split=group data.groups={out}/groups.csv"
+        show_lines(["To keep what is alike in one fold, add to the command:", words])
 
 
 def _pairs_text(pairs: Pairs) -> str:

@@ -97,6 +97,19 @@ def test_only_folders_that_are_all_subsets_stand_above_the_classes(
     assert {entry.label for entry in entries if entry.subset} <= {"A"}
 
 
+def test_subsets_beside_other_folders_are_not_taken_for_signs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train/A/1.png", "A/1.png"):
+        image(tmp_path / name)
+    assert {entry.label for entry in list_folder(tmp_path)} == {"A", "train"}
+    assert "The folder train of" in caplog.text
+    image(tmp_path / "valid" / "A" / "1.png")
+    with pytest.raises(DataError, match=r"subsets \(train, valid\) beside others \(A\): move"):
+        list_folder(tmp_path)
+    assert len(list_matching(tmp_path, "{subset}/{label}/*")) == 2
+
+
 def test_flat_subsets_are_not_taken_for_two_signs(tmp_path: Path) -> None:
     image(tmp_path / "train" / "A_1.png")
     image(tmp_path / "test" / "A_2.png")
@@ -118,7 +131,7 @@ def test_every_empty_class_is_named(root: Path) -> None:
 def test_a_table_may_have_blanks_more_columns_and_signers(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text(" path , label,age, signer\n a.png , A ,7,  ann \nb.png,B\n,C\n", "utf-8")
-    with pytest.raises(DataError, match=r"no path or no label in:\s*line 4$"):
+    with pytest.raises(DataError, match=r"no path or no label in line 4\.$"):
         list_csv(table)
     table.write_text(" path , label,age, signer\n a.png , A ,7,  ann \nb.png,B\n", "utf-8")
     assert list_csv(table) == [ImageEntry("a.png", "A", "ann"), ImageEntry("b.png", "B", "")]
