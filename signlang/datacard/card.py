@@ -274,6 +274,8 @@ def data_card(analysis: Analysis) -> Page:
         "exact duplicates": f"{analysis.duplicates.exact.total:,}",
         "near duplicates": f"{analysis.duplicates.near.total:,}",
     }
+    if analysis.copies:
+        tiles["augmented copies"] = f"{analysis.copies:,}"
     if analysis.predictions is not None:
         tiles["suspicious labels"] = f"{len(analysis.suspects):,}"
     builders = [
