@@ -227,6 +227,11 @@ def fold_numbers(split: Split, index: Index, folds: int, seed: int) -> Ints:
         SettingError: If a split of the user's own breaks the contract.
     """
     names = given_subsets(split, index)
+    if names is not None and folds != 1:
+        raise SettingError(
+            f"split: {type(split).__name__}.given returns the subsets of one fold, but "
+            f"folds={folds}: add +split.folds=1."
+        )
     if names is not None:
         return np.where(names == "test", 0, 1).astype(np.int64)
     numbers = _per_image(_followed(split.folds, index, folds, seed), split, "folds", index)

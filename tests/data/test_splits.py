@@ -417,6 +417,8 @@ def test_given_subsets_are_taken_as_they_are() -> None:
     assert cut.test.tolist() == [8, 9, 18, 19]
     assert sorted([*cut.train, *cut.validation]) == subsets.train.tolist()
     assert len(cut.validation) == 4
+    with pytest.raises(SettingError, match=r"folds=5: add \+split\.folds=1"):
+        split_subsets(given(GIVEN), Given())
     same = split_subsets(given(GIVEN), Given(), folds=1, validation="fold")
     assert same.validation.tolist() == same.test.tolist() == [8, 9, 18, 19]
     assert (
