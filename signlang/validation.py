@@ -304,12 +304,9 @@ def check_fold(fold: int | None, folds: int) -> None:
     >>> check_fold(4, 5)
     """
     if fold is not None and fold >= folds:
-        there = (
-            f"there are {folds} folds, counted from 0 to {folds - 1}"
-            if folds > 1
-            else ("there is one fold, 0")
-        )
-        raise SettingError(f"fold={fold}: {there}.")
+        if folds == 1:
+            raise SettingError(f"fold={fold}: there is one fold, 0.")
+        raise SettingError(f"fold={fold}: there are {folds} folds, counted from 0 to {folds - 1}.")
 
 
 class DescribeConfig(FoldsConfig):

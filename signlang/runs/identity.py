@@ -95,7 +95,9 @@ def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]
         and not key.endswith(("._partial_", "._convert_"))
         and not (key in NEUTRAL and value == NEUTRAL[key])
     }
-    if kept.get("data.name") == data_set_name(OmegaConf.select(cfg, "data.root")):
+    own_name = data_set_name(OmegaConf.select(cfg, "data.root"))
+    is_folder = flat.get("data.source._target_") == "signlang.data.sources.folder"
+    if is_folder and kept.get("data.name") == own_name:
         kept["data.name"] = FOLDER  # images may be moved and renamed
     own_split = kept.pop("split", "")  # ours are known by their names
     if own_split and not own_split.startswith("signlang "):
