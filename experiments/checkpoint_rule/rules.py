@@ -35,14 +35,11 @@ def rules(images: int) -> dict[str, Callable[[Sequence[Epoch]], tuple[str, Epoch
     ) -> Callable[[Sequence[Epoch]], tuple[str, Epoch]]:
         return lambda epochs: (weights, max(epochs, key=key))  # the earliest of equals
 
-    def within(
-        weights: str, errors: float, smoothed: float = 0
-    ) -> Callable[[Sequence[Epoch]], tuple[str, Epoch]]:
+    def within(weights: str, errors: float) -> Callable[[Sequence[Epoch]], tuple[str, Epoch]]:
         def select(epochs: Sequence[Epoch]) -> tuple[str, Epoch]:
             name = f"{weights}validation_accuracy"
             best = max(e[name] for e in epochs)
-            share = (best * images + smoothed) / (images + 2 * smoothed)
-            margin = errors * standard_error(share, images)
+            margin = errors * standard_error(best, images)
             return weights, [e for e in epochs if e[name] >= best - margin - 1e-9][-1]
 
         return select
@@ -56,7 +53,6 @@ def rules(images: int) -> dict[str, Callable[[Sequence[Epoch]], tuple[str, Epoch
         "accuracy, the latest of equals": within("", 0),
         "accuracy, then loss": highest(lambda e: (e["validation_accuracy"], -e["validation_loss"])),
         "accuracy, the latest within one standard error": within("", 1),
-        "the same, smoothed": within("", 1, 1),
         "accuracy, the latest within two standard errors": within("", 2),
         "loss": highest(lambda e: (-e["validation_loss"],)),
         "last epoch": highest(lambda e: (e["epoch"],)),
