@@ -14,7 +14,7 @@ from rich.markup import escape
 from signlang.arrays import Floats32, Pixels
 from signlang.console import log, show_table
 from signlang.data.image_io import resize_batch
-from signlang.deploy import bundle_writer, onnx_export, quantization
+from signlang.deploy import bundle_writer, onnx_export
 from signlang.deploy.parity import Parity, check_unchanged
 from signlang.errors import BundleError, RunError
 from signlang.inference.onnx_model import OnnxModel, session_options
@@ -134,7 +134,7 @@ def quantize(
         return float((probabilities.argmax(1) == labels).mean())
 
     whole = accuracy(network)
-    quantized, layers = quantization.quantize_model(
+    quantized, layers = onnx_export.quantize_model(
         network, resized, lambda model: whole - accuracy(model)
     )
     return onnx_model(run, quantized), layers
