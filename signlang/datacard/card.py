@@ -342,17 +342,19 @@ def _signers(analysis: Analysis) -> Section:
     covered = statistics.coverage(index.signers, index.labels, len(index.classes))
     each = covered.counts.sum(1)
     lacking = covered.incomplete
+    is_even = each.min() == each.max()
+    range_ = f"{each.min():,}" + ("" if is_even else f" to {each.max():,}")
     text = (
-        f"{counted(len(covered.names), 'signer')}, {each.min():,} to {each.max():,} images of each "
-        f"(median {np.median(each):g}); {len(covered.names) - len(lacking):,} of them show every "
-        "class."
+        f"{counted(len(covered.names), 'signer')}, {range_} images of each"
+        f"{'' if is_even else f' (median {np.median(each):g})'}; "
+        f"{len(covered.names) - len(lacking):,} of them show every class."
     )
     if covered.unknown:
         text += f" The signer of {counted(covered.unknown, 'image')} is unknown."
-    chart = ImageBlock(
-        "signers", "Histogram of the number of images of a signer", signers_chart(each)
-    )
-    blocks: Blocks = [Text(text), chart]
+    blocks: Blocks = [Text(text)]
+    if not is_even:  # a single bar shows nothing that the sentence does not
+        alt = "Histogram of the number of images of a signer"
+        blocks.append(ImageBlock("signers", alt, signers_chart(each)))
     if len(lacking):
         rows = [
             [

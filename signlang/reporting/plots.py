@@ -85,6 +85,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 WRITTEN: Final = 60  # classes; a larger matrix has colours only, no numbers
+LARGE: Final = 15  # classes; a larger matrix has lines between them
 COLUMNS: Final = 6  # of an image grid
 CELL: Final = (1.55, 2.15)  # width and height of an image with its title, in inches
 IMAGE: Final = 1.45  # larger of its width and height, in inches
@@ -125,6 +126,11 @@ def matrix_figure(counts: Ints, classes: Sequence[str]) -> Figure:
     panel.set_xlabel("taken for")
     panel.set_ylabel("is")
     panel.grid(visible=False)
+    if size > LARGE:  # the eye needs lines to follow, and names at both ends of them
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_ticks(np.arange(size + 1) - 0.5, minor=True)
+        panel.grid(which="minor", color=GRID, linewidth=0.8)
+        panel.tick_params(labeltop=True, labelright=True)
     return figure
 
 

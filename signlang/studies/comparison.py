@@ -72,8 +72,9 @@ def effects(ranking: Ranking) -> Section | None:
     ]  # fmt: skip
     best = {f: max(of, key=lambda level, of=of: of[level].mean) for f, of in level_effects.items()}  # type: ignore[misc]
     alt = "Best levels: " + ", ".join(f"{factor} {level}" for factor, level in best.items())
+    classes = len(settings[0].predictions.classes)
     chart = ImageBlock("factors", f"Mean accuracy by level of each factor. {alt}.",
-                    study_plots.effects_chart(level_effects, p_values))  # fmt: skip
+                    study_plots.effects_chart(level_effects, p_values, classes))  # fmt: skip
     header = ["factor", "level", "accuracy ± 2 sd", "runs", "p of the factor"]
     return Section("Effect of each factor", [Text(text), chart, Table("Effects", header, rows)])
 

@@ -51,9 +51,22 @@ def learning_curves(runs: Sequence[Run]) -> Figure | None:
         panel.set_xlabel("epoch")
         panel.set_ylabel(figure_of)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        classes = runs[0].record.get("data", {}).get("classes")
+        if figure_of == "accuracy" and panel.lines and classes:
+            draw_chance(panel, int(classes))
         if panel.lines:
             panel.legend(frameon=False, labelcolor=INK)
     return figure
+
+
+def draw_chance(panel: Axes, classes: int) -> None:
+    """Draw the accuracy of guessing one of so many classes as a dotted line."""
+    chance = 1 / classes
+    panel.axhline(chance, color=INK, linewidth=1.0, linestyle=":", zorder=1)
+    panel.text(
+        0.99, chance, f"guessing {chance:.3g}", transform=panel.get_yaxis_transform(), ha="right",
+        va="bottom", fontsize=8.5, color=INK,
+    )  # fmt: skip
 
 
 def mean_curve(folds: Sequence[Floats]) -> Floats:
@@ -76,13 +89,16 @@ def _epochs(values: Floats) -> npt.NDArray[np.int64]:
 
 
 def effects_chart(
-    effects: Mapping[str, Mapping[str, Effect]], p_values: Mapping[str, float | None]
+    effects: Mapping[str, Mapping[str, Effect]],
+    p_values: Mapping[str, float | None],
+    classes: int = 0,
 ) -> Figure:
     """Draw the mean accuracy at each level of each factor, a panel each, with error bars.
 
     Args:
         effects: By factor and level.
         p_values: By factor; None where there is none.
+        classes: Of which one is guessed; the accuracy of that is drawn where it is near. 0: not.
     """
     columns = max(2, min(4, len(effects)))
     rows = -(-len(effects) // columns)
@@ -109,6 +125,8 @@ def effects_chart(
             panel.set_ylabel("accuracy")
         else:
             panel.tick_params(labelleft=False)
+    for panel in figure.axes if classes and first and 1 / classes > first.get_ylim()[0] else []:
+        draw_chance(panel, classes)
     return figure
 
 
@@ -176,7 +194,7 @@ def points(settings: Sequence[Setting], labels: Mapping[str, str]) -> list[Point
     return sorted(points.values(), key=lambda point: -point.accuracy)
 
 
-def cost_chart(points: Sequence[Point], groups: Sequence[str]) -> Figure:
+def cost_chart(points: Sequence[Point], groups: Sequence[str], classes: int = 0) -> Figure:
     """Draw accuracy against parameters, FLOPs and latency, a panel each, with the Pareto fronts.
 
     Points have numbers, which a key beside the panels explains.
@@ -184,6 +202,7 @@ def cost_chart(points: Sequence[Point], groups: Sequence[str]) -> Figure:
     Args:
         points: The most accurate first; at least one.
         groups: What each group of points has in common, for the legend.
+        classes: As of `effects_chart`.
     """
     twice = len({(p.name, p.group) for p in points}) < len(points)
     columns = -(-len(points) // KEY_LINES)
@@ -195,6 +214,8 @@ def cost_chart(points: Sequence[Point], groups: Sequence[str]) -> Figure:
     panels = [figure.add_subplot(grid[0, number]) for number in range(3)]
     for panel, cost in zip(panels, COSTS, strict=True):
         _cost_panel(panel, points, cost)
+        if classes and 1 / classes > panel.get_ylim()[0]:
+            draw_chance(panel, classes)
         panel.set_xlabel(COSTS[cost])
     panels[0].set_ylabel("accuracy")
     for panel in panels[1:]:

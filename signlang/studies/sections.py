@@ -170,7 +170,8 @@ def cost(ranking: Ranking) -> Section | None:
         f"image. The most accurate is {best.label} with {best.accuracy:.4f}."
     )
     groups = names if len({point.group for point in results}) > 1 else names[:1]
-    chart = ImageBlock("cost", alt, study_plots.cost_chart(results, groups))
+    classes = len(settings[0].predictions.classes)
+    chart = ImageBlock("cost", alt, study_plots.cost_chart(results, groups, classes))
     return Section("Cost against accuracy", [Text(text), chart])
 
 

@@ -461,3 +461,38 @@ def test_text_between_marks_is_replaced_and_nothing_else(tmp_path: Path) -> None
     for name in ("b", "c"):
         with pytest.raises(DataError, match=f"lacks the lines <!-- {name}: begin"):
             write_between(readme, name, "x")
+
+
+def guessing(panel: Any) -> list[str]:
+    """Lines of a chart that show the accuracy of guessing."""
+    return [text.get_text() for text in panel.texts if text.get_text().startswith("guessing")]
+
+
+def test_the_accuracy_of_guessing_is_a_line_where_it_is_in_sight(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "study", {"model": "a"}, epochs=3)
+    record = {"data": {"classes": 4}}
+    chart = study_plots.learning_curves([Run(run, {}, record, read_history(run))])
+    assert chart is not None
+    loss, accuracy = chart.axes
+    assert (guessing(loss), guessing(accuracy)) == ([], ["guessing 0.25"])
+    dotted = [np.asarray(one.get_ydata()) for one in accuracy.lines if one.get_linestyle() == ":"]
+    assert [values.tolist() for values in dotted] == [[0.25, 0.25]]
+    for best, seen in ((0.9, []), (0.13, ["guessing 0.1"])):
+        costs = study_plots.cost_chart([point("a", 10, best), point("b", 99, best)], ["one"], 10)
+        assert guessing(costs.axes[0]) == []  # 0.02 below the lowest bar is out of sight
+        levels = {"lr": {"1": Effect(best, 0.05, 2), "2": Effect(best - 0.06, 0.05, 2)}}
+        effects = study_plots.effects_chart(levels, {"lr": None}, 10)
+        assert guessing(effects.axes[0]) == seen
+    low = study_plots.cost_chart([point("a", 10, 0.3), point("b", 99, 0.1)], ["one"], 10)
+    assert guessing(low.axes[0]) == ["guessing 0.1"]
+
+
+def test_a_large_confusion_matrix_has_lines_to_follow_and_names_at_both_ends() -> None:
+    for classes, large in ((10, False), (36, True)):
+        panel = plots.matrix_figure(np.eye(classes, dtype=np.int64), [*map(str, range(classes))])
+        (axes,) = panel.axes
+        assert (len(axes.xaxis.get_minorticklocs()) == classes + 1) == large
+        panel.draw_without_rendering()
+        ticks = [*axes.xaxis.get_major_ticks(), *axes.yaxis.get_major_ticks()]
+        both = {tick.label1.get_visible() and tick.label2.get_visible() for tick in ticks}
+        assert both == {large}
