@@ -108,6 +108,32 @@ def log_to(file: Path) -> Iterator[None]:
         handler.close()
 
 
+REMARK: Final = {"remark": True}  # `extra` of a log record that a sweep is to tell of, once
+
+
+class _Remarks(logging.Handler):
+    """Keeps the texts of the log records that have `REMARK`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "remark"):
+            self.texts.append(record.getMessage())
+
+
+@contextmanager
+def remarks() -> Iterator[list[str]]:
+    """Collect the texts of the log records that have `REMARK`, while the block runs."""
+    handler = _Remarks()
+    log.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        log.removeHandler(handler)
+
+
 def verbose() -> bool:
     """Whether progress and tables are shown."""
     handlers = logging.getLogger().handlers

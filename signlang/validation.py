@@ -71,6 +71,10 @@ Target = Annotated[
         description="the dotted path of a class or function, e.g. my_networks.TinyNet",
     ),
 ]
+Pretrained = Annotated[
+    Literal["auto"] | bool,
+    Field(description="auto (a hub's weights where they can be had), true or false"),
+]
 Precision = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -99,7 +103,7 @@ class ModelConfig(Component):
         default="", description="the name of a network of timm, e.g. efficientnet_b0"
     )
     normalization: Literal["imagenet", "half", "unit", "training"]
-    pretrained: bool
+    pretrained: Pretrained
     weights: ExistingPath | None = None
 
     @model_validator(mode="after")
@@ -133,6 +137,7 @@ class DataConfig(Config):
     groups: ExistingPath | None = None
     on_bad_image: Literal["error", "exclude"]
     stored_size: Count | None = None
+    pretrained: Pretrained = "auto"
 
 
 class SplitConfig(Component):
@@ -249,6 +254,11 @@ class TrainConfig(FoldsConfig):
     overwrite: bool
     ckpt_path: ExistingPath | None = None
     label_smoothing: Share
+    balance: Literal["auto", "none", "loss", "sampler"] = Field(
+        default="none",
+        description="loss (weights of the classes), sampler (equal shares of the classes in each "
+        "epoch), none, or auto (sampler where they are uneven)",
+    )
     wanted_precision: Precision
     trainer: TrainerConfig
     model: ModelConfig

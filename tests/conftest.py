@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,13 @@ SHARED = Path(os.environ.get("SIGNLANG_SHARED", ROOT.parent / "shared"))
 COLOURS = {"A": (200, 60, 60), "B": (60, 200, 60), "ß": (60, 60, 200)}  # classes of the tiny data
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: threads would only spin
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # before the hub's library is imported: no test downloads weights
+)
+NO_HUB = str(
+    Path(tempfile.gettempdir()) / "signlang-tests-without-hubs"
+)  # no cache of this machine
+os.environ |= {"HF_HOME": NO_HUB, "TORCH_HOME": NO_HUB}
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # what a shell starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # would never hear the Ctrl-C of tests
 

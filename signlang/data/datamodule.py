@@ -36,6 +36,8 @@ class EpochBatchSampler:
         size: Rows of a batch; the last one may be shorter.
         seed: Of the run.
         epoch: Tells the epoch that is about to begin; None for evaluation, in order.
+        labels: (n,) classes of the rows, of which an epoch then has equal shares: images of a large
+            class wait for another epoch, those of a small one come several times.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class EpochBatchSampler:
         size: int,
         seed: int = 0,
         epoch: Callable[[], int] | None = None,
+        labels: np.ndarray[Any, np.dtype[np.int64]] | None = None,
     ) -> None:
         self.rows, self.size, self.seed, self.epoch = rows, size, seed, epoch
+        self.labels = labels
 
     def __len__(self) -> int:
         """Batches of an epoch; a last one of a single image joins the one before it."""
@@ -57,11 +61,38 @@ class EpochBatchSampler:
         """Yield the batches of the epoch that begins now."""
         rows, epoch = self.rows, self.epoch() if self.epoch else 0
         if self.epoch:
-            rows = np.random.default_rng((self.seed, epoch)).permutation(rows)
+            rng = np.random.default_rng((self.seed, epoch))
+            if self.labels is not None:
+                rows = balanced(rows, self.labels, rng)
+            rows = rng.permutation(rows)
         for number in range(len(self)):
             seed = int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
             end = len(rows) if number == len(self) - 1 else (number + 1) * self.size
             yield seed, rows[number * self.size : end]
+
+
+def balanced(
+    rows: np.ndarray[Any, np.dtype[np.int64]],
+    labels: np.ndarray[Any, np.dtype[np.int64]],
+    rng: np.random.Generator,
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Draw as many rows as there are, equally many of each class, to within one.
+
+    No row of a class comes again before every other one of it has come.
+
+    >>> rows, labels = np.array([7, 8, 9, 4]), np.array([0, 0, 0, 1])
+    >>> drawn = balanced(rows, labels, np.random.default_rng(0))
+    >>> len(drawn), int(np.count_nonzero(drawn == 4))
+    (4, 2)
+    """
+    classes = rng.permutation(np.unique(labels))  # the first ones get what is left over
+    share, more = divmod(len(rows), len(classes))
+    drawn = []
+    for place, label in enumerate(classes):
+        own, wanted = rows[labels == label], share + (place < more)
+        rounds = [rng.permutation(own) for _ in range(-(-wanted // len(own)))]
+        drawn.append(np.concatenate(rounds)[:wanted] if rounds else own[:0])
+    return np.concatenate(drawn)
 
 
 class AugmentedBatches(Dataset[Batch]):
@@ -125,12 +156,15 @@ class HandSignDataModule(pl.LightningDataModule):
         workers: Processes that prepare batches; 0 prepares them in this one, in a thread of its own
             where the network leaves a core free.
         seed: Of shuffling and augmentation.
+        balance: `sampler` draws equal shares of all classes for training.
     """
 
     def __init__(
-        self, *, fold: Fold, augment: Mapping[str, Any], image_size: int, workers: int, seed: int
-    ) -> None:
+        self, *, fold: Fold, augment: Mapping[str, Any], image_size: int, workers: int, seed: int,
+        balance: str = "none",
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.balance = balance
         self.fold, self.augment = fold, augment
         self.index, self.subsets = fold.index, fold.subsets
         self.image_size, self.workers, self.seed = image_size, workers, seed
@@ -155,6 +189,17 @@ class HandSignDataModule(pl.LightningDataModule):
         mean = total / count
         return mean.tolist(), np.sqrt(squares / count - mean**2).tolist()
 
+    def class_weights(self) -> list[float]:
+        """Weight of each class in the loss: inverse to its share of the training images.
+
+        They are those of scikit-learn's `compute_class_weight("balanced", ...)`.
+        """
+        counts = np.bincount(
+            self.index.labels[self.subsets.train], minlength=len(self.index.classes)
+        )
+        weights: list[float] = (counts.sum() / (len(counts) * np.maximum(counts, 1))).tolist()
+        return weights
+
     def train_dataloader(self) -> Loader:
         """Shuffled and augmented; the same in each epoch with `trainer.overfit_batches`."""
         scenes = augmentation.read_backgrounds(
@@ -165,9 +210,9 @@ class HandSignDataModule(pl.LightningDataModule):
         )
         weight = self.augment["background_weight"] or augmentation.BACKGROUND_WEIGHT
         transform = augmentation.Augmentation(self.transforms, self.image_size, scenes, weight)
-        batches = EpochBatchSampler(
-            self.subsets.train, self.fold.batch_size, self.seed, self._epoch
-        )
+        rows = self.subsets.train
+        labels = self.index.labels[rows] if self.balance == "sampler" else None
+        batches = EpochBatchSampler(rows, self.fold.batch_size, self.seed, self._epoch, labels)
         return self._loader(batches, transform, self.workers)
 
     def val_dataloader(self) -> Loader:

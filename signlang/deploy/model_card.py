@@ -27,6 +27,7 @@ from signlang.reporting.page import (
     Text,
 )
 from signlang.runs import trained_run
+from signlang.runs.identity import first_weights
 from signlang.runs.results import read_clusters
 from signlang.runs.trained_run import TrainedRun
 from signlang.studies import ranking
@@ -52,16 +53,10 @@ def data(run: TrainedRun) -> Section:
         ["fold", f"{run.metrics['fold']} of {run.metrics['folds']}, split {run.metrics['split']}"],
         ["protocol", str(run.metrics["protocol"])],
         ["augmentation", str(settings.get("augment.name", "none"))],
-        ["first weights", _first_weights(settings)],
+        ["first weights", first_weights(settings).split()[0]],
         ["fingerprint of the images", str(data["fingerprint"])],
     ]
     return Section("Data", [Table("What it was trained and tested on", ["", ""], rows)])
-
-
-def _first_weights(settings: Mapping[str, Any]) -> str:
-    if settings.get("model.weights"):
-        return str(settings["model.weights"]).split()[0]
-    return "ImageNet" if settings.get("model.pretrained") else "random"
 
 
 def cost(run: TrainedRun, measured: ExportMeasurements) -> Section:

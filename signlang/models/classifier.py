@@ -91,7 +91,8 @@ class Classifier(pl.LightningModule):
         self.network = built.to(memory_format=torch.channels_last)
         self.classes, self.image_size = tuple(classes), image_size
         self.optimizer, self.resolve = dict(optimizer), resolve
-        self.loss = self._build_loss(loss, label_smoothing) if resolve is import_target else None
+        self._training_loss = dict(loss), label_smoothing
+        self.loss = self._build_loss() if resolve is import_target else None
         # (x / 255 - mean) / std as one subtraction and one multiplication of the bytes
         means, deviations = (
             torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std)
@@ -236,14 +237,29 @@ class Classifier(pl.LightningModule):
             )
         return loss, logits.detach()
 
-    def _build_loss(self, node: Mapping[str, Any], label_smoothing: float) -> Any:
+    def weight_classes(self, weights: Sequence[float]) -> None:
+        """Let the loss that trains weight each class.
+
+        Raises:
+            SettingError: If it takes no weights.
+        """
+        self.loss = self._build_loss(torch.tensor(weights, dtype=torch.float32))
+
+    def _build_loss(self, weights: torch.Tensor | None = None) -> Any:
         """Build the loss and try it once, on logits of the right shape.
 
         Raises:
-            SettingError: If it breaks the contract, or takes no label smoothing although it is set.
+            SettingError: If it breaks the contract, or takes no label smoothing, or no weights of
+                the classes, although they are set.
         """
-        loss = build(node, {"label_smoothing": label_smoothing}, key="loss")
+        node, label_smoothing = self._training_loss
         target = node[TARGET]
+        if weights is not None and not takes(import_target(target), "weight"):
+            raise SettingError(
+                f"balance=loss: {target} has no argument weight; use balance=sampler, or none."
+            )
+        inputs = {"label_smoothing": label_smoothing}
+        loss = build(node, inputs | ({} if weights is None else {"weight": weights}), key="loss")
         if label_smoothing and not takes(import_target(target), "label_smoothing"):
             raise SettingError(
                 f"label_smoothing={label_smoothing}: {target} takes none; use "

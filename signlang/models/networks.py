@@ -156,7 +156,7 @@ def shrink_convolutions(network: nn.Module, factor: float) -> nn.Module:
 
 def mobilenetv2_dense(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """Model B of the digits study: MobileNetV2, global max-pooling, dense layers."""
-    backbone = _timm("mobilenetv2_100", pretrained, num_classes=0, global_pool="max")
+    backbone = _timm(TIMM_NAMES["mobilenetv2_dense"], pretrained, num_classes=0, global_pool="max")
     if not pretrained:
         shrink_convolutions(backbone, 0.1)
     return DenseHead(backbone, 1280, num_classes)
@@ -164,7 +164,7 @@ def mobilenetv2_dense(num_classes: int, image_size: int, pretrained: bool = Fals
 
 def mobilenetv2(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """MobileNetV2 of timm (Sandler et al. 2018); from scratch with small convolutions."""
-    network = _timm("mobilenetv2_100", pretrained, num_classes=num_classes)
+    network = _timm(TIMM_NAMES["mobilenetv2"], pretrained, num_classes=num_classes)
     return network if pretrained else shrink_convolutions(network, 0.1)
 
 
@@ -189,8 +189,8 @@ def squeezenet(num_classes: int, image_size: int, pretrained: bool = False) -> n
     network = squeezenet1_0(num_classes=num_classes)
     nn.init.ones_(network.classifier[1].bias)
     if pretrained:
-        with files.downloading("squeezenet"):
-            state = SqueezeNet1_0_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+        found = files.torchvision_weights(SqueezeNet1_0_Weights.IMAGENET1K_V1.url, "squeezenet")
+        state = torch.load(found.file, map_location="cpu", weights_only=True)
         features = {key: value for key, value in state.items() if key.startswith("features.")}
         network.load_state_dict(features, strict=False)
     return cast(nn.Module, network)
@@ -216,9 +216,15 @@ def _timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
 
     if not pretrained:
         return library.create_model(name, **options)
-    with files.downloading(name):
-        files.use_cache_if_offline()
-        return library.create_model(name, pretrained=True, **options)
+    found = files.timm_weights(name)
+    if found is None:
+        raise WeightsError(f"{name} has no pretrained weights: use model.pretrained=false.")
+    return library.create_model(name, pretrained=True, **_from_file(found), **options)
+
+
+def _from_file(found: files.HubWeights) -> dict[str, Any]:
+    """Argument of `timm.create_model` that loads a file, and asks no hub."""
+    return {"pretrained_cfg_overlay": {"file": str(found.file)}}
 
 
 # own networks: the layer that depends on the classes, and the submodule that plain weights fill
@@ -230,6 +236,38 @@ FACTORIES: Final[Mapping[str, tuple[str, str]]] = {
     "mobilenetv2_dense": ("classifier", "backbone"),
     "timm": ("", ""),
 }
+TIMM_NAMES: Final[Mapping[str, str]] = {
+    "resnet18": "resnet18",
+    "mobilenetv2": "mobilenetv2_100",
+    "mobilenetv2_dense": "mobilenetv2_100",
+}
+
+
+def pretrained_weights(network: Mapping[str, Any]) -> files.HubWeights | None:
+    """The pretrained weights that `model.pretrained=auto` means; None if there are none to know of.
+
+    Args:
+        network: The node of a network. Those of signlang and timm are known.
+
+    Raises:
+        WeightsError: If they are in no cache, and cannot be downloaded.
+    """
+    if _own_name(network) == "squeezenet":
+        from torchvision.models import SqueezeNet1_0_Weights
+
+        url = SqueezeNet1_0_Weights.IMAGENET1K_V1.url
+        return files.torchvision_weights(url, "squeezenet")
+    architecture = _timm_name(network)
+    return files.timm_weights(architecture) if architecture else None
+
+
+def _timm_name(network: Mapping[str, Any]) -> str:
+    """Name of a network at timm; empty if it is none of timm, or of a hub by its address."""
+    own = _own_name(network)
+    name = network.get("architecture") if own == "timm" else TIMM_NAMES.get(own or "", "")
+    if network.get(TARGET) == "timm.create_model":
+        name = network.get("model_name")
+    return "" if ":" in str(name) else str(name or "")
 
 
 def build_network(
@@ -237,7 +275,7 @@ def build_network(
     num_classes: int,
     image_size: int,
     *,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     weights: str | None = None,
     resolve: Resolver = import_target,
 ) -> nn.Module:
@@ -248,7 +286,8 @@ def build_network(
             or the name of one of `FACTORIES`.
         num_classes: Number of logits.
         image_size: Width and height of the images, in pixels.
-        pretrained: Download ImageNet weights.
+        pretrained: Start from the hub's weights. A text names those that a run was started from:
+            its checkpoint brings them.
         weights: A file of weights instead, see `weights.load`.
         resolve: `components.import_listed` for a node from a file.
 
@@ -268,12 +307,14 @@ def build_network(
     own = _own_name(node)
     if own is not None:
         check_image_size(own, image_size)
-    fetch = pretrained and weights is None
+    fetch = pretrained is True and weights is None
     if fetch and own is None and not takes(resolve(target), "pretrained"):
         raise SettingError(
             f"model.pretrained=true: {target} has no argument pretrained; give model.weights=FILE."
         )
     inputs = {"num_classes": num_classes, "image_size": image_size, "pretrained": fetch}
+    if fetch and target == "timm.create_model" and (found := pretrained_weights(node)) is not None:
+        inputs |= _from_file(found)
     built = build(node, inputs, key="model.network", resolve=resolve)
     if own is None:
         _check_contract(built, target, num_classes, image_size)

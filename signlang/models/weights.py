@@ -1,46 +1,170 @@
 """Loading of pretrained weights from files and hubs, with checks of names and shapes."""
 
 import pickle
+import socket
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from signlang.console import log
-from signlang.errors import WeightsError, listing
+from signlang.errors import SettingError, WeightsError, listing
+from signlang.files import file_digest
 from signlang.system import ending_at_once
 
 State = Mapping[str, torch.Tensor]
 
 
-def use_cache_if_offline() -> None:
-    """Switch the hub to its cache if its server does not respond within seconds.
+RESPONSE: Final = 5.0  # seconds that a hub has to respond; it would retry for most of a minute
+STALLED: Final = 20.0  # seconds without a byte that end a download
 
-    By default it retries for most of a minute for each file.
+
+@dataclass(frozen=True)
+class HubWeights:
+    """Pretrained weights of a hub, in its cache on this machine.
+
+    Attributes:
+        name: At the hub, as `timm/resnet18.a1_in1k`.
+        file: In the cache.
     """
-    from huggingface_hub import constants, get_session
+
+    name: str
+    file: Path
+
+    @cached_property
+    def text(self) -> str:
+        """Name, and digest of the content."""
+        return f"{self.name} {file_digest(str(self.file)).split()[-1]}"
+
+
+@cache
+def timm_weights(architecture: str) -> HubWeights | None:
+    """Weights of a network of timm, from the caches of the hubs or downloaded; None: it has none.
+
+    Raises:
+        SettingError: If timm knows no such weights (what stands behind a dot in its name).
+        WeightsError: If they are in no cache, and cannot be downloaded.
+    """
+    from timm.models import get_pretrained_cfg
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # of whichever client the hub uses
-        log.info("the hub of weights does not respond (%s): using its cache", type(error).__name__)
-        constants.HF_HUB_OFFLINE = True
+        config = get_pretrained_cfg(architecture)
+    except RuntimeError as error:
+        network = architecture.partition(".")[0]
+        raise SettingError(
+            f"model.architecture={architecture}: {error} {network} alone takes its usual weights."
+        ) from None
+    if config is None or not config.has_weights or str(config.custom_load) == "hf":
+        return None
+    url = config.url if isinstance(config.url, str) and not config.custom_load else ""
+    if not config.hf_hub_id:
+        return _of_torch(url, "", architecture) if url else None
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, _, revision = config.hf_hub_id.partition("@")
+    given = config.hf_hub_filename
+    files = [given] if given else ["model.safetensors", "pytorch_model.bin"]
+    place, version = constants.HF_HUB_CACHE, revision or None
+    for file in files:
+        known = try_to_load_from_cache(repository, file, place, version)
+        if isinstance(known, str):
+            return HubWeights(repository, Path(known))
+    if url and _torch_cache(url).is_file():
+        return _of_torch(url, "", architecture)
+    with downloading(architecture, constants.ENDPOINT):
+        for file in files:
+            with suppress(EntryNotFoundError):
+                path = hf_hub_download(
+                    repository, file, revision=version, cache_dir=place, etag_timeout=RESPONSE
+                )
+                return HubWeights(repository, Path(path))
+    return None
+
+
+@cache
+def torchvision_weights(url: str, network: str) -> HubWeights:
+    """Weights of a network of torchvision: from the cache of torch's hub, else downloaded.
+
+    Raises:
+        WeightsError: If they are not in the cache, and cannot be downloaded.
+    """
+    return _of_torch(url, "torchvision/", network)
+
+
+def _of_torch(url: str, origin: str, network: str) -> HubWeights:
+    file = _torch_cache(url)
+    if not file.is_file():
+        with downloading(network, url):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest = torch.hub.HASH_REGEX.search(file.name)
+            prefix = digest.group(1) if digest else None
+            torch.hub.download_url_to_file(url, str(file), prefix, progress=False)
+    return HubWeights(origin + file.name, file)
+
+
+def _torch_cache(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 @contextmanager
-def downloading(name: str) -> Iterator[None]:
-    """Turn download errors of a hub into one sentence."""
+def downloading(network: str, url: str) -> Iterator[None]:
+    """Turn errors of a download into one sentence, at once where its server does not respond.
+
+    Raises:
+        WeightsError: With both ways out.
+    """
+    before = socket.getdefaulttimeout()
     try:
         with ending_at_once():
+            failure = _no_response(url)
+            if failure:
+                raise ConnectionError(failure)
+            log.info("downloading the pretrained weights of %s", network)
+            socket.setdefaulttimeout(STALLED)  # torch's hub sets none
             yield
-    except Exception as error:
+    except Exception as error:  # of whichever client the hub uses
+        reason = str(error) if isinstance(error, ConnectionError) else type(error).__name__
         raise WeightsError(
-            f"The pretrained weights of {name} cannot be downloaded ({type(error).__name__}): "
-            "give a file with model.weights=FILE, or train from scratch: model.pretrained=false."
+            f"The pretrained weights of {network} are in no cache of this machine and cannot be "
+            f"downloaded ({reason}): give a file with model.weights=FILE, or train from scratch: "
+            "model.pretrained=false."
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@cache
+def _no_response(url: str) -> str:
+    """Why a server cannot be asked; empty if it responds. Asked once in a process.
+
+    A thread asks it: looking up the name has no timeout of its own.
+    """
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    late = f"no response within {RESPONSE:g} s"
+    reasons = [late]
+
+    def ask() -> None:
+        try:
+            get_session().head(url, timeout=RESPONSE)
+            reasons.append("")
+        except Exception as error:  # of whichever client the hub uses
+            name = type(error).__name__
+            reasons.append(late if "Timeout" in name else name)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(RESPONSE)
+    return reasons[-1]
 
 
 def read_state(file: str) -> dict[str, torch.Tensor]:
@@ -76,6 +200,8 @@ def read_state(file: str) -> dict[str, torch.Tensor]:
         raise WeightsError(
             f"model.weights={file} holds no state dict (names of layers to tensors)."
         )
+    if any(str(key).startswith("network.") for key in tensors):  # a checkpoint of ours
+        tensors = {k: v for k, v in tensors.items() if not str(k).startswith("loss.")}
     return {str(key).removeprefix("network."): value for key, value in tensors.items()}
 
 

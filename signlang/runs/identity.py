@@ -21,22 +21,25 @@ from signlang.system import device, git_commit, processor
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
     "wanted_precision", "data.root", "data.signers",
-    "data.pattern", "data.groups", "data.source", "model.weights", "model.learning_rate",
-    "ckpt_path",
+    "data.pattern", "data.groups", "data.source", "data.pretrained", "model.weights",
+    "model.learning_rate", "ckpt_path",
     "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",
     "callbacks.last", "callbacks.checkpoint.save_weights_only",
 )  # fmt: skip
 # what the name of a run leaves out: the same, but for what may change the images or the weights
 UNNAMED: Final = {"fold", *ELSEWHERE} - {
-    "data.source", "model.weights", "model.learning_rate", "ckpt_path",
+    "data.source", "data.pretrained", "model.weights", "model.learning_rate", "ckpt_path",
 }  # fmt: skip
 # settings that came later, with the value under which a run is what it was without them
-NEUTRAL: Final = {"split.gap": 0}
+NEUTRAL: Final = {"split.gap": 0, "balance": "none"}
 PACKAGES: Final = (
     "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",
 )  # fmt: skip
 PRECISION: Final = "trainer.precision"
+PRETRAINED: Final = "model.pretrained"
+BALANCE: Final = "balance"
+AUTOMATIC: Final = (PRECISION, PRETRAINED, BALANCE)  # what their `auto` becomes is part of a run
 # what dashboards compare runs by, beside their overrides: of metrics.json, and of the settings
 DESCRIBED: Final = ("model", "data", "split", "protocol", "fold", "folds", "seed")
 COMPARED: Final = (
@@ -75,7 +78,7 @@ def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
     return name
 
 
-def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]:
+def settings_of(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Flatten the settings that decide the outcome of a run to dotted keys and plain values.
 
     A component stands under its key with what its `_target_` names (see `component_name`), never
@@ -83,7 +86,7 @@ def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]
 
     Args:
         cfg: The configuration.
-        precision: What `trainer.precision=auto` means for this run, which is part of it.
+        chosen: What `auto` means for this run, by the keys of `AUTOMATIC`.
     """
     # callbacks and loggers write below the run folder, which is not part of its identity
     unplaced = OmegaConf.merge(cfg, {"run_folder": None})
@@ -91,9 +94,7 @@ def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]
     kept = {
         key.removesuffix("._target_"): component_name(value) if key.endswith("._target_") else value
         for key, value in flat.items()
-        if not is_below(key, ELSEWHERE)
-        and not key.endswith(("._partial_", "._convert_"))
-        and not (key in NEUTRAL and value == NEUTRAL[key])
+        if not is_below(key, ELSEWHERE) and not key.endswith(("._partial_", "._convert_"))
     }
     own_name = data_set_name(OmegaConf.select(cfg, "data.root"))
     is_folder = flat.get("data.source._target_") == "signlang.data.sources.folder"
@@ -104,13 +105,29 @@ def settings_of(cfg: DictConfig, precision: str | None = None) -> dict[str, Any]
         kept["split.name"] = own_split
     if cfg.model.weights:
         kept["model.weights"] = file_digest(cfg.model.weights)
+        chosen = {**(chosen or {}), PRETRAINED: False}
     if cfg.get("ckpt_path"):
         kept["ckpt_path"] = file_digest(cfg.ckpt_path)
     if cfg.augment.backgrounds:
         kept["augment.backgrounds"] = content_digest(Path(cfg.augment.backgrounds).expanduser())
-    if precision is not None and kept.get(PRECISION) == "auto":
-        kept[PRECISION] = precision
-    return kept
+    kept |= {key: value for key, value in (chosen or {}).items() if kept.get(key) == "auto"}
+    return {key: v for key, v in kept.items() if key not in NEUTRAL or v != NEUTRAL[key]}
+
+
+def first_weights(settings: Mapping[str, Any]) -> str:
+    """From what a run was started: the name and digest of a file or of weights of a hub.
+
+    >>> first_weights({"model.pretrained": False})
+    'scratch'
+    """
+    named = settings.get("model.weights") or settings.get(PRETRAINED)
+    return str(named) if isinstance(named, str) else "ImageNet" if named else "scratch"
+
+
+def recorded_choices(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `auto` became when a run was started, for `settings_of`."""
+    known = {**NEUTRAL, **record.get("settings", {})}
+    return {key: known[key] for key in AUTOMATIC if key in known}
 
 
 def component_name(target: str) -> str:
@@ -187,6 +204,7 @@ def record(settings: Mapping[str, Any], data: Mapping[str, Any], **more: Any) ->
         "fingerprint": fingerprint(settings, data["fingerprint"]),
         "data": dict(data),
         "settings": dict(settings),
+        "first_weights": first_weights(settings),
         **more,
     }
 
@@ -237,7 +255,7 @@ def choice_of(record: Mapping[str, Any], key: str) -> str:
         value = settings.get(key, settings.get(f"{key}.name"))
     else:
         value = overrides_of(record).get(key)
-    if key == "model.weights" and value:
+    if key in {"model.weights", PRETRAINED} and value:
         value = str(value).split()[0]  # without the digest
     return f"{value:g}" if isinstance(value, float) else str(value)
 

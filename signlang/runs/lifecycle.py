@@ -3,20 +3,30 @@
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from signlang import system, validation
+from signlang.arrays import Ints
 from signlang.components import TARGET, import_target
-from signlang.console import log, log_to, show_table
+from signlang.console import REMARK, log, log_to, show_table
 from signlang.constraints import typed
 from signlang.data.splits import Fold, split_name
-from signlang.errors import DivergedError, RunError, SettingError, SignlangError, listing
+from signlang.errors import (
+    DivergedError,
+    RunError,
+    SettingError,
+    SignlangError,
+    WeightsError,
+    listing,
+)
 from signlang.files import read_csv
 from signlang.runs import identity
 from signlang.runs.folder import Divergence, RunFolder
@@ -24,6 +34,7 @@ from signlang.runs.results import OPTIMISTIC
 
 DEBUG: Final = "debug"  # study of conf/debug
 PARTIAL: Final = ("fast_dev_run", "overfit_batches", "limit_val_batches", "limit_test_batches")
+UNEVEN: Final = 3  # images of the largest class for each of the smallest
 OWN_SOURCES: Final = "signlang.data.sources."
 Component = TypeVar("Component")
 
@@ -93,7 +104,7 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         if not str(cfg.data.source[TARGET]).startswith(OWN_SOURCES):
             return None  # the user's module may import torch, and workers are forked from here
         data = fold_of(cfg).index.fingerprint
-        settings = identity.settings_of(cfg, recorded_precision(folder))
+        settings = identity.settings_of(cfg, _recorded_choices(folder))
     except SignlangError:  # the run reports it in its own log
         return None
     wanted = identity.fingerprint(settings, data)
@@ -128,16 +139,26 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
     }
     overwrite = cfg.overwrite or is_dev_run(cfg)
     if not overwrite:
-        settings = identity.settings_of(cfg, recorded_precision(folder))  # no torch to ask so far
+        settings = identity.settings_of(cfg, _recorded_choices(folder))  # no torch to ask so far
         if folder.is_finished(identity.fingerprint(settings, index.fingerprint)):
             log.info("%s is finished already", folder.path)
             yield folder
             return
     with folder.locked():
         with system.ending_at_once():  # torch is asked for the device
-            here, earlier = _machine_precision(cfg), None if overwrite else folder.record()
-            precision = here if earlier is None else _precision_of(earlier)
-            settings = identity.settings_of(cfg, precision)
+            earlier = None if overwrite else folder.record()
+            here = _machine_precision(cfg)
+            if earlier is None:
+                weights = FirstWeights.chosen(cfg)
+                chosen = {
+                    identity.PRECISION: here,
+                    identity.PRETRAINED: weights.pretrained,
+                    identity.BALANCE: balance_of(index.labels),
+                }
+            else:
+                chosen = identity.recorded_choices(earlier)
+                weights = FirstWeights(chosen.get(identity.PRETRAINED, False))
+            settings = identity.settings_of(cfg, chosen)
             record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
         if earlier is not None and earlier.get("fingerprint") == record["fingerprint"]:
             _refuse_emulation(folder, earlier, record, here)
@@ -147,6 +168,8 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             raise RunError(_divergence_text(cfg, folder, divergence))
         with log_to(folder.log), _reported_failures(cfg, folder):
             _settle_precision(cfg, settings, here)
+            weights.settle(cfg, folder, resumed=earlier is not None)
+            _settle_balance(cfg, images, str(chosen[identity.BALANCE]))
             if earlier is not None and folder.last.is_file():
                 _report_new_environment(earlier, record)
             _write_settings(cfg, folder, overrides)
@@ -161,19 +184,64 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             yield folder
 
 
-def recorded_precision(folder: RunFolder) -> str | None:
-    """Precision of a run that was started, `auto` if an earlier version did not record it.
+def _recorded_choices(folder: RunFolder) -> dict[str, Any] | None:
+    """What `auto` became in a run that was started.
 
     Raises:
         RunError: As `RunFolder.record`.
     """
     record = folder.record()
-    return None if record is None else _precision_of(record)
+    return None if record is None else identity.recorded_choices(record)
 
 
-def _precision_of(record: Mapping[str, Any]) -> str | None:
-    precision = record.get("settings", {}).get(identity.PRECISION)
-    return None if precision is None else str(precision)
+@dataclass(frozen=True)
+class FirstWeights:
+    """What `model.pretrained=auto` means for a run.
+
+    Attributes:
+        pretrained: Name and digest of the weights of a hub; False from scratch.
+        why: Why there are none, although the network has some; empty otherwise.
+    """
+
+    pretrained: str | bool
+    why: str = ""
+
+    @classmethod
+    def chosen(cls, cfg: DictConfig) -> "FirstWeights":
+        """Look for weights where they are asked for; may download them."""
+        if cfg.model.pretrained != "auto" or cfg.model.weights:
+            return cls(pretrained=False)
+        from signlang.models import networks
+
+        try:
+            found = networks.pretrained_weights(plain(cfg.model.network))
+        except WeightsError as error:
+            return cls(pretrained=False, why=str(error))
+        return cls(pretrained=False if found is None else found.text)
+
+    def settle(self, cfg: DictConfig, folder: RunFolder, *, resumed: bool) -> None:
+        """Put the weights of the run in the place of `auto`, and say so.
+
+        Raises:
+            WeightsError: If a run that is started again was started from weights that are gone.
+        """
+        if cfg.model.pretrained != "auto":
+            return
+        if resumed and self.pretrained and not folder.last.is_file():  # it brings its own
+            now = FirstWeights.chosen(cfg)
+            if now.pretrained != self.pretrained:
+                raise WeightsError(
+                    f"{folder.path} was started from {self.pretrained}, which is not there any "
+                    f"more{f', but {now.pretrained}' if now.pretrained else ''}: start it again "
+                    "with overwrite=true."
+                )
+        if self.why:
+            text = "model.pretrained=auto: training from scratch. %s"
+            log.warning(text, self.why, extra=REMARK)
+        elif not cfg.model.weights and (self.pretrained or resumed):
+            start = self.pretrained or "from scratch"
+            log.info("model.pretrained=auto: %s%s", start, ", as it was started" * resumed)
+        cfg.model.pretrained = self.pretrained
 
 
 def _machine_precision(cfg: DictConfig) -> str:
@@ -188,7 +256,7 @@ def _refuse_emulation(
     Raises:
         RunError: With both ways out.
     """
-    started = _precision_of(earlier)
+    started = identity.recorded_choices(earlier).get(identity.PRECISION)
     if started == "bf16-mixed" and here == "32-true":
         raise RunError(
             f"{folder.path} was started in {started} on {earlier.get('processor', 'unknown')}, "
@@ -205,6 +273,34 @@ def _settle_precision(cfg: DictConfig, settings: Mapping[str, Any], here: str) -
     cfg.trainer.precision = here if started == "auto" else started
     kept = ", in which the run was started" if started not in {"auto", here} else ""
     log.info("trainer.precision=auto: %s%s", cfg.trainer.precision, kept)
+
+
+def balance_of(labels: Ints) -> str:
+    """What `balance=auto` means: whether the largest class is `UNEVEN` times the smallest.
+
+    >>> balance_of(np.array([0, 1, 1, 1])), balance_of(np.array([0, 1, 1, 1, 1]))
+    ('none', 'sampler')
+    """
+    counts = np.bincount(labels)
+    return "sampler" if counts.max() > UNEVEN * counts.min() else "none"
+
+
+def _settle_balance(cfg: DictConfig, images: Fold, chosen: str) -> None:
+    """Put what the run does about uneven classes in the place of `auto`, and say so."""
+    if cfg.balance != "auto":
+        return
+    cfg.balance, index = chosen, images.index
+    if balance_of(index.labels) != "none":
+        counts = np.bincount(index.labels)
+        largest, smallest = index.classes[counts.argmax()], index.classes[counts.argmin()]
+        log.warning(
+            "balance=auto: the classes are uneven, %d images of %s and %d of %s; the run is "
+            "trained with balance=%s%s",
+            counts.max(), largest, counts.min(), smallest, chosen,
+            ", as it was started." if chosen == "none" else
+            ", which draws them equally often; balance=none takes them as they are.",
+            extra=REMARK,
+        )  # fmt: skip
 
 
 def _report_new_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:

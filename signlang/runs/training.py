@@ -64,6 +64,7 @@ def build_datamodule(cfg: DictConfig, fold: Fold) -> HandSignDataModule:
         image_size=cfg.image_size,
         workers=cfg.workers,
         seed=cfg.seed,
+        balance=cfg.balance,
     )
     pl.seed_everything(cfg.seed, verbose=False)  # after the user's transforms were tried
     return module
@@ -73,6 +74,8 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
     """Build the LightningModule with its initial weights."""
     options = plain(cfg.model)
     initial = {key: options.pop(key) for key in ("pretrained", "weights")}
+    if initial["pretrained"] and not RunFolder(Path(cfg.run_folder)).last.is_file():
+        initial["pretrained"] = True  # a text names what `auto` found
     normalization, kind = options.pop("normalization"), options.pop("_target_")
     network = options.pop("network")
     more = {key: value for key, value in options.items() if key not in MODEL_KEYS}
@@ -103,6 +106,8 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
         },
         key="model",
     )
+    if cfg.balance == "loss":
+        model.weight_classes(module.class_weights())
     return model
 
 

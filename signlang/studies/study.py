@@ -21,7 +21,14 @@ from signlang.metrics.calibration import OF_STUDY, Calibration
 from signlang.metrics.classification import Predictions
 from signlang.reporting.formatting import named
 from signlang.runs.folder import RunFolder, Search, Trial, read_searches
-from signlang.runs.identity import PRECISION, choice_of, differences, is_below, overrides_of
+from signlang.runs.identity import (
+    PRECISION,
+    PRETRAINED,
+    choice_of,
+    differences,
+    is_below,
+    overrides_of,
+)
 from signlang.runs.results import Run, read_run
 from signlang.runs.trained_run import read_calibration
 from signlang.studies.missing_folds import (
@@ -545,6 +552,8 @@ def _belong_together(one: Run, other: Run) -> None:
         again = "Train one of them again with overwrite=true"
         if PRECISION in unlike:
             again += " (trainer.precision=32-true is the same on every machine)"
+        if PRETRAINED in unlike:
+            again += " (what auto finds may change: model.pretrained=true or false does not)"
         raise RunError(
             f"{other.path} and {one.path.name} beside it differ in settings or data and cannot be "
             f"averaged: {'; '.join(changed)}. {again}, or move it into a study of its own."

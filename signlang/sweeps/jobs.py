@@ -32,10 +32,12 @@ class JobResult:
     Attributes:
         accuracy: On the validation subset; None if the job failed.
         error: Why it failed.
+        remarks: What it has to say of its setting; a worker has no screen for its log.
     """
 
     accuracy: float | None = None
     error: str = ""
+    remarks: tuple[str, ...] = ()
 
     def as_hydra_has_it(self, overrides: Sequence[str]) -> JobReturn:
         """The same for Hydra's callbacks and sweepers."""
@@ -98,18 +100,20 @@ class Jobs:
 
     def run(self, overrides: Sequence[str], number: int) -> JobResult:
         """Run a job in this process, and leave no network of it in memory."""
-        returned = run_job(
-            hydra_context=self.context,
-            task_function=self.task,
-            config=self.configuration(overrides, number),
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        with console.remarks() as remarks:
+            returned = run_job(
+                hydra_context=self.context,
+                task_function=self.task,
+                config=self.configuration(overrides, number),
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
         gc.collect()  # trainer, callbacks and module know one another: only this frees them
         value: Any = returned._return_value  # the property writes to the screen and raises
         if returned.status == JobStatus.COMPLETED:
-            return JobResult(float(value))
-        return JobResult(error=str(value) if isinstance(value, SignlangError) else repr(value))
+            return JobResult(float(value), remarks=tuple(remarks))
+        error = str(value) if isinstance(value, SignlangError) else repr(value)
+        return JobResult(error=error, remarks=tuple(remarks))
 
 
 def measure_latencies(jobs: Jobs, launched: Iterable[Sequence[str]]) -> None:

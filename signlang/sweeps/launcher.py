@@ -40,6 +40,7 @@ class SweepProgress:
             disable=not (verbose() and CONSOLE.is_terminal),
         )  # fmt: skip
         self.task = self.bar.add_task("", total=total, note=f"{self.at_once} at once")
+        self.remarks: set[str] = set()
 
     def __enter__(self) -> None:
         self.bar.start()
@@ -53,7 +54,11 @@ class SweepProgress:
             self.bar.refresh()
 
     def count(self, name: str, outcome: JobResult, seconds: float) -> None:
-        """Tell of a job that has ended, and of the time that is left."""
+        """Tell of a job that has ended, and of the time that is left; of each remark once."""
+        for remark in outcome.remarks:
+            if remark not in self.remarks:
+                log.warning("%s: %s", name, remark)
+        self.remarks |= {*outcome.remarks}
         self.done += 1
         left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         note = f"about {duration(left)} left" if self.done < self.total else "done"

@@ -34,7 +34,7 @@ def words(tiny: Path, tmp_path: Path) -> list[str]:
     return [
         "data=folder", f"data.root='{tiny}'", "model=simple_cnn", "study=s", "folds=3", "fold=1",
         f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "split.validation=0.25",
-        "batch_size=6",
+        "batch_size=6", "model.pretrained=false", "balance=none",
     ]  # fmt: skip
 
 
