@@ -246,6 +246,8 @@ def train(overrides: Sequence[str] = ()) -> LoadedRun:
     from signlang.train import train as task
 
     with composed("train", overrides) as cfg:
+        if cfg.lr_find:
+            raise SettingError("lr_find=true trains nothing: use python -m signlang.train.")
         words = list(cfg.hydra.overrides.task)
         task(without_hydra(cfg))
         run = load_run(lifecycle.run_folder(cfg, words).path)

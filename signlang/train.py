@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from signlang.errors import SettingError
 from signlang.hydra_app import run
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ def train(cfg: DictConfig) -> float:
 
     Returns:
         Accuracy on the validation subset, for sweepers: what chooses a setting must not see the
-        test fold.
+        test fold. With `lr_find=true` the learning rate that was found, and nothing is trained.
     """
     from signlang import system, validation
 
@@ -28,6 +30,10 @@ def train(cfg: DictConfig) -> float:
     cfg.run_folder = str(lifecycle.run_folder(cfg, overrides).path)
     with system.stopping_between_batches():
         fold = lifecycle.read_fold(cfg)
+        if cfg.lr_find:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise SettingError("lr_find=true is for one run: leave -m out.")
+            return found_learning_rate(cfg, fold)
         with lifecycle.started_run(cfg, fold, overrides) as folder:
             metrics = folder.metrics() or trained_metrics(cfg, fold, folder)
             lifecycle.show_metrics(folder, metrics)
@@ -56,6 +62,17 @@ def trained_metrics(cfg: DictConfig, fold: "Fold", folder: "RunFolder") -> dict[
     metrics = training.test_and_record(cfg, folder, tester, data, model, tested)
     folder.finish(metrics)
     return metrics
+
+
+def found_learning_rate(cfg: DictConfig, fold: "Fold") -> float:
+    """Find a learning rate for a run that is not started; nan if there is none to suggest."""
+    from signlang import system
+
+    system.check_accelerator(str(cfg.trainer.accelerator))
+    with system.ending_at_once():
+        from signlang.runs import training
+
+    return training.find_learning_rate(cfg, fold)
 
 
 def main() -> None:

@@ -252,6 +252,7 @@ class TrainConfig(FoldsConfig):
     workers: Annotated[int, Field(ge=0, le=4 * cpu_count())]
     image_size: int = Field(ge=1, le=LARGEST_IMAGE)
     overwrite: bool
+    lr_find: bool = False
     ckpt_path: ExistingPath | None = None
     label_smoothing: Share
     balance: Literal["auto", "none", "loss", "sampler"] = Field(
@@ -277,6 +278,14 @@ class TrainConfig(FoldsConfig):
                 f"callbacks.checkpoint.filename={name}: it must be best, the checkpoint that is "
                 "tested; add another as +callbacks.NAME, or say callbacks.checkpoint=null."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_finder(self) -> "TrainConfig":
+        if self.lr_find and self.trainer.fast_dev_run:
+            raise ValueError("lr_find=true takes 100 steps: leave trainer.fast_dev_run out.")
+        if self.lr_find and self.ckpt_path is not None:
+            raise ValueError("lr_find=true starts from the first weights: leave ckpt_path out.")
         return self
 
     @model_validator(mode="after")

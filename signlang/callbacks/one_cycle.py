@@ -1,14 +1,27 @@
-"""One-cycle schedule of learning rate and momentum as a callback over torch's `OneCycleLR`."""
+"""Learning rate: one-cycle schedule over torch's `OneCycleLR`, and the test that finds a rate."""
 
+import io
 import math
-from typing import Any
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import pytorch_lightning as pl
+from matplotlib.figure import Figure
+from pytorch_lightning.tuner.tuning import Tuner
 from pytorch_lightning.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from signlang.errors import SettingError
+from signlang.files import atomic_write, write_csv
+from signlang.reporting import plots
+from signlang.system import check_stop
 
 
 class OneCycle(pl.Callback):
@@ -89,3 +102,94 @@ class OneCycle(pl.Callback):
             final_div_factor=self.end_divisor, cycle_momentum=cycled, base_momentum=low,
             max_momentum=high,
         )  # fmt: skip
+
+
+LOWEST: Final = 1e-7  # learning rate of the first step of a range test
+HIGHEST: Final = 1.0
+STEPS: Final = 100
+SKIPPED: Final = 10  # the first steps
+FALLEN: Final = 0.97  # of its loss, at most, is left where a network learns
+SMOOTHED: Final = 0.98  # share of the losses before in the mean that Lightning shows
+
+
+def steepest_fall(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Find the rate at which the loss falls most steeply by decade; None if it hardly falls.
+
+    Lightning's own suggestion divides by the distance of two rates, so that noise at the lowest
+    rates wins, and takes a fall after a jump for one. Here the first steps are left out, whose
+    smoothed loss is of a few batches, and those after the lowest loss.
+
+    >>> rates = [10 ** (n / 10 - 5) for n in range(40)]
+    >>> falling = [2.0] * 20 + [1.9, 1.7, 1.3, 1.2, 1.1] + [9.0 - n for n in range(5)] + [4.0] * 10
+    >>> f"{steepest_fall(rates, falling):.2g}", steepest_fall(rates, rates)
+    ('0.0013', None)
+    """
+    if len(rates) < SKIPPED + 3:
+        return None
+    lowest = SKIPPED + int(np.nanargmin(losses[SKIPPED:]))
+    if not losses[lowest] < FALLEN * losses[SKIPPED]:
+        return None
+    slopes = np.gradient(np.array(losses), np.log10(rates))[SKIPPED:lowest]
+    return rates[SKIPPED + int(np.nanargmin(slopes))]
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """A training in which the learning rate rises from step to step (Smith 2015, arXiv 1506.01186).
+
+    Attributes:
+        rates: Learning rate of each step, evenly spaced on a logarithmic scale.
+        losses: Loss of each step, smoothed; it ends where the loss is four times its lowest.
+    """
+
+    rates: list[float]
+    losses: list[float]
+
+    @cached_property
+    def suggestion(self) -> float | None:
+        """Rate at which the loss falls most steeply by decade, see `steepest_fall`."""
+        return steepest_fall(self.rates, self.losses)
+
+    def figure(self) -> Figure:
+        """Draw the loss over the rate, with the suggestion."""
+        figure, panel = plots.new_axes(3.4)
+        panel.plot(self.rates, self.losses, color=plots.BLUE, linewidth=1.6)
+        panel.set_ylim(top=min(max(self.losses), 1.3 * self.losses[0]))  # it may explode
+        panel.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed")
+        if self.suggestion is not None:
+            panel.axvline(self.suggestion, color=plots.COLOURS[1], linewidth=1.2)
+            panel.set_title(f"suggested: {self.suggestion:.2g}", loc="left")
+        return figure
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write `lr_find.csv` and `lr_find.png`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        table, picture = folder / "lr_find.csv", folder / "lr_find.png"
+        rows = zip(self.rates, self.losses, strict=True)
+        write_csv(table, ["learning_rate", "loss"], [[f"{r:.6g}", f"{v:.6g}"] for r, v in rows])
+        with atomic_write(picture) as temporary:
+            temporary.write_bytes(plots.png_bytes(self.figure()))
+        return [table, picture]
+
+
+def range_test(
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule
+) -> RangeTest:
+    """Run Lightning's `lr_find`; the module is left as it was, and nothing else is trained."""
+    hook = module.register_forward_pre_hook(lambda *_: check_stop())  # it switches callbacks off
+    screen = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
+    try:
+        with screen:  # its progress bar
+            found = Tuner(trainer).lr_find(
+                module, datamodule=data, min_lr=LOWEST, max_lr=HIGHEST, num_training=STEPS,
+                update_attr=False,
+            )  # fmt: skip
+    finally:
+        hook.remove()
+    assert found is not None  # it is with fast_dev_run only
+    # it divides a mean of n losses by 1 - 0.98 ** (n + 1): the first one is half of what it was
+    losses = [
+        loss * (1 - SMOOTHED ** (number + 2)) / (1 - SMOOTHED ** (number + 1))
+        for number, loss in enumerate(found.results["loss"])
+    ]
+    return RangeTest(found.results["lr"][: len(losses)], losses)  # the last step may lack its loss

@@ -62,6 +62,7 @@ class Classifier(pl.LightningModule):
             checkpoint cannot choose it.
 
     Attributes:
+        is_pretrained: Whether the network started from weights of a file or a hub.
         stored_sizes: Sizes to which images are resized before that of the network, in pixels: that
             of a run with `data.stored_size`, whose network saw only images that came by way of it.
     """
@@ -89,6 +90,8 @@ class Classifier(pl.LightningModule):
             network, len(classes), image_size, resolve=resolve, **(start or {})
         )
         self.network = built.to(memory_format=torch.channels_last)
+        given = [*(start or {}).values(), network.get("pretrained"), network.get("weights")]
+        self.is_pretrained = any(value not in (None, False) for value in given)
         self.classes, self.image_size = tuple(classes), image_size
         self.optimizer, self.resolve = dict(optimizer), resolve
         self._training_loss = dict(loss), label_smoothing

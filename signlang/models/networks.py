@@ -379,3 +379,31 @@ def head_of(network: nn.Module, num_classes: int) -> str:
     }
     names = [name for name, count in outputs.items() if count == num_classes]
     return names[-1] if names else ""
+
+
+def backbone_modules(network: nn.Module, num_classes: int) -> list[nn.Module]:
+    """The layers with parameters that do not belong to the head: what pretrained weights fill.
+
+    Those of its submodule `backbone`, where it has one.
+
+    Raises:
+        SettingError: If there is no head, or nothing beside it.
+
+    >>> backbone_modules(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), 3)
+    [Linear(in_features=4, out_features=8, bias=True)]
+    """
+    own = getattr(network, "backbone", None)
+    inner = own if isinstance(own, nn.Module) else None
+    head = head_of(network, num_classes)
+    layers = [
+        layer
+        for name, layer in (network if inner is None else inner).named_modules()
+        if any(True for _ in layer.parameters(recurse=False))
+        and (inner is not None or not f"{name}.".startswith(f"{head}."))
+    ]
+    if not layers or (inner is None and not head):
+        raise SettingError(
+            f"callbacks.finetuning: {type(network).__name__} has no layer of {num_classes} outputs "
+            "after others, so there is no head to train first; call the others backbone."
+        )
+    return layers

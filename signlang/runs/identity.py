@@ -20,7 +20,7 @@ from signlang.system import device, git_commit, processor
 # settings of where and how a run is trained, not of what it is; data has its own fingerprint
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
-    "wanted_precision", "data.root", "data.signers",
+    "lr_find", "wanted_precision", "data.root", "data.signers",
     "data.pattern", "data.groups", "data.source", "data.pretrained", "model.weights",
     "model.learning_rate", "ckpt_path",
     "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",

@@ -184,6 +184,12 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             yield folder
 
 
+def settle(cfg: DictConfig, images: Fold) -> None:
+    """Put what `auto` means here and now in its place, for work that starts no run."""
+    FirstWeights.chosen(cfg).settle(cfg, RunFolder(Path(cfg.run_folder)), resumed=False)
+    _settle_balance(cfg, images, balance_of(images.index.labels))
+
+
 def _recorded_choices(folder: RunFolder) -> dict[str, Any] | None:
     """What `auto` became in a run that was started.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import BaseFinetuning, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from signlang.callbacks.checkpointing import AtomicCheckpointIO, DivergenceGuard, InterruptGuard
 from signlang.callbacks.cost import CostProfile, parameters, size_mb
+from signlang.callbacks.one_cycle import range_test
 from signlang.callbacks.predictions import PredictionCollector, write_predictions
 from signlang.callbacks.progress import History
 from signlang.components import (
@@ -26,7 +28,7 @@ from signlang.components import (
     configured_nodes,
     import_target,
 )
-from signlang.console import log
+from signlang.console import log, show_lines
 from signlang.data.datamodule import HandSignDataModule
 from signlang.data.splits import Fold, split_name
 from signlang.errors import DivergedError, SettingError
@@ -40,7 +42,7 @@ from signlang.models.classifier import Classifier, load_classifier
 from signlang.reporting import tensorboard
 from signlang.runs import identity
 from signlang.runs.folder import RunFolder
-from signlang.runs.lifecycle import instantiate_component, partial_data, plain
+from signlang.runs.lifecycle import instantiate_component, partial_data, plain, settle
 from signlang.runs.results import OPTIMISTIC
 from signlang.system import choose_precision
 from signlang.validation import NORMALIZATIONS
@@ -53,6 +55,7 @@ HPARAMS: Final = (
     "trainer.precision",
 )  # fmt: skip
 SUBSETS: Final = ("validation", "test")
+NEVER: Final = 10**9  # epochs
 METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
 
@@ -135,6 +138,8 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
         for name, node in (cfg.get("callbacks") or {}).items()
         if node is not None
     ]
+    # it makes groups of parameters, of which the schedule must know
+    callbacks.sort(key=lambda one: not isinstance(one, BaseFinetuning))
     if not cfg.trainer.enable_checkpointing:
         callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
     # metrics.json and predictions.csv need them
@@ -167,6 +172,34 @@ def build_tester(
 ) -> pl.Trainer:
     """Build the trainer that tests, always in float32, as the server computes."""
     return _trainer(cfg, callbacks, loggers, "32-true")
+
+
+def find_learning_rate(cfg: DictConfig, fold: Fold) -> float:
+    """Run the range test of a run, and write it beside the folders of its folds.
+
+    Returns:
+        The suggested learning rate; nan if there is none.
+    """
+    place = Path(cfg.run_folder).parent
+    with TemporaryDirectory(prefix="signlang-") as temporary:  # of the weights that it restores
+        cfg.run_folder = temporary
+        endless = {"max_epochs": -1, "max_steps": -1, "check_val_every_n_epoch": NEVER}
+        cfg = OmegaConf.create(plain(cfg) | {"trainer": plain(cfg.trainer) | endless})
+        settle(cfg, fold)
+        data = build_datamodule(cfg, fold)
+        model = build_classifier(cfg, data)
+        finetuning = [one for one in build_callbacks(cfg) if isinstance(one, BaseFinetuning)]
+        found = range_test(build_trainer(cfg, [*finetuning], []), model, data)
+    written = found.write(place)
+    now = cfg.optimizer.get("lr")
+    beside = f" (it is {now:g})" if now else ""
+    text = "no suggestion: the loss hardly falls at any learning rate"
+    if found.suggestion is not None:
+        text = f"suggested: optimizer.lr={found.suggestion:.2g}{beside}"
+    show_lines([text])
+    for file in written:
+        log.info("written: %s", file)
+    return math.nan if found.suggestion is None else found.suggestion
 
 
 def resume_checkpoint(folder: RunFolder) -> str | None:
@@ -221,6 +254,13 @@ def _check_checkpoint(cfg: DictConfig, file: Path, model: Classifier) -> int:
             f"{what} was trained with a schedule of its learning rate, and this run has "
             "callbacks.one_cycle=null: leave it on, or start from its weights with "
             "model.weights=FILE instead."
+        )
+    finetuned = any("Finetuning" in str(key) for key in content.get("callbacks", {}))
+    nodes = (cfg.get("callbacks") or {}).values()
+    if finetuned != any("Finetuning" in str((node or {}).get(TARGET)) for node in nodes):
+        raise SettingError(
+            f"{what} was trained {'with' if finetuned else 'without'} callbacks=finetune, and this "
+            "run is not: choose the same, or start from its weights with model.weights=FILE."
         )
     planned = cfg.trainer.max_epochs
     if planned != -1 and epoch + 1 >= planned:
