@@ -60,7 +60,7 @@ class Finetuning(BackboneFinetuning):
         """Freeze the pretrained layers, before there is an optimizer.
 
         Raises:
-            SettingError: If the module is no `Classifier`, or its network has no head to train.
+            SettingError: If its network has no head to train.
         """
         if stage == "fit":
             super().setup(trainer, pl_module, stage)

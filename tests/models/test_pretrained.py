@@ -4,7 +4,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from signlang.validation import check_train_config
 
 TIMM = {"_target_": "signlang.models.networks.timm", "architecture": "test_resnet"}
 HUB_NAME = "timm/test_resnet.r160_in1k"
-Put = Callable[[], Path]
 
 
 @pytest.fixture
