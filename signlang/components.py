@@ -36,7 +36,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -44,6 +44,7 @@ from omegaconf import DictConfig, OmegaConf
 from signlang.errors import RunError, SettingError, SignlangError
 
 Resolver = Callable[[str], Any]
+Component = TypeVar("Component")
 TARGET: Final = "_target_"
 HYDRA_KEYS: Final = {TARGET, "_partial_", "_convert_", "_recursive_"}
 OWN_NETWORKS: Final = "signlang.models.networks"
@@ -301,3 +302,44 @@ def timm_names() -> tuple[str, ...]:
         for table in re.findall(r"register_model_deprecations\(__name__, \{(.*?)\n\}", text, re.S):
             names |= set(re.findall(r"""['"](\w+)['"]\s*:""", table))
     return tuple(sorted(names))
+
+
+def instantiate_component(
+    node: DictConfig, kind: type[Component], key: str, **more: Any
+) -> Component:
+    """Instantiate a node of the configuration.
+
+    Args:
+        node: `_target_` and arguments, which may be nodes themselves.
+        kind: What it must be.
+        key: Its place in the configuration, for errors.
+        more: Further arguments.
+
+    Raises:
+        SettingError: If its class is missing, refuses its settings, or is of another kind; names
+            the cause.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate  # a tenth of a second, which --help does not need
+
+    import_target(str(node.get(TARGET)))
+    try:
+        made = instantiate(node, **more)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, SignlangError):
+            raise cause from None
+        if isinstance(cause, ModuleNotFoundError):
+            raise SettingError(
+                f"{key}: {node[TARGET]} needs a package that is not installed: {cause}. "
+                'Optional loggers come with pip install "signlang[wandb]" or "signlang[mlflow]".'
+            ) from error
+        raise SettingError(
+            f"{key}: {node.get(TARGET)} refuses its settings: {cause or error}"
+        ) from error
+    if not isinstance(made, kind):
+        raise SettingError(
+            f"{key}: {node.get(TARGET)} returns {type(made).__name__}, not a "
+            f"{kind.__module__.partition('.')[0]} {kind.__name__}."
+        )
+    return made

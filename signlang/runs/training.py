@@ -27,6 +27,7 @@ from signlang.components import (
     build,
     configured_nodes,
     import_target,
+    instantiate_component,
 )
 from signlang.console import log, show_lines
 from signlang.data.datamodule import HandSignDataModule
@@ -42,7 +43,7 @@ from signlang.models.classifier import Classifier, load_classifier
 from signlang.reporting import tensorboard
 from signlang.runs import identity
 from signlang.runs.folder import RunFolder
-from signlang.runs.lifecycle import instantiate_component, partial_data, plain, settle
+from signlang.runs.lifecycle import partial_data, plain, settle
 from signlang.runs.results import OPTIMISTIC
 from signlang.system import choose_precision
 from signlang.validation import NORMALIZATIONS

@@ -29,15 +29,15 @@ from signlang.runs.identity import (
     is_below,
     overrides_of,
 )
-from signlang.runs.results import Run, read_run
-from signlang.runs.trained_run import read_calibration
-from signlang.studies.missing_folds import (
+from signlang.runs.lifecycle import (
     FoldState,
     IncompleteSetting,
     MissingFold,
     diverged_fold,
     unfinished_fold,
 )
+from signlang.runs.results import Run, read_run
+from signlang.runs.trained_run import read_calibration
 
 
 @dataclass(frozen=True, eq=False)

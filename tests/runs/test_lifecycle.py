@@ -13,6 +13,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import Timer
 
 from signlang import api, validation
+from signlang.components import instantiate_component
 from signlang.errors import RunError, SettingError
 from signlang.runs import lifecycle
 from signlang.runs.folder import RunFolder
@@ -20,7 +21,6 @@ from signlang.runs.identity import fingerprint, settings_of
 from signlang.runs.lifecycle import (
     finished_metrics,
     fold_of,
-    instantiate_component,
     plain,
     read_fold,
     run_folder,

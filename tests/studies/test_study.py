@@ -12,8 +12,8 @@ from test_report import write_run
 from signlang.errors import RunError
 from signlang.metrics.calibration import calibration_effects, fit_calibration
 from signlang.metrics.classification import Predictions
+from signlang.runs.lifecycle import FoldState
 from signlang.runs.results import read_run
-from signlang.studies.missing_folds import FoldState
 from signlang.studies.ranking import rank_settings
 from signlang.studies.study import cross_fit, read_study
 

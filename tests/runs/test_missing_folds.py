@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from signlang.studies.missing_folds import (
+from signlang.runs.lifecycle import (
     FoldState,
     IncompleteSetting,
     MissingFold,
