@@ -17,6 +17,7 @@ class CompareConfig(Strict):
     studies: Annotated[list[Text], BeforeValidator(lambda x: [x] if isinstance(x, str) else x)]
     allow_incomplete: bool = False
     sort: Text = "rank"
+    runs_dir: Text = "runs"
     out: Annotated[Path, Field(strict=False, description="the path of a folder")] | None = None
     verbose: bool = True
 
@@ -24,7 +25,9 @@ class CompareConfig(Strict):
     @classmethod
     def _named(cls, studies: list[str]) -> list[str]:
         if not studies:
-            raise ValueError("name what to compare, one or more folders runs/<study>.")
+            raise ValueError(
+                "name what to compare, one or more studies: folders runs/<study>, or their names."
+            )
         return studies
 
     def targets(self) -> dict[Path, Path | None]:
@@ -34,7 +37,7 @@ class CompareConfig(Strict):
             SettingError: If two studies of one name would go to one folder.
         """
         out = self.out and self.out.expanduser()
-        studies = [Path(study).expanduser() for study in self.studies]
+        studies = [self._folder(study) for study in self.studies]
         names = {study: study.resolve().name for study in studies}
         if out is None or len(names) == 1:
             return dict.fromkeys(names, out)
@@ -43,6 +46,12 @@ class CompareConfig(Strict):
                 f"out={out} would get two studies of one name: compare them one by one."
             )
         return {study: out / name for study, name in names.items()}
+
+    def _folder(self, study: str) -> Path:
+        """The folder of a study; a name alone is looked up in `runs_dir`."""
+        path = Path(study).expanduser()
+        is_name = Path(study).name == study and not path.is_dir()
+        return Path(self.runs_dir).expanduser() / study if is_name else path
 
 
 def compare(cfg: DictConfig) -> None:

@@ -7,13 +7,12 @@ differ. Neither torch nor omegaconf is needed here.
 import json
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from signlang.errors import SettingError, SignlangError, listing, suggestion
+from signlang.errors import SettingError, SignlangError, closest, listing, near_path, suggestion
 
 Schema = Mapping[str, Any]  # a JSON schema, or a piece of one
 
@@ -50,13 +49,13 @@ def _existing(path: Path) -> Path:
     except OSError as error:  # a folder above it may not be looked into
         raise ValueError(f"it cannot be looked at ({error.strerror}).") from None
     if not exists:
-        raise ValueError("there is no such file or folder.")
+        raise ValueError(f"there is no such file or folder.{near_path(path.expanduser())}")
     return path.expanduser()
 
 
 def _folder(path: Path) -> Path:
     if not path.expanduser().is_dir():
-        raise ValueError("there is no such folder.")
+        raise ValueError(f"there is no such folder.{near_path(path.expanduser())}")
     return path.expanduser()
 
 
@@ -203,8 +202,8 @@ def _sentence(whole: Schema, details: Mapping[str, Any]) -> str:
     if kind == "value_error":
         text = str(details["ctx"]["error"])
         return text if isinstance(value, Mapping) else f"{_shown(key, value, schema)}: {text}"
-    close = get_close_matches(str(value), map(str, schema.get("enum", ())), n=1)
-    meant = f" Did you mean {close[0]}?" if close else ""
+    near = closest(str(value), map(str, _choices(schema)))
+    meant = f" Did you mean {near}?" if near else ""
     return f"{_shown(key, value, schema)}: it must be {wanted}.{meant}"
 
 
@@ -229,6 +228,12 @@ def _resolved(schema: Schema, whole: Schema) -> Schema:
         return _resolved(whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
     inner = [one for one in schema.get("anyOf", ()) if not one.keys().isdisjoint(NESTED)]
     return _resolved(inner[0], whole) if len(inner) == 1 else schema
+
+
+def _choices(schema: Schema) -> list[object]:
+    """The words that a value may be, also beside values of other types."""
+    inner = [choice for one in schema.get("anyOf", ()) for choice in _choices(one)]
+    return [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ()), *inner]
 
 
 NESTED: Final = ("$ref", "items", "additionalProperties")

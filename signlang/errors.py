@@ -7,6 +7,7 @@ Any other exception is a fault of the program; its trace is written to the run's
 from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 # what each extra of pyproject.toml brings, by the names of modules
@@ -107,8 +108,42 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     'Did you mean squeezenet? There are: resnet18, squeezenet.'
     """
     known = sorted(known)
-    close = get_close_matches(word, known, n=1)
-    return (f"Did you mean {close[0]}? " if close else "") + f"There are: {', '.join(known)}."
+    near = closest(word, known)
+    return (f"Did you mean {near}? " if near else "") + f"There are: {', '.join(known)}."
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like another, upper and lower case apart; "" if none is.
+
+    >>> closest("Sqeezenet", ["resnet18", "squeezenet"]), closest("x", ["squeezenet"])
+    ('squeezenet', '')
+    """
+    lower: dict[str, str] = {}
+    for name in known:
+        lower.setdefault(name.lower(), name)
+    close = get_close_matches(word.lower(), lower, n=1)
+    return lower[close[0]] if close else ""
+
+
+ENTRIES: Final = 1_000  # of a folder that are looked at
+
+
+def near_path(path: Path) -> str:
+    """Suggest a path that is there for one that is not, as the end of an error; "" if none is near.
+
+    >>> near_path(Path("signlang/errors.pi"))
+    ' Did you mean signlang/errors.py?'
+    """
+    there = path
+    while not there.parent.is_dir() and there != there.parent:
+        there = there.parent
+    try:
+        names = [entry.name for entry in islice(there.parent.iterdir(), ENTRIES)]
+    except OSError:
+        return ""
+    near = closest(there.name, names)
+    whole = there.parent / near / path.relative_to(there)
+    return f" Did you mean {whole if whole.exists() else there.parent / near}?" if near else ""
 
 
 def listing(lines: Iterable[str], most: int = 20) -> str:

@@ -14,7 +14,9 @@ def evaluate(cfg: DictConfig) -> Path:
         The folder of the evaluation.
     """
     from signlang import validation
+    from signlang.studies import ranking
 
+    ranking.locate_run(cfg)
     validation.check_evaluate_config(cfg)  # in milliseconds: before images are read
     from signlang.evaluation import evaluator
 

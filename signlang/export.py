@@ -14,7 +14,9 @@ def export(cfg: DictConfig) -> Path:
         The bundle, a folder or a ZIP file.
     """
     from signlang import validation
+    from signlang.studies import ranking
 
+    ranking.locate_run(cfg)
     validation.check_export_config(cfg)  # in milliseconds: before torch is imported
     from signlang.runs import trained_run
 

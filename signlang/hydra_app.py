@@ -119,7 +119,9 @@ def override_words(verb: str, words: Sequence[str]) -> list[str]:
     Raises:
         SettingError: If a word cannot be used.
     """
-    return [quoted(word) for word in command_line.hydra_words(verb, current_words(words, verb))]
+    sweeps = not {"-m", "--multirun"}.isdisjoint(words)
+    words = command_line.hydra_words(verb, current_words(words, verb))
+    return [quoted(word, sweeps=sweeps) for word in words]
 
 
 NULL_GROUP: Final = "Config group override must be a string or a list"  # Hydra's message
@@ -191,23 +193,52 @@ def group_choices() -> str:
     return f"== Components to choose from (group=name) ==\n\n{''.join(lines)}\n" if lines else ""
 
 
-def quoted(word: str) -> str:
-    """Quote the value of an override that names a file or folder there is, or a run folder.
+# settings that are paths or names: a comma in one is no sweep, unless there is -m
+PATHS: Final = {
+    "run", "bundle", "data.root", "data.signers", "model.weights", "ckpt_path", "images", "out",
+    "runs_dir", "cache_dir", "cards_dir", "bundles_dir", "evaluations_dir", "predictions",
+    "mapping", "classes", "studies", "augment.backgrounds", "study", "name",
+}  # fmt: skip
+FUNCTION: Final = re.compile(r"\w+\(")  # of Hydra: range(5), tag(log, interval(1e-4, 1e-2))
+
+
+def quoted(word: str, *, sweeps: bool = False) -> str:
+    """Quote the value of an override that is a path or a name, or that Hydra could not read.
 
     Hydra would take a comma in it for a sweep, and brackets, braces, equals signs and blanks for
     syntax. So it would in a pattern of file names.
 
-    >>> quoted("model=squeezenet"), quoted("run=runs/digits/a,split=signer/fold=0")
-    ('model=squeezenet', "run='runs/digits/a,split=signer/fold=0'")
+    Args:
+        word: `key=value`.
+        sweeps: Whether -m is given, with which a comma is a sweep unless there is such a path.
+
+    >>> quoted("model=squeezenet"), quoted("run=runs/digits/squeezenet+lr=0.01/fold=0")
+    ('model=squeezenet', "run='runs/digits/squeezenet+lr=0.01/fold=0'")
+    >>> quoted("data.root=a,b"), quoted("data.root=a,b", sweeps=True), quoted("data.root=(x")
+    ("data.root='a,b'", 'data.root=a,b', "data.root='(x'")
     """
     key, equals, value = word.partition("=")
     if not equals or key.startswith("-") or value[:1] in {"'", '"'} or value.isalnum():
         return word
+    is_path = key.lstrip("+") in PATHS and value[:1] not in {"[", "$"} and value != "null"
     run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
-    literal = key == "data.pattern" and value != "null"  # its braces are no dictionary
-    if run or literal or command_line.exists(value):
-        return f"{key}={command_line.quote(value)}"
-    return word
+    literal = run or command_line.exists(value) or (is_path and "," in value and not sweeps)
+    if key == "data.pattern" and value != "null":  # its braces are no dictionary
+        literal = True
+    if not literal and (is_path or not FUNCTION.match(value)):
+        literal = not _is_readable(word)
+    return f"{key}={command_line.quote(value)}" if literal else word
+
+
+def _is_readable(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def readable(error: BaseException, config_name: str) -> BaseException:
@@ -228,6 +259,13 @@ def readable(error: BaseException, config_name: str) -> BaseException:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return SettingError(
             f"{group}={name}: there is no such choice. {suggestion(name, error.options)}"
+        )
+    several = re.match(r"Ambiguous value for argument '([^']+)'", str(error))
+    if several:
+        key, _, values = several[1].partition("=")
+        return SettingError(
+            f"{several[1]}: several values are a sweep, which needs -m as well; a list is written "
+            f"{key}=[{values}]."
         )
     unknown = re.match(r"Could not override '([^']+)'", str(error))
     if unknown:

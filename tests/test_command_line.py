@@ -239,9 +239,10 @@ def test_runs_that_cannot_be_used_are_refused_before_torch(
 ) -> None:
     for run, code, sentence in (
         (tmp_path / "none", 2, "there is no such"),
-        (tmp_path, 1, "is no run folder"),
+        (tmp_path, 1, "holds no finished run"),
+        (tiny, 1, "is no run folder"),
         (begun, 1, "is a run that is not finished"),
-        (begun.parent, 1, "holds several runs: give one of fold=0"),
+        (begun.parent, 1, f"no fold of {begun.parent} is finished: fold=0 is not finished (12"),
         (exported[0], 1, f"if it is a bundle, say bundle={exported[0]}"),
     ):
         refused = watched(tmp_path, "signlang.evaluate", str(run), f"data.root={tiny}")
@@ -249,6 +250,39 @@ def test_runs_that_cannot_be_used_are_refused_before_torch(
         if code == 2 or run == begun:
             refused = watched(tmp_path, "signlang.export", str(run))
             assert (refused.code, sentence in refused.err) == (code, True), refused.err
+
+
+def test_a_mistyped_run_study_or_path_gets_a_suggestion(trained: Path, tmp_path: Path) -> None:
+    runs = f"runs_dir={trained.parents[2]}"
+    study = trained.parents[1].name
+    for verb, words, sentence in (
+        ("export", [f"{study}s"], f"nothing in {trained.parents[2]} has that name. Did you mean "),
+        ("export", ["latst"], "Did you mean latest?"),
+        ("export", ["a (b, c"], "run=a (b, c: there is no such folder"),
+        ("compare", [f"{study}s"], f"Did you mean {study}?"),
+    ):
+        refused = watched(tmp_path, f"signlang.{verb}", *words, runs)
+        assert (refused.code, sentence in refused.err) == (2 - (verb == "compare"), True), refused
+        assert len(refused.err.splitlines()) == 1
+    (tmp_path / "images").mkdir()
+    for verb, words in (("describe", ["imags"]), ("train", ["imags"]), ("serve", ["imags"])):
+        refused = watched(tmp_path, f"signlang.{verb}", *words)
+        assert "Did you mean images?" in refused.err, refused
+    refused = watched(tmp_path, "signlang.predict", "bundle=imags", "x.png")
+    assert "Did you mean images?" in refused.err
+
+
+def test_values_of_no_sweep_are_explained(tmp_path: Path) -> None:
+    refused = watched(tmp_path, "signlang.train", "model=squeezenet,resnet18")
+    assert refused.code == 2
+    assert refused.err.startswith("model=squeezenet,resnet18: several values are a sweep, which ")
+
+
+@pytest.mark.parametrize("root", ["a, b", "(a", "a[1", "{x", "a=b", "x'y", "100 %, #1"])
+def test_a_path_that_is_not_there_is_told_as_it_was_typed(tmp_path: Path, root: str) -> None:
+    refused = watched(tmp_path, "signlang.train", "data=folder", f"data.root={root}")
+    sentence = f"data.root={root}: there is no such file or folder.\n"
+    assert (refused.code, refused.err) == (2, sentence)
 
 
 def test_images_without_a_shared_class_are_refused_before_torch(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, model_validator
 
 from signlang.constraints import Count, Index, Names, Positive, Probability, Strict, validated
-from signlang.errors import BundleError
+from signlang.errors import BundleError, near_path
 from signlang.files import is_plain_name
 from signlang.metrics.calibration import FALLBACK_THRESHOLD
 
@@ -48,7 +48,7 @@ def read_file(path: Path, name: str, most: int) -> bytes:
         raise BundleError(
             f"{path} is damaged: {name} cannot be read ({reason}). {EXPORT_AGAIN}"
         ) from None
-    raise BundleError(f"bundle={path}: there is no such folder or ZIP file.")
+    raise BundleError(f"bundle={path}: there is no such folder or ZIP file.{near_path(path)}")
 
 
 def _missing(path: Path, name: str) -> str:

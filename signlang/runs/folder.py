@@ -5,6 +5,7 @@ Hyper-parameter searches write `search.json` beside the run folders of their stu
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pydantic import Field
 
 from signlang.console import log
 from signlang.constraints import Count, Index, Probability, Strict, Text, read_validated
-from signlang.errors import DataError, RunError, listing
+from signlang.errors import DataError, RunError, SettingError, closest, listing
 from signlang.files import IMAGE_COLUMNS, escaping_link, read_csv, write_json
 from signlang.runs.identity import FORMAT, differences
 
@@ -27,6 +28,9 @@ TRAIN_AGAIN: Final = "Train this run again with overwrite=true."
 
 
 DIVERGED: Final = "diverged.json"
+FOLD: Final = re.compile(r"fold=(\d+)")  # name of the folder of a run
+RECORD: Final = "record.json"  # of a run that was started
+LATEST: Final = "latest"  # names the run that was finished last
 BEST: Final = "best.ckpt"  # the weights that validation chose
 LAST: Final = "last.ckpt"  # of the last finished epoch, with all that a resumed run needs
 
@@ -388,3 +392,74 @@ def write_search(study: Path, search: Search) -> None:
     file = SearchFile(searches=[*others, search])
     study.mkdir(parents=True, exist_ok=True)
     write_json(study / SEARCH, file.model_dump())
+
+
+def fold_folders(setting: Path) -> dict[int, Path]:
+    """The run folders of a setting, by fold; none where there is no such folder."""
+    if not setting.is_dir():
+        return {}
+    matches = ((FOLD.fullmatch(p.name), p) for p in setting.iterdir() if p.is_dir())
+    return {int(match[1]): path for match, path in sorted(matches, key=lambda f: f[1]) if match}
+
+
+def all_runs(runs_dir: Path) -> list[Path]:
+    """Folders of all runs that were started in a folder of studies, in the order of their names."""
+    return sorted(file.parent for file in runs_dir.glob("*/*/fold=*/record.json"))
+
+
+def find_folder(word: str, runs_dir: Path, key: str = "run") -> Path:
+    """The folder that a word names: of a run, of the runs of a setting, or of a study.
+
+    Args:
+        word: A path; `latest`; a name below `runs_dir`, or a part of one that nothing else has.
+        runs_dir: The folder of the studies.
+        key: The setting that the word was given for.
+
+    Raises:
+        SettingError: If none or several fit, with those that are near.
+    """
+    path = Path(word).expanduser()
+    if word and path.exists():
+        return path
+    runs = all_runs(runs_dir)
+    if word == LATEST:
+        return _latest(runs, runs_dir, key)
+    folders = {place for run in runs for place in (run, run.parent, run.parents[1])}
+    names = {place.relative_to(runs_dir).as_posix(): place for place in sorted(folders)}
+    wanted = word.strip("/").removeprefix(f"{runs_dir.as_posix()}/")
+    for fits in (str.__eq__, _ends_with, _contains):
+        found = [name for name in names if wanted and fits(name, wanted)]
+        found = [name for name in found if not any(name.startswith(f"{f}/") for f in found)]
+        if len(found) == 1:
+            return names[found[0]]
+        if found:
+            raise SettingError(f"{key}={word} fits several. Give one of them:{listing(found)}")
+    if not names:
+        raise SettingError(
+            f"{key}={word}: there is no such folder, and no run in {runs_dir}: train something "
+            "first, or say where runs are with runs_dir=DIR."
+        )
+    near = closest(wanted, [*names, LATEST]) or closest(wanted, [Path(n).name for n in names])
+    meant = f" Did you mean {near}?" if near else ""
+    raise SettingError(
+        f"{key}={word}: there is no such folder, and nothing in {runs_dir} has that name.{meant} "
+        f"{LIST_RUNS}"
+    )
+
+
+LIST_RUNS: Final = "python -m signlang.list shows all runs."
+
+
+def _ends_with(name: str, wanted: str) -> bool:
+    return name.endswith(f"/{wanted}")
+
+
+def _contains(name: str, wanted: str) -> bool:
+    return wanted in name
+
+
+def _latest(runs: Sequence[Path], runs_dir: Path, key: str) -> Path:
+    finished = [file for run in runs if (file := run / "metrics.json").is_file()]
+    if not finished:
+        raise SettingError(f"{key}={LATEST}: no run in {runs_dir} is finished. {LIST_RUNS}")
+    return max(finished, key=lambda file: file.stat().st_mtime_ns).parent

@@ -5,11 +5,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from signlang.arrays import Flags, Floats
+from signlang.console import log
 from signlang.data.index import Clusters
 from signlang.errors import RunError, listing
 from signlang.metrics.classification import Predictions, Proportion
@@ -21,6 +24,8 @@ from signlang.metrics.significance import (
     mcnemar,
     paired_difference,
 )
+from signlang.runs.folder import RECORD, find_folder, fold_folders
+from signlang.runs.lifecycle import unfinished_fold
 from signlang.runs.results import Run
 from signlang.studies.study import Setting, Study, read_study
 
@@ -112,6 +117,68 @@ def rank_settings(study: Study) -> Ranking:
         groups[setting.fold_assignment].append(setting)
     rows = [row for group in groups.values() for row in _rows(study, group)]
     return Ranking(study, rows, _pairs(study))
+
+
+def choose_run(word: str, runs_dir: Path) -> Path:
+    """The run folder that `run=word` names; of several runs the best by the ranking.
+
+    Of a study it is the setting with the highest cross-validated accuracy, complete ones first, and
+    of a setting the first finished fold: the folds of a setting differ by chance.
+
+    Args:
+        word: See `runs.folder.find_folder`.
+        runs_dir: The folder of the studies.
+
+    Returns:
+        The folder; it is the caller's to check that the run in it is finished.
+
+    Raises:
+        SignlangError: If no run, or several of no common study, have that name.
+    """
+    folder = find_folder(word, runs_dir)
+    if folder.is_file() or any((folder / name).is_file() for name in (RECORD, "bundle.json")):
+        _tell(word, folder, "")
+        return folder
+    folds = fold_folders(folder)
+    if folds:
+        finished = [path for path in folds.values() if (path / "metrics.json").is_file()]
+        if not finished:
+            states = "; ".join(f"{p.name} {unfinished_fold(p)}" for p in folds.values())
+            raise RunError(f"run={word}: no fold of {folder} is finished: {states}.")
+        _tell(word, finished[0], f"the first of {len(finished)} finished folds")
+        return finished[0]
+    if not folder.is_dir() or not any(fold_folders(inner) for inner in folder.iterdir()):
+        return folder
+    study = read_study(folder)
+    best = min(study.settings, key=lambda s: (not s.is_complete, -s.recorded_accuracy, s.name))
+    alike = [s for s in study.settings if s.fold_assignment == best.fold_assignment]
+    others = len(study.settings) - len(alike)
+    why = (
+        f"the best of {len(alike)} settings by the accuracy over folds "
+        f"({best.recorded_accuracy:.4f}, {len(best.runs)} of {best.folds} folds)"
+        if len(alike) > 1
+        else f"the only setting (accuracy {best.recorded_accuracy:.4f})"
+    )
+    if others:
+        why += f"; {others} more have other data or folds, and cannot be ranked with it"
+    _tell(word, best.runs[0].path, why)
+    return best.runs[0].path
+
+
+def locate_run(cfg: DictConfig) -> None:
+    """Put the path of the run folder in the place of the name that `cfg.run` is.
+
+    Raises:
+        SignlangError: As `choose_run`.
+    """
+    if not OmegaConf.is_missing(cfg, "run") and cfg.run is not None:
+        cfg.run = str(choose_run(str(cfg.run), Path(str(cfg.runs_dir)).expanduser()))
+
+
+def _tell(word: str, taken: Path, why: str) -> None:
+    """Say which run was taken, where the word is not its path."""
+    if Path(word).expanduser() != taken:
+        log.info("run=%s is %s%s", word, taken, f": {why}" if why else "")
 
 
 LEVEL: Final = 0.05

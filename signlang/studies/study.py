@@ -4,13 +4,12 @@ Only run folders are read, and nothing in them is changed.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from signlang.metrics import calibration
 from signlang.metrics.calibration import OF_STUDY, Calibration
 from signlang.metrics.classification import Predictions
 from signlang.reporting.formatting import named
-from signlang.runs.folder import RunFolder, Search, Trial, read_searches
+from signlang.runs.folder import FOLD, RunFolder, Search, Trial, fold_folders, read_searches
 from signlang.runs.identity import (
     PRECISION,
     PRETRAINED,
@@ -352,9 +351,6 @@ def _by_fold(values: Sequence[tuple[int, str | None]]) -> str:
     return ", ".join(f"{value} in fold {', '.join(of)}" for value, of in folds.items())
 
 
-FOLD: Final = re.compile(r"fold=(\d+)")
-
-
 def check_study_folder(path: Path) -> None:
     """Refuse a folder that is not there.
 
@@ -382,7 +378,7 @@ def read_study(path: Path, known: Run | None = None) -> Study:
     settings: list[Setting] = []
     unusable: list[IncompleteSetting] = []
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
-        folds = _fold_folders(folder)
+        folds = fold_folders(folder)
         if not folds:
             continue
         setting = _setting(folder, folds, known)
@@ -463,13 +459,8 @@ def read_setting(run: Run) -> Setting | None:
     here = run.path.resolve()
     if not FOLD.fullmatch(here.name):
         return None
-    setting = _setting(here.parent, _fold_folders(here.parent), run)
+    setting = _setting(here.parent, fold_folders(here.parent), run)
     return setting if isinstance(setting, Setting) else None
-
-
-def _fold_folders(folder: Path) -> dict[int, Path]:
-    matches = ((FOLD.fullmatch(p.name), p) for p in folder.iterdir() if p.is_dir())
-    return {int(match[1]): path for match, path in sorted(matches, key=lambda f: f[1]) if match}
 
 
 def _setting(

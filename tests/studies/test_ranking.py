@@ -1,6 +1,7 @@
 """P values are corrected for their number, signers are clusters, and other data is not compared."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from test_report import write_run
 
-from signlang.errors import RunError
+from signlang.errors import RunError, SettingError
 from signlang.metrics.significance import (
     clustered_interval,
     corrected_t_test,
@@ -17,7 +18,7 @@ from signlang.metrics.significance import (
     paired_difference,
     wilson_interval,
 )
-from signlang.studies.ranking import rank_settings
+from signlang.studies.ranking import choose_run, rank_settings
 from signlang.studies.study import read_study
 from signlang.studies.verdicts import sentences
 
@@ -185,3 +186,48 @@ def test_folds_of_other_data_are_not_averaged(three: Path) -> None:
     with_other_data(three / "last" / "fold=1")
     with pytest.raises(RunError, match="cannot be averaged: data: 40 images"):
         read_study(three)
+
+
+def test_a_run_is_found_by_its_study_its_name_and_the_time(
+    three: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = three.parent
+    caplog.set_level("INFO", "signlang")
+    best = three / "best"
+    assert choose_run("three", runs) == choose_run(str(three), runs) == best / "fold=0"
+    assert "run=three is" in caplog.messages[0]
+    assert (
+        "the best of 3 settings by the accuracy over folds (0.9583, 3 of 3 folds)"
+        in (caplog.messages[0])
+    )
+    os.utime(three / "last" / "fold=1" / "metrics.json", (2e9, 2e9))
+    assert choose_run("latest", runs) == three / "last" / "fold=1"
+    caplog.clear()
+    assert choose_run(str(best / "fold=2"), runs) == best / "fold=2"
+    assert caplog.messages == []  # it is what was typed
+    assert choose_run("best/fold=2", runs) == best / "fold=2"
+    (best / "fold=0" / "metrics.json").unlink()
+    assert choose_run("bes", runs) == best / "fold=1"
+    assert "the first of 2 finished folds" in caplog.messages[-1]
+    # the study takes a complete setting before a better one with a fold less
+    assert choose_run("three", runs) == three / "middle" / "fold=0"
+
+
+def test_names_of_several_runs_or_none_are_refused_with_near_ones(three: Path) -> None:
+    runs = three.parent
+    write_run(runs / "other", {"model": "best"}, folds=1)
+    for word, sentence in (
+        ("best", r"run=best fits several\. Give one of them:\n  other/best\n  three/best$"),
+        ("fold=1", r"fits several.*three/best/fold=1\n  three/last/fold=1\n  three/middle/fold=1$"),
+        ("thre e", r"nothing in .* has that name\. Did you mean three\?"),
+        ("midle", r"Did you mean middle\?"),
+        ("", r"run=: there is no such folder"),
+    ):
+        with pytest.raises(SettingError, match=f"(?s){sentence}"):
+            choose_run(word, runs)
+    for path in (three / "last").glob("fold=*"):
+        (path / "metrics.json").unlink()
+    with pytest.raises(RunError, match=r"no fold of .*last is finished: fold=0 is not finished"):
+        choose_run("last", runs)
+    with pytest.raises(SettingError, match=r"no run in .*none: train something first"):
+        choose_run("x", runs / "none")
