@@ -2,6 +2,8 @@
 
 import logging
 import os
+import textwrap
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskProgressColumn,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -47,7 +49,9 @@ class _ConsoleHandler(logging.Handler):
             return
         style = "bold red" if record.levelno >= logging.ERROR else None
         style = "yellow" if record.levelno == logging.WARNING else style
-        CONSOLE.print(self.format(record), style=style, markup=False, soft_wrap=True)
+        text = self.format(record)
+        text = wrapped(text, CONSOLE.width) if CONSOLE.is_terminal else text
+        CONSOLE.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def start(verbose: bool = True) -> None:
@@ -140,31 +144,67 @@ def verbose() -> bool:
     return any(isinstance(h, _ConsoleHandler) and h.level <= logging.INFO for h in handlers)
 
 
-def progress() -> Progress:
-    """A progress bar with the remaining time; invisible when quiet or not on a terminal."""
-    return Progress(
+Bar = TypeVar("Bar", bound=Progress)
+
+
+def progress(kind: type[Bar], *columns: ProgressColumn) -> Bar:
+    """A progress bar with a description in front; invisible when quiet or not on a terminal.
+
+    Args:
+        kind: Of bar.
+        columns: What follows.
+    """
+    return kind(
         TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
+        *columns,
         console=CONSOLE,
         transient=True,
         disable=not (verbose() and CONSOLE.is_terminal),
     )
 
 
-def show_table(title: str, rows: Mapping[str, str]) -> None:
-    """Show names and values on the standard output, unless quiet."""
+def wrapped(text: str, columns: int) -> str:
+    r"""Break lines between words; a longer word, such as a path, has a line of its own, whole.
+
+    >>> wrapped("  see runs/digits/squeezenet/fold=0 for it", 14)
+    '  see\n  runs/digits/squeezenet/fold=0\n  for it'
+    """
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line.strip(), columns, initial_indent=indent, subsequent_indent=indent,
+            break_long_words=False, break_on_hyphens=False,
+        ) or [""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def show_table(title: str, rows: Mapping[str, str], paths: Mapping[str, str] | None = None) -> None:
+    """Show names and values on the standard output, unless quiet.
+
+    Args:
+        title: Title above the table; plain text.
+        rows: Names and values, with rich's markup.
+        paths: Names and what is copied from the screen, a path or a command: below the table, each
+            on a line of its own, whole however long it is.
+    """
     if not verbose():
         return
-    table = Table(title=title, show_header=False, title_justify="left")
+    screen = Console(highlight=False)
+    table = Table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    _show_title(screen, title)
+    if rows:
+        screen.print(table)
+    for name, path in (paths or {}).items():
+        screen.print(f"{name}:\n  {path}", markup=False, soft_wrap=True)
+
+
+def _show_title(screen: Console, title: str) -> None:
+    screen.print(wrapped(title, screen.width), style="italic", markup=False, soft_wrap=True)
 
 
 def show_columns(
@@ -193,8 +233,7 @@ def show_columns(
         columns -= 1
     left_out = ", ".join(name.replace("-\n", "").replace("\n", " ") for name in header[columns:])
     table = Table(
-        title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
-        pad_edge=False, padding=(0, 1, 0, 0),
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
         caption=f"left out, the screen is too narrow: {left_out}" if left_out else None,
         caption_justify="left",
     )  # fmt: skip
@@ -211,22 +250,60 @@ def show_columns(
     screen.print(table)
 
 
+def show_error(text: str) -> None:
+    """Write an error to the standard error output, in lines of the terminal."""
+    text = wrapped(text, CONSOLE.width) if CONSOLE.is_terminal else text
+    CONSOLE.print(text, markup=False, soft_wrap=True)
+
+
+def width() -> int:
+    """Characters of a line on the standard output."""
+    return Console().width
+
+
 def show_lines(lines: Iterable[str]) -> None:
     """Show sentences on the standard output, unless quiet."""
     if verbose():
         screen = Console(highlight=False)
         for line in lines:
-            screen.print(line, markup=False)
+            screen.print(wrapped(line, screen.width), markup=False, soft_wrap=True)
 
 
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Yield the items and show a progress bar; Ctrl-C stops between two of them."""
-    with progress() as bar:
-        task = bar.add_task(description, total=total, note="")
-        for item in items:
+    """Yield the items and show how many are done; Ctrl-C stops between two of them.
+
+    It is a bar on a terminal, and a line every 30 seconds in a log.
+    """
+    columns = (
+        BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("left"),
+    )  # fmt: skip
+    started = said = time.monotonic()
+    with progress(Progress, *columns) as bar:
+        task = bar.add_task(description, total=total)
+        for done, item in enumerate(items, start=1):
             check_stop()
             yield item
             bar.advance(task)
+            now = time.monotonic()
+            if bar.disable and now - said >= BETWEEN_LINES:
+                said = now
+                left = clock((now - started) / done * (total - done))
+                log.info("%s: %d of %d, %s left", description, done, total, left)
+
+
+BETWEEN_LINES: Final = 30.0  # seconds
+
+
+def clock(seconds: float) -> str:
+    """Write a time as a clock does.
+
+    >>> clock(8.4), clock(92.5), clock(7300)
+    ('0:08', '1:32', '2:01:40')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def duration(seconds: float) -> str:

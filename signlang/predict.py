@@ -188,7 +188,7 @@ def main() -> None:
         console.start(config.verbose)
         sys.exit(predict(config, paths))
     except SignlangError as error:
-        sys.stderr.write(f"{error}\n")
+        console.show_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,10 +12,12 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.profilers import PassThroughProfiler, SimpleProfiler
-from rich.progress import Progress, TaskID
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from signlang.console import log, progress, show_columns, show_lines
+from signlang.console import BETWEEN_LINES, clock, log, progress, show_columns, show_lines, verbose
 from signlang.files import write_csv
 from signlang.reporting import tensorboard
 
@@ -24,38 +26,83 @@ RATE: Final = "learning_rate"
 SPEED: Final = "images_per_second"
 
 
+class _TrainingProgress(Progress):
+    """A bar with a second line, for what has no place beside it in 80 columns."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, and the line below it."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.note, no_wrap=True, overflow="ellipsis")
+
+
 class ProgressBar(pl.Callback):
-    """One bar over all steps of the run, with the time left until the last planned epoch."""
+    """Epoch, batch, time left for the epoch and the run; loss, accuracy and learning rate.
+
+    Loss and accuracy are of the last batches. On a terminal it is a bar; in a log, where a bar
+    would be noise, a line every 30 seconds in which nothing else was said.
+    """
 
     def __init__(self) -> None:
         self.bar: Progress | None = None
         self.task: TaskID | None = None
+        self.drawn = self.said = 0.0
+        self.epoch_started = self.run_started = 0.0
+        self.first = self.done = 0
+        self.validated = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar, at the epoch where a resumed run continues."""
-        self.bar = progress()
+        self.run_started = self.said = time.monotonic()
+        self.first = self.done = int(trainer.num_training_batches) * trainer.current_epoch
+        self.bar = progress(_TrainingProgress, BarColumn(20), TextColumn("{task.fields[left]}"))
+        self.task = self.bar.add_task(
+            _place(trainer, trainer.current_epoch, 0), total=trainer.num_training_batches, left=""
+        )
         self.bar.start()
-        per_epoch = int(trainer.num_training_batches)
-        steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        total = int(steps) if math.isfinite(steps) else None
-        done = per_epoch * trainer.current_epoch
-        self.task = self.bar.add_task(self._title(trainer), total=total, completed=done, note="")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of the epoch, whose first batch is drawn."""
+        self.epoch_started, self.drawn = time.monotonic(), 0.0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
         batch_idx: int,
     ) -> None:  # fmt: skip
-        """Advance by one step."""
+        """Advance by one batch; twice a second at most is anything looked up or drawn."""
+        self.done += 1
+        now = time.monotonic()
+        if self.bar is None or self.task is None or now - self.drawn < BETWEEN_DRAWINGS:
+            return
+        if self.bar.disable and (now - self.said < BETWEEN_LINES or not verbose()):
+            return
+        self.drawn = now
+        place = _place(trainer, trainer.current_epoch, batch_idx + 1)
+        left = self._left(trainer, batch_idx + 1, now)
+        measured = self._measured(pl_module)
+        if self.bar.disable:
+            self.said = now
+            log.info("%s, %s  %s", place, left, measured)
+            return
+        self.bar.note = f"{measured}{self.validated}"  # type: ignore[attr-defined]
+        self.bar.update(self.task, completed=batch_idx + 1, description=place, left=left)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say that no batch is trained on at present."""
         if self.bar is not None and self.task is not None:
-            self.bar.advance(self.task)
+            place = _place(trainer, trainer.current_epoch, int(trainer.num_training_batches))
+            self.bar.update(self.task, description=place, left="validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the next epoch and the last accuracy."""
-        if self.bar is None or self.task is None:
-            return
+        """Keep the last accuracy of the validation subset in sight."""
         accuracy = trainer.callback_metrics.get("validation/accuracy")
-        note = "" if accuracy is None else f"validation {float(accuracy):.4f}"
-        self.bar.update(self.task, description=self._title(trainer, 1), note=note)
+        if accuracy is not None:
+            self.validated = f"  validation accuracy {float(accuracy):.4f}"
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A line about the epoch is written now, by the history."""
+        self.said = time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove the bar."""
@@ -72,8 +119,29 @@ class ProgressBar(pl.Callback):
             self.bar.stop()
             self.bar = None
 
-    def _title(self, trainer: pl.Trainer, offset: int = 0) -> str:
-        return f"epoch {_of_epochs(trainer, trainer.current_epoch + 1 + offset)}"
+    def _left(self, trainer: pl.Trainer, batches: int, now: float) -> str:
+        """Time that is left for the epoch, and for the run if its end is known."""
+        seconds = (now - self.epoch_started) / batches
+        left = f"{clock(seconds * (trainer.num_training_batches - batches))} left"
+        steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        if not math.isfinite(steps) or self.done == self.first:
+            return left
+        # with the validations so far
+        whole = (now - self.run_started) / (self.done - self.first) * (steps - self.done)
+        return f"{left}, run {clock(max(0.0, whole))} left"
+
+    def _measured(self, module: pl.LightningModule) -> str:
+        loss, accuracy = module.recent_metrics()  # type: ignore[operator]
+        rate = module.learning_rate
+        return f"loss {loss:.4f}  accuracy {accuracy:.4f}  learning rate {rate:.2g}"
+
+
+BETWEEN_DRAWINGS: Final = 0.5  # seconds; reading a loss waits for the GPU
+
+
+def _place(trainer: pl.Trainer, epoch: int, batch: int) -> str:
+    batches = int(trainer.num_training_batches)
+    return f"epoch {_of_epochs(trainer, epoch + 1)}  batch {batch}/{batches}"
 
 
 def _of_epochs(trainer: pl.Trainer, epoch: int) -> str:

@@ -210,7 +210,7 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         rows["probably wrong labels"] = (
             f"{len(analysis.suspects):,} of {len(analysis.predictions.rows):,} predicted images"
         )
-    show_table(f"data card of {analysis.name}", {**rows, "card": str(out / "card.html")})
+    show_table(f"data card of {analysis.name}", rows, {"card": str(out / "card.html")})
     if analysis.leakage and (out / "groups.csv").is_file():
         words = f"  split=group data.groups={out}/groups.csv"
         show_lines(["To keep what is alike in one fold, add to the command:", words])

@@ -1,5 +1,6 @@
 """Steps of an export: build, quantize, measure and report the models."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -237,7 +238,11 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
     rows["both fitted on"] = run.calibration.source
     show_table(
         f"bundle of {run.metrics['model']} on {run.metrics['data']}",
-        {**rows, "bundle": str(out), "use it": f"python -m signlang.predict bundle={out} IMAGES"},
+        rows,
+        {
+            "bundle": str(out),
+            "use it": f"python -m signlang.predict bundle={shlex.quote(str(out))} IMAGES",
+        },
     )
 
 

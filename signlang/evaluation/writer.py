@@ -34,10 +34,8 @@ def show_evaluation(evaluation: Evaluation, out: Path) -> None:
     for sentence in results.notes(evaluation):
         log.info("%s", printable(sentence))
     title = f"{evaluation.predictor.name} on {evaluation.name}"
-    rows = {**headlines(evaluation), "report": str(out / "report.html")}
-    show_table(
-        escape(printable(title)), {key: escape(printable(value)) for key, value in rows.items()}
-    )
+    rows = {key: escape(printable(value)) for key, value in headlines(evaluation).items()}
+    show_table(printable(title), rows, {"report": printable(str(out / "report.html"))})
     classes = by_class(evaluation)
     cells = [[printable(cell) for cell in cells_of(one)] for one in classes[:CLASSES]]
     show_columns(coverage_text("classes", len(cells), len(classes)), HEADER, cells, flexible=0)

@@ -163,6 +163,20 @@ class Classifier(pl.LightningModule):
         """Return logits (B, classes) and labels (B,) for the callbacks that collect them."""
         return {"logits": self._step(batch, "test")[1], "labels": batch[1]}
 
+    def recent_metrics(self, most: int = 50) -> tuple[float, float]:
+        """Loss and accuracy of the last training batches of this epoch; nan without any.
+
+        It waits for the GPU.
+        """
+        recent = self._train_outputs[-most:]
+        if not recent:
+            return math.nan, math.nan
+        losses, counts, logits, labels = zip(*recent, strict=True)
+        weights = torch.tensor(counts, dtype=torch.float32, device=losses[0].device)
+        loss = (torch.stack(losses) * weights).sum() / weights.sum()
+        hits = torch.cat(logits).argmax(1) == torch.cat(labels)
+        return float(loss), float(hits.float().mean())
+
     def on_train_epoch_start(self) -> None:
         """Discard the batches of the previous epoch, or of an interrupted one."""
         self._train_outputs.clear()

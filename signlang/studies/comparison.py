@@ -1,6 +1,7 @@
 """Comparison of the runs of a study: report page, glossary and all files of `compare`."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
@@ -241,13 +242,11 @@ def compare_study(
         log.warning("%s", sentence)
     dashboards = out if out.resolve() == path.resolve() else out / leaderboard.CROSS_VALIDATED
     console.show_table(
-        "written",
+        f"written: leaderboard.md, leaderboard.csv, predictions.csv, {calibration.FILE}",
+        {},
         {
-            "table": f"{out / 'leaderboard.md'}, leaderboard.csv",
             "report": str(out / "report.html"),
-            "predictions": str(out / "predictions.csv"),
-            "calibration": str(out / calibration.FILE),
-            "dashboards": f"tensorboard --logdir {dashboards}",
+            "dashboards": f"tensorboard --logdir {shlex.quote(str(dashboards))}",
         },
     )
     return ranking
@@ -279,7 +278,6 @@ def write_comparison(ranking: Ranking, out: Path, sort: str = RANK) -> None:
         leaderboard.write_nested_searches(ranking.study, out)
         leaderboard.write_tensorboard(ranking, out)
         report_page(ranking).write(out)
-        log.info("report: %s", out / "report.html")
     except OSError as error:
         file = error.filename2 or error.filename or out
         raise SettingError(

@@ -32,9 +32,9 @@ class SweepProgress:
 
     def __init__(self, total: int, at_once: int) -> None:
         self.total, self.at_once, self.done = total, max(1, at_once), 0
-        self.started = time.monotonic()
+        self.started = self.said = time.monotonic()
         self.bar = Progress(
-            TextColumn("sweep"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("jobs of the sweep"), BarColumn(20), MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             console=CONSOLE, transient=True, auto_refresh=False,  # a thread would not survive forks
             disable=not (verbose() and CONSOLE.is_terminal),
@@ -48,10 +48,19 @@ class SweepProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def refresh(self) -> None:
-        """Draw the bar."""
+    def refresh(self, running: Sequence[float]) -> None:
+        """Draw the bar; in a log, write a line if nothing was written for a while.
+
+        Args:
+            running: When each job that runs was started.
+        """
+        now = time.monotonic()
         if not self.bar.disable:
             self.bar.refresh()
+        elif running and now - self.said >= console.BETWEEN_LINES:
+            self.said = now
+            log.info("sweep: %d of %d jobs are done, %d running, the longest for %s", self.done,
+                     self.total, len(running), duration(now - min(running)))  # fmt: skip
 
     def count(self, name: str, outcome: JobResult, seconds: float) -> None:
         """Tell of a job that has ended, and of the time that is left; of each remark once."""
@@ -59,7 +68,7 @@ class SweepProgress:
             if remark not in self.remarks:
                 log.warning("%s: %s", name, remark)
         self.remarks |= {*outcome.remarks}
-        self.done += 1
+        self.done, self.said = self.done + 1, time.monotonic()
         left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         note = f"about {duration(left)} left" if self.done < self.total else "done"
         self.bar.update(self.task, advance=1, note=note)
@@ -167,7 +176,7 @@ class WorkerPool:
                         assert number is not None
                         outcomes[number] = self._outcome(worker)
                         meter.count(names[number], outcomes[number], seconds)
-                    meter.refresh()
+                    meter.refresh([w.started for w in self._workers if w.job is not None])
                     if queue or self._is_busy():
                         system.check_stop()
         except (KeyboardInterrupt, system.StopRequested):

@@ -27,7 +27,7 @@ def test_a_complete_study_is_written_and_shown(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: dict[str, str] = {}
-    monkeypatch.setattr(console, "show_table", lambda title, table: shown.update(table))
+    monkeypatch.setattr(console, "show_table", lambda title, rows, paths: shown.update(paths))
     out = tmp_path / "out" / "inner"
     ranking = comparison.compare_study(study, out)
     assert [row.setting.name for row in ranking.rows] == ["two", "one"]
@@ -36,10 +36,7 @@ def test_a_complete_study_is_written_and_shown(
         "cross_validated", "calibration.json",
     }  # fmt: skip
     assert shown == {
-        "table": f"{out / 'leaderboard.md'}, leaderboard.csv",
         "report": str(out / "report.html"),
-        "predictions": str(out / "predictions.csv"),
-        "calibration": str(out / "calibration.json"),
         "dashboards": f"tensorboard --logdir {out / 'cross_validated'}",
     }
     assert not (study / "leaderboard.md").exists()
