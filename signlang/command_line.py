@@ -43,6 +43,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     ),
     "compare": Verb("STUDY...", "rank the runs of a study, with tests and figures",
                     "studies", several=True),
+    "list": Verb("STUDY", "show studies and runs: status, accuracy, date", "study"),
     "describe": Verb("IMAGES", "write the data card of a data set", "data.root", implied=FOLDER),
     "evaluate": Verb("RUN data.root=IMAGES", "show labelled images to a network", "run"),
     "export": Verb("RUN", "write a finished run as a bundle, which needs no torch", "run"),

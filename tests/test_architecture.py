@@ -13,7 +13,9 @@ import pytest
 from conftest import ROOT
 
 PACKAGE: Final = ROOT / "signlang"
-VERBS: Final = ("train", "compare", "describe", "evaluate", "export", "predict", "serve")
+VERBS: Final = (
+    "train", "compare", "list", "describe", "evaluate", "export", "predict", "serve",
+)  # fmt: skip
 # imports run downwards: a room imports only rooms to its right, and the modules below them all
 ROOMS: Final = (
     "sweeps", "evaluation", "deploy", "studies", "datacard", "runs", "server", "callbacks",
