@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from signlang import command_line, system
 from signlang.errors import (
@@ -18,6 +18,9 @@ from signlang.errors import (
     missing_extra,
     suggestion,
 )
+
+if TYPE_CHECKING:  # --help and errors of words come first
+    from omegaconf import DictConfig
 
 PACKAGE: Final = Path(__file__).parent
 # a wheel carries the configuration inside the package, a checkout beside it
@@ -64,7 +67,9 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
             raise
         ended = isinstance(why, (SweepError, KeyboardInterrupt, system.StopRequested))
         message = (None if ended else jobs.summary()) or readable(why, config_name)
-        sys.stderr.write(f"{message}\n")
+        from signlang.console import show_error
+
+        show_error(str(message))
         sys.exit(getattr(message, "exit_code", 130))
     except BrokenPipeError:  # whoever read the help, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -276,6 +281,24 @@ def readable(error: BaseException, config_name: str) -> BaseException:
     lines = [line for line in str(error).splitlines() if line.strip()]
     cause = [line for line in str(error.__cause__ or "").splitlines() if line.strip()]
     return SettingError(f"{' '.join([*lines[:2], *cause[:1]])} See --help for all settings.")
+
+
+def default_config(config_name: str, groups: Sequence[str]) -> "DictConfig":
+    """The configuration as it is with the choices of some groups and nothing else.
+
+    Args:
+        config_name: Name of the primary configuration.
+        groups: `group=choice`.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    if not GlobalHydra.instance().is_initialized():
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(config_name, overrides=list(groups), return_hydra_config=True)
+    loader = GlobalHydra.instance().config_loader()  # with the folder of --config-dir
+    return loader.load_configuration(config_name, list(groups), RunMode.RUN)
 
 
 def _all_keys(config_name: str) -> list[str]:

@@ -643,7 +643,7 @@ def test_what_cannot_be_compared_is_said(study: Path) -> None:
 
 def test_a_grid_is_summed_up(study: Path) -> None:
     for number in range(6):  # the same runs as if made by other learning rates
-        setting = study / f"simple_cnn,optimizer.lr=0.{number}"
+        setting = study / f"simple_cnn+lr=0.{number}"
         shutil.copytree(setting_of(study), setting)
         for file in setting.glob("*/record.json"):
             change(file, lambda content, lr=number / 10: (  # type: ignore[misc]

@@ -164,7 +164,7 @@ def test_a_configuration_folder_of_ones_own_joins(tiny: Path, tmp_path: Path) ->
     words += ["model=mine", f"data.root={tiny}", "trainer.max_epochs=1", "seed=6"]
     done = run_command(tmp_path, f"--config-dir={own}", *words)
     assert done.code == 0, done.err
-    (record,) = tmp_path.glob("runs/Bilder_1/mine,*/fold=0/record.json")
+    (record,) = tmp_path.glob("runs/Bilder_1/mine+*/fold=0/record.json")
     run = signlang.load_run(record.parent)
     assert run.metrics["cost"]["parameters"] == 3 * 3 * 9 + 3 + 3 * 3 + 3
     assert run.record["settings"]["batch_size"] == 7

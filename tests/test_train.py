@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 
 from signlang.models.classifier import Classifier
+from signlang.runs.identity import former_name
 from signlang.system import choose_precision, processor
 
 
@@ -42,12 +43,34 @@ def done(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Re
     return place, result
 
 
+def test_a_run_of_an_earlier_version_keeps_its_folder_and_is_not_trained_again(
+    done: tuple[Path, Result], tiny: Path, tmp_path: Path
+) -> None:
+    (run,) = runs_in(done[0])
+    words = [*QUICK, f"data.root={tiny}", "split=signer", "augment=digits"]
+    old = former_name("simple_cnn", "folder", [*words, "fold=0"])
+    shutil.copytree(run, tmp_path / "runs" / "folder" / old / "fold=0")
+    # other words for the same settings, in another order
+    same = [*reversed(words), "optimizer.lr=0.0006", "optimizer=adamw"]
+    again = run_command(tmp_path, *same)
+    assert again.code == 0, again.err
+    assert "is finished already" in again.err
+    assert runs_in(tmp_path) == [tmp_path / "runs" / "folder" / old / "fold=0"]
+    # a further fold joins those that there are
+    sweep = run_command(tmp_path, *same, "-m", "fold=0,1")
+    assert sweep.code == 0, sweep.err
+    assert "1 of 2 jobs are finished already" in sweep.err
+    assert {path.parent.name for path in runs_in(tmp_path)} == {old}
+    listed = run_command(tmp_path, verb="list").out
+    assert "2/3" in listed
+
+
 def test_the_run_folder_is_the_contract(done: tuple[Path, Result]) -> None:
     place, _ = done
     (run,) = runs_in(place)
     assert run.relative_to(place).as_posix() == (
-        "runs/Bilder_1/simple_cnn,augment=digits,batch_size=8,data.image_size=32,folds=3,"
-        "image_size=32,split=signer,trainer.accelerator=cpu,trainer.max_epochs=3/fold=0"
+        "runs/Bilder_1/simple_cnn+accelerator=cpu+augment=digits+batch_size=8+data.image_size=32"
+        "+epochs=3+folds=3+image_size=32+split=signer/fold=0"
     )
     names = {path.name.split(".tfevents")[0] for path in run.iterdir()} - {".lock", "hparams.yaml"}
     assert names == {

@@ -4,17 +4,23 @@ import hashlib
 import importlib.util
 import json
 import platform
+import re
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import signlang
+from signlang.constraints import typed
 from signlang.files import content_digest, data_set_name, file_digest
+from signlang.hydra_app import default_config
 from signlang.system import device, git_commit, processor
 
 # settings of where and how a run is trained, not of what it is; data has its own fingerprint
@@ -51,15 +57,154 @@ LONGEST_NAME: Final = 160  # a file system allows 255 bytes
 FORMAT: Final = 2  # of record.json; 1 hashed the paths of Python modules
 
 
-def name_of(model: str, study: str, overrides: Sequence[str]) -> str:
-    """Name a run by its network and every other override, in alphabetical order.
+# settings that are chosen often, as they are called in the name of a run; never a key of conf/train
+SHORT: Final = {
+    "optimizer.lr": "lr", "optimizer.weight_decay": "weight_decay", "trainer.max_epochs": "epochs",
+    "trainer.max_steps": "steps", "trainer.precision": "precision",
+    "trainer.accelerator": "accelerator", "model.weights": "weights",
+    "model.pretrained": "pretrained", "model.architecture": "architecture",
+    "split.validation": "validation", "split.gap": "gap", "split.blocks": "blocks",
+}  # fmt: skip
+LONGEST_VALUE: Final = 24
+LONGEST: Final = 120  # of a whole name
+
+
+def name_of(model: str, chosen: Mapping[str, Any]) -> str:
+    """Name a run by its network and the settings that are not the default, in alphabetical order.
+
+    The name needs no quotes in a shell. What is long, or has other characters than letters, digits
+    and `.-_`, is shortened and ends with a digest.
+
+    Args:
+        model: Name of the network.
+        chosen: Values by dotted key.
+
+    >>> name_of("squeezenet", {"seed": 3, "optimizer.lr": 1e-3, "callbacks.one_cycle": None})
+    'squeezenet+callbacks.one_cycle=null+lr=0.001+seed=3'
+    >>> name_of("timm", {"model.weights": "/data/my weights.pt"})
+    'timm+weights=my-weights.pt-895dd2'
+    """
+    items = sorted(f"{SHORT.get(key, key)}={_value_name(value)}" for key, value in chosen.items())
+    name = "+".join([_shortened(model, LONGEST_VALUE), *items])
+    return name if len(name.encode()) <= LONGEST else f"{name[:80]}-{_digest(name)}"
+
+
+def _value_name(value: Any) -> str:
+    """Write a value; the same for all that are equal: 1e-3 and 0.001, 2 and 2.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = Path(value).name if isinstance(value, str) and "/" in value else typed(value)
+    return _shortened(text, LONGEST_VALUE)
+
+
+def _shortened(text: str, longest: int) -> str:
+    plain = re.sub(r"[^\w.-]+", "-", text).strip("-") if text[:1] != "-" else text
+    if plain == text and text and len(text.encode()) <= longest:
+        return text
+    return f"{re.sub(r'[^.a-zA-Z0-9_]+', '-', text)[:16].strip('-')}-{_digest(text)}".strip("-")
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+
+
+def chosen_settings(overrides: Sequence[str], study: str, data: str) -> dict[str, Any]:
+    """What the overrides of a run choose, as far as it is not the default and changes the outcome.
+
+    A data set or an experiment after which the study is named is left out, and so is the network,
+    with which the name of a run begins.
+
+    Args:
+        overrides: Of the command line.
+        study: The study of the run.
+        data: Name of its data set.
+    """
+    given = dict(map(_parsed, overrides))  # the last one counts
+    presets = tuple(f"{key}={given[key]}" for key in PRESETS if given.get(key))
+    before = _defaults(presets).hydra.runtime.choices
+    groups = {key: value for key, value in given.items() if key in before and value is not None}
+    words = sorted(f"{key}={value}" for key, value in groups.items() if key not in PRESETS)
+    base = _defaults((*presets, *words))
+    chosen = {}
+    for key, value in given.items():
+        named_after = {"data": {value, data}, "experiment": {value}}.get(key, ())
+        if study in named_after or key == "model" or key.startswith("hydra"):
+            continue
+        if key in groups:
+            default = None if key in PRESETS else before[key]
+        else:
+            default = OmegaConf.select(base, key, default=MISSING)
+        default = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
+        is_same = default == value and isinstance(default, bool) == isinstance(value, bool)
+        if not is_same and not is_below(key, UNNAMED):
+            chosen[key] = value
+    return chosen
+
+
+PRESETS: Final = ("experiment", "debug")  # groups that choose others
+MISSING: Final = object()  # equal to no value
+
+
+def _parsed(word: str) -> tuple[str, Any]:
+    """Key and value of an override, as Hydra understands it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(inner) for inner in value]
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return value.text if isinstance(value, QuotedString) else value
+
+    override = OverridesParser.create().parse_override(word)
+    key = override.get_key_element().lstrip("+~")
+    return (f"~{key}", None) if override.is_delete() else (key, plain(override.value()))
+
+
+@lru_cache(maxsize=64)
+def _defaults(groups: tuple[str, ...]) -> DictConfig:
+    return default_config("train", groups)  # takes tens of milliseconds
+
+
+@lru_cache(maxsize=4096)
+def current_name(setting: Path) -> str | None:
+    """The name that the runs in a folder of an earlier version would have now; None if unknown."""
+    for file in sorted(setting.glob("fold=*/record.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError, HydraException):
+            record = json.loads(file.read_text("utf-8"))
+            data = str(record["data"].get("name", ""))
+            chosen = chosen_settings(record["overrides"], setting.parent.name, data)
+            return name_of(str(record["settings"]["model.name"]), chosen)
+    return None
+
+
+def as_recorded(settings: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Settings with the numbers of a record where these are equal: 1 and 1.0 are one choice.
+
+    >>> as_recorded({"lr": 1, "seed": True}, {"settings": {"lr": 1.0, "seed": 1}})
+    {'lr': 1.0, 'seed': True}
+    """
+    old = (record or {}).get("settings", {})
+    numbers = {int, float}
+    return {
+        key: old[key]
+        if {type(value), type(old.get(key))} <= numbers and old[key] == value
+        else value
+        for key, value in settings.items()
+    }
+
+
+def former_name(model: str, study: str, overrides: Sequence[str]) -> str:
+    """Name of a run in earlier versions, and of a search: every other override, as it was typed.
 
     Whatever does not change the outcome is left out, and so are a data set or an experiment after
     which the study is named. Paths are shortened to their file name.
 
-    >>> name_of("squeezenet", "digits", ["fold=1", "seed=3", "data=digits", "optimizer.lr=1e-3"])
+    >>> words = ["fold=1", "seed=3", "data=digits", "optimizer.lr=1e-3"]
+    >>> former_name("squeezenet", "digits", words)
     'squeezenet,optimizer.lr=1e-3,seed=3'
-    >>> name_of("timm", "digits", ["model=timm", "model.architecture=resnet10t"])
+    >>> former_name("timm", "digits", ["model=timm", "model.architecture=resnet10t"])
     'timm,model.architecture=resnet10t'
     """
     names = []

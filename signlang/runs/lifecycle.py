@@ -72,10 +72,21 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 def run_folder(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
-    """The run folder that belongs to a configuration and its command-line overrides."""
-    name = identity.name_of(cfg.model.name, str(cfg.study), overrides)
-    study = DEBUG if is_dev_run(cfg) else str(cfg.study)
-    return RunFolder(Path(cfg.runs_dir).expanduser() / study / name / f"fold={cfg.fold}")
+    """The run folder that belongs to a configuration and its command-line overrides.
+
+    A run that an earlier version named in another way keeps its folder, and so do its other folds.
+    """
+    study, fold = str(cfg.study), f"fold={cfg.fold}"
+    place = Path(cfg.runs_dir).expanduser() / (DEBUG if is_dev_run(cfg) else study)
+    model = str(cfg.model.name)
+    chosen = identity.chosen_settings(overrides, study, str(cfg.data.name))
+    name = identity.name_of(model, chosen)
+    folders = [place / name, place / identity.former_name(model, study, overrides)]
+    if not any((folder / fold / "record.json").is_file() for folder in folders):
+        folders += [p for p in place.glob("*,*") if identity.current_name(p) == name]
+    kept = [folder for folder in folders if (folder / fold / "record.json").is_file()]
+    there = [folder for folder in folders if folder.is_dir()]
+    return RunFolder([*kept, *there, place / name][0] / fold)
 
 
 def is_dev_run(cfg: DictConfig) -> bool:
@@ -105,6 +116,7 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
             return None  # the user's module may import torch, and workers are forked from here
         data = fold_of(cfg).index.fingerprint
         settings = identity.settings_of(cfg, _recorded_choices(folder))
+        settings = identity.as_recorded(settings, folder.record())
     except SignlangError:  # the run reports it in its own log
         return None
     wanted = identity.fingerprint(settings, data)
@@ -140,6 +152,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
     overwrite = cfg.overwrite or is_dev_run(cfg)
     if not overwrite:
         settings = identity.settings_of(cfg, _recorded_choices(folder))  # no torch to ask so far
+        settings = identity.as_recorded(settings, folder.record())
         if folder.is_finished(identity.fingerprint(settings, index.fingerprint)):
             log.info("%s is finished already", folder.path)
             yield folder
@@ -158,7 +171,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             else:
                 chosen = identity.recorded_choices(earlier)
                 weights = FirstWeights(chosen.get(identity.PRETRAINED, False))
-            settings = identity.settings_of(cfg, chosen)
+            settings = identity.as_recorded(identity.settings_of(cfg, chosen), earlier)
             record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
         if earlier is not None and earlier.get("fingerprint") == record["fingerprint"]:
             _refuse_emulation(folder, earlier, record, here)
@@ -344,8 +357,10 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             f"{metrics['images_per_second']:.0f} images/s",
             **({"part of the images only": partial} if partial else {}),
             **({"warning": escape(remarks)} if remarks else {}),
+        },
+        {
             "run folder": str(folder.path),
-            "dashboards": f"tensorboard --logdir {folder.path.parents[1]}",
+            "dashboards": f"tensorboard --logdir {shlex.quote(str(folder.path.parents[1]))}",
         },
     )
 

@@ -169,7 +169,7 @@ class OptunaSweeper(GridSweeper):
         folds = optuna_search.chosen_folds(overrides.get("fold"), self.config.folds)
         words = [*self.config.hydra.overrides.hydra, *self.arguments]
         model = "networks" if "model" in space.texts else str(self.config.model.name)
-        name = identity.name_of(model, str(self.config.study), space.fixed)
+        name = identity.former_name(model, str(self.config.study), space.fixed)
         search = folder.Search(
             name=name,
             nested=self.nested,

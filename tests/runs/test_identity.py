@@ -1,6 +1,7 @@
 """What makes a run that run: choices, not the places of Python modules."""
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from signlang import hydra_app
 from signlang.errors import RunError
 from signlang.runs.folder import RunFolder
 from signlang.runs.identity import (
+    as_recorded,
+    chosen_settings,
     component_name,
     differences,
     fingerprint,
+    former_name,
     name_of,
     record,
     settings_of,
@@ -48,7 +52,7 @@ def test_label_smoothing_and_seed_are_part_of_a_run() -> None:
     assert differences(chosen(), chosen(label_smoothing=0.1)) == [
         "label_smoothing: 0.0 there, 0.1 now"
     ]
-    assert "label_smoothing=0.1" in name_of("squeezenet", "s", ["label_smoothing=0.1"])
+    assert "label_smoothing=0.1" in name_of("squeezenet", {"label_smoothing": 0.1})
 
 
 def test_a_gap_of_none_leaves_runs_of_before_as_they_are() -> None:
@@ -78,8 +82,8 @@ def test_weights_are_part_of_a_run_by_their_content(tmp_path: Path) -> None:
 
     assert weights("one") == weights("same") != weights("other")
     assert weights("one") != fingerprint(chosen(), "data")
-    named = [name_of("m", "s", [f"model.weights=w/{file}"]) for file in ("one.pt", "other.pt")]
-    assert named == ["m,model.weights=one.pt", "m,model.weights=other.pt"]
+    named = [name_of("m", {"model.weights": f"w/{file}"}) for file in ("one.pt", "other.pt")]
+    assert named == ["m+weights=one.pt", "m+weights=other.pt"]
 
 
 def test_own_code_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +135,8 @@ def test_a_record_of_an_older_format_is_refused_with_both_ways_out(tmp_path: Pat
         (["key=a=b"], "net,key=a=b"),
     ],
 )  # fmt: skip
-def test_names_hold_what_was_chosen(overrides: list[str], name: str) -> None:
-    assert name_of("net", "study", overrides) == name
+def test_former_names_hold_what_was_typed(overrides: list[str], name: str) -> None:
+    assert former_name("net", "study", overrides) == name
 
 
 @pytest.mark.parametrize("verb", ["train", "describe", "evaluate"])
@@ -153,16 +157,65 @@ def test_a_folder_gives_its_data_set_the_name(verb: str) -> None:
         assert (first.out, second.out) == ("cards/hands", "cards/people")
 
 
-def test_long_names_are_cut_and_stay_apart() -> None:
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "net"),
+        (["optimizer.lr=1e-3", "seed=3"], "net+lr=0.001+seed=3"),
+        (["seed=3", "optimizer.lr=0.001"], "net+lr=0.001+seed=3"),
+        (["seed=3", "seed=4"], "net+seed=4"),
+        # what is the default anyway, of the groups that are chosen
+        (["optimizer=adamw", "optimizer.lr=6e-4", "folds=5", "augment=none", "seed=0"], "net"),
+        (["optimizer=adam", "optimizer.lr=6e-4"], "net+lr=0.0006+optimizer=adam"),
+        (["optimizer=adam", "optimizer.lr=0.001"], "net+optimizer=adam"),
+        (["optimizer.weight_decay=0.0"], "net+weight_decay=0"),
+        (["optimizer.weight_decay=0"], "net+weight_decay=0"),
+        (["experiment=digits_simple_cnn", "batch_size=32"], "net+experiment=digits_simple_cnn"),
+        (["data=study", "data.root=/x/y", "workers=2", "runs_dir=/r", "fold=1"], "net"),
+        (["data=folder"], "net"),  # after which the study is named by way of data.name
+        (["augment.backgrounds='/a b/scenes'"], "net+augment.backgrounds=scenes"),
+        (["model=timm", "model.architecture=resnet10t"], "net+architecture=resnet10t"),
+        (["model=custom", "+model.network.width=2"], "net+model.network.width=2"),
+        (["trainer=cpu", "trainer.max_epochs=5"], "net+epochs=5+trainer=cpu"),
+        (["callbacks.images=null", "callbacks.one_cycle=null"], "net+callbacks.one_cycle=null"),
+        (["~callbacks.one_cycle"], "net+~callbacks.one_cycle=null"),
+        (["debug=fast"], "net+debug=fast"),
+    ],
+)  # fmt: skip
+def test_names_hold_the_settings_that_are_not_the_default(overrides: list[str], name: str) -> None:
+    known = [word for word in overrides if word != "data=study"]
+    assert name_of("net", chosen_settings(known, "study", "study")) == name
+
+
+def test_names_need_no_quotes_and_long_ones_are_cut_and_stay_apart() -> None:
+    values = ["a, b's", "[1,2]", "{a: 1}", "$x (1)", "ß" * 30, "c" * 25, "", "d" * 200, "-", "e+f"]
+    names = [name_of("net", {"x": value}) for value in [*values, [1, 2], {"a": 1}, None, True]]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"net\+x=[\w.-]+", name) and len(name) < 40 for name in names)
+    many = {f"key{number}": number for number in range(40)}
+    one, other = name_of("net", many), name_of("net", {**many, "key39": 0})
+    assert one != other
+    assert max(len(one), len(other)) <= 120
+
+
+def test_numbers_that_are_equal_are_one_choice_of_a_run() -> None:
+    recorded = {"settings": {"optimizer.weight_decay": 0, "seed": 1, "flag": True}}
+    now = {"optimizer.weight_decay": 0.0, "seed": 1, "flag": 1, "new": 2.0}
+    kept = as_recorded(now, recorded)
+    assert json.dumps(kept) == json.dumps({**now, "optimizer.weight_decay": 0})
+    assert as_recorded(now, None) == now
+
+
+def test_long_former_names_are_cut_and_stay_apart() -> None:
     limit = ["x=" + "a" * 154]
-    assert len(name_of("net", "s", limit)) == 160
-    one, other = (name_of("net", "s", ["x=" + "a" * 200 + end]) for end in "bc")
+    assert len(former_name("net", "s", limit)) == 160
+    one, other = (former_name("net", "s", ["x=" + "a" * 200 + end]) for end in "bc")
     assert one != other
     assert len(one) == len(other) == 131
     assert one.startswith("net,x=aaa")
     assert one[120:123] == "..."
-    assert len(name_of("net", "s", ["x=" + "ß" * 78]).encode()) <= 255
-    assert "..." in name_of("net", "s", ["x=" + "ß" * 78])  # bytes count, not letters
+    assert len(former_name("net", "s", ["x=" + "ß" * 78]).encode()) <= 255
+    assert "..." in former_name("net", "s", ["x=" + "ß" * 78])  # bytes count, not letters
 
 
 def test_places_and_comforts_are_no_part_of_a_run() -> None:

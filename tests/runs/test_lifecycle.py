@@ -65,7 +65,7 @@ def test_a_run_has_the_folder_of_its_study_choice_and_fold(
 ) -> None:
     folder = run_folder(cfg, [*words, "optimizer.lr=0.5"]).path
     assert folder.parent.parent == tmp_path / "runs" / "s"
-    assert "optimizer.lr=0.5" in folder.parent.name
+    assert "+lr=0.5" in folder.parent.name
     assert folder.name == "fold=1"
 
 
@@ -277,7 +277,7 @@ def test_metrics_of_a_run_are_shown_in_units_of_people(
     monkeypatch.setattr(lifecycle, "show_table", lambda *table: shown.extend(table))
     path = tmp_path / "runs" / "study" / "cnn" / "fold=1"
     show_metrics(RunFolder(path), METRICS)
-    title, table = shown
+    title, table, paths = shown
     assert title == "cnn on signs, fold 1 of 5 (signer split, test fold untouched)"
     assert table == {
         "test accuracy": "0.9123",
@@ -288,6 +288,8 @@ def test_metrics_of_a_run_are_shown_in_units_of_people(
         "size": "4.9 MB",
         "time per image (1 thread)": "3.21 ms",
         "training": "3 epochs, 13 s, 100 images/s",
+    }
+    assert paths == {
         "run folder": str(path),
         "dashboards": f"tensorboard --logdir {tmp_path / 'runs' / 'study'}",
     }
