@@ -43,6 +43,12 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _place(value: object) -> object:
+    if value == "":
+        raise ValueError("it is empty: give a path, or leave it out.")
+    return _as_text(value)
+
+
 def _existing(path: Path) -> Path:
     try:
         exists = path.expanduser().exists()
@@ -84,16 +90,17 @@ Batches = Annotated[
 ]
 Names = Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
 Text = Annotated[str, BeforeValidator(_as_text)]  # digits alone come as a number
+Place = Annotated[str, BeforeValidator(_place)]  # a path that need not be there
 ExistingPath = Annotated[
     Path,
     Field(strict=False, description="the path of a file or folder"),
-    BeforeValidator(_as_text),
+    BeforeValidator(_place),
     AfterValidator(_existing),
 ]
 ExistingFolder = Annotated[
     Path,
     Field(strict=False, description="the path of a folder"),
-    BeforeValidator(_as_text),
+    BeforeValidator(_place),
     AfterValidator(_folder),
 ]
 

@@ -259,6 +259,18 @@ def file_digest(file: str) -> str:
         return f"{path.name} {hashlib.file_digest(stream, 'blake2b').hexdigest()[:32]}"
 
 
+def bytes_text(count: int) -> str:
+    """Write a number of bytes in the unit that shows digits.
+
+    >>> bytes_text(37_500_000), bytes_text(13_050_000_000), bytes_text(900)
+    ('37.5 MB', '13.1 GB', '900 bytes')
+    """
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a name stays inside the folder that it is looked up in.
 

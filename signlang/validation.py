@@ -3,13 +3,15 @@
 Each verb checks its configuration in milliseconds, before data is read or torch is imported.
 """
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from signlang.components import OWN_NETWORKS, check_timm_name
 from signlang.constraints import (
@@ -19,6 +21,7 @@ from signlang.constraints import (
     ExistingFolder,
     ExistingPath,
     Index,
+    Place,
     Positive,
     Share,
     Strict,
@@ -78,6 +81,15 @@ Pretrained = Annotated[
 Precision = Annotated[float, Field(gt=0, lt=1)]
 
 
+def _is_folder_name(name: str) -> str:
+    if not is_plain_name(name) or "/" in name or name.strip() != name or name == ".":
+        raise ValueError("it must do as the name of a folder: not empty, and without / or ..")
+    return name
+
+
+FolderName = Annotated[Text, AfterValidator(_is_folder_name)]
+
+
 class Config(Strict, extra="ignore"):
     """A node of a configuration, which may have keys that only the component itself knows."""
 
@@ -97,7 +109,7 @@ class NetworkConfig(Component):
 class ModelConfig(Component):
     """The LightningModule and its network."""
 
-    name: Text
+    name: FolderName
     network: NetworkConfig
     architecture: str = Field(
         default="", description="the name of a network of timm, e.g. efficientnet_b0"
@@ -218,6 +230,7 @@ class FoldsConfig(Config):
 
     folds: int = Field(ge=1, description="a whole number of at least 2")
     seed: Index
+    cache_dir: Place
     verbose: bool
     data: DataConfig
     split: SplitConfig
@@ -247,6 +260,8 @@ class FoldsConfig(Config):
 class TrainConfig(FoldsConfig):
     """`conf/train.yaml`."""
 
+    study: FolderName
+    runs_dir: Place
     fold: Index
     batch_size: Count
     workers: Annotated[int, Field(ge=0, le=4 * cpu_count())]
@@ -267,6 +282,19 @@ class TrainConfig(FoldsConfig):
     optimizer: OptimizerConfig
     augment: AugmentConfig
     callbacks: Mapping[str, Any] = Field(default={})
+
+    @field_validator("runs_dir", mode="after")
+    @classmethod
+    def _check_place(cls, runs_dir: str) -> str:
+        """No part of the path may be a file, and a new folder must be possible."""
+        place = Path(runs_dir).expanduser()
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise ValueError(f"{place} is a file: choose a folder, which need not be there yet.")
+        if not os.access(place, os.W_OK):
+            raise ValueError(f"{place} cannot be written to: choose another folder.")
+        return runs_dir
 
     @model_validator(mode="after")
     def _check_best(self) -> "TrainConfig":
@@ -401,12 +429,6 @@ EXPORT_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 GENERATED: Final = "generated"
 
 
-def _is_folder_name(name: str) -> str:
-    if not is_plain_name(name) or "/" in name or name.strip() != name or name == ".":
-        raise ValueError("it must do as the name of a folder.")
-    return name
-
-
 def _has_onnx(formats: list[str]) -> list[str]:
     if "onnx" not in formats:
         raise ValueError("onnx must be among them, for it is what a bundle is used by.")
@@ -417,7 +439,7 @@ class ExportConfig(Config):
     """`conf/export.yaml`."""
 
     run: ExistingFolder
-    name: Annotated[Text, AfterValidator(_is_folder_name)] | None
+    name: FolderName | None
     zip: bool
     overwrite: bool
     formats: Annotated[

@@ -36,8 +36,9 @@ finally:
 
 
 def watched(
-    place: Path, module: str, *words: str, barred: Sequence[str] = TORCH, missing: str = ""
-) -> Result:
+    place: Path, module: str, *words: str, barred: Sequence[str] = TORCH, missing: str = "",
+    columns: int = 200,
+) -> Result:  # fmt: skip
     """Run `python -m module words`.
 
     Args:
@@ -46,11 +47,13 @@ def watched(
         words: Of the command.
         barred: Modules that must not have been imported at the end.
         missing: A module that is as if it were not installed.
+        columns: Of the terminal.
     """
     command = [sys.executable, "-c", WATCHED, ",".join(barred), missing, module, *words]
     done = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
-    )
+        command, cwd=place, capture_output=True, text=True,
+        env={**os.environ, "COLUMNS": str(columns)},
+    )  # fmt: skip
     assert "imported: " not in done.stderr, done.stderr
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -283,6 +286,29 @@ def test_a_path_that_is_not_there_is_told_as_it_was_typed(tmp_path: Path, root: 
     refused = watched(tmp_path, "signlang.train", "data=folder", f"data.root={root}")
     sentence = f"data.root={root}: there is no such file or folder.\n"
     assert (refused.code, refused.err) == (2, sentence)
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("study=../up", "study=../up: it must do as the name of a folder"),
+        ("study=", "study=: it must do as the name of a folder"),
+        ("study=a/b", "study=a/b: it must do as the name of a folder"),
+        ("model.name=../x", "model.name=../x: it must do as the name of a folder"),
+        ("runs_dir=file", "runs_dir=file: file is a file: choose a folder"),
+        ("runs_dir=file/deep/er", "runs_dir=file/deep/er: file is a file: choose a folder"),
+        ("runs_dir=", "runs_dir=: it is empty: give a path"),
+        ("cache_dir=", "cache_dir=: it is empty: give a path"),
+        ("data.root=", "data.root=: it is empty: give a path"),
+    ],
+)
+def test_places_that_cannot_be_are_refused_at_once(
+    tmp_path: Path, word: str, sentence: str
+) -> None:
+    (tmp_path / "file").touch()
+    refused = watched(tmp_path, "signlang.train", word)
+    assert (refused.code, refused.err.startswith(sentence)) == (2, True), refused.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_images_without_a_shared_class_are_refused_before_torch(

@@ -24,7 +24,7 @@ from signlang.console import log, track
 from signlang.data import image_io
 from signlang.data.index import Index
 from signlang.errors import DataError
-from signlang.files import atomic_write
+from signlang.files import atomic_write, bytes_text
 from signlang.system import check_stop, cpu_count
 
 VERSION: Final = 2  # of the pixels; raise it when `image_io` decodes or resizes differently
@@ -117,14 +117,18 @@ def _cached(lock: FileLock) -> AcquireReturnProxy[Any]:
             return lock.acquire(timeout=0.5)
 
 
+RESERVE: Final = 64_000_000  # bytes that stay free on the disk of the cache
+
+
 def _build(index: Index, size: int, file: Path) -> None:
     shape = (len(index), size, size, 3)
     needed = math.prod(shape)
     free = shutil.disk_usage(file.parent).free
-    if free < needed + (64 << 20):
+    if free < needed + RESERVE:
         raise DataError(
-            f"Decoding {len(index)} images at {size}x{size} takes {needed / 1e9:.1f} GB, but "
-            f"{file.parent} has {free / 1e9:.1f} GB left: free some, or choose another cache_dir."
+            f"Decoding {len(index)} images at {size}x{size} takes {bytes_text(needed)}, and "
+            f"{bytes_text(RESERVE)} are to stay free, but {file.parent} has {bytes_text(free)} "
+            "left: free some, or choose another cache_dir."
         )
     checksum = 0
     with atomic_write(file) as temporary, temporary.open("wb") as stream:

@@ -370,9 +370,11 @@ def assign_folds(
     counts = np.bincount(labels, minlength=len(classes))
     scarce = [f"{classes[c]} ({counts[c]})" for c in np.flatnonzero(counts < folds)]
     if scarce:
+        fewer = f"Use folds={counts.min()}, or add" if counts.min() > 1 else "Add"
         raise DataError(
             f"{folds} folds need {folds} images of every class, but there are fewer of "
-            f"{', '.join(scarce)}. Use folds={max(2, int(counts.min()))} or add images."
+            f"{', '.join(scarce)}. {fewer} images of "
+            f"{'them, or leave their folders out' if len(scarce) > 1 else 'it, or leave it out'}."
         )
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     if groups is not None and len(np.unique(groups)) < folds:

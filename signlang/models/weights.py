@@ -185,7 +185,13 @@ def read_state(file: str) -> dict[str, torch.Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:  # torch would advise to execute what the file holds
+        raise WeightsError(
+            f"model.weights={file} is no safetensors file and no plain state dict: it is damaged, "
+            "or holds more than tensors, which could run code. Save the weights alone, with "
+            "torch.save(model.state_dict(), FILE)."
+        ) from None
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise WeightsError(
             f"model.weights={file} is no safetensors file and no plain state dict: {reason}"

@@ -210,7 +210,8 @@ def resume_checkpoint(folder: RunFolder) -> str | None:
     try:
         epoch = torch.load(folder.last, map_location="cpu", weights_only=True)["epoch"]
     except Exception as error:  # torch raises many kinds on a damaged file
-        log.warning("%s is damaged (%s): starting again", folder.last, error)
+        what = type(error).__name__  # its text may advise to execute what the file holds
+        log.warning("%s is damaged (%s): starting again", folder.last, what)
         return None
     log.info("resuming after epoch %d, from %s", epoch + 1, folder.last)
     return str(folder.last)

@@ -179,15 +179,16 @@ def test_a_large_file_is_believed_until_it_is_touched(
 def test_a_disk_that_is_too_small_is_noticed_before(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index, needed = index_of(tiny, tmp_path), 36 * 512 * 512 * 3 + (64 << 20)
+    index, needed = index_of(tiny, tmp_path), 36 * 512 * 512 * 3 + 64_000_000
 
     class Usage:
         free = needed - 1
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(DataError, match=r"36 images at 512x512 takes 0\.0 GB, .* has 0\.1 GB left"):
+    sentence = r"takes 28\.3 MB, and 64\.0 MB are to stay free, but .* has 92\.3 MB left"
+    with pytest.raises(DataError, match=sentence):
         image_cache.decode_images(index, 512, str(tmp_path))
-    Usage.free = 36 * 8 * 8 * 3 + (64 << 20)
+    Usage.free = 36 * 8 * 8 * 3 + 64_000_000
     assert len(image_cache.decode_images(index, 8, str(tmp_path))) == 36
 
 

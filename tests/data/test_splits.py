@@ -155,9 +155,9 @@ def test_two_images_of_a_class_leave_nothing_to_validate() -> None:
 @pytest.mark.parametrize(
     ("counts", "folds", "hint"),
     [
-        ({"A": 3, "B": 2, "C": 9}, 4, r"fewer of A \(3\), B \(2\)\. Use folds=2 or add"),
-        ({"A": 4, "B": 9}, 5, r"fewer of A \(4\)\. Use folds=4 or add"),
-        ({"A": 1, "B": 9}, 5, r"fewer of A \(1\)\. Use folds=2 or add"),
+        ({"A": 3, "B": 2, "C": 9}, 4, r"fewer of A \(3\), B \(2\)\. Use folds=2, or add"),
+        ({"A": 4, "B": 9}, 5, r"fewer of A \(4\)\. Use folds=4, or add"),
+        ({"A": 1, "B": 9}, 5, r"fewer of A \(1\)\. Add images of it, or leave it out"),
     ],
 )
 def test_the_largest_number_of_folds_that_works_is_named(

@@ -267,8 +267,10 @@ class Evil:
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Evil()}, tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match="no plain state dict"):
+    with pytest.raises(WeightsError, match="no plain state dict") as caught:
         build_network("squeezenet", 3, 64, weights=str(tmp_path / "w.pt"))
+    assert "weights_only" not in str(caught.value)  # torch advises to switch the guard off
+    assert "Save the weights alone, with torch.save(model.state_dict(), FILE)" in str(caught.value)
 
 
 def test_no_network_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
