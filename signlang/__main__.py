@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
 from signlang import command_line
@@ -18,7 +19,7 @@ def overview() -> str:
     lines = [f"  {f'{name} {verb.usage}':{width}}  {verb.summary}" for name, verb in VERBS.items()]
     return "\n".join(
         [
-            "signlang VERB ...: trains, compares and deploys classifiers of static hand signs.",
+            "signlang VERB ...: trains, compares and deploys classifiers of hand signs.",
             "",
             *lines,
             "",
@@ -55,12 +56,24 @@ def _complete(words: list[str]) -> None:
     name, _, line = os.environ.get("COMP_LINE", "").partition(" ")
     verb, blank, rest = line.lstrip().partition(" ")
     asked = any(word.startswith("query=") for word in words)
+    key, equals, _ = rest.rpartition(" ")[2].partition("=")
     if asked and not blank:
         sys.stdout.write(f"{' '.join(VERBS)}\n")
+    elif asked and equals and key in {"run", "study", "studies"}:
+        sys.stdout.write("".join(f"{key}={name}\n" for name in _names(key)))
     elif not asked or (verb in VERBS and verb != "predict"):  # which does without Hydra
         os.environ["COMP_LINE"] = f"{name} {rest}"  # as if there were no umbrella
         sys.argv[1:] = ["-sc", *words]
         import_module(f"signlang.{verb if asked else 'train'}").main()
+
+
+def _names(key: str) -> list[str]:
+    """What the shell offers for a run or a study: names below the folder `runs`."""
+    settings = [path.parents[1] for path in Path("runs").glob("*/*/fold=*/record.json")]
+    studies = sorted({setting.parent.name for setting in settings})
+    if key != "run":
+        return studies
+    return ["latest", *studies, *sorted({f"{s.parent.name}/{s.name}" for s in settings})]
 
 
 if __name__ == "__main__":

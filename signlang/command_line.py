@@ -38,15 +38,15 @@ class Verb:
 FOLDER: Final = ("data=folder",)
 VERBS: Final[Mapping[str, Verb]] = {
     "train": Verb(
-        "IMAGES KEY=VALUE...", "train one network on one fold, or a sweep of them with -m",
+        "IMAGES KEY=VALUE...", "train a network on a fold; with -m a sweep",
         "data.root", implied=FOLDER,
     ),
-    "compare": Verb("STUDY...", "rank the runs of a study, with tests and figures",
+    "compare": Verb("STUDY...", "rank the runs of a study, with tests",
                     "studies", several=True),
     "list": Verb("STUDY", "show studies and runs: status, accuracy, date", "study"),
     "describe": Verb("IMAGES", "write the data card of a data set", "data.root", implied=FOLDER),
     "evaluate": Verb("RUN data.root=IMAGES", "show labelled images to a network", "run"),
-    "export": Verb("RUN", "write a finished run as a bundle, which needs no torch", "run"),
+    "export": Verb("RUN", "write a run as a bundle, without torch", "run"),
     "predict": Verb("bundle=BUNDLE PATH...", "recognise signs with a bundle",
                     "paths", several=True),
     "serve": Verb("BUNDLE...", "serve bundles over HTTP, with a webcam page",

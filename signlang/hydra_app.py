@@ -3,7 +3,9 @@
 import functools
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -172,12 +174,13 @@ def _renamed(word: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Define what the configurations interpolate: `${group_choices:}` and `${data_name:}`."""
+    """Define what configurations interpolate: the name of a data set, and what --help shows."""
     from omegaconf import OmegaConf
 
     from signlang.files import data_set_name
 
-    OmegaConf.register_new_resolver("group_choices", group_choices, replace=True)
+    for resolver in (group_choices, commented_settings):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("data_name", data_set_name, replace=True)
 
 
@@ -190,12 +193,84 @@ def group_choices() -> str:
     hydra = HydraConfig.get()
     own = {"hydra/launcher", "hydra/sweeper"} if hydra.job.config_name == "train" else ()
     groups = [g for g in hydra.runtime.choices if not g.startswith("hydra/") or g in own]
+    width = shutil.get_terminal_size().columns
     lines = [
-        f"{group}: {', '.join(loader.get_group_options(group))}\n"
+        textwrap.fill(
+            f"{group}: {', '.join(loader.get_group_options(group))}",
+            width, subsequent_indent="  ", break_on_hyphens=False,
+        )
         for group in sorted(groups)
         if "@" not in group
-    ]
-    return f"== Components to choose from (group=name) ==\n\n{''.join(lines)}\n" if lines else ""
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    return f"== Components to choose from (group=name) ==\n\n{text}\n\n" if lines else ""
+
+
+def commented_settings(*, _root_: Any) -> str:
+    """All settings as YAML, each with the comment beside it in its file, for --help."""
+    from omegaconf import OmegaConf
+
+    settings = {key: _root_._get_node(key) for key in _root_ if key != "hydra"}
+    comments = setting_comments(_root_.hydra.runtime, _root_.hydra.job.config_name)
+    width = shutil.get_terminal_size().columns
+    above: list[tuple[int, str]] = []  # indentation and name of the keys around a line
+    lines = []
+    for line in OmegaConf.to_yaml(OmegaConf.create(settings)).splitlines():
+        parts = KEY.match(line)
+        comment = None
+        if parts:
+            indent = len(parts[1])
+            above = [*(key for key in above if key[0] < indent), (indent, parts[2])]
+            comment = comments.get(".".join(name for _, name in above))
+        if comment and len(line) + len(comment) + 4 > width:
+            head = f"{' ' * len(parts[1] if parts else '')}# "
+            lines += textwrap.wrap(
+                comment, width, initial_indent=head, subsequent_indent=head,
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+        elif comment:
+            line = f"{line}  # {comment}"
+        lines.append(line)
+    return "\n".join(lines).replace("$", "$$")  # Hydra's template takes one for a name
+
+
+KEY: Final = re.compile(r"( *)([\w.-]+):")  # of a line of YAML
+COMMENT: Final = re.compile(r"( *)([\w.-]+):(?:[^#]*[^#\w])?# (.+)$")  # likewise, with a comment
+
+
+def setting_comments(runtime: Any, config_name: str) -> dict[str, str]:
+    """The comments of all settings by dotted key, from the files that the choices name.
+
+    Args:
+        runtime: `hydra.runtime`.
+        config_name: Name of the primary configuration.
+    """
+    comments: dict[str, str] = {}
+    for source in reversed(runtime.config_sources):
+        if source.schema != "file":
+            continue
+        folder = Path(source.path)
+        comments |= _comments(folder / f"{config_name}.yaml", "")
+        for group, choice in runtime.choices.items():
+            if choice is not None and not group.startswith("hydra/"):
+                for name in ("default", str(choice)):  # which a choice may build upon
+                    prefix = group.replace("/", ".") + "."
+                    comments |= _comments(folder / group / f"{name}.yaml", prefix)
+    return comments
+
+
+def _comments(file: Path, prefix: str) -> dict[str, str]:
+    """The comments in a file of settings; none where there is no such file."""
+    found: dict[str, str] = {}
+    above: list[tuple[int, str]] = []
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    for line in lines:
+        if parts := KEY.match(line):
+            indent = len(parts[1])
+            above = [*(key for key in above if key[0] < indent), (indent, parts[2])]
+        if parts := COMMENT.match(line):
+            found[prefix + ".".join(name for _, name in above)] = parts[3]
+    return found
 
 
 # settings that are paths or names: a comma in one is no sweep, unless there is -m

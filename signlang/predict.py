@@ -18,28 +18,30 @@ from signlang.inference import predictor
 from signlang.inference.predictor import Prediction, Predictor
 from signlang.system import cpu_count
 
-HELP: Final = """python -m signlang.predict bundle=B PATH... : recognises hand signs with a bundle.
+HELP: Final = """python -m signlang.predict bundle=B PATH...: recognises signs with a bundle.
 
   python -m signlang.predict bundle=bundles/digits image.jpg
-  python -m signlang.predict bundle=bundles/digits.zip IMAGES format=csv out=signs.csv
-  find . -name '*.png' | python -m signlang.predict bundle=bundles/digits format=jsonl -
+  python -m signlang.predict bundle=digits.zip IMAGES format=csv out=signs.csv
+  find . -name '*.png' | python -m signlang.predict bundle=B format=jsonl -
 
-A PATH is an image, a folder (with all folders in it), a pattern such as 'a*/**/*.jpg', or -: the
-standard input, one path a line, or an image itself. What stands behind -- is a path in any case.
+A PATH is an image, a folder (with all folders in it), a pattern such as
+'a*/**/*.jpg', or -: the standard input, one path a line, or an image itself.
+What stands behind -- is a path in any case.
 
-  bundle=B           folder or ZIP file that signlang.export wrote
-  top=3              classes of an answer
-  format=table       table, csv or jsonl; without it, the ending of out decides
-  out=FILE           where to write; else to the standard output
-  threshold=auto     predictions below it are unknown; auto: that of the bundle, 0.5 if it has none;
-                     none: no prediction is unknown
-  precision=fp32     fp32 or int8
-  device=cpu         cpu or cuda
-  batch_size=64      images that are predicted together
-  workers=auto       threads; auto: one for each processor
-  verbose=true       false shows errors only
+  bundle=B         folder or ZIP file that signlang.export wrote
+  top=3            classes of an answer
+  format=table     table, csv or jsonl; without it, the ending of out decides
+  out=FILE         where to write; else to the standard output
+  threshold=auto   predictions below it are unknown; none: no prediction is;
+                   auto: that of the bundle, 0.5 if it has none
+  precision=fp32   fp32 or int8
+  device=cpu       cpu or cuda
+  batch_size=64    images that are predicted together
+  workers=auto     threads; auto: one for each processor
+  verbose=true     false shows errors only
 
-Exit code: 0 if all images could be used, 1 if some could not, 2 for wrong settings.
+Exit code: 0 if all images could be used, 1 if some could not, 2 for wrong
+settings.
 """
 ENDINGS: Final = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS: Final = {

@@ -130,6 +130,36 @@ def test_help_that_nobody_reads_to_its_end_ends_quietly(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_help_fits_80_columns(verb: str, tmp_path: Path) -> None:
+    shown = watched(tmp_path, f"signlang.{verb}", "--help", columns=80)
+    assert shown.code == 0
+    assert [line for line in shown.out.splitlines() if len(line) > 80] == []
+
+
+def test_help_shows_the_comment_of_each_setting(tmp_path: Path) -> None:
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    (tmp_path / "own" / "model" / "mine.yaml").write_text(
+        "defaults: [squeezenet]\nname: mine  # of somebody's own\n"
+    )
+    lines = watched(tmp_path, "signlang.train", "--help", "--config-dir=own", "model=mine").out
+    for line in (
+        "batch_size: 32",
+        "fold: 0  # which fold is the test set, from 0",
+        "  lr: 0.0006  # with a one-cycle schedule this is the peak",
+        "    patience: 10  # epochs without improvement",
+        "  name: mine  # of somebody's own",
+        "run_folder: null  # set by train: runs_dir/study/what was chosen/fold=k",
+        "study: ${data.name}  # runs that are to be compared belong to one study",
+    ):
+        assert line in lines.splitlines()
+    narrow = watched(tmp_path, "signlang.train", "--help", columns=80).out
+    assert (
+        "  # share of the training folds; fold = the test fold also picks the checkpoint\n"
+        "  validation: 0.1\n"
+    ) in narrow
+
+
 # --- tab completion ---
 
 
@@ -153,6 +183,17 @@ def test_tab_completes_verbs_and_their_settings(tmp_path: Path) -> None:
     assert completed(tmp_path, "signlang-train model=s", "signlang-train") == models
     assert completed(tmp_path, "signlang compare so") == ["sort="]
     assert completed(tmp_path, "signlang predict x") == []  # the shell offers files
+
+
+def test_tab_completes_runs_and_studies(tmp_path: Path) -> None:
+    for setting in ("digits/cnn+lr=0.001", "digits/cnn", "signs/net"):
+        (tmp_path / "runs" / setting / "fold=0").mkdir(parents=True)
+        (tmp_path / "runs" / setting / "fold=0" / "record.json").touch()
+    assert completed(tmp_path, "signlang list study=d") == ["study=digits", "study=signs"]
+    assert completed(tmp_path, "signlang export run=") == [
+        "run=latest", "run=digits", "run=signs", "run=digits/cnn", "run=digits/cnn+lr=0.001",
+        "run=signs/net",
+    ]  # fmt: skip
 
 
 def test_the_shell_installs_completion_under_the_name_that_is_typed(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_training_fits_80_columns_and_names_what_its_bar_measures(
     assert {line.strip() for line in long} <= {str(run), f"tensorboard --logdir {study}"}
     assert lines[lines.index("run folder:") + 1] == f"  {run}"
     bar = re.compile(r"epoch 1/3  batch \d/6 .* \d:\d\d left, run \d:\d\d left$")
-    assert any(bar.search(line) for line in lines)
+    assert any(bar.search(line) for line in lines), lines
     measured = re.compile(r"loss \d\.\d{4}  accuracy [01]\.\d{4}  learning rate [\d.e-]+")
     assert any(measured.match(line) for line in lines)
     assert any("validation accuracy" in line for line in lines if measured.match(line))

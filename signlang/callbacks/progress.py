@@ -86,7 +86,8 @@ class ProgressBar(pl.Callback):
             log.info("%s, %s  %s", place, left, measured)
             return
         self.bar.note = f"{measured}{self.validated}"  # type: ignore[attr-defined]
-        self.bar.update(self.task, completed=batch_idx + 1, description=place, left=left)
+        done = batch_idx + 1
+        self.bar.update(self.task, completed=done, description=place, left=left, refresh=True)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say that no batch is trained on at present."""
