@@ -6,6 +6,7 @@ once.
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
@@ -122,6 +123,9 @@ def _check_flag(word: str, allowed: Container[str]) -> None:
     name = word.partition("=")[0]
     if name in allowed:
         return
+    known = allowed if isinstance(allowed, Sequence) else ()
+    if near := get_close_matches(name, known, n=1, cutoff=0.8):
+        raise SettingError(f"{name}: there is no such flag. Did you mean {near[0]}?")
     key = name.lstrip("-").replace("-", "_")
     value = FORMER_FLAGS.get(key, "VALUE")
     key = "verbose" if key == "quiet" else key

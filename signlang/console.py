@@ -166,12 +166,17 @@ def progress(kind: type[Bar], *columns: ProgressColumn) -> Bar:
 def wrapped(text: str, columns: int) -> str:
     r"""Break lines between words; a longer word, such as a path, has a line of its own, whole.
 
+    Lines that are indented by four blanks are commands, to be copied from the screen: they stay.
+
     >>> wrapped("  see runs/digits/squeezenet/fold=0 for it", 14)
     '  see\n  runs/digits/squeezenet/fold=0\n  for it'
     """
     lines = []
     for line in text.splitlines():
         indent = line[: len(line) - len(line.lstrip())]
+        if len(indent) >= 4:
+            lines.append(line)
+            continue
         lines += textwrap.wrap(
             line.strip(), columns, initial_indent=indent, subsequent_indent=indent,
             break_long_words=False, break_on_hyphens=False,
@@ -247,6 +252,7 @@ def show_columns(
         )
     for row in rows:
         table.add_row(*map(escape, row[:columns]))
+    _show_title(screen, title)
     screen.print(table)
 
 

@@ -245,6 +245,7 @@ def test_what_is_chosen_wins_over_what_a_path_implies() -> None:
         ("export", ["a", "run=b"], "export takes one RUN, but there are a and run=b"),
         ("train", ["fold", "0"], "settings are written as key=value"),
         ("serve", ["a", "bundle=[b]"], "bundle=[b]: give one list, or bundle path by path."),
+        ("train", ["--hlep"], "--hlep: there is no such flag. Did you mean --help?"),
         ("train", ["--fold=0"], "--fold=0: settings are written as key=value, fold=VALUE"),
         ("compare", ["--sort", "x"], "--sort: settings are written as key=value, sort=COLUMN"),
     ],

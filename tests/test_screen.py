@@ -51,7 +51,7 @@ def test_a_training_fits_80_columns_and_names_what_its_bar_measures(
     long = [line for line in lines if len(line) > 80]
     assert {line.strip() for line in long} <= {str(run), f"tensorboard --logdir {study}"}
     assert lines[lines.index("run folder:") + 1] == f"  {run}"
-    bar = re.compile(r"epoch 1/3  batch \d/6 .* \d:\d\d left, run \d:\d\d left$")
+    bar = re.compile(r"epoch 1/3  batch \d/\d .* \d:\d\d left, run \d:\d\d left$")
     assert any(bar.search(line) for line in lines), lines
     measured = re.compile(r"loss \d\.\d{4}  accuracy [01]\.\d{4}  learning rate [\d.e-]+")
     assert any(measured.match(line) for line in lines)
@@ -73,7 +73,8 @@ def test_a_log_hears_of_a_long_epoch(
     monkeypatch.setattr(progress, "BETWEEN_DRAWINGS", 0.0)
     monkeypatch.setattr(progress, "BETWEEN_LINES", 0.0)  # every 30 seconds otherwise
     monkeypatch.setattr(console, "BETWEEN_LINES", 0.0)
-    api.train([*QUICK[:-2], f"data.root={tiny}", f"runs_dir={tmp_path}", "trainer.max_epochs=1"])
+    places = [f"runs_dir={tmp_path}", f"cache_dir={tmp_path}"]
+    api.train([*QUICK[:-2], f"data.root={tiny}", *places, "trainer.max_epochs=1"])
     lines = [record.getMessage() for record in caplog.records]
     wanted = (
         r"epoch 1/1  batch 2/3, \d:\d\d left, run \d:\d\d left  "
@@ -87,3 +88,21 @@ def test_lines_are_broken_between_words_and_long_words_stay_whole() -> None:
     path = "runs/digits/squeezenet+lr=0.001/fold=0"
     assert console.wrapped(f"- see {path} and a-b-c-d", 20) == f"- see\n{path}\nand a-b-c-d"
     assert console.wrapped("  a\n\n  b", 20) == "  a\n\n  b"
+    command = "    python -m signlang.train -m model=squeezenet fold=0,1"  # to be copied
+    assert console.wrapped(command, 20) == command
+
+
+def test_tables_have_their_title_above_and_their_paths_below(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    console.start(True)
+    path = "runs/a b/" + "long" * 20
+    console.show_table(
+        "a title [of] two lines, as it is longer", {"name": "value"}, {"place": path}
+    )
+    console.show_columns("a second title", ("one", "two"), [["x", "1"], ["y", "2"]], flexible=0)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "a title [of] two lines, as it is longer"
+    assert lines[lines.index("place:") + 1] == f"  {path}"
+    assert lines.index("a second title") > lines.index("place:")

@@ -92,8 +92,9 @@ class ProgressBar(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say that no batch is trained on at present."""
         if self.bar is not None and self.task is not None:
-            place = _place(trainer, trainer.current_epoch, int(trainer.num_training_batches))
-            self.bar.update(self.task, description=place, left="validating")
+            all_of_them = int(trainer.num_training_batches)
+            place = _place(trainer, trainer.current_epoch, all_of_them)
+            self.bar.update(self.task, completed=all_of_them, description=place, left="validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the last accuracy of the validation subset in sight."""
