@@ -1,5 +1,6 @@
 """What the screen says: 80 columns hold it, paths stay whole, and a log hears every 30 seconds."""
 
+import io
 import logging
 import os
 import pty
@@ -13,6 +14,7 @@ from conftest import QUICK, run_command
 
 from signlang import api, console
 from signlang.callbacks import progress
+from signlang.inference.predictor import Prediction, write_table
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -106,3 +108,22 @@ def test_tables_have_their_title_above_and_their_paths_below(
     assert lines[0] == "a title [of] two lines, as it is longer"
     assert lines[lines.index("place:") + 1] == f"  {path}"
     assert lines.index("a second title") > lines.index("place:")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_paths_of_predictions_have_lines_of_their_own_where_it_is_narrow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = "images/" + "long" * 20 + ".jpg"
+    rows = [Prediction(path, (("A", 0.9), ("B", 0.1)))]
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow, log = Terminal(), io.StringIO()
+    for stream in (narrow, log):
+        write_table(rows, stream, 2)
+    assert [len(line) > 80 for line in narrow.getvalue().splitlines()] == [0, 0, 1, 0]
+    assert narrow.getvalue().splitlines()[2:] == [path, "  A      0.9000      B 0.1000"]
+    assert log.getvalue().splitlines()[1] == f"{path}  A      0.9000      B 0.1000"

@@ -5,6 +5,7 @@ import glob
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -296,7 +297,10 @@ def write_jsonl(predictions: Iterable[Prediction], stream: TextIO, top: int) -> 
 
 
 def write_table(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
-    """Write aligned columns for people, once all predictions are there."""
+    """Write aligned columns for people, once all predictions are there.
+
+    On a terminal that is too narrow for them each path has a line of its own.
+    """
     rows = [["path", "label", "confidence", *(f"{place}." for place in range(2, top + 1))]]
     for prediction in predictions:
         others = [f"{name} {share:.4f}" for name, share in prediction.top_k[1:]]
@@ -310,6 +314,9 @@ def write_table(predictions: Iterable[Prediction], stream: TextIO, top: int) -> 
     usable = [row for row in rows if row[1] != "-"]
     widths = [max(map(len, column)) for column in zip(*usable, strict=True)]
     widths[0] = max(len(row[0]) for row in rows)
+    narrow = shutil.get_terminal_size().columns < sum(widths) + 2 * (len(widths) - 1)
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        if narrow and stream.isatty():
+            cells = [f"{row[0]}\n", *cells[1:]]
         stream.write("  ".join(cells).rstrip() + "\n")
