@@ -134,6 +134,8 @@ def near_path(path: Path) -> str:
     >>> near_path(Path("signlang/errors.pi"))
     ' Did you mean signlang/errors.py?'
     """
+    if path.exists():  # something else is wrong with it
+        return ""
     there = path
     while not there.parent.is_dir() and there != there.parent:
         there = there.parent

@@ -14,6 +14,8 @@ def export(cfg: DictConfig) -> Path:
         The bundle, a folder or a ZIP file.
     """
     from signlang import validation
+
+    validation.check_export_packages()
     from signlang.studies import ranking
 
     ranking.locate_run(cfg)

@@ -101,16 +101,26 @@ class _Jobs:
         console.start(cfg.verbose is not False)
         if hydra.mode != RunMode.MULTIRUN:
             try:
-                return self.task(cfg)
+                return self._run(cfg)
             except SignlangError as error:
                 raise _Ended from error
         console.log.info("-- %s", words)
         try:
-            return self.task(cfg)
+            return self._run(cfg)
         except SignlangError as error:
             self.failed_of_sweep.append(error)
             console.log.error("%s failed: %s", words, error)
             raise
+
+    def _run(self, cfg: Any) -> Any:
+        """Run the task; a package that is not installed ends a sweep at its first job."""
+        try:
+            return self.task(cfg)
+        except ModuleNotFoundError as error:
+            explained = missing_extra(error)
+            if explained is error:
+                raise
+            raise _Ended from explained
 
     def summary(self) -> SignlangError | None:
         """Error for the end of a sweep in which jobs failed."""

@@ -519,9 +519,17 @@ def check_evaluate_config(cfg: DictConfig) -> None:
     validated_config(EvaluateConfig, cfg)
 
 
-def check_export_config(cfg: DictConfig) -> None:
-    """See `validated_config`; looks for the packages of an export as well."""
+def check_export_packages() -> None:
+    """Look for the packages of an export.
+
+    Raises:
+        SettingError: If one is missing.
+    """
     lacking = [name for name in EXPORT_PACKAGES if find_spec(name) is None]
     if lacking:
         raise SettingError(f'An export needs {", ".join(lacking)}: pip install "signlang[export]".')
+
+
+def check_export_config(cfg: DictConfig) -> None:
+    """See `validated_config`."""
     validated_config(ExportConfig, cfg)

@@ -146,7 +146,7 @@ def test_help_shows_the_comment_of_each_setting(tmp_path: Path) -> None:
     for line in (
         "batch_size: 32",
         "fold: 0  # which fold is the test set, from 0",
-        "  lr: 0.0006  # with a one-cycle schedule this is the peak",
+        "  lr: ${oc.select:model.learning_rate,6e-4}  # of the network; with one-cycle the peak",
         "    patience: 10  # epochs without improvement",
         "  name: mine  # of somebody's own",
         "run_folder: null  # set by train: runs_dir/study/what was chosen/fold=k",

@@ -66,13 +66,14 @@ def unseen_signers(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def copy_settings(trained: Path, study: Path, word: str) -> None:
-    for folder in trained.iterdir():
-        if word in folder.name and folder.name != "cross_validated":
+    for folder in trained.iterdir():  # names leave out the default, split=stratified
+        is_signer = "split=signer" in folder.name
+        if is_signer == (word == "split=signer") and folder.name != "cross_validated":
             shutil.copytree(folder, study / folder.name)
 
 
 def setting_of(study: Path, rate: str = RATES[0]) -> Path:
-    (folder,) = study.glob(f"*lr={rate},*")
+    (folder,) = study.glob(f"*+lr={rate}*")
     return folder
 
 

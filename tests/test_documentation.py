@@ -19,6 +19,7 @@ TINY = {
               "data.stored_size=32", "trainer.accelerator=cpu"],
     "describe": ["samples=2"],
     "compare": [],
+    "list": [],
     "evaluate": [],
     "export": ["calibration_images=20"],
     "predict": [],
@@ -66,7 +67,11 @@ def smaller(verb: str, words: list[str]) -> list[str]:
         return words
     line = " ".join(words)
     more = [word for key in FEWER if key in line for word in FEWER[key]]
-    drawn = [] if verb == "compare" or re.search("data=|experiment=|run=|bundle=", line) else DRAWN
+    drawn = (
+        []
+        if verb in {"compare", "list"} or re.search("data=|experiment=|run=|bundle=", line)
+        else DRAWN
+    )
     return [*words, *TINY[verb], *more, *drawn]
 
 
@@ -75,7 +80,7 @@ def test_a_command_of_the_readme_works(
     verb: str, line: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     words = smaller(verb, filled(line, tmp_path, request))
-    if verb == "compare":  # the runs that it needs
+    if verb in {"compare", "list"}:  # the runs that it needs
         made = run_command(tmp_path, "-m", *TINY["train"], *DRAWN, "folds=2", "fold=0,1")
         assert made.code == 0, made.err
     if verb == "serve":

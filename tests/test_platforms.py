@@ -36,8 +36,7 @@ multiprocessing.get_all_start_methods = lambda: ["spawn"]
 multiprocessing.set_start_method("spawn")
 for name in ("fork", "setpgid", "sysconf", "sched_getaffinity", "killpg"):
     delattr(os, name)
-for name in ("SIGHUP", "SIGUSR1"):
-    delattr(signal, name)
+delattr(signal, "SIGHUP")
 """
 
 

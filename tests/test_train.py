@@ -48,14 +48,14 @@ def test_a_run_of_an_earlier_version_keeps_its_folder_and_is_not_trained_again(
 ) -> None:
     (run,) = runs_in(done[0])
     words = [*QUICK, f"data.root={tiny}", "split=signer", "augment=digits"]
-    old = former_name("simple_cnn", "folder", [*words, "fold=0"])
-    shutil.copytree(run, tmp_path / "runs" / "folder" / old / "fold=0")
+    old = former_name("simple_cnn", "Bilder_1", [*words, "fold=0"])
+    shutil.copytree(run, tmp_path / "runs" / "Bilder_1" / old / "fold=0")
     # other words for the same settings, in another order
-    same = [*reversed(words), "optimizer.lr=0.0006", "optimizer=adamw"]
+    same = [*reversed(words), "optimizer.lr=0.003", "optimizer=adamw"]
     again = run_command(tmp_path, *same)
     assert again.code == 0, again.err
     assert "is finished already" in again.err
-    assert runs_in(tmp_path) == [tmp_path / "runs" / "folder" / old / "fold=0"]
+    assert runs_in(tmp_path) == [tmp_path / "runs" / "Bilder_1" / old / "fold=0"]
     # a further fold joins those that there are
     sweep = run_command(tmp_path, *same, "-m", "fold=0,1")
     assert sweep.code == 0, sweep.err

@@ -127,7 +127,7 @@ def chosen_settings(overrides: Sequence[str], study: str, data: str) -> dict[str
     base = _defaults((*presets, *words))
     chosen = {}
     for key, value in given.items():
-        named_after = {"data": {value, data}, "experiment": {value}}.get(key, ())
+        named_after = {"data": (value, data), "experiment": (value,)}.get(key, ())
         if study in named_after or key == "model" or key.startswith("hydra"):
             continue
         if key in groups:

@@ -551,7 +551,7 @@ def test_a_bundle_is_judged_before_and_after_its_temperature(place: Path) -> Non
     [
         ([], "Which network is to be evaluated?"),
         (["run=.", "bundle=."], "not run and bundle."),
-        (["run=nowhere"], "run=nowhere: there is no such file or folder."),
+        (["run=nowhere"], "run=nowhere: there is no such folder, and no run in runs: train"),
         (["run=.", "swap_axes=true"], "swap_axes=true is for model=NAME"),
         (["bundle=.", "calibrate=true"], "calibrate=true is for run=RUN"),
         (["model=squeezenet"], "model=squeezenet needs model.weights=FILE and classes=FILE"),

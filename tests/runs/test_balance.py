@@ -41,7 +41,8 @@ def train(uneven: Path, place: Path, *more: str) -> Any:
     return api.train(
         [*QUICK, f"data.root={uneven}", "study=s", "callbacks.early_stopping=null", "logger=none",
          "callbacks.checkpoint=null", "callbacks.cost=null", "trainer.precision=32-true",
-         "batch_size=8", "folds=2", "verbose=false", f"runs_dir={place}", "trainer.max_epochs=6",
+         "batch_size=8", "folds=2", "optimizer.lr=6e-4", "verbose=false", f"runs_dir={place}",
+         "trainer.max_epochs=6",
          "split.validation=0.2", *more]
     )  # fmt: skip
 

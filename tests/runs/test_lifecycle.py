@@ -109,7 +109,7 @@ def test_a_started_run_has_its_record_data_and_settings(
     with caplog.at_level(logging.INFO):
         images = read_fold(cfg)
     assert (
-        "folder: 36 images of 3 classes by 6 signers; fold 1 of 3 (stratified): 18 train, "
+        "Bilder_1: 36 images of 3 classes by 6 signers; fold 1 of 3 (stratified): 18 train, "
         "6 validation, 12 test" in caplog.text
     )
     with started_run(cfg, images, words) as folder:

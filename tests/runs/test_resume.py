@@ -213,7 +213,9 @@ def test_a_second_process_leaves_the_folder_alone(tiny: Path, tmp_path: Path) ->
 
 
 def test_a_run_stopped_early_stays_stopped(tiny: Path, tmp_path: Path) -> None:
-    command = overrides(tiny, "callbacks.early_stopping.patience=1")
+    command = overrides(
+        tiny, "callbacks.early_stopping.patience=1", "callbacks.early_stopping.standard_errors=0"
+    )
     assert run_command(tmp_path, *command).code == 0
     before = outcome(tmp_path)
     assert len(before[3]) < EPOCHS  # it did stop early

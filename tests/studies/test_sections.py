@@ -205,9 +205,9 @@ def test_the_key_of_the_chart_of_costs_has_the_fold_assignments_in_it(
     keys: list[Any] = []
     chart = study_plots.cost_chart
 
-    def recorded(points: Any, groups: Any) -> Any:
+    def recorded(points: Any, groups: Any, chance: Any) -> Any:
         keys.append(groups)
-        return chart(points, groups)
+        return chart(points, groups, chance)
 
     monkeypatch.setattr(study_plots, "cost_chart", recorded)
     sections.cost(two)

@@ -228,7 +228,7 @@ def test_a_search_judges_by_the_cross_validated_mean_and_goes_on(
     )
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     for trial in study.trials:
-        runs = place.glob(f"runs/Bilder_1/*optimizer.lr={trial.params['optimizer.lr']:.4g}*/fold=*")
+        runs = place.glob(f"runs/Bilder_1/*lr={trial.params['optimizer.lr']:.4g}*/fold=*")
         files = [json.loads((run / "metrics.json").read_text()) for run in runs]
         assert len(files) == 3
         mean = sum(metrics["validation"]["accuracy"] for metrics in files) / 3
