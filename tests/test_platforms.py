@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT, Result, run_command
 
+from signlang.sweeps import launcher
+
 NO_PROC = """
 import builtins, io
 real_open = io.open
@@ -52,7 +54,14 @@ def words_for(tiny: Path) -> tuple[str, ...]:
     return (*QUICK, f"data.root={tiny}", "trainer.max_epochs=1", "logger=none")
 
 
-def test_windows_trains_one_run_at_a_time(tiny: Path, tmp_path: Path) -> None:
+def test_windows_trains(tiny: Path, tmp_path: Path) -> None:
+    done = run_on(WINDOWS, tmp_path, *words_for(tiny))
+    assert done.code == 0, done.err
+    assert len(list(tmp_path.glob("runs/*/*/fold=*/metrics.json"))) == 1
+
+
+@pytest.mark.slow
+def test_windows_runs_jobs_one_after_another(tiny: Path, tmp_path: Path) -> None:
     done = run_on(WINDOWS, tmp_path, *words_for(tiny), "-m", "fold=0,1")
     assert done.code == 0, done.err
     assert len(list(tmp_path.glob("runs/*/*/fold=*/metrics.json"))) == 2
@@ -72,9 +81,33 @@ def test_windows_predicts(exported: tuple[Path, Result], tiny: Path, tmp_path: P
     assert done.code == 0, done.err
 
 
-@pytest.mark.parametrize("jobs", ["auto", "2"])
-def test_macos_runs_jobs_side_by_side(jobs: str, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_macos_runs_jobs_side_by_side(tiny: Path, tmp_path: Path) -> None:
     words = [*words_for(tiny), "-m", "fold=0,1", "hydra/launcher=local"]
-    done = run_on(MACOS, tmp_path, *words, f"hydra.launcher.jobs={jobs}")
+    done = run_on(MACOS, tmp_path, *words)
     assert done.code == 0, done.err
     assert len(list(tmp_path.glob("runs/*/*/fold=*/metrics.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("missing", "known"),
+    [
+        ((), True),
+        (("SC_AVPHYS_PAGES",), True),  # macOS
+        (("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"), False),
+    ],
+)
+def test_free_memory_is_known_or_not_without_an_error(
+    missing: tuple[str, ...], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysconf = os.sysconf
+
+    def without(name: str) -> int:
+        if name in missing:
+            raise ValueError("unrecognized configuration name")
+        return sysconf(name)
+
+    monkeypatch.setattr(launcher, "Path", lambda name: Path("nowhere"))
+    monkeypatch.setattr(os, "sysconf", without)
+    assert (launcher.available_memory() is not None) == known
+    assert launcher.worker_count("auto") >= 1

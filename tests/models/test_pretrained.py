@@ -181,6 +181,7 @@ def test_a_run_goes_on_from_its_checkpoint_without_the_first_weights(
     assert api.train(words(tiny, hubs, *more)).metrics["test"] == run.metrics["test"]
 
 
+@pytest.mark.slow
 def test_a_sweep_says_once_that_it_trains_from_scratch(tiny: Path, tmp_path: Path) -> None:
     result = run_command(
         tmp_path, "-m", "hydra/launcher=local", "hydra.launcher.jobs=2", *QUICK[:1], *QUICK[2:],

@@ -78,7 +78,9 @@ def test_the_head_learns_first_and_then_all_layers_more_slowly(
     assert backbone["max_lr"] == pytest.approx(0.1 * head["max_lr"])  # of the one-cycle schedule
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 2])
+@pytest.mark.parametrize(
+    "epoch", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_resumed_frozen_or_thawed_ends_as_if_it_was_not(
     tiny: Path, tmp_path: Path, weights: Path, epoch: int
 ) -> None:

@@ -14,6 +14,7 @@ from signlang.validation import check_train_config
 WORDS = (*QUICK, "study=s", "batch_size=4")
 
 
+@pytest.mark.slow
 def test_a_rate_is_suggested_and_nothing_is_trained(tiny: Path, tmp_path: Path) -> None:
     words = [*WORDS, f"data.root={tiny}", "callbacks=finetune", "optimizer.lr=0.0123"]
     found = run_command(tmp_path, *words, "lr_find=true", "fold=1", TMPDIR=str(tmp_path))

@@ -228,8 +228,12 @@ def test_a_search_judges_by_the_cross_validated_mean_and_goes_on(
     )
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     for trial in study.trials:
-        runs = place.glob(f"runs/Bilder_1/*lr={trial.params['optimizer.lr']:.4g}*/fold=*")
-        files = [json.loads((run / "metrics.json").read_text()) for run in runs]
+        rate = trial.params["optimizer.lr"]
+        files = [
+            json.loads(record.with_name("metrics.json").read_text())
+            for record in place.glob("runs/Bilder_1/*/fold=*/record.json")
+            if json.loads(record.read_text())["settings"]["optimizer.lr"] == rate
+        ]
         assert len(files) == 3
         mean = sum(metrics["validation"]["accuracy"] for metrics in files) / 3
         assert trial.value == pytest.approx(mean)
