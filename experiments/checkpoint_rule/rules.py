@@ -7,6 +7,7 @@ It reads the `epochs.csv` that `epochs.EpochRecorder` wrote into the run folders
 """
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -90,8 +91,8 @@ def main() -> None:
             for rule, select in rules(subsets.count("validation")).items():
                 weights, best = select(epochs)
                 rows.append((
-                    study.name, file.parent.parent.name, file.parent.name.partition("=")[2], rule,
-                    int(best["epoch"]), round(best[f"{weights}test_accuracy"], 4),
+                    study.name, re.split(r"[+,]", file.parent.parent.name)[0],
+                    file.parent.name.partition("=")[2], rule, int(best["epoch"]), round(best[f"{weights}test_accuracy"], 4),
                     round(best[f"{weights}test_loss"], 4),
                 ))  # fmt: skip
     write_csv(arguments.out, HEADER, rows)
