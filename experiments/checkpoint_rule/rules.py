@@ -92,7 +92,8 @@ def main() -> None:
                 weights, best = select(epochs)
                 rows.append((
                     study.name, re.split(r"[+,]", file.parent.parent.name)[0],
-                    file.parent.name.partition("=")[2], rule, int(best["epoch"]), round(best[f"{weights}test_accuracy"], 4),
+                    file.parent.name.partition("=")[2], rule, int(best["epoch"]),
+                    round(best[f"{weights}test_accuracy"], 4),
                     round(best[f"{weights}test_loss"], 4),
                 ))  # fmt: skip
     write_csv(arguments.out, HEADER, rows)
