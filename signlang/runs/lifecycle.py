@@ -28,7 +28,7 @@ from signlang.errors import (
     WeightsError,
     listing,
 )
-from signlang.files import read_csv
+from signlang.files import data_set_name, read_csv
 from signlang.runs import identity
 from signlang.runs.folder import Divergence, RunFolder
 from signlang.runs.results import OPTIMISTIC
@@ -541,6 +541,10 @@ class IncompleteSetting:
             if word.partition("=")[0] not in {"fold", "runs_dir", "overwrite"}
         ]
         location = [] if str(runs_dir) == "runs" else [f"runs_dir={runs_dir}"]
+        given = dict(word.partition("=")[::2] for word in chosen)
+        study, root = self.folder.parent.name, given.get("data.root", "").strip("'")
+        if given.get("data") == "folder" and given.get("study", data_set_name(root)) != study:
+            location.append(f"study={study}")  # of before data sets had names, or renamed
         numbers = f"fold={','.join(map(str, sorted(folds)))}"
         words = ["python", "-m", "signlang.train", "-m", *chosen, *location, *more, numbers]
         return shlex.join(words)
