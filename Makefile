@@ -48,7 +48,7 @@ $(PAGE)/vendor/.ready: $(PAGE)/package-lock.json
 
 .PHONY: train
 train: setup ## Train SqueezeNet on one fold of the built-in images (a few minutes on two cores)
-	$(BIN)/python -m signlang.train model=squeezenet fold=0
+	$(BIN)/python -m signlang.train experiment=synthetic_best fold=0
 
 .PHONY: test
 test: setup ## Run the fast tests
