@@ -29,12 +29,39 @@ setup: $(VENV)/.ready ## Create .venv from the locked set (nothing to do when it
 	else $(MAKE) --no-print-directory page || \
 		echo "npm brought nothing: the page works through the service only; later: make page"; fi
 
+# `make setup TORCH=cpu` (or cu130, or auto) takes torch from where uv finds that build of it, and all
+# other packages from the lock; it is remembered. Without it torch is what the index holds: on Linux a
+# CUDA build of several gigabytes, which runs on a CPU as well. `make setup TORCH=` goes back to it.
+TORCH_THERE := $(shell cat $(VENV)/.torch 2> /dev/null)
+TORCH ?= $(TORCH_THERE)
+ifneq ($(TORCH),$(TORCH_THERE))
+$(VENV)/.ready: another-torch
+REINSTALL := --reinstall-package torch --reinstall-package torchvision
+endif
+.PHONY: another-torch
+another-torch:
+
+WITHOUT_TORCH := $(VENV)/without-torch.lock
+ifeq ($(TORCH),)
+LOCKED := requirements.lock
+else
+LOCKED := $(WITHOUT_TORCH)
+endif
+
+$(WITHOUT_TORCH): requirements.lock
+	@mkdir -p $(@D)
+	@awk '/^[a-z0-9]/ { keep = !/^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==/ } keep' $< > $@
+
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "signlang needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(UV) || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); }
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(if $(TORCH),$(MAKE) --no-print-directory $(WITHOUT_TORCH))
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes $(REINSTALL) -r $(LOCKED)
+	$(if $(TORCH),$(UV) pip install --quiet --python $(BIN)/python --torch-backend=$(TORCH) $(REINSTALL) \
+		$$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock))
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@echo $(TORCH) > $(VENV)/.torch
 	@touch $@
 
 .PHONY: page

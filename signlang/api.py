@@ -1,7 +1,7 @@
 """Python API: the verbs as functions, and what they wrote read back; for notebooks and scripts.
 
-`train`, `compare`, `evaluate`, `describe` and `export` take the words of their command line and
-return what they wrote. `load_run`, `load_study` and `load_bundle` read it back at any time.
+`train`, `compare`, `list_runs`, `evaluate`, `describe` and `export` take the words of their command
+line and return what they wrote; `load_run`, `load_study` and `load_bundle` read it back later.
 An error for people is a `SignlangError`, with the text that the command line prints.
 
 Train a network on both folds of a small drawn data set, and look at the first run:
@@ -31,6 +31,9 @@ Compare all runs of the study, which has one setting here:
 (['simple_cnn'], [])
 >>> signlang.load_study(study.path).runs[0].metrics == run.metrics
 True
+>>> table = api.list_runs([f"runs_dir={place}/runs", "verbose=false"])
+>>> table["study"], table["status"], table["finished"]
+(['synthetic'], ['finished'], [2])
 
 Export the run, and predict images of any size without torch:
 
@@ -252,6 +255,28 @@ def train(overrides: Sequence[str] = ()) -> LoadedRun:
         task(without_hydra(cfg))
         run = load_run(lifecycle.run_folder(cfg, words).path)
         return replace(run, nodes=configured_nodes(cfg))
+
+
+def list_runs(overrides: Sequence[str] = ()) -> Table:
+    """List studies and runs with their status, as `python -m signlang.list` does.
+
+    Args:
+        overrides: `["study=digits", "status=finished"]`, as on the command line.
+
+    Returns:
+        Columns `study`, `run`, `status`, `finished` (folds), `folds`, `accuracy` and `changed`
+        (seconds since 1970), one row per setting, or per fold with `study=`.
+
+    Raises:
+        SignlangError: As the command prints it.
+    """
+    from signlang.list import list_runs as task
+
+    with composed("list", overrides) as cfg:
+        rows = [(study, line) for study, lines in task(without_hydra(cfg)) for line in lines]
+    columns = ("status", "finished", "folds", "accuracy", "changed")
+    table: Table = {"study": [study for study, _ in rows], "run": [line.name for _, line in rows]}
+    return table | {key: [getattr(line, key) for _, line in rows] for key in columns}
 
 
 def evaluate(overrides: Sequence[str]) -> Path:

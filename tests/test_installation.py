@@ -78,3 +78,30 @@ def test_python_names_it_too(site: Path, tmp_path: Path) -> None:
         [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True
     )
     assert 'SettingError: filelock is not installed: pip install "signlang[train]"' in done.stderr
+
+
+def make(*words: str) -> str:
+    """What make does, or would do with `-n`."""
+    command = ["make", "--no-print-directory", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_another_build_of_torch_comes_without_the_cuda_packages(tmp_path: Path) -> None:
+    make(f"VENV={tmp_path}", f"{tmp_path}/without-torch.lock")
+    locked = NAMES.findall((ROOT / "requirements.lock").read_text("utf-8"))
+    left = (tmp_path / "without-torch.lock").read_text("utf-8")
+    gone = {name for name in locked if name not in NAMES.findall(left)}
+    assert {"torch", "torchvision", "triton", "nvidia-cublas", "cuda-toolkit"} <= gone
+    assert all(name.startswith(("torch", "triton", "nvidia-", "cuda-")) for name in gone)
+    assert left.count("--hash=") >= len(NAMES.findall(left)) == len(locked) - len(gone)
+
+
+def test_the_build_of_torch_is_remembered_and_can_be_changed(tmp_path: Path) -> None:
+    setup = (f"VENV={tmp_path}", f"{tmp_path}/.ready")
+    assert "--torch-backend=cpu" in make("-n", *setup, "TORCH=cpu")
+    assert "torch-backend" not in make("-n", *setup)
+    (tmp_path / ".torch").write_text("cpu\n", "utf-8")
+    assert "--torch-backend=cpu" in make("-n", *setup)
+    (tmp_path / ".ready").touch()
+    assert "uv pip" not in make("-n", *setup)
+    assert "--reinstall-package torch " in make("-n", *setup, "TORCH=")

@@ -22,6 +22,7 @@ from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
 from signlang.errors import DataError, SettingError
 from signlang.files import write_csv
 from signlang.reporting.formatting import counted
+from signlang.runs.folder import find_folder
 
 COMPARED_SIZE: Final = 32  # pixels; at 16 different people showing one sign become near duplicates
 
@@ -109,7 +110,7 @@ def analyse(cfg: DictConfig) -> Analysis:
     Raises:
         DataError: If there are no images, or the predictions do not belong to them.
     """
-    files = _prediction_files(cfg.predictions)  # before minutes of reading
+    files = _prediction_files(cfg)  # before minutes of reading
     index = _index(cfg)
     predictions = label_errors.read_predictions_for(files, index) if files else None
     numbers, unused, no_folds_reason = _folds(cfg, index)
@@ -247,12 +248,11 @@ def _folds(
     return numbers, unused, ""
 
 
-def _prediction_files(value: Any) -> list[Path]:
-    if value is None:
-        return []
-    if isinstance(value, ListConfig | list):
-        return label_errors.prediction_files([str(path) for path in value])
-    return label_errors.prediction_files(str(value))
+def _prediction_files(cfg: DictConfig) -> list[Path]:
+    words = cfg.predictions if isinstance(cfg.predictions, ListConfig | list) else [cfg.predictions]
+    runs_dir = Path(cfg.runs_dir).expanduser()
+    places = [find_folder(str(word), runs_dir, "predictions") for word in words if word is not None]
+    return label_errors.prediction_files(places) if places else []
 
 
 def _duplicate_rows(analysis: Analysis) -> Iterator[tuple[object, ...]]:

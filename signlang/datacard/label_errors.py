@@ -56,20 +56,17 @@ class Suspect:
     suggested_probability: float
 
 
-def prediction_files(sources: str | Iterable[str]) -> list[Path]:
-    """Find the predictions: a file, a run folder, a folder of run folders, or several of these.
+def prediction_files(places: Iterable[Path]) -> list[Path]:
+    """Find the predictions in files, run folders and folders of run folders.
 
     Raises:
-        DataError: If a path does not exist, or there are no predictions below it.
+        DataError: If there are no predictions in or below one of them.
     """
     predictions: dict[Path, None] = {}
-    for source in [sources] if isinstance(sources, str) else sources:
-        place = Path(source).expanduser()
-        if not place.exists():
-            raise DataError(f"predictions={source}: there is no such file or folder.")
+    for place in places:
         files = [place] if place.is_file() else sorted(place.rglob(NAME))
         if not files:
-            raise DataError(f"predictions={source}: there is no {NAME} in or below this folder.")
+            raise DataError(f"predictions={place}: there is no {NAME} in or below this folder.")
         predictions.update(dict.fromkeys(file.resolve() for file in files))
     return list(predictions)
 

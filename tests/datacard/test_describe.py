@@ -224,7 +224,7 @@ def test_second_card_drops_what_the_first_one_left(described: Path) -> None:
     ("words", "sentence"),
     [
         (["near=2"], "near=2: it must be a correlation"),
-        (["predictions=nowhere"], "predictions=nowhere: there is no such file or folder."),
+        (["predictions=nowhere"], "predictions=nowhere: there is no such folder, and no run in"),
     ],
 )
 def test_bad_settings_get_one_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:
@@ -232,6 +232,16 @@ def test_bad_settings_get_one_sentence(tmp_path: Path, words: list[str], sentenc
     assert done.returncode in {1, 2}
     assert done.stderr.startswith(sentence)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_predictions_are_named_as_runs_are(trained: Path, tiny: Path, tmp_path: Path) -> None:
+    for number, word in enumerate(("latest", trained.parent.name)):
+        done = run(
+            tmp_path, f"data.root={tiny}", "data=folder", "folds=3", f"predictions='{word}'",
+            f"runs_dir={trained.parents[2]}", "samples=1", f"out=card{number}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"card{number}" / "suspicious.csv").is_file()
 
 
 def test_near_duplicates_survive_encoding_and_light_but_not_another_image() -> None:
@@ -304,7 +314,7 @@ def test_predictions_of_several_runs_are_averaged(tmp_path: Path) -> None:
         lines = f"path,label,predicted,confidence,p_A,p_B\nA/0.png,A,A,{p},{p},{1 - p:.1f}\n"
         (tmp_path / "runs" / f"fold={fold}" / "predictions.csv").write_text(lines)
     predictions = label_errors.read_predictions_for(
-        label_errors.prediction_files(str(tmp_path / "runs")), data
+        label_errors.prediction_files([tmp_path / "runs"]), data
     )
     assert predictions.rows.tolist() == [0]
     assert predictions.probabilities == pytest.approx(np.array([[0.7, 0.3]]))
