@@ -22,6 +22,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from signlang.arrays import Pixels
+from signlang.data import image_limits
+from signlang.data.image_limits import ImageLimitError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,8 +72,6 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-MAX_PIXELS: Final = 100_000_000  # above any camera's; protects from decompression bombs
-MAX_BYTES: Final = 256 * 2**20
 STILL_FORMATS: Final = {"MPO"}  # a phone's JPEG with a second view: the first frame is used
 _SIXTEEN_BIT: Final = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 _WITH_ALPHA: Final = {"RGBA", "LA", "PA", "RGBa", "La"}
@@ -133,7 +133,7 @@ def read_bytes(path: Path) -> bytes:
         size = status.st_size
         if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             raise BadImageError("a device, which has no end")
-        if size > MAX_BYTES:
+        if size > image_limits.MAX_BYTES:
             raise BadImageError(f"{size / 2**20:,.0f} MiB, more than an image can be")
         data = path.read_bytes()
     except FileNotFoundError:
@@ -233,17 +233,16 @@ def is_image_name(suffix: str) -> bool:
 
 def _load(data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format not in STILL_FORMATS:
-            raise BadImageError(f"animated ({frames} frames), not a still image")
+        image = image_limits.open_image(data)
+        if image.format not in STILL_FORMATS and image_limits.is_animated(image):
+            raise BadImageError("animated, not a still image")
         image.load()
     except UnidentifiedImageError:
         raise BadImageError("not an image, or of an unknown format") from None
     except Image.DecompressionBombError:
-        raise BadImageError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
+        raise BadImageError(f"more than {image_limits.MAX_PIXELS / 1e6:g} million pixels") from None
+    except ImageLimitError as error:
+        raise BadImageError(str(error)) from None
     except _DAMAGE as why:
         raise BadImageError(f"damaged or cut off ({why})") from None
     return image
@@ -280,7 +279,7 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
 
 
-def read_image(data: bytes, limit_pixels: int = MAX_PIXELS) -> Pixels:
+def read_image(data: bytes, limit_pixels: int = image_limits.MAX_PIXELS) -> Pixels:
     """Decode the bytes of an image file as training does: (H, W, 3), upright, RGB.
 
     Raises:
@@ -288,7 +287,7 @@ def read_image(data: bytes, limit_pixels: int = MAX_PIXELS) -> Pixels:
     """
     if not data:
         raise BadImageError("empty (0 bytes)")
-    if limit_pixels < MAX_PIXELS:
+    if limit_pixels < image_limits.MAX_PIXELS:
         _check_pixels(data, limit_pixels)
     return np.asarray(decode(data), dtype=np.uint8)
 
@@ -299,8 +298,10 @@ def _check_pixels(data: bytes, limit: int) -> None:
         width, height = Image.open(io.BytesIO(data)).size
     except Exception:  # of any kind: decoding reports it
         return
-    if width * height > limit:
-        raise BadImageError(f"{width} x {height} pixels, more than the limit of {limit:,}")
+    try:
+        image_limits.check_size(width, height, limit)
+    except ImageLimitError as error:
+        raise BadImageError(str(error)) from None
 
 
 FORMS: Final = (

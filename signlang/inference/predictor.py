@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import io
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from PIL import Image
 
 from signlang.arrays import Floats32, Pixels
 from signlang.console import log
+from signlang.data import image_limits
 from signlang.data.image_io import (
     BadImageError,
     as_images,
@@ -104,7 +104,7 @@ def _in_folder(folder: str) -> Iterator[ImageSource]:
 def _from_stdin(data: bytes) -> list[ImageSource]:
     """Take an image, or else lines of paths."""
     try:
-        with Image.open(io.BytesIO(data)):
+        with image_limits.open_image(data):
             return [ImageSource(STDIN, data)]
     except Exception:  # decoders raise anything at what is no image
         if b"\0" in data:

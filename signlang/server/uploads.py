@@ -7,7 +7,6 @@ four decoders are ever reached, and a small file that holds a huge image is refu
 """
 
 import asyncio
-import io
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
@@ -24,7 +23,9 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from signlang.arrays import Pixels
+from signlang.data import image_limits
 from signlang.data.image_io import BadImageError, read_image, resize_image
+from signlang.data.image_limits import ImageLimitError
 from signlang.server.schemas import RequestError
 
 ACCEPTED_TYPES: Final = (
@@ -186,11 +187,7 @@ def decode_upload(data: bytes, size: int, most: int, number: int, count: int) ->
     which = "The image" if count == 1 else f"Image {number} of {count}"
     if not data:
         raise RequestError(422, f"{which} is empty.")
-    width, height = _header(data, which)
-    if width * height > most:
-        raise RequestError(
-            413, f"{which} has {width} x {height} pixels, more than {most:,}: send a smaller one."
-        )
+    _check_header(data, which, most)
     try:
         pixels = read_image(data, most)
     except BadImageError as error:
@@ -200,12 +197,14 @@ def decode_upload(data: bytes, size: int, most: int, number: int, count: int) ->
     return resize_image(Image.fromarray(pixels), size)
 
 
-def _header(data: bytes, which: str) -> tuple[int, int]:
+def _check_header(data: bytes, which: str, most: int) -> None:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            return opened.size
+        with image_limits.open_image(data, FORMATS) as image:
+            image_limits.check_size(*image.size, most)
     except UnidentifiedImageError:
         raise RequestError(415, f"{which} is not a JPEG, PNG, WebP or BMP file.") from None
+    except ImageLimitError as error:
+        raise RequestError(413, f"{which} has {error}: send a smaller or plainer one.") from None
     except Image.DecompressionBombError:
         raise RequestError(413, f"{which} has too many pixels: send a smaller one.") from None
     except Exception as error:  # decoders raise anything at damaged files
