@@ -9,7 +9,8 @@ RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
     && mkdir vendor \
     && cp node_modules/onnxruntime-web/dist/ort.wasm.min.mjs \
         node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.mjs \
-        node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm vendor/
+        node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm vendor/ \
+    && gzip -9 -k -n vendor/*.wasm
 
 FROM python:3.11-slim-bookworm AS packages
 COPY requirements-serve.lock /

@@ -71,6 +71,7 @@ $(PAGE)/vendor/.ready: $(PAGE)/package-lock.json
 	@cd $(PAGE) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
 	@mkdir -p $(PAGE)/vendor
 	@cp $(addprefix $(PAGE)/node_modules/onnxruntime-web/dist/,$(RUNTIME)) $(PAGE)/vendor/
+	@gzip -9 -k -f -n $(PAGE)/vendor/*.wasm
 	@touch $@
 
 .PHONY: train

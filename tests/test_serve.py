@@ -1,5 +1,6 @@
 """The service, started by its command and asked over HTTP."""
 
+import gzip
 import io
 import os
 import signal
@@ -16,7 +17,7 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from conftest import run_command
+from conftest import ROOT, run_command
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -27,6 +28,7 @@ from signlang.inference.onnx_model import OnnxModel
 from signlang.server.schemas import ModelList, PredictResponse
 
 JPEG = {"content-type": "image/jpeg"}
+PAGE = ROOT / "signlang" / "server" / "page"
 LIMITS = ("max_body_mb=0.5", "max_pixels=1000000", "max_images=4", "body_s=1")
 
 
@@ -244,7 +246,7 @@ def test_a_body_that_does_not_arrive_is_given_up(running: Service) -> None:
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as wire:
         wire.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
             b"Content-Length: 5000\r\n\r\n\xff\xd8"
         )
         assert b" 408 " in wire.recv(4096)
@@ -295,6 +297,14 @@ def test_the_key_is_asked_for(bundle: Path, tmp_path: Path) -> None:
             assert got.json()["predictions"][0]["label"] == "A"
             for path in ("/", "/docs", "/healthz", "/readyz", "/v1/models/colours/card"):
                 assert client.get(path).status_code == 200
+            described = client.get("/openapi.json").json()
+            (schemes, asked) = (described["components"]["securitySchemes"], described["paths"])
+            assert {kind["type"] for kind in schemes.values()} == {"apiKey", "http"}
+            for path in ("/v1/predict", "/v1/models", "/v1/models/{name}/network.onnx", "/metrics"):
+                (route,) = asked[path].values()
+                assert "401" in route["responses"]
+                assert [list(way) for way in route["security"]] == [[name] for name in schemes]
+            assert "security" not in asked["/healthz"]["get"]
         assert "horse" not in locked.log.read_text()
 
 
@@ -340,9 +350,28 @@ def test_the_description_works_offline(client: httpx.Client) -> None:
         described["paths"]
     )
     answers = described["paths"]["/v1/predict"]["post"]["responses"]
-    assert {"200", "401", "413", "415", "422", "429", "503"} <= set(answers)
+    assert set(answers) == {"200", "404", "408", "413", "415", "422", "429", "503"}
+    assert "securitySchemes" not in described["components"]  # there is no key
     for path in ("/", "/docs"):
         assert "https://" not in client.get(path).text
+
+
+def test_the_runtime_of_the_browser_comes_compressed(client: httpx.Client) -> None:
+    file = PAGE / "vendor" / "ort-wasm-simd-threaded.wasm"
+    if not file.with_name(f"{file.name}.gz").is_file():
+        pytest.skip("`make page` needs npm")
+    path = f"/page/vendor/{file.name}"
+    for accepted in ("gzip, br", "identity"):
+        with client.stream("GET", path, headers={"accept-encoding": accepted}) as got:
+            raw = b"".join(got.iter_raw())
+        assert got.headers["content-type"] == "application/wasm"
+        assert got.headers["vary"] == "Accept-Encoding"
+        is_packed = got.headers.get("content-encoding") == "gzip"
+        assert is_packed == ("gzip" in accepted)
+        assert (gzip.decompress(raw) if is_packed else raw) == file.read_bytes()
+        assert len(raw) < 5e6 or not is_packed
+        asked = {"accept-encoding": accepted, "if-none-match": got.headers["etag"]}
+        assert client.get(path, headers=asked).status_code == 304
 
 
 def test_the_browser_can_load_the_network_once(client: httpx.Client, bundle: Path) -> None:
@@ -366,8 +395,8 @@ def test_it_listens_to_this_computer_alone(running: Service) -> None:
 
 
 def test_a_full_queue_refuses_and_loses_nothing(slow: Path, tmp_path: Path) -> None:
-    words = (f"bundle={slow}", "queue=4", "max_images=4", "max_batch=1", "runners=1")
-    with service(tmp_path, *words) as busy, busy.client() as client:
+    words = ("queue=4", "queue_s=0.01", "max_images=4", "max_batch=1", "runners=1")
+    with service(tmp_path, f"bundle={slow}", *words) as busy, busy.client() as client:
 
         def ask(number: int) -> httpx.Response:
             return client.post("/v1/predict", content=encoded("A"), headers=JPEG)

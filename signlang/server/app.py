@@ -3,7 +3,8 @@
 import hashlib
 import mimetypes
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final
@@ -11,7 +12,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.security import APIKeyHeader
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -23,7 +25,7 @@ from signlang.server.config import MIB, ServeConfig
 from signlang.server.engine import Engine
 from signlang.server.registry import ModelRegistry
 from signlang.server.schemas import RequestError
-from signlang.server.security import CARD_POLICY, KeyCheck, SecureHeaders
+from signlang.server.security import CARD_POLICY, HostCheck, KeyCheck, SecureHeaders
 from signlang.server.telemetry import RequestLog
 
 FOLDER: Final = Path(__file__).parent / "page"
@@ -52,10 +54,19 @@ class PageFiles(StaticFiles):
             return "", None
         return super().lookup_path(path)
 
-    def file_response(self, *args: Any, **options: Any) -> Response:
-        """Answer with the file, or that the browser has it already."""
-        response = super().file_response(*args, **options)
+    def file_response(
+        self, full_path: Any, stat_result: os.stat_result, scope: Any, status_code: int = 200
+    ) -> Response:
+        """Answer with the file, compressed where it is there so, or that the browser has it."""
+        packed = Path(f"{full_path}.gz")
+        is_packed = "gzip" in Headers(scope=scope).get("accept-encoding", "") and packed.is_file()
+        if is_packed:
+            full_path, stat_result = packed, packed.stat()
+        response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["Cache-Control"] = "no-cache"
+        response.headers["Vary"] = "Accept-Encoding"
+        if is_packed:
+            response.headers["Content-Encoding"] = "gzip"
         return response
 
 
@@ -100,21 +111,34 @@ BODY: Final = {
 }
 
 
-def protected(options: ServeConfig) -> list[Any]:
-    """Dependencies of protected routes; `APIKeyHeader` only documents the scheme in OpenAPI."""
-    return [
+def protected(options: ServeConfig, *codes: int) -> dict[str, Any]:
+    """What a protected route asks for and may refuse; nothing is asked without a key.
+
+    `APIKeyHeader` and `HTTPBearer` document the two ways to give the key in OpenAPI.
+
+    Args:
+        options: The settings.
+        codes: Other refusals of the route.
+    """
+    key = [
         Depends(APIKeyHeader(name="X-API-Key", auto_error=False)),
+        Depends(HTTPBearer(auto_error=False)),
         Depends(KeyCheck(options.api_key)),
     ]
+    told = [*([401] if options.api_key else []), *codes]
+    return {
+        "dependencies": key if options.api_key else [],
+        "responses": {code: REFUSED[code] for code in told},
+    }
 
 
 def prediction_routes(engine: Engine, options: ServeConfig) -> APIRouter:
     """Where images are recognised."""
-    router = APIRouter(prefix="/v1", tags=["signs"], dependencies=protected(options))
+    router = APIRouter(prefix="/v1", tags=["signs"])
 
     @router.post(
-        "/predict", response_model=schemas.PredictResponse, responses=REFUSED,
-        openapi_extra={"requestBody": BODY},
+        "/predict", response_model=schemas.PredictResponse, openapi_extra={"requestBody": BODY},
+        **protected(options, 404, 408, 413, 415, 422, 429, 503),
     )  # fmt: skip
     async def predict(
         request: Request,
@@ -139,18 +163,18 @@ def model_routes(models: ModelRegistry, options: ServeConfig) -> APIRouter:
     listed = _listed(models, options)
     tags = {name: f'"{hashlib.sha256(model.onnx).hexdigest()}"' for name, model in models.items()}
 
-    @router.get("", response_model=schemas.ModelList, dependencies=protected(options))
+    @router.get("", response_model=schemas.ModelList, **protected(options))
     async def list_models() -> Response:
         """List the networks among which a request can choose, and the limits."""
         return JSONResponse(listed)
 
-    @router.get("/{name}/network.onnx", response_class=Response, dependencies=protected(options))
+    @router.get("/{name}/network.onnx", response_class=Response, **protected(options, 404))
     async def network(name: str, request: Request) -> Response:
         """Load a network into the browser: uint8 images in, probabilities out."""
         known = models.resolve(name)
         return onnx_response(models[known].onnx, tags[known], request)
 
-    @router.get("/{name}/card", response_class=Response)
+    @router.get("/{name}/card", response_class=Response, responses={404: REFUSED[404]})
     async def card(name: str) -> Response:
         """Read the model card; needs no key."""
         page = models[models.resolve(name)].card
@@ -219,7 +243,31 @@ def create_app(models: ModelRegistry, options: ServeConfig) -> Any:
             wrapped, allow_origins=options.cors, allow_methods=["GET", "POST"],
             allow_headers=["content-type", "x-api-key", "authorization"],
         )  # fmt: skip
-    return RequestLog(SecureHeaders(wrapped, shared=bool(options.cors)))
+    checked = HostCheck(AnswerHead(wrapped), _names(options))
+    return RequestLog(SecureHeaders(checked, shared=bool(options.cors)))
+
+
+def _names(options: ServeConfig) -> Sequence[str] | None:
+    """Names by which the service may be called, None for any: see `hosts` in conf/serve.yaml."""
+    if options.hosts is not None:
+        return None if "*" in options.hosts else options.hosts
+    return None if options.api_key else (socket.gethostname(), socket.getfqdn())
+
+
+class AnswerHead:
+    """ASGI middleware that answers HEAD as GET; uvicorn leaves the body out.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on."""
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+        await self.app({**scope, "method": "GET"} if is_head else scope, receive, send)
 
 
 def _describe(app: FastAPI) -> None:
@@ -243,12 +291,14 @@ def _monitoring_routes(engine: Engine, options: ServeConfig) -> APIRouter:
 
     @router.get("/readyz", responses={503: {"model": schemas.ErrorResponse}})
     async def readyz() -> dict[str, str]:
-        """Whether there is room for another image; the networks are loaded before the start."""
+        """Whether another image would be decoded and computed at once."""
         if engine.admission.is_full:
             raise RequestError(503, "The queue is full.", {"Retry-After": "1"})
+        if not await engine.is_decoding():
+            raise RequestError(503, "The decoders are busy.", {"Retry-After": "5"})
         return {"status": "ready"}
 
-    @router.get("/metrics", response_class=Response, dependencies=protected(options))
+    @router.get("/metrics", response_class=Response, **protected(options))
     async def metrics() -> Response:
         """Metrics for Prometheus, of all processes."""
         return Response(telemetry.metrics_page(), media_type=telemetry.METRICS_TYPE)
@@ -286,11 +336,14 @@ def _explain_errors(app: FastAPI) -> None:
         return error_response(error.status, error.sentence, dict(error.headers))
 
     @app.exception_handler(HTTPException)
-    async def missing(_: Request, error: HTTPException) -> Response:
+    async def missing(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405 and request.method == "OPTIONS":
+            allowed = (error.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
+            return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
         sentence = {
             404: "There is nothing at this address; /docs lists what there is.",
             405: "This address takes other methods; /docs lists them.",
-        }.get(error.status_code, "This request cannot be model.")
+        }.get(error.status_code, "This request cannot be answered.")
         return error_response(error.status_code, sentence, error.headers)
 
     @app.exception_handler(RequestValidationError)

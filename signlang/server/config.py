@@ -61,13 +61,18 @@ class ServeConfig(Strict):
     wait_ms: float = Field(default=0.0, ge=0)
     queue: Count = 128
     queue_mb: Positive = 256
+    queue_s: Positive = 2.0
     max_images: Count = 64
     max_body_mb: Positive = 16
     max_pixels: int = Field(default=25_000_000, ge=1, le=100_000_000)
+    head_s: Positive = 10.0
     body_s: Positive = 10.0
+    decode_s: Positive = 60.0
     timeout_s: Positive = 30.0
     grace_s: Positive = 30.0
     connections: Count = 1000
+    address_connections: Count = 500
+    hosts: Texts | None = None
     verbose: bool = True
 
     @model_validator(mode="after")

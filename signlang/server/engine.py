@@ -1,22 +1,20 @@
-"""Inference engine: admission control, dynamic batching and predictions.
-
-What is inside is bounded twice, in images and in bytes, before anything is read: a burst costs
-waiting time, never memory.
+"""Inference engine: dynamic batching and predictions.
 
 A batch is what waits at the moment at which a runner is free: under no load an image is computed
 at once, under load batches grow by themselves. Everything but the networks runs in one event loop,
 so there are no locks.
 
-The order is: room, bytes, kind, pixels, network. Each step is bounded and may refuse.
+The order is: kind, bytes, room, pixels, network. Each step is bounded and may refuse.
 """
 
 import asyncio
 import math
+import os
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,74 +23,11 @@ import numpy as np
 
 from signlang.arrays import Floats32, Pixels
 from signlang.server import telemetry, uploads
-from signlang.server.config import MIB, ServeConfig
+from signlang.server.admission import Admission, Slot
+from signlang.server.config import MIB, ServeConfig, log
 from signlang.server.registry import Compute, LoadedModel, ModelRegistry
-from signlang.server.schemas import RequestError, too_busy
+from signlang.server.schemas import RequestError
 from signlang.system import cpu_count
-
-
-@dataclass(eq=False)
-class Slot:
-    """What one request occupies.
-
-    Attributes:
-        images: How many.
-    """
-
-    images: int = 1
-
-
-class Admission:
-    """Bounds the images and bytes that one process holds.
-
-    Args:
-        images: That may be inside, whether read, waiting or computed.
-        size: Bytes of bodies that may be inside.
-
-    Attributes:
-        inside: Images at present.
-    """
-
-    def __init__(self, images: int, size: int) -> None:
-        self.inside = 0
-        self._images, self._size = images, size
-        self._bytes = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next request is refused."""
-        return self.inside >= self._images
-
-    @contextmanager
-    def reserve(self, size: int) -> Iterator[Slot]:
-        """Reserve one image and a body of at most `size` bytes while the block runs.
-
-        Raises:
-            RequestError: 429 if there is no room.
-        """
-        if self.inside + 1 > self._images or self._bytes + size > self._size:
-            raise too_busy()
-        slot = Slot()
-        self.inside += 1
-        self._bytes += size
-        try:
-            yield slot
-        finally:
-            self.inside -= slot.images
-            self._bytes -= size
-
-    def extend(self, slot: Slot, images: int) -> None:
-        """Reserve all images of a request, once it is known how many they are.
-
-        Raises:
-            RequestError: 429 if there is no room.
-        """
-        more = max(images, 1) - slot.images
-        if self.inside + more > self._images:
-            raise too_busy()
-        self.inside += more
-        slot.images += more
-
 
 OnBatch = Callable[[str, int, float], None]
 
@@ -244,7 +179,7 @@ class Engine:
 
     def __init__(self, models: ModelRegistry, options: ServeConfig) -> None:
         self.models, self.options = models, options
-        self.admission = Admission(options.queue, int(options.queue_mb * MIB))
+        self.admission = Admission(options.queue, int(options.queue_mb * MIB), options.queue_s)
         self.max_body = int(options.max_body_mb * MIB)
         self._batcher = Batcher(
             {name: model.network for name, model in models.items()},
@@ -254,11 +189,15 @@ class Engine:
             telemetry.record_batch,
         )
         self._decoders = ThreadPoolExecutor(cpu_count(), thread_name_prefix="decoder")
+        self._decoding: dict[int, float] = {}  # when each busy thread began
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True, name="decoder-watch").start()
 
     def close(self) -> None:
         """Wait for what is being computed."""
         self._batcher.close()
         self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._is_closed.set()
 
     async def answer(
         self,
@@ -282,21 +221,25 @@ class Engine:
         name = self.models.resolve(model)
         content_type = headers.get("content-type", "")
         uploads.check_content_type(content_type)
-        size = uploads.declared_size(headers.get("content-length"), self.max_body)
+        slot = Slot(self.admission)
         try:
-            with self.admission.reserve(size) as slot:
-                telemetry.INSIDE.set(self.admission.inside)
-                async with asyncio.timeout(self.options.timeout_s):
-                    body = await uploads.read_body(chunks, self.max_body, self.options.body_s)
-                    images = await self._decoded(body, content_type, slot, self.models[name])
-                    read = time.perf_counter()
-                    probabilities = await self._batcher.run(name, images)
+            self.admission.check_size(
+                uploads.declared_size(headers.get("content-length"), self.max_body)
+            )
+            async with asyncio.timeout(self.options.timeout_s):
+                body = await uploads.read_body(
+                    chunks, self.max_body, self.options.body_s, slot.add_bytes
+                )
+                images = await self._decoded(body, content_type, slot, self.models[name])
+                read = time.perf_counter()
+                probabilities = await self._batcher.run(name, images)
         except TimeoutError:
             raise RequestError(
                 503, f"There was no answer within {self.options.timeout_s:g} seconds.",
                 {"Retry-After": "5"},
             ) from None  # fmt: skip
         finally:
+            slot.close()
             telemetry.INSIDE.set(self.admission.inside)
         predictions = [_prediction(row.tolist(), self.models[name], top) for row in probabilities]
         for prediction in predictions:
@@ -314,25 +257,39 @@ class Engine:
         self, body: bytes, content_type: str, slot: Slot, model: LoadedModel
     ) -> list[Pixels]:
         files = await uploads.uploaded_files(body, content_type, self.options.max_images)
-        self.admission.extend(slot, len(files))
-        loop, size, count = asyncio.get_running_loop(), model.bundle.image_sizes[0], len(files)
+        await slot.enter(len(files))
+        telemetry.INSIDE.set(self.admission.inside)
+        size, most, count = model.bundle.image_sizes[0], self.options.max_pixels, len(files)
         tasks = [
-            loop.run_in_executor(
-                self._decoders,
-                uploads.decode_upload,
-                data,
-                size,
-                self.options.max_pixels,
-                number,
-                count,
-            )
+            self._decoders.submit(self._decode, data, size, most, number, count)
             for number, data in enumerate(files, 1)
         ]
+        slot.hold(tasks)
+        return [await asyncio.wrap_future(task) for task in tasks]
+
+    def _decode(self, data: bytes, size: int, most: int, number: int, count: int) -> Pixels:
+        thread = threading.get_ident()
+        self._decoding[thread] = time.monotonic()
         try:
-            return [await task for task in tasks]
+            return uploads.decode_upload(data, size, most, number, count)
         finally:
-            for task in tasks:
-                task.cancel()
+            del self._decoding[thread]
+
+    def _watch(self) -> None:
+        """End this process if a decoder hangs, which no thread can be stopped from."""
+        while not self._is_closed.wait(min(1.0, self.options.decode_s)):
+            started = min(self._decoding.copy().values(), default=None)
+            if started is not None and time.monotonic() - started > self.options.decode_s:
+                log.error("a decoder hangs", extra={"seconds": self.options.decode_s})
+                os._exit(1)  # the supervisor starts another
+
+    async def is_decoding(self, seconds: float = 2.0) -> bool:
+        """Whether the decoders get to new work within some seconds."""
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(self._decoders.submit(bool)), seconds)
+        except TimeoutError:
+            return False
+        return True
 
 
 def _milliseconds(started: float, read: float, end: float) -> dict[str, float]:

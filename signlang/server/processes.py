@@ -113,6 +113,8 @@ def _serve(
 ) -> None:
     import uvicorn
 
+    from signlang.server.http_protocol import protocol_factory
+
     class Server(uvicorn.Server):
         """Tells when it answers."""
 
@@ -128,7 +130,7 @@ def _serve(
         server_header=False,
         proxy_headers=False,
         lifespan="on",
-        limit_concurrency=options.connections,
+        http=protocol_factory(options),  # type: ignore[arg-type]  # called like a class
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=max(1, round(options.grace_s)),
     )

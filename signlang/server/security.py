@@ -2,10 +2,12 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import Request
+from fastapi.responses import JSONResponse
 
 from signlang.server.schemas import RequestError
 
@@ -58,6 +60,60 @@ class SecureHeaders:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, in lower case, without its port.
+
+    >>> _name_of("Localhost:8000"), _name_of("[::1]:80"), _name_of("192.0.2.1")
+    ('localhost', '::1', '192.0.2.1')
+    """
+    name = host.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0].rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class HostCheck:
+    """ASGI middleware that refuses names by which the service is not called.
+
+    A page of anybody can give its own name the address of this machine (DNS rebinding), and then
+    read what a service without a key answers; its browser still sends that name.
+
+    Args:
+        app: The application.
+        names: By which it may be called, beside addresses and localhost; None: any.
+    """
+
+    def __init__(self, app: Any, names: Sequence[str] | None) -> None:
+        self.app = app
+        self._names = None if names is None else {"localhost", *map(str.lower, names)}
+
+    def _allows(self, hosts: Sequence[bytes]) -> bool:
+        if self._names is None:
+            return True
+        if len(hosts) != 1:
+            return not hosts  # HTTP/1.0 sends none, browsers always one
+        name = _name_of(hosts[0].decode("latin-1"))
+        return name in self._names or name.endswith(".localhost") or _is_address(name)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and not self._allows(
+            [value for name, value in scope["headers"] if name == b"host"]
+        ):
+            sentence = "The service has another name: start it with hosts=[NAME] to allow this one."
+            await JSONResponse({"error": sentence}, 421)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
 
 class KeyCheck:

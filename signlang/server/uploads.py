@@ -7,7 +7,7 @@ four decoders are ever reached, and a small file that holds a huge image is refu
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Final
 
 from PIL import (
@@ -52,25 +52,35 @@ def check_content_type(content_type: str) -> None:
     Raises:
         RequestError: 415.
     """
-    if media_type(content_type) not in {*RAW, MULTIPART}:
-        raise RequestError(415, f"This is not an image by its Content-Type. {ACCEPTED_TYPES}")
+    kind = media_type(content_type)
+    if kind not in {*RAW, MULTIPART}:
+        what = "a kind of image that is not read" if kind.startswith("image/") else "not an image"
+        raise RequestError(415, f"This is {what}, by its Content-Type. {ACCEPTED_TYPES}")
 
 
 def declared_size(length: str | None, most: int) -> int:
-    """Bytes to reserve for a body: what the request declares, or the most it may have.
+    """Bytes that a request declares; 0 if it declares none.
 
     Raises:
         RequestError: 413 if it declares more than that.
     """
     if length is None or not length.isdecimal():
-        return most
+        return 0
     if len(length) > 18 or int(length) > most:
         raise _too_large(most)
     return int(length)
 
 
-async def read_body(chunks: AsyncIterator[bytes], most: int, seconds: float) -> bytes:
+async def read_body(
+    chunks: AsyncIterator[bytes], most: int, seconds: float, on_bytes: Callable[[int], None]
+) -> bytes:
     """Read a body.
+
+    Args:
+        chunks: Of it.
+        most: Bytes that it may have.
+        seconds: In which it must have come.
+        on_bytes: Called with the length of each chunk; may refuse it.
 
     Raises:
         RequestError: 413 if it has more than `most` bytes, 408 if it takes longer than `seconds`.
@@ -79,9 +89,10 @@ async def read_body(chunks: AsyncIterator[bytes], most: int, seconds: float) -> 
     try:
         async with asyncio.timeout(seconds):
             async for chunk in chunks:
-                body += chunk
-                if len(body) > most:
+                if len(body) + len(chunk) > most:
                     raise _too_large(most)
+                on_bytes(len(chunk))
+                body += chunk
     except TimeoutError:
         raise RequestError(
             408, f"The body did not arrive within {seconds:g} seconds.", {"Connection": "close"}

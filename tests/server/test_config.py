@@ -26,7 +26,7 @@ KEY = "a-key-of-sixteen"
         ({"max_pixels": 100_000_001}, "max_pixels=100000001: it must be a whole number from 1 to"),
         ({"queue": 8}, "max_images=64 of one request do not fit into queue=8"),
         ({"queue_mb": 8}, "max_body_mb=16 of one request does not fit into queue_mb=8"),
-        ({"queues": 8}, "There is no setting queues. Did you mean queue?"),
+        ({"quee": 8}, "There is no setting quee. Did you mean queue?"),
     ],
 )
 def test_what_cannot_work_is_refused(values: dict[str, Any], sentence: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from PIL import Image
 
 from signlang.arrays import Floats32, Pixels
 from signlang.server import processes
+from signlang.server.admission import Admission, Slot
 from signlang.server.app import create_app
 from signlang.server.config import checked_config
-from signlang.server.engine import Admission, Batcher
+from signlang.server.engine import Batcher
 from signlang.server.registry import best_batch_size, load_models
 from signlang.server.schemas import RequestError
 
@@ -151,19 +153,74 @@ def test_the_best_batch_is_found_by_trying() -> None:
     assert best_batch_size(by_image, image_size=2) == 1
 
 
-def test_room_is_given_back() -> None:
-    admission = Admission(images=4, size=100)
-    with admission.reserve(50) as slot:
-        admission.extend(slot, 3)
-        assert admission.inside == 3
-        with admission.reserve(50) as other:
-            assert admission.is_full
-            with pytest.raises(RequestError, match="again") as refused:
-                admission.extend(other, 2)
-            assert refused.value.status == 429
-        with pytest.raises(RequestError), admission.reserve(51):
-            pass
-    assert (admission.inside, admission.is_full) == (0, False)
+def test_room_is_given_in_turn_and_given_back() -> None:
+    async def task() -> None:
+        admission = Admission(images=4, size=100, wait_s=0.2)
+        await admission.enter(3)
+        many = asyncio.create_task(admission.enter(2))
+        await asyncio.sleep(0)
+        few = asyncio.create_task(admission.enter(1))  # it would fit, but is not the first
+        await asyncio.sleep(0.05)
+        assert admission.is_full
+        assert not many.done()
+        assert not few.done()
+        admission.leave(1, 0)
+        await asyncio.gather(many, few, return_exceptions=True)
+        assert not many.exception()
+        assert isinstance(few.exception(), RequestError)  # 2 + 2 + 1 are too many for a while
+        assert admission.inside == 4
+        admission.leave(4, 0)
+        assert (admission.inside, admission.is_full) == (0, False)
+
+    in_loop(task)
+
+
+def test_who_leaves_the_queue_makes_way() -> None:
+    async def task() -> None:
+        admission = Admission(images=4, size=100, wait_s=5)
+        await admission.enter(3)
+        many, few = (asyncio.create_task(admission.enter(n)) for n in (4, 1))
+        await asyncio.sleep(0.05)
+        many.cancel()  # its client has gone
+        await few
+        assert admission.inside == 4
+
+    in_loop(task)
+
+
+def test_bytes_are_bounded_and_given_back() -> None:
+    async def task() -> None:
+        admission = Admission(images=4, size=100, wait_s=0.1)
+        slot = Slot(admission)
+        slot.add_bytes(60)
+        with pytest.raises(RequestError, match="again") as refused:
+            Slot(admission).add_bytes(41)
+        assert refused.value.status == 429
+        with pytest.raises(RequestError):
+            admission.check_size(41)
+        slot.close()
+        admission.check_size(100)
+
+    in_loop(task)
+
+
+def test_room_is_held_until_the_decoders_have_ended() -> None:
+    async def task() -> None:
+        admission = Admission(images=4, size=100, wait_s=0.1)
+        opened = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            slot = Slot(admission)
+            slot.add_bytes(10)
+            await slot.enter(2)
+            slot.hold([pool.submit(opened.wait, 10), pool.submit(bool)])
+            await asyncio.sleep(0.05)
+            slot.close()  # the request is over; its second image is never decoded
+            assert (admission.inside, admission.size) == (2, 10)
+            opened.set()
+        await asyncio.sleep(0.05)
+        assert (admission.inside, admission.size) == (0, 0)
+
+    in_loop(task)
 
 
 def test_small_answers_are_sent_at_once() -> None:
@@ -194,7 +251,7 @@ def test_nothing_of_a_request_reaches_the_disk(tmp_path: Path) -> None:
     async def task() -> None:
         nonlocal is_watched
         transport = httpx.ASGITransport(application)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             is_watched = True
             image = stream.getvalue()
             answers = [
