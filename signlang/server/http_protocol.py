@@ -17,7 +17,7 @@ from signlang.server.config import ServeConfig
 from signlang.server.security import HEADERS
 
 MAX_HEAD: Final = 64 * 1024  # bytes
-REFUSAL_S: Final = 1.0  # a refused connection that asks nothing is told and closed after that
+REFUSAL_S: Final = 1.0  # a refused connection is told so and closed after that
 STALLED_S: Final = 60.0  # how long an answer may wait for a client that does not read it
 
 Refusal = tuple[int, str]
@@ -62,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count the connection; one too many is refused with its first bytes."""
+        """Count the connection; one too many is refused after a while."""
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
         self._addresses[address] += 1
@@ -85,8 +85,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse at most as many bytes of a head as it may have."""
-        if self._refused:
-            self._close(self._refused)
+        if self._refused:  # what it says is not read; who tries again at once would cost the most
+            return
         while data and self._reads_head and not self.transport.is_closing():
             room = MAX_HEAD - self._head
             if not room:
