@@ -20,6 +20,7 @@ from signlang.files import is_plain_name
 from signlang.metrics.calibration import FALLBACK_THRESHOLD
 
 MANIFEST: Final = "bundle.json"
+CLASSES: Final = "classes.json"
 EXPORT_AGAIN: Final = "Copy it again, or export the run again."
 
 
@@ -38,7 +39,7 @@ def read_file(path: Path, name: str, most: int) -> bytes:
         raise BundleError(f"{path} names a file outside of itself, {name!r}: it is not used.")
     try:
         if path.is_dir():
-            return _from_folder(path / name, most)
+            return _from_folder(path, name, most)
         if path.is_file():
             return _from_zip(path, name, most)
     except FileNotFoundError:
@@ -58,7 +59,12 @@ def _missing(path: Path, name: str) -> str:
     return f"{path} is incomplete: {name} is missing. {EXPORT_AGAIN}"
 
 
-def _from_folder(file: Path, most: int) -> bytes:
+def _from_folder(folder: Path, name: str, most: int) -> bytes:
+    file = folder
+    for part in PurePosixPath(name).parts:
+        file /= part
+        if file.is_symlink():
+            raise BundleError(f"{file} is a link: a bundle holds its files itself. {EXPORT_AGAIN}")
     if not file.is_file():  # reading a pipe or a device may never end
         raise FileNotFoundError(file)
     if file.stat().st_size > most:
@@ -113,10 +119,13 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
     return info
 
 
+Size = Annotated[int, Field(ge=1, le=4096)]  # of an image, in pixels
+
+
 class Preprocessing(Strict, extra="ignore"):
     """What happens to an image in front of the network."""
 
-    image_sizes: Annotated[list[Count], Field(min_length=1)] | None = None
+    image_sizes: Annotated[list[Size], Field(min_length=1, max_length=8)] | None = None
 
 
 class CalibrationFacts(Strict, extra="ignore"):
@@ -135,7 +144,7 @@ class Manifest(Strict, extra="ignore"):
     format: Count
     name: str
     classes: Names
-    image_size: Count
+    image_size: Size
     preprocessing: Preprocessing = Preprocessing()
     temperature: Positive
     reject_threshold: Probability | None
@@ -153,12 +162,19 @@ class Manifest(Strict, extra="ignore"):
         lacking = [name for name in self.models.values() if name not in self.files]
         if lacking:
             raise ValueError(f"it has no checksum of {lacking[0]}.")
+        sizes = self.preprocessing.image_sizes or [self.image_size]
+        if sizes[-1] != self.image_size:
+            raise ValueError(
+                f"image_size is {self.image_size}, but preprocessing.image_sizes end with "
+                f"{sizes[-1]}."
+            )
         if "fp32" not in self.models:
             raise ValueError("models.fp32 is missing: it must be the name of an ONNX file.")
         return self
 
 
-MAX_FILE: Final = 4 * 2**30  # bytes
+MAX_FILE: Final = 2**30  # bytes
+MAX_BUNDLE: Final = 2 * 2**30
 MAX_MANIFEST: Final = 16 * 2**20
 
 
@@ -258,6 +274,21 @@ def load_bundle(path: Path) -> Bundle:
         models=dict(info["models"]),
         info=info,
     )
+    size = 0
     for name in info["files"]:
-        bundle.read(name)
+        data = bundle.read(name)
+        size += len(data)
+        if size > MAX_BUNDLE:
+            raise BundleError(f"{path} has more bytes than {MAX_BUNDLE:,}: it is not used.")
+        if name == CLASSES and _names(data) != bundle.classes:
+            raise BundleError(
+                f"{CLASSES} of {path} names other classes than {MANIFEST}. {EXPORT_AGAIN}"
+            )
     return bundle
+
+
+def _names(data: bytes) -> tuple[str, ...] | None:
+    try:
+        return tuple(json.loads(data))
+    except (ValueError, TypeError, RecursionError):
+        return None

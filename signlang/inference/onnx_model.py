@@ -1,5 +1,6 @@
 """ONNX models, run by onnxruntime."""
 
+import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from signlang.arrays import Floats32, Pixels
 from signlang.errors import BundleError, SettingError
-from signlang.inference.bundle import Bundle
+from signlang.inference.bundle import EXPORT_AGAIN, Bundle
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -35,7 +36,7 @@ class OnnxModel:
     def __init__(
         self, data: bytes, classes: Sequence[str], file: str, device: str = "cpu", threads: int = 1
     ) -> None:
-        self.classes = tuple(classes)
+        self.classes, self._file = tuple(classes), file
         self._session = _session(data, len(classes), file, device, threads)
 
     @classmethod
@@ -68,6 +69,7 @@ class OnnxModel:
 
         Raises:
             ValueError: If they are not uint8 of that shape.
+            BundleError: If what the network makes of them are no probabilities.
         """
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise ValueError(f"images are uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
@@ -76,14 +78,39 @@ class OnnxModel:
         if not images.size:
             raise ValueError(f"images of shape {images.shape} have no pixels")
         (probabilities,) = self._session.run(["probabilities"], {"images": images})
-        return np.asarray(probabilities, dtype=np.float32)
+        return _checked(probabilities, len(images), len(self.classes), self._file)
+
+
+def _checked(values: Any, images: int, classes: int, file: str) -> Floats32:
+    """The output of a network, if it can be probabilities."""
+    probabilities = np.asarray(values, dtype=np.float32)
+    if probabilities.shape != (images, classes):
+        raise BundleError(
+            f"{file} makes an output of shape {probabilities.shape} of {images} images, not "
+            f"{(images, classes)}. {EXPORT_AGAIN}"
+        )
+    if not (
+        (probabilities >= 0).all() and np.allclose(probabilities.sum(axis=1), 1, atol=SUM_ERROR)
+    ):
+        raise BundleError(f"{file} makes no probabilities of images. {EXPORT_AGAIN}")
+    return probabilities
+
+
+SUM_ERROR: Final = 1e-2  # of the probabilities of an image, which an int8 network may round
+# what a network may take for its first image, when it is loaded
+PROBE_S: Final = 60.0
+PROBE_BYTES: Final = 4 * 2**30
+PROBE_PIXELS: Final = 32  # width and height of that image
 
 
 def session_options(threads: int) -> Any:
-    """How every network is run by onnxruntime."""
+    """How every network is run by onnxruntime; it reads no other file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", f"{__file__}/none"
+    )
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors
     if _overflows():
@@ -117,9 +144,12 @@ def _session(data: bytes, classes: int, file: str, device: str, threads: int) ->
         there = ", ".join(name for name, provider in PROVIDERS.items() if provider in known)
         raise SettingError(f"device={device}: onnxruntime does not offer it here, only {there}.")
     try:
+        _probe(data, classes, file)
         session = onnxruntime.InferenceSession(data, session_options(threads), providers=[wanted])
         given = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
         made = [(o.name, o.type, o.shape[-1]) for o in session.get_outputs()]
+    except BundleError:
+        raise
     except Exception as error:  # onnxruntime has no base class for what it raises
         first = str(error).strip().splitlines()[0][:200]
         raise BundleError(
@@ -130,3 +160,48 @@ def _session(data: bytes, classes: int, file: str, device: str, threads: int) ->
     ]:
         raise BundleError(f"{file} is another kind of network: {given} to {made}.")
     return session
+
+
+@cache
+def _bounded_arena() -> None:
+    """Let sessions of this process that ask for it share an arena of `PROBE_BYTES`."""
+    import onnxruntime as ort
+
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,
+                              ort.OrtMemType.DEFAULT)  # fmt: skip
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg(PROBE_BYTES, 1, -1, -1))
+
+
+def _probe(data: bytes, classes: int, file: str) -> None:
+    """Run a network once, on one image, in bounded time and memory.
+
+    It is not optimised for this: onnxruntime computes constants while it optimises, for as long as
+    they take, and nothing can stop it then.
+    """
+    import onnxruntime as ort
+
+    _bounded_arena()
+    options = session_options(1)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    session = ort.InferenceSession(data, options, providers=[PROVIDERS["cpu"]])
+    if [output.name for output in session.get_outputs()] != ["probabilities"]:
+        return  # told by the caller
+    run = ort.RunOptions()
+    run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    run.log_severity_level = 4
+    timer = threading.Timer(PROBE_S, setattr, (run, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        images = np.zeros((1, PROBE_PIXELS, PROBE_PIXELS, 3), np.uint8)
+        (probabilities,) = session.run(["probabilities"], {"images": images}, run)
+    except Exception as error:  # onnxruntime has no base class for what it raises
+        if run.terminate:
+            raise BundleError(
+                f"{file} takes more than {PROBE_S:g} seconds for one image: it is not used."
+            ) from None
+        raise error from None
+    finally:
+        timer.cancel()
+    _checked(probabilities, 1, classes, file)
