@@ -221,6 +221,24 @@ def test_the_mirror_turns_the_image(tmp_path: Path) -> None:
         expect(page.locator("#letter")).to_have_text("C")
 
 
+@pytest.mark.parametrize("height", [667, 812])
+def test_what_is_written_is_in_sight_on_a_telephone(
+    running: Service, film: Path, height: int
+) -> None:
+    with browser_page(running.url, film, viewport={"width": 375, "height": height}) as page:
+        hold(page, 0.4)
+        page.get_by_role("button", name="Start the camera").click()
+        expect(page.locator("#line")).to_have_value(SPELLED, timeout=30_000)
+        page.evaluate("scrollTo(0, 0)")
+        for part in ("#line", "#letter", "#video"):
+            expect(page.locator(part)).to_be_in_viewport(ratio=1 if part == "#line" else 0.3)
+        assert page.evaluate("document.documentElement.scrollWidth") == 375
+        letter, text = (page.locator(part).bounding_box() for part in ("#letter", ".text"))
+        assert letter
+        assert text
+        assert letter["y"] + letter["height"] <= text["y"]  # which does not cover it
+
+
 def test_a_refused_camera_is_explained(running: Service, film: Path) -> None:
     with browser_page(running.url, film, is_allowed=False) as page:
         page.get_by_role("button", name="Start the camera").click()
@@ -251,6 +269,7 @@ def test_a_stopped_service_is_told_and_found_again(film: Path, tmp_path: Path, w
             expect(page.get_by_role("alert")).to_be_hidden()  # it needs no service any more
             return
         expect(page.get_by_role("alert")).to_contain_text("does not answer")
+        expect(page.locator("#letter")).to_have_text(NONE)  # what was seen last is seen no more
         port = first.url.rpartition(":")[2]
         (tmp_path / "again").mkdir()
         with service(tmp_path / "again", f"bundle={bundle}", f"port={port}"):

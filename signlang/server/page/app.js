@@ -108,6 +108,7 @@ async function toggle() {
     frameIt();
     await cameras();
     at("hint").hidden = true;
+    document.body.classList.add("signing");
     at("start").textContent = "Stop the camera";
     watch(++state.run);
   } catch (error) {
@@ -123,6 +124,7 @@ function stop() {
   camera.stop();
   speller.forget();
   show.nothing();
+  document.body.classList.remove("signing");
   at("guide").hidden = true;
   at("hint").hidden = false;
   at("start").textContent = "Start the camera";
@@ -177,7 +179,11 @@ async function trouble(error) {
   show.held(0);
   if (!(error instanceof Trouble)) throw error;
   if (error.status === 401) at("key-dialog").showModal();
-  if (error.status !== 429) show.notice(retried(error)); // too much to do: only slower
+  if (error.status !== 429) {
+    // too much to do makes it only slower; otherwise what was seen last is no longer what is seen
+    show.nothing();
+    show.notice(retried(error));
+  }
   await pause(error.wait || 1);
 }
 
