@@ -4,7 +4,6 @@ A model states each rule once; the sentence of an error is derived from it, so t
 differ. Neither torch nor omegaconf is needed here.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from signlang.errors import SettingError, SignlangError, closest, listing, near_path, suggestion
+from signlang.files import parse_json
 
 Schema = Mapping[str, Any]  # a JSON schema, or a piece of one
 
@@ -166,7 +166,7 @@ def read_validated(
         SignlangError: `error`, if it cannot be read or does not fit.
     """
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = parse_json(file.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as why:

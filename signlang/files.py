@@ -280,3 +280,19 @@ def is_plain_name(name: str) -> bool:
     parts = PurePosixPath(name).parts
     odd = set(name) & {"\\", ":", "\0"}
     return bool(parts) and not odd and not name.startswith("/") and ".." not in parts
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON of a file that anybody may have written.
+
+    Raises:
+        ValueError: If it is none, or is nested too deeply.
+
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: it is nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -1,6 +1,5 @@
 """List studies and runs with their status: `python -m signlang.list`; no torch."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from pydantic import BeforeValidator
 
 from signlang.constraints import Strict, Text, validated
 from signlang.errors import SettingError, suggestion
+from signlang.files import parse_json
 from signlang.hydra_app import run
 
 Status = Literal["running", "failed", "diverged", "damaged", "interrupted", "partial", "finished"]
@@ -115,9 +115,9 @@ def _fold(path: Path, is_tried: bool) -> Listed:
     changed = max((file.stat().st_mtime for file in files), default=path.stat().st_mtime)
     folds, accuracy, status = 0, None, _status(path)
     try:
-        folds = int(json.loads((path / "record.json").read_text("utf-8"))["settings"]["folds"])
+        folds = int(parse_json((path / "record.json").read_text("utf-8"))["settings"]["folds"])
         if status in {"finished", "partial"}:
-            metrics = json.loads((path / "metrics.json").read_text("utf-8"))
+            metrics = parse_json((path / "metrics.json").read_text("utf-8"))
             accuracy = float(metrics["test"]["accuracy"])
             status = "partial" if metrics.get("partial") else status
     except (OSError, ValueError, KeyError, TypeError):

@@ -24,7 +24,7 @@ from signlang.console import log, track
 from signlang.data import image_io
 from signlang.data.index import Index
 from signlang.errors import DataError
-from signlang.files import atomic_write, bytes_text
+from signlang.files import atomic_write, bytes_text, parse_json
 from signlang.system import check_stop, cpu_count
 
 VERSION: Final = 2  # of the pixels; raise it when `image_io` decodes or resizes differently
@@ -163,7 +163,7 @@ def _decode(index: Index, row: int, size: int) -> Pixels:
 
 def _is_intact(file: Path, shape: tuple[int, ...]) -> bool:
     try:
-        manifest = json.loads(_manifest_path(file).read_text())
+        manifest = parse_json(_manifest_path(file).read_text())
         array = DecodedImages(file)
         if tuple(manifest["shape"]) != shape or array.shape != shape:
             return False

@@ -28,7 +28,7 @@ from signlang.data.image_folder import ImageEntry, list_entries, read_groups, re
 from signlang.data.image_io import BadImageError, ImageFacts
 from signlang.data.patterns import several, sources_of_copies
 from signlang.errors import DataError, SettingError, listing
-from signlang.files import IMAGE_COLUMNS, atomic_write, write_csv, write_json
+from signlang.files import IMAGE_COLUMNS, atomic_write, parse_json, write_csv, write_json
 
 VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
 
@@ -85,7 +85,7 @@ def _file_signature(path: Path) -> list[int] | None:
 
 def _previous_results(cache_file: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(cache_file.read_text())
+        content = parse_json(cache_file.read_text())
         return dict(content["files"]) if content["version"] == VERSION else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

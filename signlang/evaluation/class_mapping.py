@@ -5,7 +5,6 @@ Images of a class that the network does not know are kept: they are predicted an
 
 import csv
 import io
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from signlang.errors import DataError, SettingError, listing, suggestion
+from signlang.files import parse_json
 
 EXACT: Final = "the same name"
 CASE: Final = "but for case"
@@ -178,6 +178,6 @@ def _text(file: Path, key: str) -> str:
 
 def _parsed(text: str, file: Path, key: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
         raise SettingError(f"{key}={file} is no JSON ({error}).") from None

@@ -5,8 +5,10 @@ PIL and onnxruntime are needed here.
 """
 
 import hashlib
-import json
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,11 +18,16 @@ from pydantic import Field, model_validator
 
 from signlang.constraints import Count, Index, Names, Positive, Probability, Strict, validated
 from signlang.errors import BundleError, near_path
-from signlang.files import is_plain_name
+from signlang.files import is_plain_name, parse_json
 from signlang.metrics.calibration import FALLBACK_THRESHOLD
 
 MANIFEST: Final = "bundle.json"
 CLASSES: Final = "classes.json"
+# what a damaged folder or archive raises
+DAMAGE: Final = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError,
+    RuntimeError, ValueError, struct.error, UnicodeDecodeError,
+)  # fmt: skip
 EXPORT_AGAIN: Final = "Copy it again, or export the run again."
 
 
@@ -44,7 +51,7 @@ def read_file(path: Path, name: str, most: int) -> bytes:
             return _from_zip(path, name, most)
     except FileNotFoundError:
         raise BundleError(_missing(path, name)) from None
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGE as error:
         reason = str(error) or type(error).__name__
         raise BundleError(
             f"{path} is damaged: {name} cannot be read ({reason}). {EXPORT_AGAIN}"
@@ -104,8 +111,8 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         BundleError: If it is no JSON, of another format, or does not fit `Manifest`.
     """
     try:
-        info = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        info = parse_json(data)
+    except ValueError as error:
         raise BundleError(f"bundle.json of {where} is damaged ({error}).") from None
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise BundleError(f"bundle.json of {where} is not that of a bundle: it has no format.")
@@ -289,6 +296,6 @@ def load_bundle(path: Path) -> Bundle:
 
 def _names(data: bytes) -> tuple[str, ...] | None:
     try:
-        return tuple(json.loads(data))
-    except (ValueError, TypeError, RecursionError):
+        return tuple(parse_json(data))
+    except (ValueError, TypeError):
         return None

@@ -4,7 +4,6 @@
 Hyper-parameter searches write `search.json` beside the run folders of their study.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pydantic import Field
 from signlang.console import log
 from signlang.constraints import Count, Index, Probability, Strict, Text, read_validated
 from signlang.errors import DataError, RunError, SettingError, closest, listing
-from signlang.files import IMAGE_COLUMNS, escaping_link, read_csv, write_json
+from signlang.files import IMAGE_COLUMNS, escaping_link, parse_json, read_csv, write_json
 from signlang.runs.identity import FORMAT, differences
 
 LOCK: Final = ".lock"
@@ -257,7 +256,7 @@ class RunFolder:
     def _read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name
         try:
-            content = json.loads(file.read_text("utf-8"))
+            content = parse_json(file.read_text("utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import signlang
 from signlang.constraints import typed
-from signlang.files import content_digest, data_set_name, file_digest
+from signlang.files import content_digest, data_set_name, file_digest, parse_json
 from signlang.hydra_app import default_config
 from signlang.system import device, git_commit, processor
 
@@ -172,7 +172,7 @@ def current_name(setting: Path) -> str | None:
     """The name that the runs in a folder of an earlier version would have now; None if unknown."""
     for file in sorted(setting.glob("fold=*/record.json")):
         with suppress(OSError, ValueError, KeyError, TypeError, HydraException):
-            record = json.loads(file.read_text("utf-8"))
+            record = parse_json(file.read_text("utf-8"))
             data = str(record["data"].get("name", ""))
             chosen = chosen_settings(record["overrides"], setting.parent.name, data)
             return name_of(str(record["settings"]["model.name"]), chosen)

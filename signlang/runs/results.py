@@ -1,7 +1,6 @@
 """Results of a finished run, read back and checked: metrics, predictions, history."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from signlang.console import log
 from signlang.constraints import Count, Index, Strict, Text, validated
 from signlang.data.index import Clusters, image_clusters
 from signlang.errors import RunError
-from signlang.files import read_csv
+from signlang.files import parse_json, read_csv
 from signlang.metrics.classification import Predictions, classification_metrics
 from signlang.runs.folder import TRAIN_AGAIN, RunFolder
 from signlang.runs.identity import PRECISION, recorded_environment
@@ -95,7 +94,7 @@ def read_class_names(run: Path) -> tuple[str, ...]:
     """
     file = run / "classes.json"
     try:
-        names = json.loads(file.read_text("utf-8"))
+        names = parse_json(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}). {TRAIN_AGAIN}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
