@@ -79,6 +79,8 @@ def data_set_name(root: str | None) -> str:
 
 
 IMAGE_COLUMNS: Final = ("path", "label", "signer", "subset")  # columns of a run's data.csv
+GROUP: Final = "group"  # columns that it has as well where they are known
+CROP: Final = "crop"
 
 
 @contextmanager

@@ -285,9 +285,9 @@ def _comments(file: Path, prefix: str) -> dict[str, str]:
 
 # settings that are paths or names: a comma in one is no sweep, unless there is -m
 PATHS: Final = {
-    "run", "bundle", "data.root", "data.signers", "model.weights", "ckpt_path", "images", "out",
-    "runs_dir", "cache_dir", "cards_dir", "bundles_dir", "evaluations_dir", "predictions",
-    "mapping", "classes", "studies", "augment.backgrounds", "study", "name",
+    "run", "bundle", "data.root", "data.signers", "data.groups", "data.boxes", "model.weights",
+    "ckpt_path", "images", "out", "runs_dir", "cache_dir", "cards_dir", "bundles_dir",
+    "evaluations_dir", "predictions", "mapping", "classes", "studies", "augment.backgrounds", "study", "name",
 }  # fmt: skip
 FUNCTION: Final = re.compile(r"\w+\(")  # of Hydra: range(5), tag(log, interval(1e-4, 1e-2))
 

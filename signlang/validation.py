@@ -147,6 +147,10 @@ class DataConfig(Config):
     signers: Text | None = None
     pattern: Text | None = None
     groups: ExistingPath | None = None
+    boxes: Text | None = None
+    box_margin: float = Field(
+        default=0.1, ge=0, le=2, description="a share of the box's width and height, from 0 to 2"
+    )
     on_bad_image: Literal["error", "exclude"]
     stored_size: Count | None = None
     pretrained: Pretrained = "auto"

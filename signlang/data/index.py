@@ -24,11 +24,12 @@ from signlang import files
 from signlang.arrays import Ints, connected
 from signlang.console import log, track
 from signlang.data import image_io
+from signlang.data.boxes import MARGIN, BadBoxError, Crop
 from signlang.data.image_folder import ImageEntry, list_entries, read_groups, read_signers
 from signlang.data.image_io import BadImageError, ImageFacts
 from signlang.data.patterns import several, sources_of_copies
 from signlang.errors import DataError, SettingError, listing
-from signlang.files import IMAGE_COLUMNS, atomic_write, write_csv, write_json
+from signlang.files import CROP, GROUP, IMAGE_COLUMNS, atomic_write, write_csv, write_json
 
 VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
 
@@ -279,6 +280,7 @@ class Index:
         groups: Group of each image, empty for one that stands alone; None if none is known.
         given: Subset of each image that the data set brings (train, validation, test, or another
             word), or None if it brings none.
+        crops: The part of each image that is used, None for a whole one; None if all are whole.
     """
 
     root: Path
@@ -290,6 +292,7 @@ class Index:
     excluded: tuple[BadFile, ...] = ()
     groups: tuple[str, ...] | None = None
     given: tuple[str, ...] | None = None
+    crops: tuple[Crop | None, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -318,8 +321,21 @@ class Index:
 
     @cached_property
     def content(self) -> str:
-        """Digest of all images in order, 32 hexadecimal digits: equal only for equal files."""
-        return _digest(fact.digest for fact in self.facts)
+        """Digest of all images in order, 32 hexadecimal digits: equal only for equal pixels."""
+        digests = [fact.digest for fact in self.facts]
+        if self.crops is not None:
+            crops = zip(digests, self.crops, strict=True)
+            digests = [digest if crop is None else f"{digest} {crop}" for digest, crop in crops]
+        return _digest(digests)
+
+    def crop(self, row: int) -> Crop | None:
+        """The part of an image that is used; None for the whole."""
+        return None if self.crops is None else self.crops[row]
+
+    @property
+    def cropped(self) -> int:
+        """How many images are cropped to a box."""
+        return sum(crop is not None for crop in self.crops or ())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -353,18 +369,22 @@ class Index:
     def write(self, folder: Path, subsets: npt.NDArray[np.str_]) -> None:
         """Write `data.csv` (path,label,signer,subset), `classes.json`, and `excluded.csv` if any.
 
+        Where they are known, `data.csv` has the columns group, and crop (left, top, right, bottom
+        in pixels) as well.
+
         Args:
             folder: Folder of the files.
             subsets: (N,) names of the subset of each image.
         """
         signers = self.signers or ("",) * len(self)
-        rows = (
-            (path, self.classes[label], signer, subset)
-            for path, label, signer, subset in zip(
-                self.paths, self.labels, signers, subsets, strict=True
-            )
-        )
-        write_csv(folder / "data.csv", IMAGE_COLUMNS, rows)
+        labels = [self.classes[label] for label in self.labels]
+        columns: list[Sequence[object]] = [self.paths, labels, signers, subsets.tolist()]
+        header = [*IMAGE_COLUMNS]
+        for name, values in ((GROUP, self.groups), (CROP, self.crops)):
+            if values is not None:
+                header.append(name)
+                columns.append(["" if value is None else str(value) for value in values])
+        write_csv(folder / "data.csv", header, zip(*columns, strict=True))
         write_json(folder / "classes.json", self.classes)
         if self.excluded:
             bad = ((file.path, file.reason) for file in self.excluded)
@@ -380,6 +400,8 @@ def read_index(
     on_bad_image: str = "error",
     pattern: str | None = None,
     groups: str | None = None,
+    boxes: str | None = None,
+    box_margin: float = MARGIN,
 ) -> Index:
     """Read a data set and open every image of it once.
 
@@ -392,6 +414,8 @@ def read_index(
             leaves them out.
         pattern: What the paths of a folder mean, see `signlang.data.patterns`; None: class folders.
         groups: A CSV file `path,group`.
+        boxes: Where boxes come from, see `data.boxes` in `conf/data/folder.yaml`; None: no boxes.
+        box_margin: What a crop adds to its box on each side, as a share of its width or height.
 
     Raises:
         DataError: If there is nothing to train on, or there are bad files and they are an error.
@@ -399,8 +423,36 @@ def read_index(
     """
     if on_bad_image not in ON_BAD_IMAGE:
         raise SettingError(f"data.on_bad_image={on_bad_image}: choose error or exclude.")
-    entries = list_entries(root, pattern)
+    entries, left_out = _usable(list_entries(root, pattern, boxes))
     base = root.parent if root.is_file() else root
+    entries = _with_people(base, entries, signers, pattern, groups)
+    cache_file = (
+        files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
+    )
+    results = inspect_files(base, [entry.path for entry in entries], cache_file)
+    cut = [_cropped(e, r, box_margin) for e, r in zip(entries, results, strict=True)]
+    good = [one for one in cut if not isinstance(one, BadFile)]
+    bad = tuple(one for one in cut if isinstance(one, BadFile))
+    if bad and on_bad_image == "error":
+        raise DataError(
+            f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as images:"
+            f"{listing(_causes(bad), most=1000)}\n{_whereabouts(root, bad)}"
+            "Fix or remove them, or leave them out with data.on_bad_image=exclude."
+        )
+    return _index(root, base, good, (*bad, *left_out))
+
+
+def _usable(entries: Sequence[ImageEntry]) -> tuple[list[ImageEntry], list["BadFile"]]:
+    """The entries that are used, and the others with the reason."""
+    used = [entry for entry in entries if not entry.left_out]
+    return used, [BadFile(entry.path, entry.left_out) for entry in entries if entry.left_out]
+
+
+def _with_people(
+    base: Path, entries: list[ImageEntry], signers: str | None, pattern: str | None,
+    groups: str | None,
+) -> list[ImageEntry]:  # fmt: skip
+    """Entries with the signers and groups that files of their own name."""
     paths = [entry.path for entry in entries]
     if signers == "auto" and pattern and any(entry.signer for entry in entries):
         signers = None
@@ -410,22 +462,22 @@ def read_index(
     kept = read_groups(base, groups, paths)
     if kept:
         entries = [replace(entry, group=kept.get(entry.path, "")) for entry in entries]
+    return entries
 
-    cache_file = (
-        files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
-    )
-    results = inspect_files(base, paths, cache_file)
-    good = [(e, r) for e, r in zip(entries, results, strict=True) if isinstance(r, ImageFacts)]
-    bad = tuple(
-        BadFile(e.path, r) for e, r in zip(entries, results, strict=True) if isinstance(r, str)
-    )
-    if bad and on_bad_image == "error":
-        raise DataError(
-            f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as images:"
-            f"{listing(_causes(bad), most=1000)}\n{_whereabouts(root, bad)}"
-            "Fix or remove them, or leave them out with data.on_bad_image=exclude."
-        )
-    return _index(root, base, good, bad)
+
+Inspected = tuple[ImageEntry, ImageFacts, Crop | None]
+
+
+def _cropped(entry: ImageEntry, result: ImageFacts | str, margin: float) -> Inspected | BadFile:
+    """An image with its crop, or why it cannot be used."""
+    if isinstance(result, str):
+        return BadFile(entry.path, result)
+    if entry.box is None:
+        return entry, result, None
+    try:
+        return entry, result, entry.box.crop(result.width, result.height, margin)
+    except BadBoxError as error:
+        return BadFile(entry.path, str(error))
 
 
 MANY: Final = 5  # files of one cause, which are then listed in one line
@@ -462,11 +514,9 @@ def _whereabouts(root: Path, bad: Sequence[BadFile]) -> str:
     return f"Paths are relative to {here}.\n"
 
 
-def _index(
-    root: Path, base: Path, good: list[tuple[ImageEntry, ImageFacts]], bad: tuple[BadFile, ...]
-) -> Index:
+def _index(root: Path, base: Path, good: Sequence[Inspected], bad: tuple[BadFile, ...]) -> Index:
     good = sorted(good, key=lambda item: item[0].path)
-    classes = tuple(sorted({entry.label for entry, _ in good}))
+    classes = tuple(sorted({entry.label for entry, _, _ in good}))
     if not good:
         raise DataError(f"{root} holds no usable image: expected one folder of images per sign.")
     if len(classes) < 2:
@@ -476,19 +526,21 @@ def _index(
         )
     _warn_of_case(classes)
     position = {name: label for label, name in enumerate(classes)}
-    signers = tuple(entry.signer for entry, _ in good)
-    groups = tuple(entry.group for entry, _ in good)
-    given = tuple(entry.subset for entry, _ in good)
+    signers = tuple(entry.signer for entry, _, _ in good)
+    groups = tuple(entry.group for entry, _, _ in good)
+    given = tuple(entry.subset for entry, _, _ in good)
+    crops = tuple(crop for _, _, crop in good)
     return Index(
         root=base,
         classes=classes,
-        paths=tuple(entry.path for entry, _ in good),
-        labels=np.array([position[entry.label] for entry, _ in good], dtype=np.int64),
+        paths=tuple(entry.path for entry, _, _ in good),
+        labels=np.array([position[entry.label] for entry, _, _ in good], dtype=np.int64),
         signers=signers if any(signers) else None,
-        facts=tuple(fact for _, fact in good),
+        facts=tuple(fact for _, fact, _ in good),
         excluded=bad,
         groups=groups if any(groups) else None,
         given=given if any(given) else None,
+        crops=crops if any(crops) else None,
     )
 
 
@@ -508,7 +560,7 @@ def _warn_of_case(classes: Sequence[str]) -> None:
 
 def index_options(data: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `read_index` that the group `data` of a configuration holds."""
-    keys = ("signers", "on_bad_image", "pattern", "groups")
+    keys = ("signers", "on_bad_image", "pattern", "groups", "boxes", "box_margin")
     return {key: data[key] for key in keys if data.get(key) is not None or key == "signers"}
 
 

@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 from signlang import files
 from signlang.components import TARGET, build, read_saved_config, saved_value
 from signlang.console import log, verbose
-from signlang.data.image_io import BadImageError, decode, read_bytes
+from signlang.data.boxes import Crop
+from signlang.data.image_io import BadImageError, decode_crop, read_bytes
 from signlang.data.synthetic import generator as drawing
 from signlang.errors import DataError, SettingError, SignlangError
 from signlang.files import content_digest
@@ -286,14 +287,16 @@ def _version(path: Path) -> tuple[int, str]:
     return (int(path.name) if path.name.isdecimal() else 0, path.name)
 
 
-def read_thumbnails(root: Path, paths: Sequence[str]) -> list[Image.Image | None]:
-    """Read images as thumbnails, padded; None for each missing one."""
-    return [_thumbnail(root / path) for path in paths]
+def read_thumbnails(
+    root: Path, paths: Sequence[str], crops: Mapping[str, Crop] | None = None
+) -> list[Image.Image | None]:
+    """Read images as thumbnails, padded, cut to their crops; None for each missing one."""
+    return [_thumbnail(root / path, (crops or {}).get(path)) for path in paths]
 
 
-def _thumbnail(file: Path) -> Image.Image | None:
+def _thumbnail(file: Path, crop: Crop | None) -> Image.Image | None:
     try:
-        image = decode(read_bytes(file))
+        image = decode_crop(read_bytes(file), crop)
     except (BadImageError, OSError, ValueError):
         return None
     return ImageOps.pad(

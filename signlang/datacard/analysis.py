@@ -199,6 +199,8 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         "exact duplicates": _pairs_text(pairs.exact),
         "near duplicates": _pairs_text(pairs.near),
     }
+    if index.cropped:
+        rows["boxes"] = f"{index.cropped:,} images are cropped to one"
     if analysis.copies:
         rows["augmented copies"] = f"{analysis.copies:,} images, by their names"
     if analysis.folds is not None:

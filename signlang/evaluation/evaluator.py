@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from signlang.arrays import Floats, Ints, Pixels
 from signlang.console import log, track
 from signlang.data import image_cache, image_io, splits
+from signlang.data.boxes import MARGIN, Crop
 from signlang.data.image_folder import class_names
 from signlang.data.index import Index, index_options, read_index
 from signlang.data.sources import images_root, open_source
@@ -126,7 +127,8 @@ def _subset_probabilities(
     outputs: list[Floats] = []
     for start in track(starts, f"predicting the {subset} images of the run", len(starts)):
         batch = [
-            _read(root / path, predictor.image_sizes[0]) for path, _ in rows[start : start + BATCH]
+            _read(root / path, predictor.image_sizes[0], run.folder.crops.get(path))
+            for path, _ in rows[start : start + BATCH]
         ]
         outputs.append(predictor.predict(predictor.resized(np.stack(batch))))
     probabilities = np.concatenate(outputs)
@@ -135,9 +137,9 @@ def _subset_probabilities(
     return probabilities, np.array([label for _, label in rows], dtype=np.int64)
 
 
-def _read(file: Path, size: int) -> Pixels:
+def _read(file: Path, size: int, crop: Crop | None) -> Pixels:
     try:
-        return image_io.resize_image(image_io.decode(image_io.read_bytes(file)), size)
+        return image_io.resize_image(image_io.decode_crop(image_io.read_bytes(file), crop), size)
     except image_io.BadImageError as error:
         raise DataError(f"{file}: {error}.") from None
 
@@ -164,7 +166,9 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     if cfg.mapping is not None:
         mapping = class_mapping.read_mapping(Path(str(cfg.mapping)).expanduser(), classes)
     # before all images are decoded and torch is imported
-    class_mapping.map_classes(class_names(root, cfg.data.get("pattern")), classes, mapping)
+    class_mapping.map_classes(
+        class_names(root, cfg.data.get("pattern"), cfg.data.get("boxes")), classes, mapping
+    )
     index, predictor = _index(cfg, root), load()
     _warn_of_unknown_classes(mapping or {}, index)
     matches = class_mapping.map_classes(index.classes, predictor.classes, mapping)
@@ -182,6 +186,7 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
         probabilities,
         overlap,
         seconds,
+        float(cfg.data.get("box_margin", MARGIN)),
     )
     if not evaluation.known.any():
         raise DataError("None of the images that are left is of a class that the network knows.")

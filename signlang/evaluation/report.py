@@ -229,7 +229,9 @@ def _mistakes(evaluation: Evaluation) -> Section:
 
 
 def _sheet(evaluation: Evaluation, view: Predictions, rows: list[int], name: str) -> ImageBlock:
-    images = sources.read_thumbnails(evaluation.index.root, [view.paths[row] for row in rows])
+    index = evaluation.index
+    crops = {p: c for p, c in zip(index.paths, index.crops or (), strict=False) if c is not None}
+    images = sources.read_thumbnails(index.root, [view.paths[row] for row in rows], crops)
     sheet = plots.mistakes_figure(view, rows, images)
     return ImageBlock(name, f"{counted(len(rows), 'image')} predicted wrongly", sheet)
 

@@ -149,6 +149,8 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
         "validation": len(subsets.validation),
         "test": len(subsets.test),
     }
+    if index.cropped:
+        data |= {"boxes": index.cropped, "box_margin": cfg.data.box_margin}
     overwrite = cfg.overwrite or is_dev_run(cfg)
     if not overwrite:
         settings = identity.settings_of(cfg, _recorded_choices(folder))  # no torch to ask so far

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from signlang.data import sources
+from signlang.data.boxes import Crop
 from signlang.errors import DataError
 from signlang.metrics import classification
 from signlang.metrics.classification import reliability_diagram
@@ -298,7 +299,10 @@ def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> Imag
         root = sources.images_root(setting.runs[0].path)
     except DataError as error:
         return Text(f"The images of {label} cannot be shown. {error}")
-    images = sources.read_thumbnails(root, [predictions.paths[row] for row in rows])
+    crops: dict[str, Crop] = {}
+    for run in setting.runs:
+        crops |= run.folder.crops
+    images = sources.read_thumbnails(root, [predictions.paths[row] for row in rows], crops)
     gone = sum(image is None for image in images)
     if gone == len(images):
         return Text(f"The images of {label} cannot be shown: they are not in {root} any more.")
