@@ -287,7 +287,8 @@ def _comments(file: Path, prefix: str) -> dict[str, str]:
 PATHS: Final = {
     "run", "bundle", "data.root", "data.signers", "data.groups", "data.boxes", "model.weights",
     "ckpt_path", "images", "out", "runs_dir", "cache_dir", "cards_dir", "bundles_dir",
-    "evaluations_dir", "predictions", "mapping", "classes", "studies", "augment.backgrounds", "study", "name",
+    "evaluations_dir", "predictions", "mapping", "classes", "studies", "augment.backgrounds",
+    "study", "name",
 }  # fmt: skip
 FUNCTION: Final = re.compile(r"\w+\(")  # of Hydra: range(5), tag(log, interval(1e-4, 1e-2))
 

@@ -28,6 +28,10 @@ from signlang.files import read_table
 
 JUNK: Final = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files of operating systems
 EXAMPLES: Final = 5
+SUBSETS: Final = (
+    "%s brings its own subsets, %s: split=given takes them as they are, any other split divides "
+    "all images anew"
+)
 SAMPLED: Final = 5000  # paths of which a pattern is guessed
 
 
@@ -105,6 +109,9 @@ class _BoxUse:
             "boxes (%s): %d of %d images are cropped to one", self.source, len(used) - len(whole),
             len(entries),
         )  # fmt: skip
+        subsets = sorted({entry.subset for entry in entries} - {""})
+        if subsets and self.source in annotations.KINDS:
+            log.info(SUBSETS, root, several(subsets))
         out = [f"{entry.path}: {entry.left_out}" for entry in entries if entry.left_out]
         for paths, what in (
             (whole, "have no box and are used whole"),
@@ -311,11 +318,7 @@ def _tell_subsets(root: Path, folders: list[str], classes: list[_ClassFolder]) -
     bare = [name for name in folders if not any(c.path.startswith(f"{name}/") for c in classes)]
     if bare:
         log.warning("no class folders in %s: the images there are not used", several(bare))
-    log.info(
-        "%s brings its own subsets, %s: split=given takes them as they are, any other split "
-        "divides all images anew",
-        root, several(folders),
-    )  # fmt: skip
+    log.info(SUBSETS, root, several(folders))
 
 
 def _warn_of_skipped(root: Path, skipped: list[str]) -> None:

@@ -338,13 +338,13 @@ def _crop_warnings(evaluation: Evaluation) -> Iterator[str]:
     if trained.share > CROPPED and here < 1 - CROPPED:
         yield (
             f"The network was trained on images cropped to a box ({percent(trained.share)} of "
-            f"them); of these, {percent(1 - here)} are whole images, in which the hand is smaller: "
-            "the metrics are of another task. Give their boxes, e.g. data.boxes=FILE."
+            f"them), but {percent(1 - here)} of the images here are whole, with smaller hands: the "
+            "metrics are of another task. Give their boxes, e.g. data.boxes=FILE."
         )
     elif trained.share < 1 - CROPPED and here > CROPPED:
         yield (
-            f"{percent(here)} of these images are cropped to a box; the network was trained on "
-            "whole images: the metrics are of another task. data.boxes=none takes them whole."
+            f"{percent(here)} of the images here are cropped to a box, but the network was trained "
+            "on whole images: the metrics are of another task. data.boxes=none takes them whole."
         )
     elif trained.share > CROPPED and trained.margin != evaluation.box_margin:
         yield (
