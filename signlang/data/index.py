@@ -28,8 +28,9 @@ from signlang.data.boxes import MARGIN, BadBoxError, Crop
 from signlang.data.image_folder import ImageEntry, list_entries, read_groups, read_signers
 from signlang.data.image_io import BadImageError, ImageFacts
 from signlang.data.patterns import several, sources_of_copies
+from signlang.data.sources import Root
 from signlang.errors import DataError, SettingError, listing
-from signlang.files import CROP, GROUP, IMAGE_COLUMNS, atomic_write, write_csv, write_json
+from signlang.files import CROP, GROUP, IMAGE_COLUMNS, SET, atomic_write, write_csv, write_json
 
 VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
 
@@ -145,8 +146,9 @@ class Clusters:
     """Images that are alike: a statistic must not take them for independent.
 
     Attributes:
-        kind: What a cluster is: `signer`, `source` (of augmented copies), `block` (of film), or
-            `image` where each stands alone.
+        kind: What a cluster is: `signer`, `group` (that the data set names), `source` (of augmented
+            copies), `block` (of film), `image` where each stands alone, or `mixed`: joined data
+            sets have several kinds.
         names: (n,) cluster of each image.
     """
 
@@ -183,35 +185,52 @@ class Clusters:
         >>> print(Clusters("block", np.array(["A/0", "A/0", "A/1"])))
         2 blocks of film
         """
-        words = {"source": "source image", "image": "independent image"}
+        words = {"source": "source image", "image": "independent image", "mixed": "cluster"}
         kind = words.get(self.kind, self.kind)
         film = " of film" if self.kind == "block" else ""
         return f"{self.count:,} {kind}{'s' * (self.count != 1)}{film}"
 
 
 def image_clusters(
-    paths: Sequence[str], labels: Sequence[str], signers: Sequence[str] | None
+    paths: Sequence[str],
+    labels: Sequence[str],
+    signers: Sequence[str] | None,
+    groups: Sequence[str] | None = None,
+    sets: Sequence[str] | None = None,
 ) -> Clusters:
     """Find out which images of a data set are alike.
 
-    Those of one signer, if all are known and there are two or more. Otherwise augmented copies of
-    one image, if names of files tell of any. Otherwise neighbouring frames:
-    the images of each class in the order of their frame numbers are cut into `BLOCKS` runs, if
-    every file name holds a number. Otherwise nothing is known, and each image stands alone.
+    Those of one signer, if all are known and there are two or more. Otherwise those of one group,
+    if any are given, and augmented copies of one image, if names of files tell of any. Otherwise
+    neighbouring frames: the images of each class in the order of their frame numbers are cut into
+    `BLOCKS` runs, if every file name holds a number. Otherwise nothing is known, and each image
+    stands alone. Of joined data sets each is looked at by itself.
 
     Args:
         paths: (N,) all images of the data set.
         labels: (N,) names of their classes.
         signers: (N,) empty where unknown; or None.
+        groups: (N,) empty for an image that stands alone; or None.
+        sets: (N,) the data set of each image, if there are several; or None.
 
     >>> image_clusters(["1.jpg", "2.jpg"], ["A", "A"], ["mary", "paul"]).names.tolist()
     ['mary', 'paul']
     >>> image_clusters(["a.jpg", "b.jpg"], ["A", "A"], ["mary", "mary"]).kind
     'image'
+    >>> image_clusters(["a.jpg", "b.jpg", "c.jpg"], ["A"] * 3, None, ["g", "g", ""]).names.tolist()
+    ['g', 'g', 'c.jpg']
     """
+    if sets is not None and len(set(sets)) > 1:
+        return _clusters_of_sets(paths, labels, signers, groups, sets)
     if signers is not None and all(signers) and len(set(signers)) > 1:
         return Clusters("signer", np.array(signers))
     sources = sources_of_copies(paths, labels)
+    if groups is not None and any(groups):
+        numbers = connected([[name or None for name in groups], sources])
+        first: dict[int, str] = {}
+        every = zip(numbers.tolist(), groups, paths, strict=True)
+        named = [first.setdefault(number, group or path) for number, group, path in every]
+        return Clusters("group", np.array(named))
     if any(sources):
         return Clusters("source", np.array([s or p for s, p in zip(sources, paths, strict=True)]))
     frames = [frame_number(path) for path in paths]
@@ -224,6 +243,26 @@ def image_clusters(
     if len(set(names)) == len(names):
         return Clusters("image", np.array(paths))
     return Clusters("block", np.array(names))
+
+
+def _clusters_of_sets(
+    paths: Sequence[str], labels: Sequence[str], signers: Sequence[str] | None,
+    groups: Sequence[str] | None, sets: Sequence[str],
+) -> Clusters:  # fmt: skip
+    """The clusters of each of several data sets, by names that no two of them share."""
+    names = np.array(paths, dtype=object)
+    kinds = set()
+    for one in sorted(set(sets)):
+        rows = [row for row, name in enumerate(sets) if name == one]
+        columns = (
+            None if values is None else [values[row] for row in rows]
+            for values in (paths, labels, signers, groups)
+        )
+        own = image_clusters(*columns)  # type: ignore[arg-type]
+        kinds.add(own.kind)
+        for row, name in zip(rows, own.names.tolist(), strict=True):
+            names[row] = f"{one}: {name}"
+    return Clusters(kinds.pop() if len(kinds) == 1 else "mixed", names.astype(str))
 
 
 ON_BAD_IMAGE: Final = ("error", "exclude")
@@ -281,9 +320,11 @@ class Index:
         given: Subset of each image that the data set brings (train, validation, test, or another
             word), or None if it brings none.
         crops: The part of each image that is used, None for a whole one; None if all are whole.
+        sets: The data set that each image comes from, with whose name its path begins; None if
+            the data set is not joined of several.
     """
 
-    root: Path
+    root: Root
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     labels: Ints
@@ -293,6 +334,7 @@ class Index:
     groups: tuple[str, ...] | None = None
     given: tuple[str, ...] | None = None
     crops: tuple[Crop | None, ...] | None = None
+    sets: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -317,7 +359,22 @@ class Index:
                 f"split=blocks needs a frame number in every file name; {unnumbered[0]} and "
                 f"{len(unnumbered) - 1} others of {self.root} have none. Use split=stratified."
             )
-        return films([number or 0 for number in frames], self.labels)
+        return films([number or 0 for number in frames], self._set_labels)
+
+    @cached_property
+    def _set_labels(self) -> Ints:
+        """(N,) numbers of class and set together: a film is of one of each."""
+        if self.sets is None:
+            return self.labels
+        return np.unique(self._full_labels, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def _full_labels(self) -> list[str]:
+        """(N,) the class of each image, with its set in front where there are several."""
+        names = [self.classes[label] for label in self.labels]
+        if self.sets is None:
+            return names
+        return [f"{one}/{name}" for one, name in zip(self.sets, names, strict=True)]
 
     @cached_property
     def content(self) -> str:
@@ -359,18 +416,19 @@ class Index:
     @cached_property
     def sources(self) -> list[str | None]:
         """The image that each one is an augmented copy of, by its name."""
-        return sources_of_copies(self.paths, [self.classes[label] for label in self.labels])
+        return sources_of_copies(self.paths, self._full_labels)
 
     @cached_property
     def clusters(self) -> Clusters:
         """(N,) which images are alike."""
-        return image_clusters(self.paths, [self.classes[n] for n in self.labels], self.signers)
+        labels = [self.classes[n] for n in self.labels]
+        return image_clusters(self.paths, labels, self.signers, self.groups, self.sets)
 
     def write(self, folder: Path, subsets: npt.NDArray[np.str_]) -> None:
         """Write `data.csv` (path,label,signer,subset), `classes.json`, and `excluded.csv` if any.
 
-        Where they are known, `data.csv` has the columns group, and crop (left, top, right, bottom
-        in pixels) as well.
+        Where they are known, `data.csv` has the columns group, set, and crop (left, top, right,
+        bottom in pixels) as well.
 
         Args:
             folder: Folder of the files.
@@ -380,7 +438,8 @@ class Index:
         labels = [self.classes[label] for label in self.labels]
         columns: list[Sequence[object]] = [self.paths, labels, signers, subsets.tolist()]
         header = [*IMAGE_COLUMNS]
-        for name, values in ((GROUP, self.groups), (CROP, self.crops)):
+        more = ((GROUP, self.groups), (SET, self.sets), (CROP, self.crops))
+        for name, values in more:
             if values is not None:
                 header.append(name)
                 columns.append(["" if value is None else str(value) for value in values])

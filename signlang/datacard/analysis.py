@@ -14,8 +14,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from signlang.arrays import connected
 from signlang.console import log, show_lines, show_table
 from signlang.data import image_cache, splits
-from signlang.data.index import Index, index_options, read_index
-from signlang.data.sources import open_source
+from signlang.data.collection import data_settings, read_data_set
+from signlang.data.index import Index
 from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
 from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
@@ -194,6 +194,7 @@ def show_summary(analysis: Analysis, out: Path) -> None:
     rows = {
         "images": f"{len(index):,} of {len(index.classes)} classes",
         "signers": f"{len(set(index.signers) - {''}):,}" if index.signers else "unknown",
+        **({"data sets": _sets_text(index)} if index.sets else {}),
         "unusable files": f"{len(index.excluded):,}",
         "odd files": f"{len(analysis.odd):,}",
         "exact duplicates": _pairs_text(pairs.exact),
@@ -218,17 +219,19 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         show_lines(["To keep what is alike in one fold, add to the command:", words])
 
 
+def _sets_text(index: Index) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in Counter(index.sets).items())
+
+
 def _pairs_text(pairs: Pairs) -> str:
     text = f"{pairs.total:,} pairs, {pairs.across_classes:,} across classes"
     return text if pairs.across_folds is None else f"{text}, {pairs.across_folds:,} across folds"
 
 
 def _index(cfg: DictConfig) -> Index:
-    source: Any = OmegaConf.to_container(cfg.data.source, resolve=True)
-    root = open_source(source, cfg.data.root, cfg.cache_dir)
     # a card lists what cannot be used instead of stopping at it
-    options = {**index_options(cfg.data), "on_bad_image": "exclude"}
-    return read_index(root, cache_dir=cfg.cache_dir, **options)
+    data = data_settings(cfg.data) | {"on_bad_image": "exclude"}
+    return read_data_set(data, cfg.cache_dir)
 
 
 def _folds(

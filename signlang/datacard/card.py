@@ -282,6 +282,7 @@ def data_card(analysis: Analysis) -> Page:
     if analysis.predictions is not None:
         tiles["suspicious labels"] = f"{len(analysis.suspects):,}"
     builders = [
+        _sets,
         _classes,
         _signers,
         _sizes,
@@ -302,6 +303,24 @@ def data_card(analysis: Analysis) -> Page:
         sections=sections,
         ours=FIGURES,
     )
+
+
+def _sets(analysis: Analysis) -> Section | None:
+    """What each of the joined data sets has."""
+    index = analysis.index
+    if index.sets is None:
+        return None
+    rows: Rows = []
+    for name in dict.fromkeys(index.sets):
+        members = np.flatnonzero(np.array(index.sets) == name)
+        people = {index.signers[row] for row in members} - {""} if index.signers else set()
+        present = {index.classes[label] for label in index.labels[members]}
+        absent = [one for one in index.classes if one not in present]
+        known = len(people) if people else "unknown"
+        rows.append([name, len(members), len(present), known, ", ".join(absent) or "none"])
+    header = ["set", "images", "classes", "signers", "classes that it lacks"]
+    text = "Data sets that are joined by the names of their classes."
+    return Section("Data sets", [Text(text), Table("Joined data sets", header, rows)])
 
 
 def _classes(analysis: Analysis) -> Section:

@@ -128,6 +128,7 @@ SPLITS: Final = {
     "stratified": "random folds",
     "signer": "people not seen in training",
     "blocks": "other stretches of the film",
+    "dataset": "a data set not seen in training",
 }
 FIGURES: Final = re.compile(r"confusion\.png")
 USE: Final = (
@@ -197,7 +198,7 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
             f"On unseen signers, networks trained the same way reach "
             f"{apart[0].mean:.4f} (mean of {apart[0].finished} folds)."
         )
-    elif split != "signer":
+    elif split not in {"signer", "dataset"}:
         texts.append("The accuracy on unseen signers has not been measured.")
     if run.metrics["protocol"] == "validation=fold":
         texts.append(

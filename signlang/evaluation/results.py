@@ -251,6 +251,19 @@ def by_signer(evaluation: Evaluation) -> dict[str, Proportion]:
     )
 
 
+def by_set(evaluation: Evaluation) -> dict[str, Proportion]:
+    """Accuracy on each joined data set, on images of shared classes; empty where there is one."""
+    sets = evaluation.index.sets
+    if sets is None:
+        return {}
+    names = np.array(sets)[evaluation.rows]
+    return {
+        name: evaluation.share(evaluation.correct, own)
+        for name in sorted(set(names.tolist()))
+        if (own := (names == name) & evaluation.known).any()
+    }
+
+
 def select_names(names: Sequence[str], flags: Flags) -> list[str]:
     """Names whose flag is set."""
     return [name for name, flag in zip(names, flags, strict=True) if flag]

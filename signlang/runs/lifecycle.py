@@ -20,6 +20,7 @@ from signlang.arrays import Ints
 from signlang.components import TARGET
 from signlang.console import REMARK, log, log_to, show_table
 from signlang.constraints import typed
+from signlang.data import collection
 from signlang.data.splits import Fold, split_name
 from signlang.errors import (
     DivergedError,
@@ -112,7 +113,7 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         if metrics is None:
             return None
         validation.check_train_config(cfg)
-        if not str(cfg.data.source[TARGET]).startswith(OWN_SOURCES):
+        if not all(target.startswith(OWN_SOURCES) for target in _sources(cfg)):
             return None  # the user's module may import torch, and workers are forked from here
         data = fold_of(cfg).index.fingerprint
         settings = identity.settings_of(cfg, _recorded_choices(folder))
@@ -121,6 +122,13 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         return None
     wanted = identity.fingerprint(settings, data)
     return metrics if metrics.get("fingerprint") == wanted else None
+
+
+def _sources(cfg: DictConfig) -> list[str]:
+    """What `_target_` names of the data set, or of each set of a joined one."""
+    data = plain(cfg.data)
+    nodes = collection.resolved_sets(data).values() if data.get("sets") else [data]
+    return [str(node["source"][TARGET]) for node in nodes]
 
 
 @contextmanager
@@ -168,7 +176,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
                 chosen = {
                     identity.PRECISION: here,
                     identity.PRETRAINED: weights.pretrained,
-                    identity.BALANCE: balance_of(index.labels),
+                    identity.BALANCE: balance_of(index.labels, index.sets),
                 }
             else:
                 chosen = identity.recorded_choices(earlier)
@@ -296,14 +304,24 @@ def _settle_precision(cfg: DictConfig, settings: Mapping[str, Any], here: str) -
     log.info("trainer.precision=auto: %s%s", cfg.trainer.precision, kept)
 
 
-def balance_of(labels: Ints) -> str:
+def balance_of(labels: Ints, sets: Sequence[str] | None = None) -> str:
     """What `balance=auto` means: whether the largest class is `UNEVEN` times the smallest.
+
+    Of joined data sets, whether that holds for the classes or for the sets.
+
+    Args:
+        labels: (N,) labels.
+        sets: (N,) the set of each image, or None.
 
     >>> balance_of(np.array([0, 1, 1, 1])), balance_of(np.array([0, 1, 1, 1, 1]))
     ('none', 'sampler')
     """
     counts = np.bincount(labels)
-    return "sampler" if counts.max() > UNEVEN * counts.min() else "none"
+    if sets is None:
+        return "sampler" if counts.max() > UNEVEN * counts.min() else "none"
+    sizes = np.unique(np.array(sets), return_counts=True)[1]
+    uneven = any(some.max() > UNEVEN * some.min() for some in (counts, sizes))
+    return "set" if uneven else "none"
 
 
 def _settle_balance(cfg: DictConfig, images: Fold, chosen: str) -> None:
@@ -311,7 +329,14 @@ def _settle_balance(cfg: DictConfig, images: Fold, chosen: str) -> None:
     if cfg.balance != "auto":
         return
     cfg.balance, index = chosen, images.index
-    if balance_of(index.labels) != "none":
+    if chosen == "set":
+        log.warning(
+            "balance=auto: the classes or the sets are uneven; the run is trained with "
+            "balance=set, which draws the classes equally often, of each its sets, and of each "
+            "set its signers; balance=none takes the images as they are.",
+            extra=REMARK,
+        )
+    elif balance_of(index.labels) != "none":
         counts = np.bincount(index.labels)
         largest, smallest = index.classes[counts.argmax()], index.classes[counts.argmin()]
         log.warning(
@@ -349,6 +374,7 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
         f"({metrics['split']} split, {metrics['protocol']})",
         {
             "test accuracy": f"{test['accuracy']:.4f}",
+            **_per_set(test),
             "test macro F1": f"{test['macro_f1']:.4f}",
             "test calibration error": f"{test['calibration_error']:.4f}"
             + in_sample * (metrics["protocol"] == OPTIMISTIC),
@@ -365,6 +391,17 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             "dashboards": f"tensorboard --logdir {shlex.quote(str(folder.path.parents[1]))}",
         },
     )
+
+
+def _per_set(test: Mapping[str, Any]) -> dict[str, str]:
+    """Accuracy on each of several data sets."""
+    sets = test.get("per_set") or {}
+    if len(sets) < 2:
+        return {}
+    return {
+        f"  on {name}": f"{one['accuracy']:.4f} ({one['images']:,} images)"
+        for name, one in sets.items()
+    }
 
 
 @contextmanager
@@ -418,6 +455,8 @@ def _divergence_text(cfg: DictConfig, folder: RunFolder, divergence: Divergence)
 def _write_settings(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> None:
     hydra_folder = folder.path / ".hydra"
     hydra_folder.mkdir(exist_ok=True)
+    if cfg.data.get("sets"):  # as they were found, for those who look for the images
+        cfg.data.sets = collection.resolved_sets(plain(cfg.data))
     OmegaConf.save(cfg, hydra_folder / "config.yaml", resolve=True)
     OmegaConf.save(OmegaConf.create(list(overrides)), hydra_folder / "overrides.yaml")
 

@@ -29,7 +29,7 @@ from signlang.data.image_io import (
     read_bytes,
     resize_image,
 )
-from signlang.data.sources import images_root
+from signlang.data.sources import Root, images_root
 from signlang.errors import DataError, RunError
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import FILE, Calibration
@@ -191,7 +191,7 @@ class RunImages:
         crops: The part of an image that is used, by path; of whole images none.
     """
 
-    root: Path
+    root: Root
     size: int
     crops: Mapping[str, Crop] = field(default_factory=dict)
 

@@ -142,6 +142,28 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
     )
 
 
+def data_sets(ranking: Ranking) -> Section | None:
+    """Accuracy on each of the joined data sets; None where there is one only."""
+    rows: Rows = [
+        [
+            row.label, name, share.total, Number(f"{share.value:.4f}"),
+            Number(formatting.interval_text(share.interval)),
+            "no" if row.setting.split == "dataset" else "yes",
+        ]
+        for row in ranking.rows
+        for name, share in classification.accuracy_by_set(row.setting.predictions).items()
+    ]  # fmt: skip
+    if not rows:
+        return None
+    text = (
+        "Test images of each data set that was joined. With split=dataset a network has seen no "
+        "image of the set that it is tested on; otherwise it was trained on other images of all "
+        "sets."
+    )
+    header = ["setting", "data set", "images", "accuracy", "95 % interval", "set was trained on"]
+    return Section("Data sets", [Text(text), Table("Accuracy on each data set", header, rows)])
+
+
 CURVES: Final = 6  # settings with learning curves
 SHOWN: Final = 4  # fold assignments with details of their best setting
 LISTED: Final = 40  # classes in a table
