@@ -10,7 +10,7 @@ from signlang import __version__
 from signlang.arrays import Flags
 from signlang.data import sources
 from signlang.evaluation import results, writer
-from signlang.evaluation.results import Evaluation, by_class, by_signer
+from signlang.evaluation.results import Evaluation, by_class, by_set, by_signer
 from signlang.metrics import classification
 from signlang.metrics.classification import (
     Predictions,
@@ -120,6 +120,7 @@ def evaluation_page(evaluation: Evaluation) -> Page:
         _metrics,
         _confusion,
         _classes,
+        _sets,
         _signers,
         _mistakes,
         _confidence,
@@ -205,6 +206,18 @@ def _signers(evaluation: Evaluation) -> Section | None:
     header = ["signer", "images", "recognised", "95 % interval"]
     caption = writer.coverage_text("signers", len(rows), len(signers))
     return Section("Signers", [Text(text), Table(caption, header, rows)])
+
+
+def _sets(evaluation: Evaluation) -> Section | None:
+    """Accuracy on each of several joined data sets."""
+    rows: Rows = [
+        [name, *map(Number, writer.share_cells(share))]
+        for name, share in by_set(evaluation).items()
+    ]
+    if not rows:
+        return None
+    header = ["data set", "images", "recognised", "95 % interval"]
+    return Section("Data sets", [Table("Images of shared classes of each set", header, rows)])
 
 
 def _mistakes(evaluation: Evaluation) -> Section:

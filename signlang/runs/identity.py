@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import signlang
 from signlang.constraints import typed
-from signlang.files import content_digest, data_set_name, file_digest
+from signlang.files import content_digest, data_set_name, file_digest, joined_name
 from signlang.hydra_app import default_config
 from signlang.system import device, git_commit, processor
 
@@ -143,7 +143,7 @@ def chosen_settings(overrides: Sequence[str], study: str, data: str) -> dict[str
         default = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
         is_same = default == value and isinstance(default, bool) == isinstance(value, bool)
         if not is_same and not is_below(key, UNNAMED):
-            chosen[key] = value
+            chosen[key] = joined_name(value) if key == "data.sets" else value
     return chosen
 
 
