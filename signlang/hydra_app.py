@@ -194,7 +194,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("data_name", data_set_name, replace=True)
     OmegaConf.register_new_resolver("joined_name", joined_name, replace=True)
     OmegaConf.register_new_resolver(
-        "set_count", lambda sets: len(set_names(sets)) or None, replace=True
+        "set_count", lambda sets: len(set_names(sets)) or 1, replace=True
     )
 
 

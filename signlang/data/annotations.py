@@ -215,7 +215,7 @@ def _yolo_names(root: Path) -> tuple[dict[int, str], bool]:
         one for place in places for one in sorted([*place.glob("*.yaml"), *place.glob("*.yml")])
     ):
         try:
-            content = yaml.safe_load(_text_of(file))
+            content = yaml.load(_text_of(file), yaml.BaseLoader)  # a sign may be called no
         except (yaml.YAMLError, RecursionError, ValueError):
             continue  # of something else
         names = content.get("names") if isinstance(content, dict) else None

@@ -25,6 +25,7 @@ from signlang.files import is_plain_name, set_name
 
 SETTINGS: Final = ("signers", "pattern", "groups", "boxes", "box_margin", "on_bad_image")
 OPTIONS: Final = ("source", "root", *SETTINGS)  # of a set
+NULL: Final = ("null", "~", "")  # of YAML
 INHERITED: Final = ("on_bad_image", "box_margin")  # from the joined data set
 ClassNames = Mapping[str, Mapping[str, str | None]]  # name in the whole by set and class
 
@@ -211,7 +212,8 @@ def _mapping(file: str | None, classes: Mapping[str, Sequence[str]]) -> ClassNam
     if file is None:
         return {}
     try:
-        content = yaml.safe_load(Path(str(file)).expanduser().read_text("utf-8-sig"))
+        text = Path(str(file)).expanduser().read_text("utf-8-sig")
+        content = yaml.load(text, yaml.BaseLoader)  # all words stay words: no, on, 01
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SettingError(
             f"data.mapping={file} cannot be read ({type(error).__name__})."
@@ -227,7 +229,7 @@ def _mapping(file: str | None, classes: Mapping[str, Sequence[str]]) -> ClassNam
                 f"data.mapping={file} names the set {name}, which is none of the sets. "
                 f"{suggestion(str(name), list(classes))}"
             )
-        result[str(name)] = pairs = {str(k): None if v is None else str(v) for k, v in own.items()}
+        result[str(name)] = pairs = {k: None if v in NULL else str(v) for k, v in own.items()}
         strange = next((one for one in pairs if one not in classes[str(name)]), None)
         if strange is not None:
             raise SettingError(
