@@ -385,6 +385,11 @@ class Index:
             digests = [digest if crop is None else f"{digest} {crop}" for digest, crop in crops]
         return _digest(digests)
 
+    @property
+    def place(self) -> str:
+        """Where the images lie, for records."""
+        return str(self.root.resolve() if isinstance(self.root, Path) else self.root)
+
     def crop(self, row: int) -> Crop | None:
         """The part of an image that is used; None for the whole."""
         return None if self.crops is None else self.crops[row]
@@ -615,6 +620,21 @@ def _warn_of_case(classes: Sequence[str]) -> None:
             "one sign",
             several(pairs),
         )
+
+
+def other_root(recorded: Mapping[str, Any], index: Index) -> str | None:
+    """The folder that a record is of, if that is another one that is still there.
+
+    Images that were moved or copied are known by their content, and are the same data set.
+
+    Args:
+        recorded: `root` and `fingerprint` of a data set that has the same name.
+        index: The data set.
+    """
+    root, here = recorded.get("root"), index.place
+    if not isinstance(root, str) or recorded.get("fingerprint") == index.fingerprint:
+        return None
+    return root if root != here and Path(root).exists() else None
 
 
 def index_options(data: Mapping[str, Any]) -> dict[str, Any]:

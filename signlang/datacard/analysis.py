@@ -1,5 +1,6 @@
 """Analysis of a data set for its card: index, folds, duplicates, label errors, warnings."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +16,15 @@ from signlang.arrays import connected
 from signlang.console import log, show_lines, show_table
 from signlang.data import image_cache, splits
 from signlang.data.collection import data_settings, read_data_set
-from signlang.data.index import Index
+from signlang.data.index import Index, other_root
 from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
 from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
 from signlang.errors import DataError, SettingError
-from signlang.files import write_csv
+from signlang.files import write_csv, write_json
 from signlang.reporting.formatting import counted
 
+DATA: Final = "data.json"  # which data set a card is of
 COMPARED_SIZE: Final = 32  # pixels; at 16 different people showing one sign become near duplicates
 
 
@@ -111,6 +113,7 @@ def analyse(cfg: DictConfig) -> Analysis:
     """
     files = _prediction_files(cfg.predictions)  # before minutes of reading
     index = _index(cfg)
+    _refuse_namesake(cfg, index)
     predictions = label_errors.read_predictions_for(files, index) if files else None
     numbers, unused, no_folds_reason = _folds(cfg, index)
     gap = f", gap {cfg.split.gap}" if cfg.split.get("gap") else ""
@@ -156,6 +159,8 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         raise SettingError(
             f"out={out} cannot be created ({error.strerror}): set out=DIR."
         ) from None
+    facts = {"name": analysis.name, "root": analysis.index.place}
+    write_json(out / DATA, {**facts, "fingerprint": analysis.index.fingerprint})
     header = "group,path,label,signer,fold,nearest,similarity,other_class,other_fold"
     write_csv(out / "duplicates.csv", header.split(","), _duplicate_rows(analysis))
     odd = (("odd", analysis.index.paths[row], reason) for row, reason in analysis.odd.items())
@@ -232,6 +237,28 @@ def _index(cfg: DictConfig) -> Index:
     # a card lists what cannot be used instead of stopping at it
     data = data_settings(cfg.data) | {"on_bad_image": "exclude"}
     return read_data_set(data, cfg.cache_dir)
+
+
+def _refuse_namesake(cfg: DictConfig, index: Index) -> None:
+    """Refuse to replace the card of another folder that has the same name.
+
+    Raises:
+        SettingError: Names both folders, and how to tell them apart.
+    """
+    out = Path(cfg.out).expanduser()
+    if str(cfg.out) != f"{cfg.cards_dir}/{cfg.data.name}":
+        return
+    try:
+        recorded = json.loads((out / DATA).read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    other = other_root(recorded, index) if isinstance(recorded, dict) else None
+    if other is not None:
+        own = f"{Path(index.place).parent.name}_{cfg.data.name}"
+        raise SettingError(
+            f"{out} is the card of another folder of that name, {other}; this one is "
+            f"{index.place}. Name this data set, e.g. data.name={own}, or give out=DIR."
+        )
 
 
 def _folds(

@@ -1,5 +1,6 @@
 """Output files and terminal tables of an evaluation."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -8,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from signlang.console import log, show_columns, show_table
+from signlang.data.index import other_root
 from signlang.errors import SettingError
 from signlang.evaluation import results
 from signlang.evaluation.results import ClassScore, Evaluation, by_class, by_set, by_signer
@@ -167,6 +169,8 @@ def output_folder(cfg: DictConfig, evaluation: Evaluation) -> Path:
         raise SettingError(
             f"out={out} is a run or a bundle, which must not be changed: set out=DIR."
         )
+    if cfg.out is None:
+        _refuse_namesake(evaluation, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,6 +178,26 @@ def output_folder(cfg: DictConfig, evaluation: Evaluation) -> Path:
             f"out={out} cannot be created ({error.strerror}): set out=DIR."
         ) from None
     return out
+
+
+def _refuse_namesake(evaluation: Evaluation, out: Path) -> None:
+    """Refuse to replace the evaluation on another folder that has the same name.
+
+    Raises:
+        SettingError: Names both folders, and how to tell them apart.
+    """
+    try:
+        recorded = json.loads((out / "record.json").read_text("utf-8")).get("data")
+    except (OSError, ValueError, AttributeError):
+        return
+    index = evaluation.index
+    other = other_root(recorded, index) if isinstance(recorded, dict) else None
+    if other is not None:
+        own = f"{Path(index.place).parent.name}_{evaluation.name}"
+        raise SettingError(
+            f"{out} is the evaluation on another folder of that name, {other}; this one is "
+            f"{index.place}. Name this data set, e.g. data.name={own}, or give out=DIR."
+        )
 
 
 def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None:
@@ -194,7 +218,8 @@ def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None
     if evaluation.index.excluded:
         bad = ((file.path, file.reason) for file in evaluation.index.excluded)
         write_csv(out / "files.csv", ("path", "reason"), bad)
-    facts = {"name": evaluation.name, "fingerprint": evaluation.index.fingerprint}
+    index = evaluation.index
+    facts = {"name": evaluation.name, "root": index.place, "fingerprint": index.fingerprint}
     settings: Any = OmegaConf.to_container(cfg, resolve=False)
     write_json(out / "record.json", _readable(identity.record(settings, facts)))
     write_json(out / "metrics.json", _readable(metrics_json(evaluation)))

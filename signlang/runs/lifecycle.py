@@ -21,8 +21,11 @@ from signlang.components import TARGET
 from signlang.console import REMARK, log, log_to, show_table
 from signlang.constraints import typed
 from signlang.data import collection
+from signlang.data.index import Index, other_root
+from signlang.data.sources import images_root
 from signlang.data.splits import Fold, split_name
 from signlang.errors import (
+    DataError,
     DivergedError,
     RunError,
     SignlangError,
@@ -124,6 +127,41 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
     return metrics if metrics.get("fingerprint") == wanted else None
 
 
+def _refuse_namesake(
+    cfg: DictConfig, folder: RunFolder, index: Index, overrides: Sequence[str]
+) -> None:
+    """Refuse a new run in the study of another folder that has the same name.
+
+    Raises:
+        RunError: Names both folders, and how to tell them apart.
+    """
+    root = OmegaConf.select(cfg, "data.root")
+    named = any(word.startswith(("study=", "data.name=")) for word in overrides)
+    if named or root is None or str(cfg.study) != data_set_name(root) or folder.record():
+        return
+    study = folder.path.parents[1]
+    first = next(iter(sorted(study.glob("*/fold=*/record.json"))), None)
+    record = RunFolder(first.parent).record() if first else None
+    if first is None or record is None:
+        return
+    try:
+        there = images_root(first.parent)
+    except DataError:
+        return  # they were moved
+    facts = {
+        "root": str(there.resolve()) if isinstance(there, Path) else str(there),
+        "fingerprint": record.get("data", {}).get("fingerprint"),
+    }
+    other = other_root(facts, index)
+    if other is not None:
+        own = f"{Path(index.place).parent.name}_{study.name}"
+        raise RunError(
+            f"{study} has the runs of another folder of that name, {other}; this one is "
+            f"{index.place}. Name its study, e.g. study={own}, or say study={study.name} to have "
+            "both in one."
+        )
+
+
 def _sources(cfg: DictConfig) -> list[str]:
     """What `_target_` names of the data set, or of each set of a joined one."""
     data = plain(cfg.data)
@@ -167,6 +205,8 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             log.info("%s is finished already", folder.path)
             yield folder
             return
+    if not overwrite:
+        _refuse_namesake(cfg, folder, index, overrides)
     with folder.locked():
         with system.ending_at_once():  # torch is asked for the device
             earlier = None if overwrite else folder.record()
