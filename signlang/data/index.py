@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,11 @@ from signlang.data.boxes import MARGIN, BadBoxError, Crop
 from signlang.data.image_folder import ImageEntry, list_entries, read_groups, read_signers
 from signlang.data.image_io import BadImageError, ImageFacts
 from signlang.data.patterns import several, sources_of_copies
-from signlang.data.sources import Root
 from signlang.errors import DataError, SettingError, listing
 from signlang.files import CROP, GROUP, IMAGE_COLUMNS, SET, atomic_write, write_csv, write_json
+
+if TYPE_CHECKING:  # it can draw images
+    from signlang.data.sources import Root
 
 VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
 
@@ -324,7 +326,7 @@ class Index:
             the data set is not joined of several.
     """
 
-    root: Root
+    root: "Root"
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     labels: Ints
