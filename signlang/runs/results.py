@@ -220,6 +220,8 @@ class RecordData(Strict, extra="ignore"):
     classes: Index
     train: Count
     test: Index
+    boxes: Index = 0  # images that were cropped to one
+    box_margin: float = Field(default=0.1, ge=0)
 
 
 class RecordFile(Strict, extra="ignore"):
