@@ -24,7 +24,7 @@ from signlang.errors import DataError, SettingError, suggestion
 from signlang.files import is_plain_name, set_name
 
 SETTINGS: Final = ("signers", "pattern", "groups", "boxes", "box_margin", "on_bad_image")
-OPTIONS: Final = ("source", "root", *SETTINGS)  # of a set
+OPTIONS: Final = ("source", "root", "signer", *SETTINGS)  # of a set
 NULL: Final = ("null", "~", "")  # of YAML
 INHERITED: Final = ("on_bad_image", "box_margin")  # from the joined data set
 ClassNames = Mapping[str, Mapping[str, str | None]]  # name in the whole by set and class
@@ -60,10 +60,10 @@ def read_data_set(data: Mapping[str, Any], cache_dir: str) -> Index:
         return read_index(root, cache_dir=cache_dir, **index_options(data))
     parts = {}
     for name, one in resolved_sets(data).items():
-        parts[name] = read_index(
-            open_source(one["source"], one["root"], cache_dir), cache_dir=cache_dir,
-            **index_options(one),
-        )  # fmt: skip
+        root = open_source(one["source"], one["root"], cache_dir)
+        part = read_index(root, cache_dir=cache_dir, **index_options(one))
+        alone = str(one.get("signer") or "")  # the one person in it
+        parts[name] = replace(part, signers=(alone,) * len(part)) if alone else part
     names = joined_names(data, {name: part.classes for name, part in parts.items()})
     index = join(parts, names)
     _tell(parts, names, index)

@@ -390,7 +390,7 @@ class Index:
     @property
     def place(self) -> str:
         """Where the images lie, for records."""
-        return str(self.root.resolve() if isinstance(self.root, Path) else self.root)
+        return place_of(self.root)
 
     def crop(self, row: int) -> Crop | None:
         """The part of an image that is used; None for the whole."""
@@ -624,6 +624,19 @@ def _warn_of_case(classes: Sequence[str]) -> None:
         )
 
 
+def place_of(root: "Root") -> str:
+    """Where images lie: their folder, or the name and folder of each set."""
+    if isinstance(root, Path):
+        return str(root.resolve())
+    return ", ".join(f"{name}: {folder.resolve()}" for name, folder in root.roots)
+
+
+def distinct_name(name: str, index: Index) -> str:
+    """Another name for a data set, as its own is taken: with the folder above it in front."""
+    above = Path(index.place).parent.name if isinstance(index.root, Path) else "other"
+    return f"{above}_{name}"
+
+
 def other_root(recorded: Mapping[str, Any], index: Index) -> str | None:
     """The folder that a record is of, if that is another one that is still there.
 
@@ -636,7 +649,9 @@ def other_root(recorded: Mapping[str, Any], index: Index) -> str | None:
     root, here = recorded.get("root"), index.place
     if not isinstance(root, str) or recorded.get("fingerprint") == index.fingerprint:
         return None
-    return root if root != here and Path(root).exists() else None
+    folders = [root], [part.rpartition(": ")[2] for part in root.split(", ")]  # one, or of sets
+    there = any(all(Path(one).exists() for one in some) for some in folders)
+    return root if root != here and there else None
 
 
 def index_options(data: Mapping[str, Any]) -> dict[str, Any]:

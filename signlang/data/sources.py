@@ -55,11 +55,11 @@ class JoinedRoot:
         for known, root in self.roots:
             if known == name:
                 return root / rest
-        raise DataError(f"{path} is of none of the sets {', '.join(n for n, _ in self.roots)}.")
+        raise DataError(f"{path} is of none of the sets {self}.")
 
     def __str__(self) -> str:
-        """The folders by name."""
-        return ", ".join(f"{name} ({root})" for name, root in self.roots)
+        """The names of the sets."""
+        return ", ".join(name for name, _ in self.roots)
 
 
 Root = Path | JoinedRoot

@@ -84,11 +84,13 @@ class BySigner(Split):
                 "file path,signer as data.signers=FILE (or signers.csv beside the class folders), "
                 "name {signer} in data.pattern, or use split=stratified."
             )
-        unknown = sum(not signer for signer in index.signers)
+        unknown = [row for row, signer in enumerate(index.signers) if not signer]
         if unknown:
+            where = several(sorted({index.sets[row] for row in unknown})) if index.sets else ""
+            alone = " (of a set with one person: data.sets={SET: {signer: NAME}})" * bool(where)
             raise DataError(
-                f"split=signer: the signer of {unknown} of {len(index)} images of {index.root} is "
-                "unknown. Name them all, or use split=stratified."
+                f"split=signer: the signer of {len(unknown)} of {len(index)} images of "
+                f"{where or index.root} is unknown. Name them all{alone}, or use split=stratified."
             )
         return np.unique(np.array(index.signers), return_inverse=True)[1].astype(np.int64)
 

@@ -16,7 +16,7 @@ from signlang.arrays import connected
 from signlang.console import log, show_lines, show_table
 from signlang.data import image_cache, splits
 from signlang.data.collection import data_settings, read_data_set
-from signlang.data.index import Index, other_root
+from signlang.data.index import Index, distinct_name, other_root
 from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
 from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
@@ -254,7 +254,7 @@ def _refuse_namesake(cfg: DictConfig, index: Index) -> None:
         return
     other = other_root(recorded, index) if isinstance(recorded, dict) else None
     if other is not None:
-        own = f"{Path(index.place).parent.name}_{cfg.data.name}"
+        own = distinct_name(str(cfg.data.name), index)
         raise SettingError(
             f"{out} is the card of another folder of that name, {other}; this one is "
             f"{index.place}. Name this data set, e.g. data.name={own}, or give out=DIR."

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from signlang.console import log, show_columns, show_table
-from signlang.data.index import other_root
+from signlang.data.index import distinct_name, other_root
 from signlang.errors import SettingError
 from signlang.evaluation import results
 from signlang.evaluation.results import ClassScore, Evaluation, by_class, by_set, by_signer
@@ -45,7 +45,7 @@ def show_evaluation(evaluation: Evaluation, out: Path) -> None:
     if sets:
         lines = [[printable(name), *share_cells(share)] for name, share in sets.items()]
         header = ("data set", "images", "recognised", "95 % interval")
-        show_columns(f"{len(lines)} data sets", header, lines, flexible=0)
+        show_columns(counted(len(lines), "data set"), header, lines, flexible=0)
     signers = by_signer(evaluation)
     if signers:
         lines = [[printable(name), *share_cells(share)] for name, share in signers.items()][
@@ -193,7 +193,7 @@ def _refuse_namesake(evaluation: Evaluation, out: Path) -> None:
     index = evaluation.index
     other = other_root(recorded, index) if isinstance(recorded, dict) else None
     if other is not None:
-        own = f"{Path(index.place).parent.name}_{evaluation.name}"
+        own = distinct_name(evaluation.name, index)
         raise SettingError(
             f"{out} is the evaluation on another folder of that name, {other}; this one is "
             f"{index.place}. Name this data set, e.g. data.name={own}, or give out=DIR."

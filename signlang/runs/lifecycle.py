@@ -21,7 +21,7 @@ from signlang.components import TARGET
 from signlang.console import REMARK, log, log_to, show_table
 from signlang.constraints import typed
 from signlang.data import collection
-from signlang.data.index import Index, other_root
+from signlang.data.index import Index, distinct_name, other_root, place_of
 from signlang.data.sources import images_root
 from signlang.data.splits import Fold, split_name
 from signlang.errors import (
@@ -32,7 +32,7 @@ from signlang.errors import (
     WeightsError,
     listing,
 )
-from signlang.files import data_set_name, read_csv
+from signlang.files import data_set_name, joined_name, read_csv
 from signlang.runs import identity
 from signlang.runs.folder import Divergence, RunFolder
 from signlang.runs.results import OPTIMISTIC
@@ -50,7 +50,7 @@ def read_fold(cfg: DictConfig) -> Fold:
     log.info(
         "%s: %d images of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
         cfg.data.name, len(index), len(index.classes),
-        f" by {len(set(index.signers))} signers" if index.signers else "",
+        f" by {len(set(index.signers) - {''})} signers" if index.signers else "",
         cfg.fold, cfg.folds, split_name(cfg.split),
         len(subsets.train), len(subsets.validation), len(subsets.test),
     )  # fmt: skip
@@ -135,9 +135,10 @@ def _refuse_namesake(
     Raises:
         RunError: Names both folders, and how to tell them apart.
     """
-    root = OmegaConf.select(cfg, "data.root")
+    root, sets = cfg.data.root, cfg.data.get("sets")
+    name = joined_name(sets) if sets else data_set_name(root)
     named = any(word.startswith(("study=", "data.name=")) for word in overrides)
-    if named or root is None or str(cfg.study) != data_set_name(root) or folder.record():
+    if named or not (root or sets) or str(cfg.study) != name or folder.record():
         return
     study = folder.path.parents[1]
     first = next(iter(sorted(study.glob("*/fold=*/record.json"))), None)
@@ -145,16 +146,13 @@ def _refuse_namesake(
     if first is None or record is None:
         return
     try:
-        there = images_root(first.parent)
+        there = place_of(images_root(first.parent))
     except DataError:
         return  # they were moved
-    facts = {
-        "root": str(there.resolve()) if isinstance(there, Path) else str(there),
-        "fingerprint": record.get("data", {}).get("fingerprint"),
-    }
+    facts = {"root": there, "fingerprint": record.get("data", {}).get("fingerprint")}
     other = other_root(facts, index)
     if other is not None:
-        own = f"{Path(index.place).parent.name}_{study.name}"
+        own = distinct_name(study.name, index)
         raise RunError(
             f"{study} has the runs of another folder of that name, {other}; this one is "
             f"{index.place}. Name its study, e.g. study={own}, or say study={study.name} to have "

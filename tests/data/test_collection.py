@@ -15,7 +15,7 @@ from signlang.data.collection import data_set_classes, read_data_set, resolved_s
 from signlang.data.datamodule import balanced
 from signlang.data.index import Index
 from signlang.data.sources import images_root
-from signlang.data.splits import ByDataSet, split_subsets
+from signlang.data.splits import ByDataSet, BySigner, split_subsets
 from signlang.errors import DataError, SettingError
 
 
@@ -113,6 +113,16 @@ def test_sets_have_settings_of_their_own(
 ) -> None:
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("path,x,y,width,height\nA/0.png,2,4,10,20\n")
+    alone = read_data_set(
+        {
+            "sets": {
+                "one": {"root": str(folders["one"]), "signer": "ann"},
+                "two": str(folders["two"]),
+            }
+        },
+        str(cache_dir),
+    )
+    assert set(alone.signers or ()) == {"one/ann", "two/0", "two/1", "two/2"}
     one = {"root": str(folders["one"]), "boxes": str(boxes), "signers": None}
     data = {"sets": {"one": one, "two": str(folders["two"])}, "box_margin": 0.5}
     index = read_data_set(data, str(cache_dir))
@@ -120,6 +130,8 @@ def test_sets_have_settings_of_their_own(
     assert index.cropped == 1
     assert index.signers is not None
     assert index.signers[index.paths.index("one/A/0.png")] == ""
+    with pytest.raises(DataError, match="the signer of 27 of 81 images of one is unknown"):
+        split_subsets(index, BySigner())
     groups = tmp_path / "groups.csv"
     groups.write_text("path,group\none/A/0.png,g\ntwo/a/0.png,g\n")
     assert read(folders, cache_dir, groups=str(groups)).groups is not None
