@@ -18,6 +18,8 @@ EXTRA = {
     ("data", "custom"): ["data.source._target_=my_sources.camera"],
     ("model", "timm"): ["model.architecture=resnet10t"],
     ("data", "folder"): ["data.root=."],
+    ("data", "joined"): ["data.sets=[digits,synthetic]"],
+    ("split", "dataset"): ["data=joined", "data.sets=[digits,synthetic]"],
 }
 CHOICES = [
     (file.parent.relative_to(CONF).as_posix(), file.stem)
