@@ -30,7 +30,7 @@ from signlang.constraints import (
     typed,
     validated,
 )
-from signlang.errors import SettingError
+from signlang.errors import SettingError, suggestion
 from signlang.files import is_plain_name
 from signlang.system import cpu_count
 
@@ -138,6 +138,9 @@ class OptimizerConfig(Component):
     weight_decay: float = Field(default=0.0, ge=0)
 
 
+BOX_SOURCES: Final = ("auto", "yolo", "coco", "voc", "columns", "none")
+
+
 class DataConfig(Config):
     """A data set."""
 
@@ -159,6 +162,16 @@ class DataConfig(Config):
     on_bad_image: Literal["error", "exclude"]
     stored_size: Count | None = None
     pretrained: Pretrained = "auto"
+
+    @model_validator(mode="after")
+    def _check_boxes(self) -> "DataConfig":
+        given = self.boxes
+        if given in {None, *BOX_SOURCES} or Path(str(given)).expanduser().is_file():
+            return self
+        raise ValueError(
+            f"data.boxes={given}: it must be {', '.join(BOX_SOURCES)} or a CSV file that is there. "
+            f"{suggestion(str(given), BOX_SOURCES)}"
+        )
 
 
 class SplitConfig(Component):

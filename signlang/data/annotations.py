@@ -41,11 +41,13 @@ class Annotations:
         kind: `yolo`, `coco` or `voc`.
         boxes: Of each image, by its path; an image without a box may be absent or have none.
         files: Images, sorted, those that annotations name and that are not there included.
+        numbered: Whether classes are numbers, because nothing names them.
     """
 
     kind: str
     files: list[str]
     boxes: dict[str, list[Box]] = field(default_factory=lambda: defaultdict(list))
+    numbered: bool = False
 
 
 def subset_of_path(path: str) -> str:
@@ -145,6 +147,7 @@ def _read_yolo(root: Path, files: Sequence[str], into: Annotations) -> None:
     """YOLO: a text file for each image, a line `class x_center y_center width height` per box."""
     names, key_points = _yolo_names(root)
     known, some = set(files), False
+    into.numbered = not names
     for path in into.files:
         for label in _yolo_files(path):
             if label in known or (label.startswith("../") and (root / label).is_file()):

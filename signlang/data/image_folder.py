@@ -95,11 +95,13 @@ class _BoxUse:
         source: Where they come from.
         several: Images with several boxes, of which the largest is taken.
         other: Images whose box has another class than their folder says.
+        numbered: Whether classes are numbers, because nothing names them.
     """
 
     source: str
     several: list[str]
     other: list[str]
+    numbered: bool = False
 
     def tell(self, root: Path, entries: Sequence[ImageEntry]) -> None:
         """Log how many images are cropped, and which are not as they should be."""
@@ -109,6 +111,8 @@ class _BoxUse:
             "boxes (%s): %d of %d images are cropped to one", self.source, len(used) - len(whole),
             len(entries),
         )  # fmt: skip
+        if self.numbered:
+            log.info("its classes are numbers: there is no data.yaml or classes.txt with names")
         subsets = sorted({entry.subset for entry in entries} - {""})
         if subsets and self.source in annotations.KINDS:
             log.info(SUBSETS, root, several(subsets))
@@ -168,7 +172,7 @@ def annotated_kind(root: Path, kind: str | None) -> str | None:
 def _list_annotated(root: Path, kind: str) -> tuple[list[ImageEntry], _BoxUse]:
     """The images of an annotated data set, of which the boxes say the classes."""
     found = annotations.read_annotations(root, kind, _files_of(root, ""))
-    use = _BoxUse(kind, [], [])
+    use = _BoxUse(kind, [], [], found.numbered)
     entries = [_annotated_entry(path, found.boxes.get(path, []), use) for path in found.files]
     if not any(entry.label for entry in entries):
         raise DataError(
