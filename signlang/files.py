@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -56,7 +56,7 @@ def escaping_link(folder: Path, *names: str) -> Path | None:
 
 # names of folders that say nothing about what is in them, and names of our own data sets
 GENERIC: Final = {"train", "test", "valid", "images", "image", "img", "imgs", "data", "dataset"}
-TAKEN: Final = {"synthetic", "digits", "asl_alphabet", "custom", "folder"}
+TAKEN: Final = {"synthetic", "digits", "asl_alphabet", "custom", "folder", "joined"}
 
 
 def data_set_name(root: str | None) -> str:
@@ -78,7 +78,47 @@ def data_set_name(root: str | None) -> str:
     return f"{name}_folder" if name.lower() in TAKEN else name or "folder"
 
 
+LONGEST_JOINED: Final = 48  # letters of the name of a joined data set
+
+
+def set_name(word: str) -> str:
+    """Name a set of a joined data set: a data set of the configuration as it is, or a folder.
+
+    >>> set_name("digits"), set_name("/x/My signs"), set_name("signs.csv")
+    ('digits', 'My_signs', 'signs')
+    """
+    return word if word.isidentifier() else data_set_name(word)
+
+
+def set_names(sets: Any) -> list[str]:
+    """Names of the sets that `data.sets` holds: words, or what maps names to settings.
+
+    >>> set_names(["digits", {"rooms": None}]), set_names({"a": "/x", "b": "/y"})
+    (['digits', 'rooms'], ['a', 'b'])
+    """
+    if not sets:
+        return []
+    items = [sets] if isinstance(sets, str | Mapping) else sets
+    names = [list(map(str, i)) if isinstance(i, Mapping) else [set_name(str(i))] for i in items]
+    return [name for some in names for name in some]
+
+
+def joined_name(sets: Any) -> str:
+    """Name a joined data set by its sets.
+
+    >>> joined_name(["digits", "massey"]), joined_name(None)
+    ('digits+massey', 'joined')
+    """
+    name = "+".join(set_names(sets)) or "joined"
+    if len(name) <= LONGEST_JOINED:
+        return name
+    return f"{name[:32]}-{hashlib.blake2b(name.encode(), digest_size=3).hexdigest()}"
+
+
 IMAGE_COLUMNS: Final = ("path", "label", "signer", "subset")  # columns of a run's data.csv
+GROUP: Final = "group"  # columns that it has as well where they are known
+SET: Final = "set"
+CROP: Final = "crop"
 
 
 @contextmanager

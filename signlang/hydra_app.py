@@ -184,14 +184,18 @@ def _renamed(word: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Define what configurations interpolate: the name of a data set, and what --help shows."""
+    """Define what configurations interpolate: names of data sets, and what --help shows."""
     from omegaconf import OmegaConf
 
-    from signlang.files import data_set_name
+    from signlang.files import data_set_name, joined_name, set_names
 
     for resolver in (group_choices, commented_settings):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("data_name", data_set_name, replace=True)
+    OmegaConf.register_new_resolver("joined_name", joined_name, replace=True)
+    OmegaConf.register_new_resolver(
+        "set_count", lambda sets: len(set_names(sets)) or 1, replace=True
+    )
 
 
 def group_choices() -> str:
@@ -285,9 +289,10 @@ def _comments(file: Path, prefix: str) -> dict[str, str]:
 
 # settings that are paths or names: a comma in one is no sweep, unless there is -m
 PATHS: Final = {
-    "run", "bundle", "data.root", "data.signers", "model.weights", "ckpt_path", "images", "out",
-    "runs_dir", "cache_dir", "cards_dir", "bundles_dir", "evaluations_dir", "predictions",
-    "mapping", "classes", "studies", "augment.backgrounds", "study", "name",
+    "run", "bundle", "data.root", "data.signers", "data.groups", "data.boxes", "data.mapping",
+    "model.weights", "ckpt_path", "images", "out", "runs_dir", "cache_dir", "cards_dir",
+    "bundles_dir", "evaluations_dir", "predictions", "mapping", "classes", "studies",
+    "augment.backgrounds", "study", "name",
 }  # fmt: skip
 FUNCTION: Final = re.compile(r"\w+\(")  # of Hydra: range(5), tag(log, interval(1e-4, 1e-2))
 

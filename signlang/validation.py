@@ -30,7 +30,7 @@ from signlang.constraints import (
     typed,
     validated,
 )
-from signlang.errors import SettingError
+from signlang.errors import SettingError, suggestion
 from signlang.files import is_plain_name
 from signlang.system import cpu_count
 
@@ -138,6 +138,9 @@ class OptimizerConfig(Component):
     weight_decay: float = Field(default=0.0, ge=0)
 
 
+BOX_SOURCES: Final = ("auto", "yolo", "coco", "voc", "columns", "none")
+
+
 class DataConfig(Config):
     """A data set."""
 
@@ -147,9 +150,28 @@ class DataConfig(Config):
     signers: Text | None = None
     pattern: Text | None = None
     groups: ExistingPath | None = None
+    boxes: Text | None = None
+    box_margin: float = Field(
+        default=0.1, ge=0, le=2, description="a share of the box's width and height, from 0 to 2"
+    )
+    sets: list[Any] | dict[str, Any] | None = Field(
+        default=None, description="[SET,SET...] or {NAME: DIR, NAME: DIR}, two or more data sets"
+    )
+    mapping: ExistingPath | None = None
+    classes: Literal["union", "common"] = "union"
     on_bad_image: Literal["error", "exclude"]
     stored_size: Count | None = None
     pretrained: Pretrained = "auto"
+
+    @model_validator(mode="after")
+    def _check_boxes(self) -> "DataConfig":
+        given = self.boxes
+        if given in {None, *BOX_SOURCES} or Path(str(given)).expanduser().is_file():
+            return self
+        raise ValueError(
+            f"data.boxes={given}: it must be {', '.join(BOX_SOURCES)} or a CSV file that is there. "
+            f"{suggestion(str(given), BOX_SOURCES)}"
+        )
 
 
 class SplitConfig(Component):
@@ -161,7 +183,9 @@ class SplitConfig(Component):
         description="a share of the training folds above 0 and up to 0.5, or the word fold (the "
         "test fold also chooses the checkpoint)"
     )
-    folds: Literal[1] | None = Field(default=None, description="1, where split brings one fold")
+    folds: Count | None = Field(
+        default=None, description="1, where split brings one fold, or the number of data sets"
+    )
     blocks: int | None = Field(default=None, ge=2)
     gap: int | None = Field(default=None, ge=0)
 
@@ -237,6 +261,13 @@ class FoldsConfig(Config):
 
     @model_validator(mode="after")
     def _check_folds(self) -> "FoldsConfig":
+        if self.split.name == "dataset" and not self.data.sets:
+            raise ValueError("split=dataset needs data=joined data.sets=[SET,SET...].")
+        if self.split.name == "dataset" and self.folds != self.split.folds:
+            raise ValueError(
+                f"folds={self.folds}: split=dataset has a fold for each of the {self.split.folds} "
+                "sets; leave folds out."
+            )
         if self.split.folds is not None and self.folds != self.split.folds:
             raise ValueError(
                 f"folds={self.folds}: split={self.split.name} takes the data set's own subsets, "
@@ -250,6 +281,10 @@ class FoldsConfig(Config):
     def _check_data(self) -> "FoldsConfig":
         if self.data.source.target == "signlang.data.sources.folder" and self.data.root is None:
             raise ValueError("data=folder needs data.root=DIR, a folder with one folder per sign.")
+        if self.data.source.target == "signlang.data.sources.joined" and not self.data.sets:
+            raise ValueError(
+                "data=joined needs data.sets=[SET,SET...], names of data sets or folders."
+            )
         if self.split.name == "signer" and not (self.data.signers or self.data.pattern):
             raise ValueError(
                 "split=signer needs data.signers=FILE, a CSV path,signer: who is in each image."
@@ -270,10 +305,11 @@ class TrainConfig(FoldsConfig):
     lr_find: bool = False
     ckpt_path: ExistingPath | None = None
     label_smoothing: Share
-    balance: Literal["auto", "none", "loss", "sampler"] = Field(
+    balance: Literal["auto", "none", "loss", "sampler", "signer", "set"] = Field(
         default="none",
         description="loss (weights of the classes), sampler (equal shares of the classes in each "
-        "epoch), none, or auto (sampler where they are uneven)",
+        "epoch), signer (likewise, and of the signers of each), set (likewise, and of the sets of "
+        "each class), none, or auto (sampler where they are uneven)",
     )
     wanted_precision: Precision
     trainer: TrainerConfig

@@ -18,6 +18,8 @@ EXTRA = {
     ("data", "custom"): ["data.source._target_=my_sources.camera"],
     ("model", "timm"): ["model.architecture=resnet10t"],
     ("data", "folder"): ["data.root=."],
+    ("data", "joined"): ["data.sets=[digits,synthetic]"],
+    ("split", "dataset"): ["data=joined", "data.sets=[digits,synthetic]"],
 }
 CHOICES = [
     (file.parent.relative_to(CONF).as_posix(), file.stem)
@@ -177,7 +179,7 @@ def test_a_configuration_folder_of_ones_own_joins(tiny: Path, tmp_path: Path) ->
 def test_the_help_of_a_verb_lists_the_groups_that_it_has(tmp_path: Path) -> None:
     shown = run_command(tmp_path, "--help", verb="describe").out
     assert "data: asl_alphabet, custom, digits" in shown
-    assert "split: blocks, given, group, signer, stratified" in shown
+    assert "split: blocks, dataset, given, group, signer, stratified" in shown
     assert "model:" not in shown
     assert "hydra/launcher" not in shown
     train = run_command(tmp_path, "--help").out

@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from signlang.arrays import Floats, Ints
 from signlang.data.index import Index
-from signlang.files import write_csv
+from signlang.files import SET, write_csv
 from signlang.metrics.classification import confusion_counts
 from signlang.reporting.formatting import seven_digits
 from signlang.reporting.plots import contact_sheet, matrix_figure, one_line
@@ -62,6 +62,8 @@ class PredictionCollector(pl.Callback):
 def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Floats) -> None:
     """Write path,label,predicted,confidence,p_<class>... with one line per image.
 
+    Of joined data sets, the set of the image stands in a last column.
+
     Args:
         file: The CSV file.
         index: All images.
@@ -76,11 +78,12 @@ def write_predictions(file: Path, index: Index, rows: Ints, probabilities: Float
             index.classes[best],
             seven_digits(p[best]),
             *map(seven_digits, p),
+            *([index.sets[row]] if index.sets else ()),
         )
         for row, best, p in zip(rows, predicted, probabilities, strict=True)
     )
-    header = ("path", "label", "predicted", "confidence", *(f"p_{name}" for name in index.classes))
-    write_csv(file, header, lines)
+    header = ["path", "label", "predicted", "confidence", *(f"p_{name}" for name in index.classes)]
+    write_csv(file, [*header, *([SET] if index.sets else ())], lines)
 
 
 PREVIEWED: Final = 24  # training images

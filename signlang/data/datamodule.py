@@ -22,6 +22,8 @@ from signlang.system import cpu_count
 Batch = tuple[torch.Tensor, torch.Tensor]
 BatchRows = tuple[int, np.ndarray[Any, np.dtype[np.int64]]]
 EVALUATION_BATCH: Final = 128
+# what draws equal shares of all classes, and of what inside them
+BALANCED: Final = {"sampler": (), "signer": ("signers",), "set": ("sets", "signers")}
 PREFETCHED: Final = 2  # batches that a thread may have ready
 
 
@@ -36,8 +38,9 @@ class EpochBatchSampler:
         size: Rows of a batch; the last one may be shorter.
         seed: Of the run.
         epoch: Tells the epoch that is about to begin; None for evaluation, in order.
-        labels: (n,) classes of the rows, of which an epoch then has equal shares: images of a large
-            class wait for another epoch, those of a small one come several times.
+        labels: (n, levels) what an epoch has equal shares of: the classes of the rows and, further
+            right, what each of them is divided by. Images of a large class wait for another epoch,
+            those of a small one come several times.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class EpochBatchSampler:
         if self.epoch:
             rng = np.random.default_rng((self.seed, epoch))
             if self.labels is not None:
-                rows = balanced(rows, self.labels, rng)
+                rows = rows[balanced(np.arange(len(rows)), self.labels, rng)]
             rows = rng.permutation(rows)
         for number in range(len(self)):
             seed = int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
@@ -75,23 +78,40 @@ def balanced(
     rows: np.ndarray[Any, np.dtype[np.int64]],
     labels: np.ndarray[Any, np.dtype[np.int64]],
     rng: np.random.Generator,
+    wanted: int | None = None,
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Draw as many rows as there are, equally many of each class, to within one.
+    """Draw rows, equally many of each class, to within one.
 
-    No row of a class comes again before every other one of it has come.
+    With several levels, those of a class are divided equally among what the next level tells apart,
+    sets or signers, and so on. No row comes again before every other one of its kind has come.
+
+    Args:
+        rows: (n,) rows.
+        labels: (n, levels) numbers, or (n,) of one level.
+        rng: Random numbers.
+        wanted: How many to draw; None: as many as there are.
 
     >>> rows, labels = np.array([7, 8, 9, 4]), np.array([0, 0, 0, 1])
     >>> drawn = balanced(rows, labels, np.random.default_rng(0))
     >>> len(drawn), int(np.count_nonzero(drawn == 4))
     (4, 2)
+    >>> signers = np.array([[0, 0], [0, 0], [0, 1], [1, 0]])
+    >>> drawn = balanced(rows, signers, np.random.default_rng(0), 8)
+    >>> [int(np.count_nonzero(drawn == row)) for row in (9, 4)]
+    [2, 4]
     """
-    classes = rng.permutation(np.unique(labels))  # the first ones get what is left over
-    share, more = divmod(len(rows), len(classes))
+    table = labels.reshape(len(rows), -1)
+    classes = rng.permutation(np.unique(table[:, 0]))  # the first ones get what is left over
+    share, more = divmod(len(rows) if wanted is None else wanted, len(classes))
     drawn = []
     for place, label in enumerate(classes):
-        own, wanted = rows[labels == label], share + (place < more)
-        rounds = [rng.permutation(own) for _ in range(-(-wanted // len(own)))]
-        drawn.append(np.concatenate(rounds)[:wanted] if rounds else own[:0])
+        inside = table[:, 0] == label
+        own, count = rows[inside], share + (place < more)
+        if table.shape[1] > 1:
+            drawn.append(balanced(own, table[inside, 1:], rng, count))
+            continue
+        rounds = [rng.permutation(own) for _ in range(-(-count // len(own)))]
+        drawn.append(np.concatenate(rounds)[:count] if rounds else own[:0])
     return np.concatenate(drawn)
 
 
@@ -156,7 +176,8 @@ class HandSignDataModule(pl.LightningDataModule):
         workers: Processes that prepare batches; 0 prepares them in this one, in a thread of its own
             where the network leaves a core free.
         seed: Of shuffling and augmentation.
-        balance: `sampler` draws equal shares of all classes for training.
+        balance: `sampler` draws equal shares of all classes for training, `signer` of the signers
+            of each class as well, `set` of its sets and of the signers of each of these.
     """
 
     def __init__(
@@ -211,9 +232,22 @@ class HandSignDataModule(pl.LightningDataModule):
         weight = self.augment["background_weight"] or augmentation.BACKGROUND_WEIGHT
         transform = augmentation.Augmentation(self.transforms, self.image_size, scenes, weight)
         rows = self.subsets.train
-        labels = self.index.labels[rows] if self.balance == "sampler" else None
+        labels = self._balanced_labels(rows)
         batches = EpochBatchSampler(rows, self.fold.batch_size, self.seed, self._epoch, labels)
         return self._loader(batches, transform, self.workers)
+
+    def _balanced_labels(
+        self, rows: np.ndarray[Any, np.dtype[np.int64]]
+    ) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        """(n, levels) what training draws equal shares of; None takes the images as they are."""
+        if self.balance not in BALANCED:
+            return None
+        levels = [self.index.labels]
+        for name in BALANCED[self.balance]:
+            values = getattr(self.index, name) or ("",) * len(self.index)
+            levels.append(np.unique(np.array(values), return_inverse=True)[1].astype(np.int64))
+        table: np.ndarray[Any, np.dtype[np.int64]] = np.stack(levels, axis=1)[rows]
+        return table
 
     def val_dataloader(self) -> Loader:
         """The validation subset, in the order of the index."""

@@ -156,7 +156,7 @@ def _decode(index: Index, row: int, size: int) -> Pixels:
         data = image_io.read_bytes(path)
         if image_io.digest_of(data) != index.facts[row].digest:
             raise image_io.BadImageError("changed while it was being read")
-        return image_io.resize_image(image_io.decode(data), size)
+        return image_io.resize_image(image_io.decode_crop(data, index.crop(row)), size)
     except image_io.BadImageError as error:
         raise DataError(f"{path}: {error}. Repeat the command.") from None
 

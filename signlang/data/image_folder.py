@@ -1,15 +1,26 @@
-"""Scanning of folders and CSV tables into entries of path, label, signer, group and subset."""
+"""Scanning of folders, CSV tables and annotated data sets into entries.
+
+An entry is path, label, signer, group, subset and box of an image.
+"""
 
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from signlang.console import log
-from signlang.data import patterns
+from signlang.data import annotations, patterns
+from signlang.data.annotations import Annotations
+from signlang.data.boxes import (
+    Box,
+    box_columns,
+    box_of_row,
+    check_pixels,
+    read_box_table,
+)
 from signlang.data.image_io import is_image_name, looks_like_image
 from signlang.data.patterns import several
 from signlang.errors import DataError, listing
@@ -17,18 +28,29 @@ from signlang.files import read_table
 
 JUNK: Final = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files of operating systems
 EXAMPLES: Final = 5
+SUBSETS: Final = (
+    "%s brings its own subsets, %s: split=given takes them as they are, any other split divides "
+    "all images anew"
+)
 SAMPLED: Final = 5000  # paths of which a pattern is guessed
 
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """Path, label, signer, group and subset of one image; empty where unknown."""
+    """Path, label, signer, group, subset and box of one image; empty where unknown.
+
+    Attributes:
+        box: Around the hand; None for the whole image.
+        left_out: Why it is not used, although its file may be fine; empty if it is.
+    """
 
     path: str
     label: str
     signer: str = ""
     group: str = ""
     subset: str = ""
+    box: Box | None = None
+    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,32 +62,230 @@ class _ClassFolder:
     subset: str = ""
 
 
-def list_entries(root: Path, pattern: str | None = None) -> list[ImageEntry]:
+AUTO: Final = "auto"
+COLUMNS: Final = "columns"
+BOX_FILES: Final = ("boxes.csv",)  # in a folder of class folders, or above it
+OF_ANNOTATIONS: Final = (".txt", ".xml", ".json", ".csv", ".yaml", ".yml")  # their suffixes
+
+
+def list_entries(
+    root: Path, pattern: str | None = None, boxes: str | None = None
+) -> list[ImageEntry]:
     """List the images of a data set.
 
     Args:
         root: A folder, or a CSV file.
         pattern: `data.pattern`, what the paths of a folder mean; None: class folders.
+        boxes: `data.boxes`: where boxes come from; None: no boxes.
 
     Raises:
-        DataError: As `list_csv`, `list_matching` and `list_folder`.
+        DataError: As `list_csv`, `list_matching`, `list_folder` and `read_annotations`.
     """
+    entries, found = _listed_entries(root, pattern, boxes)
+    if found:
+        found.tell(root, entries)
+    return entries
+
+
+@dataclass
+class _BoxUse:
+    """What became of the boxes of a data set, for the log.
+
+    Attributes:
+        source: Where they come from.
+        several: Images with several boxes, of which the largest is taken.
+        other: Images whose box has another class than their folder says.
+        numbered: Whether classes are numbers, because nothing names them.
+    """
+
+    source: str
+    several: list[str]
+    other: list[str]
+    numbered: bool = False
+
+    def tell(self, root: Path, entries: Sequence[ImageEntry]) -> None:
+        """Log how many images are cropped, and which are not as they should be."""
+        used = [entry for entry in entries if not entry.left_out]
+        whole = [entry.path for entry in used if entry.box is None]
+        log.info(
+            "boxes (%s): %d of %d images are cropped to one", self.source, len(used) - len(whole),
+            len(entries),
+        )  # fmt: skip
+        if self.numbered:
+            log.info("its classes are numbers: there is no data.yaml or classes.txt with names")
+        subsets = sorted({entry.subset for entry in entries} - {""})
+        if subsets and self.source in annotations.KINDS:
+            log.info(SUBSETS, root, several(subsets))
+        out = [f"{entry.path}: {entry.left_out}" for entry in entries if entry.left_out]
+        for paths, what in (
+            (whole, "have no box and are used whole"),
+            (self.several, "have several boxes, of which the largest one of the sign is taken"),
+            (self.other, "have a box of another class than the data set says, which counts"),
+            (out, "are left out"),
+        ):
+            if paths:
+                text = what if len(paths) > 1 else what.replace("have", "has").replace("are", "is")
+                log.warning(
+                    "%d image%s of %s %s:%s", len(paths), "s" * (len(paths) > 1), root, text,
+                    listing(paths, most=EXAMPLES),
+                )  # fmt: skip
+
+
+def _listed_entries(
+    root: Path, pattern: str | None, boxes: str | None
+) -> tuple[list[ImageEntry], _BoxUse | None]:
+    kind = None if boxes == "none" else boxes
     if root.is_file():
         if pattern:
             raise DataError(
                 f"data.pattern={pattern} is for folders: {root} is read by its columns."
             )
-        return list_csv(root)
-    return list_matching(root, pattern) if pattern else list_folder(root)
+        if kind in {AUTO, COLUMNS}:
+            return _list_csv_boxes(root, needed=kind == COLUMNS)
+        return _boxed(root.parent, list_csv(root), kind)
+    if kind in {AUTO, *annotations.KINDS} and not pattern and annotated_kind(root, kind):
+        return _list_annotated(root, annotated_kind(root, kind) or "")
+    if pattern:
+        return _boxed(root, list_matching(root, pattern), kind)
+    return _boxed(root, list_folder(root, with_annotations=kind not in {None, AUTO}), kind)
 
 
-def list_folder(root: Path) -> list[ImageEntry]:
+def annotated_kind(root: Path, kind: str | None) -> str | None:
+    """The annotations from which a folder has its classes; None where it has class folders.
+
+    Raises:
+        DataError: If there are annotations of several kinds, and none is named.
+    """
+    if not root.is_dir() or not annotations.is_bare(root):
+        return None
+    if kind in annotations.KINDS:
+        return kind
+    kinds = annotations.kinds_of(root, _files_of(root, ""))
+    if len(kinds) > 1:
+        raise DataError(
+            f"{root} has annotations of several kinds: choose one with "
+            f"{' or '.join(f'data.boxes={one}' for one in kinds)}."
+        )
+    return kinds[0] if kinds else None
+
+
+def _list_annotated(root: Path, kind: str) -> tuple[list[ImageEntry], _BoxUse]:
+    """The images of an annotated data set, of which the boxes say the classes."""
+    found = annotations.read_annotations(root, kind, _files_of(root, ""))
+    use = _BoxUse(kind, [], [], found.numbered)
+    entries = [_annotated_entry(path, found.boxes.get(path, []), use) for path in found.files]
+    if not any(entry.label for entry in entries):
+        raise DataError(
+            f"data.boxes={kind}: none of the {len(entries)} images of {root} has a box of one sign."
+        )
+    return entries, use
+
+
+def _annotated_entry(path: str, boxes: Sequence[Box], use: _BoxUse) -> ImageEntry:
+    subset = annotations.subset_of_path(path)
+    signs = annotations.several_signs(boxes)
+    if not boxes:
+        return ImageEntry(path, "", subset=subset, left_out="it has no box, and so no sign")
+    if len(signs) > 1:
+        why = f"it has boxes of several signs: {several(signs, most=3)}"
+        return ImageEntry(path, "", subset=subset, left_out=why)
+    if len(boxes) > 1:
+        use.several.append(path)
+    label = unicodedata.normalize("NFC", signs[0])
+    return ImageEntry(path, label, subset=subset, box=_largest(boxes))
+
+
+def _largest(boxes: Sequence[Box]) -> Box:
+    return max(boxes, key=lambda box: box.area if box.area > 0 else -1.0)  # nan is never largest
+
+
+def _boxed(
+    root: Path, entries: list[ImageEntry], kind: str | None
+) -> tuple[list[ImageEntry], _BoxUse | None]:
+    """Give entries with a label their boxes."""
+    if kind in {None, AUTO}:
+        if kind == AUTO:
+            _tell_unused_boxes(root, entries)
+        return entries, None
+    boxes = _boxes_of(root, str(kind), entries)
+    if not any(boxes.get(entry.path) for entry in entries):
+        raise DataError(f"data.boxes={kind}: no image of {root} has a box there.")
+    return _with_boxes(entries, boxes, str(kind))
+
+
+def _boxes_of(root: Path, kind: str, entries: Sequence[ImageEntry]) -> Mapping[str, list[Box]]:
+    """The boxes of each path, by the kind of their source."""
+    if kind in annotations.KINDS:
+        found: Annotations = annotations.read_annotations(root, kind, _files_of(root, ""))
+        return found.boxes
+    file = _box_file(root) if kind == COLUMNS else Path(kind).expanduser()
+    if file is None:
+        raise DataError(
+            f"data.boxes=columns: there is no file boxes.csv in {root} or above it. Give a CSV "
+            "file path,x,y,width,height as data.boxes=FILE."
+        )
+    if not file.is_file():
+        raise DataError(
+            f"data.boxes={kind}: there is no such file, and it is none of auto, yolo, coco, voc, "
+            "columns and none."
+        )
+    found_boxes = read_box_table(file)
+    if not any(entry.path in found_boxes for entry in entries):
+        raise DataError(f"{file} names no image of {root}: its paths must be like "
+                        f"{entries[0].path}.")  # fmt: skip
+    return found_boxes
+
+
+def _box_file(root: Path) -> Path | None:
+    places = (place / name for place in (root, root.parent) for name in BOX_FILES)
+    return next((file for file in places if file.is_file()), None)
+
+
+def _tell_unused_boxes(root: Path, entries: Sequence[ImageEntry]) -> None:
+    """Say which boxes beside class folders are not used unless they are named."""
+    known = {entry.path for entry in entries}
+    kind = ""
+    file = _box_file(root)
+    if file is not None:
+        first = next((row["path"] for _, row in read_table(file, required=("path",))), "")
+        kind = "columns" if first in known else ""
+    elif entries:
+        stem = (root / entries[0].path).with_suffix("")
+        beside = {".xml": "voc", ".txt": "yolo"}
+        kind = next((k for end, k in beside.items() if stem.with_suffix(end).is_file()), "")
+    if kind:
+        log.info("%s has boxes, which are not used: data.boxes=%s crops images to them", root, kind)
+
+
+def _with_boxes(
+    entries: Sequence[ImageEntry], boxes: Mapping[str, Sequence[Box]], source: str
+) -> tuple[list[ImageEntry], _BoxUse]:
+    """Choose the box of each image, whose sign is known: the largest one of that sign."""
+    use = _BoxUse(source, [], [])
+    result = []
+    for entry in entries:
+        own = boxes.get(entry.path, ())
+        same = [box for box in own if box.label.casefold() == entry.label.casefold()]
+        named = [box for box in own if box.label and not box.label.isdecimal()]
+        if len(same or own) > 1:
+            use.several.append(entry.path)
+        if named and not same:
+            use.other.append(f"{entry.path}: {several(sorted({box.label for box in named}), 3)}")
+        result.append(replace(entry, box=_largest(same or own)) if own else entry)
+    return result, use
+
+
+def list_folder(root: Path, *, with_annotations: bool = False) -> list[ImageEntry]:
     """List the images below a folder that has one folder per class.
 
     Images may lie in folders of any depth below their class; links are followed; hidden files and
     files of operating systems are skipped. A file without an image suffix is opened, and skipped
     with a log line if it holds no image. Folders that are named like subsets (train, valid, test)
     may stand above the class folders.
+
+    Args:
+        root: The folder.
+        with_annotations: Whether files of annotations may lie beside the images.
 
     Raises:
         DataError: If there is no such folder, it has no class folders, some class folder is empty,
@@ -81,7 +301,7 @@ def list_folder(root: Path) -> list[ImageEntry]:
         for path in _files_of(root, one.path):
             if is_image_name(Path(path).suffix) or looks_like_image(root / path):
                 entries.append(ImageEntry(path, one.label, subset=one.subset))
-            else:
+            elif not (with_annotations and path.lower().endswith(OF_ANNOTATIONS)):
                 skipped.append(path)
         if len(entries) == before:
             empty.append(one.path)
@@ -102,11 +322,7 @@ def _tell_subsets(root: Path, folders: list[str], classes: list[_ClassFolder]) -
     bare = [name for name in folders if not any(c.path.startswith(f"{name}/") for c in classes)]
     if bare:
         log.warning("no class folders in %s: the images there are not used", several(bare))
-    log.info(
-        "%s brings its own subsets, %s: split=given takes them as they are, any other split "
-        "divides all images anew",
-        root, several(folders),
-    )  # fmt: skip
+    log.info(SUBSETS, root, several(folders))
 
 
 def _warn_of_skipped(root: Path, skipped: list[str]) -> None:
@@ -152,7 +368,8 @@ def _matching(root: Path, text: str) -> tuple[list[ImageEntry], list[str]]:
         else:
             subset = fields.get("subset", "")
             fields["subset"] = patterns.subset_of(subset) or subset
-            entries.append(ImageEntry(path, **fields))
+            label, signer, group, subset = (fields.get(name, "") for name in patterns.KEPT)
+            entries.append(ImageEntry(path, label, signer, group, subset))
     if not entries and not others:
         raise DataError(f"{root} holds no image.")
     if not entries:
@@ -179,18 +396,22 @@ def _matched(text: str, entries: list[ImageEntry], files: int) -> str:
     return f"data.pattern={text} matches {len(entries)} of {files} images{listing(lines)}"
 
 
-def class_names(root: Path, pattern: str | None = None) -> list[str]:
+def class_names(root: Path, pattern: str | None = None, boxes: str | None = None) -> list[str]:
     """Names of the classes of a data set, without a look at the images.
 
     Args:
         root: A folder, or a CSV file.
         pattern: `data.pattern`.
+        boxes: `data.boxes`.
 
     Raises:
         DataError: As `list_entries`.
     """
     if root.is_file():
-        return sorted({entry.label for entry in list_csv(root)})
+        rows = read_table(root, required=("path", "label"))
+        return sorted({unicodedata.normalize("NFC", row["label"]) for _, row in rows} - {""})
+    if not pattern and (kind := annotated_kind(root, boxes) if boxes not in {None, "none"} else ""):
+        return sorted({entry.label for entry in _list_annotated(root, kind)[0]} - {""})
     if pattern:
         return sorted({entry.label for entry in _matching(root, pattern)[0]})
     return sorted({one.label for one in _class_folders(root, _content(root)[1])})
@@ -358,11 +579,7 @@ def list_csv(file: Path) -> list[ImageEntry]:
     Raises:
         DataError: If a column or a value is missing, or a path is named twice.
     """
-    rows = read_table(file, required=("path", "label"))
-    missing = [str(number) for number, row in rows if not (row["path"] and row["label"])]
-    if missing:
-        where = f"line{'s' * (len(missing) > 1)} {several(missing)}"
-        raise DataError(f"{file}: no path or no label in {where}.")
+    rows = _csv_rows(file)
     lines: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, row in rows:
         lines[os.path.normpath(file.parent / row["path"])].append((number, row["path"]))
@@ -381,16 +598,57 @@ def list_csv(file: Path) -> list[ImageEntry]:
             f"{file} names {len(repeated)} images more than once:{listing(repeated)}\n"
             "Keep one line for each."
         )
-    return [
-        ImageEntry(
-            row["path"],
-            unicodedata.normalize("NFC", row["label"]),
-            row.get("signer", ""),
-            row.get("group", ""),
-            patterns.subset_of(row.get("subset", "")) or row.get("subset", ""),
-        )
-        for _, row in rows
-    ]
+    return [_csv_entry(row) for _, row in rows]
+
+
+def _csv_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table of images, each with a path and a label."""
+    rows = read_table(file, required=("path", "label"))
+    missing = [str(number) for number, row in rows if not (row["path"] and row["label"])]
+    if missing:
+        where = f"line{'s' * (len(missing) > 1)} {several(missing)}"
+        raise DataError(f"{file}: no path or no label in {where}.")
+    return rows
+
+
+def _csv_entry(row: Mapping[str, str]) -> ImageEntry:
+    return ImageEntry(
+        row["path"],
+        unicodedata.normalize("NFC", row["label"]),
+        row.get("signer", ""),
+        row.get("group", ""),
+        patterns.subset_of(row.get("subset", "")) or row.get("subset", ""),
+    )
+
+
+def _list_csv_boxes(file: Path, *, needed: bool) -> tuple[list[ImageEntry], _BoxUse | None]:
+    """The images of a CSV file with columns of boxes, in which an image may have several rows.
+
+    Raises:
+        DataError: If it has no such columns although they are needed, or as `list_csv`.
+    """
+    rows = _csv_rows(file)
+    names = box_columns(list(rows[0][1])) if rows else None
+    if names is None:
+        if needed:
+            raise DataError(
+                f"data.boxes=columns: {file} has no columns x,y,width,height (pixels), "
+                "xmin,ymin,xmax,ymax (pixels) or x_center,y_center,width,height (shares)."
+            )
+        return list_csv(file), None
+    boxes: dict[str, list[Box]] = defaultdict(list)
+    first: dict[str, ImageEntry] = {}
+    out: set[str] = set()
+    for line, row in rows:
+        entry = _csv_entry(row)
+        if first.setdefault(entry.path, entry).label != entry.label:
+            out.add(entry.path)
+        box = box_of_row(file, line, row, names)
+        boxes[entry.path] += [box] if box else []
+    check_pixels(file, [box for own in boxes.values() for box in own])
+    entries, use = _with_boxes(list(first.values()), boxes, "columns")
+    why = "it has boxes of several signs"
+    return [replace(e, left_out=why) if e.path in out else e for e in entries], use
 
 
 def read_signers(root: Path, signers: str | None, paths: list[str]) -> dict[str, str] | None:

@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from signlang.arrays import Pixels
 from signlang.data import image_limits
+from signlang.data.boxes import Crop
 from signlang.data.image_limits import ImageLimitError
 
 Item = TypeVar("Item")
@@ -157,6 +158,20 @@ def decode(data: bytes) -> Image.Image:
     """
     image = _load(data)
     return _upright(_as_rgb(image), _orientation(image))
+
+
+def decode_crop(data: bytes, crop: Crop | None) -> Image.Image:
+    """Decode an image as `decode` does, and cut it to a part; None: the whole.
+
+    Raises:
+        BadImageError: As `decode`; or if the part is not inside it.
+    """
+    image = decode(data)
+    if crop is None:
+        return image
+    if crop.right > image.width or crop.bottom > image.height:
+        raise BadImageError(f"{image.width} x {image.height} pixels, so {crop} is no part of it")
+    return image.crop(crop)
 
 
 def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:

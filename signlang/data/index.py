@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,24 @@ from signlang import files
 from signlang.arrays import Ints, connected
 from signlang.console import log, track
 from signlang.data import image_io
+from signlang.data.boxes import MARGIN, BadBoxError, Crop
 from signlang.data.image_folder import ImageEntry, list_entries, read_groups, read_signers
 from signlang.data.image_io import BadImageError, ImageFacts
 from signlang.data.patterns import several, sources_of_copies
 from signlang.errors import DataError, SettingError, listing
-from signlang.files import IMAGE_COLUMNS, atomic_write, parse_json, write_csv, write_json
+from signlang.files import (
+    CROP,
+    GROUP,
+    IMAGE_COLUMNS,
+    SET,
+    atomic_write,
+    parse_json,
+    write_csv,
+    write_json,
+)
+
+if TYPE_CHECKING:  # it can draw images
+    from signlang.data.sources import Root
 
 VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
 
@@ -144,8 +157,9 @@ class Clusters:
     """Images that are alike: a statistic must not take them for independent.
 
     Attributes:
-        kind: What a cluster is: `signer`, `source` (of augmented copies), `block` (of film), or
-            `image` where each stands alone.
+        kind: What a cluster is: `signer`, `group` (that the data set names), `source` (of augmented
+            copies), `block` (of film), `image` where each stands alone, or `mixed`: joined data
+            sets have several kinds.
         names: (n,) cluster of each image.
     """
 
@@ -182,35 +196,52 @@ class Clusters:
         >>> print(Clusters("block", np.array(["A/0", "A/0", "A/1"])))
         2 blocks of film
         """
-        words = {"source": "source image", "image": "independent image"}
+        words = {"source": "source image", "image": "independent image", "mixed": "cluster"}
         kind = words.get(self.kind, self.kind)
         film = " of film" if self.kind == "block" else ""
         return f"{self.count:,} {kind}{'s' * (self.count != 1)}{film}"
 
 
 def image_clusters(
-    paths: Sequence[str], labels: Sequence[str], signers: Sequence[str] | None
+    paths: Sequence[str],
+    labels: Sequence[str],
+    signers: Sequence[str] | None,
+    groups: Sequence[str] | None = None,
+    sets: Sequence[str] | None = None,
 ) -> Clusters:
     """Find out which images of a data set are alike.
 
-    Those of one signer, if all are known and there are two or more. Otherwise augmented copies of
-    one image, if names of files tell of any. Otherwise neighbouring frames:
-    the images of each class in the order of their frame numbers are cut into `BLOCKS` runs, if
-    every file name holds a number. Otherwise nothing is known, and each image stands alone.
+    Those of one signer, if all are known and there are two or more. Otherwise those of one group,
+    if any are given, and augmented copies of one image, if names of files tell of any. Otherwise
+    neighbouring frames: the images of each class in the order of their frame numbers are cut into
+    `BLOCKS` runs, if every file name holds a number. Otherwise nothing is known, and each image
+    stands alone. Of joined data sets each is looked at by itself.
 
     Args:
         paths: (N,) all images of the data set.
         labels: (N,) names of their classes.
         signers: (N,) empty where unknown; or None.
+        groups: (N,) empty for an image that stands alone; or None.
+        sets: (N,) the data set of each image, if there are several; or None.
 
     >>> image_clusters(["1.jpg", "2.jpg"], ["A", "A"], ["mary", "paul"]).names.tolist()
     ['mary', 'paul']
     >>> image_clusters(["a.jpg", "b.jpg"], ["A", "A"], ["mary", "mary"]).kind
     'image'
+    >>> image_clusters(["a.jpg", "b.jpg", "c.jpg"], ["A"] * 3, None, ["g", "g", ""]).names.tolist()
+    ['g', 'g', 'c.jpg']
     """
+    if sets is not None and len(set(sets)) > 1:
+        return _clusters_of_sets(paths, labels, signers, groups, sets)
     if signers is not None and all(signers) and len(set(signers)) > 1:
         return Clusters("signer", np.array(signers))
     sources = sources_of_copies(paths, labels)
+    if groups is not None and any(groups):
+        numbers = connected([[name or None for name in groups], sources])
+        first: dict[int, str] = {}
+        every = zip(numbers.tolist(), groups, paths, strict=True)
+        named = [first.setdefault(number, group or path) for number, group, path in every]
+        return Clusters("group", np.array(named))
     if any(sources):
         return Clusters("source", np.array([s or p for s, p in zip(sources, paths, strict=True)]))
     frames = [frame_number(path) for path in paths]
@@ -223,6 +254,26 @@ def image_clusters(
     if len(set(names)) == len(names):
         return Clusters("image", np.array(paths))
     return Clusters("block", np.array(names))
+
+
+def _clusters_of_sets(
+    paths: Sequence[str], labels: Sequence[str], signers: Sequence[str] | None,
+    groups: Sequence[str] | None, sets: Sequence[str],
+) -> Clusters:  # fmt: skip
+    """The clusters of each of several data sets, by names that no two of them share."""
+    names = np.array(paths, dtype=object)
+    kinds = set()
+    for one in sorted(set(sets)):
+        rows = [row for row, name in enumerate(sets) if name == one]
+        columns = (
+            None if values is None else [values[row] for row in rows]
+            for values in (paths, labels, signers, groups)
+        )
+        own = image_clusters(*columns)  # type: ignore[arg-type]
+        kinds.add(own.kind)
+        for row, name in zip(rows, own.names.tolist(), strict=True):
+            names[row] = f"{one}: {name}"
+    return Clusters(kinds.pop() if len(kinds) == 1 else "mixed", names.astype(str))
 
 
 ON_BAD_IMAGE: Final = ("error", "exclude")
@@ -279,9 +330,12 @@ class Index:
         groups: Group of each image, empty for one that stands alone; None if none is known.
         given: Subset of each image that the data set brings (train, validation, test, or another
             word), or None if it brings none.
+        crops: The part of each image that is used, None for a whole one; None if all are whole.
+        sets: The data set that each image comes from, with whose name its path begins; None if
+            the data set is not joined of several.
     """
 
-    root: Path
+    root: "Root"
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     labels: Ints
@@ -290,6 +344,8 @@ class Index:
     excluded: tuple[BadFile, ...] = ()
     groups: tuple[str, ...] | None = None
     given: tuple[str, ...] | None = None
+    crops: tuple[Crop | None, ...] | None = None
+    sets: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -314,12 +370,45 @@ class Index:
                 f"split=blocks needs a frame number in every file name; {unnumbered[0]} and "
                 f"{len(unnumbered) - 1} others of {self.root} have none. Use split=stratified."
             )
-        return films([number or 0 for number in frames], self.labels)
+        return films([number or 0 for number in frames], self._set_labels)
+
+    @cached_property
+    def _set_labels(self) -> Ints:
+        """(N,) numbers of class and set together: a film is of one of each."""
+        if self.sets is None:
+            return self.labels
+        return np.unique(self._full_labels, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def _full_labels(self) -> list[str]:
+        """(N,) the class of each image, with its set in front where there are several."""
+        names = [self.classes[label] for label in self.labels]
+        if self.sets is None:
+            return names
+        return [f"{one}/{name}" for one, name in zip(self.sets, names, strict=True)]
 
     @cached_property
     def content(self) -> str:
-        """Digest of all images in order, 32 hexadecimal digits: equal only for equal files."""
-        return _digest(fact.digest for fact in self.facts)
+        """Digest of all images in order, 32 hexadecimal digits: equal only for equal pixels."""
+        digests = [fact.digest for fact in self.facts]
+        if self.crops is not None:
+            crops = zip(digests, self.crops, strict=True)
+            digests = [digest if crop is None else f"{digest} {crop}" for digest, crop in crops]
+        return _digest(digests)
+
+    @property
+    def place(self) -> str:
+        """Where the images lie, for records."""
+        return place_of(self.root)
+
+    def crop(self, row: int) -> Crop | None:
+        """The part of an image that is used; None for the whole."""
+        return None if self.crops is None else self.crops[row]
+
+    @property
+    def cropped(self) -> int:
+        """How many images are cropped to a box."""
+        return sum(crop is not None for crop in self.crops or ())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -343,28 +432,34 @@ class Index:
     @cached_property
     def sources(self) -> list[str | None]:
         """The image that each one is an augmented copy of, by its name."""
-        return sources_of_copies(self.paths, [self.classes[label] for label in self.labels])
+        return sources_of_copies(self.paths, self._full_labels)
 
     @cached_property
     def clusters(self) -> Clusters:
         """(N,) which images are alike."""
-        return image_clusters(self.paths, [self.classes[n] for n in self.labels], self.signers)
+        labels = [self.classes[n] for n in self.labels]
+        return image_clusters(self.paths, labels, self.signers, self.groups, self.sets)
 
     def write(self, folder: Path, subsets: npt.NDArray[np.str_]) -> None:
         """Write `data.csv` (path,label,signer,subset), `classes.json`, and `excluded.csv` if any.
+
+        Where they are known, `data.csv` has the columns group, set, and crop (left, top, right,
+        bottom in pixels) as well.
 
         Args:
             folder: Folder of the files.
             subsets: (N,) names of the subset of each image.
         """
         signers = self.signers or ("",) * len(self)
-        rows = (
-            (path, self.classes[label], signer, subset)
-            for path, label, signer, subset in zip(
-                self.paths, self.labels, signers, subsets, strict=True
-            )
-        )
-        write_csv(folder / "data.csv", IMAGE_COLUMNS, rows)
+        labels = [self.classes[label] for label in self.labels]
+        columns: list[Sequence[object]] = [self.paths, labels, signers, subsets.tolist()]
+        header = [*IMAGE_COLUMNS]
+        more = ((GROUP, self.groups), (SET, self.sets), (CROP, self.crops))
+        for name, values in more:
+            if values is not None:
+                header.append(name)
+                columns.append(["" if value is None else str(value) for value in values])
+        write_csv(folder / "data.csv", header, zip(*columns, strict=True))
         write_json(folder / "classes.json", self.classes)
         if self.excluded:
             bad = ((file.path, file.reason) for file in self.excluded)
@@ -380,6 +475,8 @@ def read_index(
     on_bad_image: str = "error",
     pattern: str | None = None,
     groups: str | None = None,
+    boxes: str | None = None,
+    box_margin: float = MARGIN,
 ) -> Index:
     """Read a data set and open every image of it once.
 
@@ -392,6 +489,8 @@ def read_index(
             leaves them out.
         pattern: What the paths of a folder mean, see `signlang.data.patterns`; None: class folders.
         groups: A CSV file `path,group`.
+        boxes: Where boxes come from, see `data.boxes` in `conf/data/folder.yaml`; None: no boxes.
+        box_margin: What a crop adds to its box on each side, as a share of its width or height.
 
     Raises:
         DataError: If there is nothing to train on, or there are bad files and they are an error.
@@ -399,8 +498,36 @@ def read_index(
     """
     if on_bad_image not in ON_BAD_IMAGE:
         raise SettingError(f"data.on_bad_image={on_bad_image}: choose error or exclude.")
-    entries = list_entries(root, pattern)
+    entries, left_out = _usable(list_entries(root, pattern, boxes))
     base = root.parent if root.is_file() else root
+    entries = _with_people(base, entries, signers, pattern, groups)
+    cache_file = (
+        files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
+    )
+    results = inspect_files(base, [entry.path for entry in entries], cache_file)
+    cut = [_cropped(e, r, box_margin) for e, r in zip(entries, results, strict=True)]
+    good = [one for one in cut if not isinstance(one, BadFile)]
+    bad = tuple(one for one in cut if isinstance(one, BadFile))
+    if bad and on_bad_image == "error":
+        raise DataError(
+            f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as images:"
+            f"{listing(_causes(bad), most=1000)}\n{_whereabouts(root, bad)}"
+            "Fix or remove them, or leave them out with data.on_bad_image=exclude."
+        )
+    return _index(root, base, good, (*bad, *left_out))
+
+
+def _usable(entries: Sequence[ImageEntry]) -> tuple[list[ImageEntry], list["BadFile"]]:
+    """The entries that are used, and the others with the reason."""
+    used = [entry for entry in entries if not entry.left_out]
+    return used, [BadFile(entry.path, entry.left_out) for entry in entries if entry.left_out]
+
+
+def _with_people(
+    base: Path, entries: list[ImageEntry], signers: str | None, pattern: str | None,
+    groups: str | None,
+) -> list[ImageEntry]:  # fmt: skip
+    """Entries with the signers and groups that files of their own name."""
     paths = [entry.path for entry in entries]
     if signers == "auto" and pattern and any(entry.signer for entry in entries):
         signers = None
@@ -410,22 +537,22 @@ def read_index(
     kept = read_groups(base, groups, paths)
     if kept:
         entries = [replace(entry, group=kept.get(entry.path, "")) for entry in entries]
+    return entries
 
-    cache_file = (
-        files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
-    )
-    results = inspect_files(base, paths, cache_file)
-    good = [(e, r) for e, r in zip(entries, results, strict=True) if isinstance(r, ImageFacts)]
-    bad = tuple(
-        BadFile(e.path, r) for e, r in zip(entries, results, strict=True) if isinstance(r, str)
-    )
-    if bad and on_bad_image == "error":
-        raise DataError(
-            f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as images:"
-            f"{listing(_causes(bad), most=1000)}\n{_whereabouts(root, bad)}"
-            "Fix or remove them, or leave them out with data.on_bad_image=exclude."
-        )
-    return _index(root, base, good, bad)
+
+Inspected = tuple[ImageEntry, ImageFacts, Crop | None]
+
+
+def _cropped(entry: ImageEntry, result: ImageFacts | str, margin: float) -> Inspected | BadFile:
+    """An image with its crop, or why it cannot be used."""
+    if isinstance(result, str):
+        return BadFile(entry.path, result)
+    if entry.box is None:
+        return entry, result, None
+    try:
+        return entry, result, entry.box.crop(result.width, result.height, margin)
+    except BadBoxError as error:
+        return BadFile(entry.path, str(error))
 
 
 MANY: Final = 5  # files of one cause, which are then listed in one line
@@ -462,11 +589,9 @@ def _whereabouts(root: Path, bad: Sequence[BadFile]) -> str:
     return f"Paths are relative to {here}.\n"
 
 
-def _index(
-    root: Path, base: Path, good: list[tuple[ImageEntry, ImageFacts]], bad: tuple[BadFile, ...]
-) -> Index:
+def _index(root: Path, base: Path, good: Sequence[Inspected], bad: tuple[BadFile, ...]) -> Index:
     good = sorted(good, key=lambda item: item[0].path)
-    classes = tuple(sorted({entry.label for entry, _ in good}))
+    classes = tuple(sorted({entry.label for entry, _, _ in good}))
     if not good:
         raise DataError(f"{root} holds no usable image: expected one folder of images per sign.")
     if len(classes) < 2:
@@ -476,19 +601,21 @@ def _index(
         )
     _warn_of_case(classes)
     position = {name: label for label, name in enumerate(classes)}
-    signers = tuple(entry.signer for entry, _ in good)
-    groups = tuple(entry.group for entry, _ in good)
-    given = tuple(entry.subset for entry, _ in good)
+    signers = tuple(entry.signer for entry, _, _ in good)
+    groups = tuple(entry.group for entry, _, _ in good)
+    given = tuple(entry.subset for entry, _, _ in good)
+    crops = tuple(crop for _, _, crop in good)
     return Index(
         root=base,
         classes=classes,
-        paths=tuple(entry.path for entry, _ in good),
-        labels=np.array([position[entry.label] for entry, _ in good], dtype=np.int64),
+        paths=tuple(entry.path for entry, _, _ in good),
+        labels=np.array([position[entry.label] for entry, _, _ in good], dtype=np.int64),
         signers=signers if any(signers) else None,
-        facts=tuple(fact for _, fact in good),
+        facts=tuple(fact for _, fact, _ in good),
         excluded=bad,
         groups=groups if any(groups) else None,
         given=given if any(given) else None,
+        crops=crops if any(crops) else None,
     )
 
 
@@ -506,9 +633,39 @@ def _warn_of_case(classes: Sequence[str]) -> None:
         )
 
 
+def place_of(root: "Root") -> str:
+    """Where images lie: their folder, or the name and folder of each set."""
+    if isinstance(root, Path):
+        return str(root.resolve())
+    return ", ".join(f"{name}: {folder.resolve()}" for name, folder in root.roots)
+
+
+def distinct_name(name: str, index: Index) -> str:
+    """Another name for a data set, as its own is taken: with the folder above it in front."""
+    above = Path(index.place).parent.name if isinstance(index.root, Path) else "other"
+    return f"{above}_{name}"
+
+
+def other_root(recorded: Mapping[str, Any], index: Index) -> str | None:
+    """The folder that a record is of, if that is another one that is still there.
+
+    Images that were moved or copied are known by their content, and are the same data set.
+
+    Args:
+        recorded: `root` and `fingerprint` of a data set that has the same name.
+        index: The data set.
+    """
+    root, here = recorded.get("root"), index.place
+    if not isinstance(root, str) or recorded.get("fingerprint") == index.fingerprint:
+        return None
+    folders = [root], [part.rpartition(": ")[2] for part in root.split(", ")]  # one, or of sets
+    there = any(all(Path(one).exists() for one in some) for some in folders)
+    return root if root != here and there else None
+
+
 def index_options(data: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `read_index` that the group `data` of a configuration holds."""
-    keys = ("signers", "on_bad_image", "pattern", "groups")
+    keys = ("signers", "on_bad_image", "pattern", "groups", "boxes", "box_margin")
     return {key: data[key] for key in keys if data.get(key) is not None or key == "signers"}
 
 

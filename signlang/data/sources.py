@@ -11,6 +11,7 @@ signlang's own is called by `train`, `describe` and `evaluate` only, never for a
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,8 @@ from PIL import Image, ImageOps
 from signlang import files
 from signlang.components import TARGET, build, read_saved_config, saved_value
 from signlang.console import log, verbose
-from signlang.data.image_io import BadImageError, decode, read_bytes
+from signlang.data.boxes import Crop
+from signlang.data.image_io import BadImageError, decode_crop, read_bytes
 from signlang.data.synthetic import generator as drawing
 from signlang.errors import DataError, SettingError, SignlangError
 from signlang.files import content_digest
@@ -28,6 +30,39 @@ DIGITS_URL: Final = "https://github.com/ardamavi/Sign-Language-Digits-Dataset/ar
 # An archive that is packed on demand has no lasting checksum; its 2,062 images have.
 DIGITS_CONTENT: Final = "3e6e0579509c97a3a4c2259a51e64219"
 ASL_ALPHABET: Final = "grassknoted/asl-alphabet"
+
+
+@dataclass(frozen=True)
+class JoinedRoot:
+    """The folders of joined data sets; a path below it begins with the name of its set.
+
+    Attributes:
+        roots: Name and folder of each set.
+
+    >>> print(JoinedRoot((("a", Path("/x")), ("b", Path("/y")))) / "b/1.jpg")
+    /y/1.jpg
+    """
+
+    roots: tuple[tuple[str, Path], ...]
+
+    def __truediv__(self, path: str) -> Path:
+        """The file of a path.
+
+        Raises:
+            DataError: If it begins with the name of no set.
+        """
+        name, _, rest = path.partition("/")
+        for known, root in self.roots:
+            if known == name:
+                return root / rest
+        raise DataError(f"{path} is of none of the sets {self}.")
+
+    def __str__(self) -> str:
+        """The names of the sets."""
+        return ", ".join(name for name, _ in self.roots)
+
+
+Root = Path | JoinedRoot
 
 
 def open_source(node: Mapping[str, Any], root: str | None, cache_dir: str) -> Path:
@@ -81,6 +116,15 @@ def synthetic(
 
 def _drawn_name(signers: int, takes: int, size: int, seed: int) -> str:
     return f"v{drawing.VERSION}-signers{signers}-takes{takes}-size{size}-seed{seed}"
+
+
+def joined(root: str | None, cache_dir: str) -> Path:
+    """Stand for several data sets, which `data.sets` names.
+
+    Raises:
+        SettingError: Always: without `data.sets` there is nothing to join.
+    """
+    raise SettingError("data=joined needs data.sets=[SET,SET...], names of data sets or folders.")
 
 
 def folder(root: str | None, cache_dir: str) -> Path:
@@ -211,7 +255,7 @@ MOST_DRAWN: Final = 100_000  # images that a run folder may ask to have drawn ag
 LARGEST_DRAWN: Final = 1024  # their size in pixels, likewise
 
 
-def images_root(run: Path, cache_dir: str | None = None) -> Path:
+def images_root(run: Path, cache_dir: str | None = None) -> Root:
     """Find the folder to which the paths of a run's images are relative.
 
     A run folder may come from elsewhere: no code that it names is called, nothing is downloaded,
@@ -227,21 +271,35 @@ def images_root(run: Path, cache_dir: str | None = None) -> Path:
     """
     file = run / ".hydra" / "config.yaml"
     try:
-        root = _saved_root(read_saved_config(file), run, cache_dir)
+        roots = _saved_roots(read_saved_config(file), run, cache_dir)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{file} does not contain their folder ({type(error).__name__}).") from None
     except SignlangError as error:
         raise DataError(str(error)) from None
-    if not root.exists():
-        raise DataError(f"{root} is not there any more.")
-    return root.parent if root.is_file() else root
+    gone = [root for root in roots.values() if not root.exists()]
+    if gone:
+        raise DataError(f"{gone[0]} is not there any more.")
+    folders = {name: root.parent if root.is_file() else root for name, root in roots.items()}
+    return folders[""] if "" in folders else JoinedRoot(tuple(folders.items()))
 
 
-def _saved_root(config: Mapping[str, Any], run: Path, cache_dir: str | None) -> Path:
-    """Where the images lie according to the saved configuration."""
-    saved_root = saved_value(config, "data.root")
+def _saved_roots(config: Mapping[str, Any], run: Path, cache_dir: str | None) -> dict[str, Path]:
+    """Where the images lie according to the saved configuration, by the name of their set."""
+    sets = saved_value(config, "data.sets")
+    if not sets:
+        return {"": _saved_root(config, config.get("data") or {}, run, cache_dir)}
+    if not isinstance(sets, dict) or not all(isinstance(one, dict) for one in sets.values()):
+        raise TypeError("data.sets is no mapping")
+    return {str(name): _saved_root(config, one, run, cache_dir) for name, one in sets.items()}
+
+
+def _saved_root(
+    config: Mapping[str, Any], data: Mapping[str, Any], run: Path, cache_dir: str | None
+) -> Path:
+    """Where the images of a set lie according to the saved configuration."""
+    saved_root = saved_value(data, "root")
     cache = str(saved_value(config, "cache_dir"))
-    source = saved_value(config, "data.source") or {}
+    source = saved_value(data, "source") or {}
     if not isinstance(source, dict):
         raise TypeError("data.source is no mapping")
     target = str(source.get("_target_", ""))
@@ -286,15 +344,17 @@ def _version(path: Path) -> tuple[int, str]:
     return (int(path.name) if path.name.isdecimal() else 0, path.name)
 
 
-def read_thumbnails(root: Path, paths: Sequence[str]) -> list[Image.Image | None]:
-    """Read images as thumbnails, padded; None for each missing one."""
-    return [_thumbnail(root / path) for path in paths]
+def read_thumbnails(
+    root: Root, paths: Sequence[str], crops: Mapping[str, Crop] | None = None
+) -> list[Image.Image | None]:
+    """Read images as thumbnails, padded, cut to their crops; None for each missing one."""
+    return [_thumbnail(root, path, (crops or {}).get(path)) for path in paths]
 
 
-def _thumbnail(file: Path) -> Image.Image | None:
+def _thumbnail(root: Root, path: str, crop: Crop | None) -> Image.Image | None:
     try:
-        image = decode(read_bytes(file))
-    except (BadImageError, OSError, ValueError):
+        image = decode_crop(read_bytes(root / path), crop)
+    except (BadImageError, DataError, OSError, ValueError):
         return None
     return ImageOps.pad(
         image, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, color=BACKGROUND

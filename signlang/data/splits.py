@@ -17,9 +17,10 @@ import numpy.typing as npt
 from signlang.arrays import Flags, Ints
 from signlang.components import TARGET, build
 from signlang.console import log
-from signlang.data import sources
-from signlang.data.index import Index, Subsets, film_blocks, index_options, read_index
+from signlang.data.collection import read_data_set
+from signlang.data.index import Index, Subsets, film_blocks
 from signlang.data.patterns import several
+from signlang.data.sources import JoinedRoot
 from signlang.errors import DataError, SettingError, SignlangError
 
 
@@ -40,7 +41,12 @@ class Split:
     else: the same call must return the same on every machine. The validation subset is cut out of
     the training folds by the groups. Checked before training, with an error that says what is
     wrong.
+
+    Attributes:
+        needs_all_classes: Whether each fold must hold images of every class.
     """
+
+    needs_all_classes = True
 
     def groups(self, index: Index) -> Any:
         """(N,) the group of each image; None where every image stands alone."""
@@ -78,11 +84,13 @@ class BySigner(Split):
                 "file path,signer as data.signers=FILE (or signers.csv beside the class folders), "
                 "name {signer} in data.pattern, or use split=stratified."
             )
-        unknown = sum(not signer for signer in index.signers)
+        unknown = [row for row, signer in enumerate(index.signers) if not signer]
         if unknown:
+            where = several(sorted({index.sets[row] for row in unknown})) if index.sets else ""
+            alone = " (of a set with one person: data.sets={SET: {signer: NAME}})" * bool(where)
             raise DataError(
-                f"split=signer: the signer of {unknown} of {len(index)} images of {index.root} is "
-                "unknown. Name them all, or use split=stratified."
+                f"split=signer: the signer of {len(unknown)} of {len(index)} images of "
+                f"{where or index.root} is unknown. Name them all{alone}, or use split=stratified."
             )
         return np.unique(np.array(index.signers), return_inverse=True)[1].astype(np.int64)
 
@@ -128,6 +136,37 @@ class Given(Split):
                 "train, validation and test."
             )
         return np.array(["" if name in UNUSED else name for name in index.given])
+
+
+class ByDataSet(Split):
+    """Leave one data set out: fold i tests set i of a joined data set, trained on the others.
+
+    A class that only the tested set has cannot be learned: its images are left out of the test.
+    """
+
+    needs_all_classes = False
+
+    def groups(self, index: Index) -> Any:
+        """(N,) the signer of each image if all are known, else what belongs together.
+
+        They matter for the validation subset, which is cut out of the other sets.
+        """
+        if index.signers is not None and all(index.signers):
+            return np.unique(np.array(index.signers), return_inverse=True)[1].astype(np.int64)
+        return index.related
+
+    def folds(self, index: Index, count: int, seed: int) -> Any:
+        """(N,) the number of its set, in their order.
+
+        Raises:
+            DataError: If there are no sets, or another number of folds.
+        """
+        if not isinstance(index.root, JoinedRoot) or index.sets is None:
+            raise DataError("split=dataset needs data=joined data.sets=[SET,SET...].")
+        names = [name for name, _ in index.root.roots]
+        if count != len(names):
+            raise DataError(f"split=dataset: there are {len(names)} sets, so folds={len(names)}.")
+        return np.array([names.index(name) for name in index.sets], dtype=np.int64)
 
 
 class ByBlocks(Split):
@@ -253,7 +292,7 @@ def fold_numbers(split: Split, index: Index, folds: int, seed: int) -> Ints:
             raise SettingError(
                 f"split: {name}.folds leaves fold {number} empty: use fewer than folds={folds}."
             )
-        if len(absent):
+        if len(absent) and split.needs_all_classes:
             raise DataError(
                 f"split: {name}.folds leaves fold {number} without an image of "
                 f"{', '.join(index.classes[c] for c in absent)}: every fold needs all classes."
@@ -313,7 +352,7 @@ def left_out(split: Split, index: Index, numbers: Ints, fold: int) -> Flags:
     if out.dtype != np.bool_:
         raise SettingError(f"split: {name}.left_out must return booleans; it returns {out.dtype}.")
     absent = np.setdiff1d(np.arange(len(index.classes)), index.labels[~test & ~out])
-    if len(absent):
+    if len(absent) and split.needs_all_classes:
         what = (
             f"split.gap={split.gap}" if isinstance(split, ByBlocks) else f"split: {name}.left_out"
         )
@@ -436,18 +475,41 @@ def split_subsets(
         test, rest = np.flatnonzero(names == "test"), np.flatnonzero(names == "train")
         if "validation" in names and validation != "fold":
             return Subsets(train=rest, validation=np.flatnonzero(names == "validation"), test=test)
+    if not split.needs_all_classes:
+        test = _learned(index, test, rest)
     if validation == "fold":
         return Subsets(train=rest, validation=test, test=test)
+    present, compact = np.unique(index.labels[rest], return_inverse=True)
     inner = None if groups is None else groups[rest]
     count = _validation_subsets(index.labels[rest], inner, float(validation))
+    names_of = tuple(index.classes[label] for label in present)
     try:
-        held = assign_folds(index.labels[rest], inner, count, seed, index.classes) == 0
+        held = assign_folds(compact.astype(np.int64), inner, count, seed, names_of) == 0
     except DataError as error:
         raise DataError(
             f"No validation subset can be cut out of the training folds. {error} "
             "Or select the checkpoint by the test fold: split.validation=fold."
         ) from None
     return Subsets(train=rest[~held], validation=rest[held], test=test)
+
+
+def _learned(index: Index, test: Ints, rest: Ints) -> Ints:
+    """The test images of classes that the others have as well.
+
+    Raises:
+        DataError: If there are none.
+    """
+    known = np.isin(index.labels[test], index.labels[rest])
+    if not known.any():
+        raise DataError("No class of this test set is in the other sets: there is nothing to test.")
+    if not known.all():
+        names = [index.classes[label] for label in np.unique(index.labels[test[~known]])]
+        log.warning(
+            "%d of %d test images are left out: only their own set has %s, which the network "
+            "cannot have learned",
+            int((~known).sum()), len(test), several(names),
+        )  # fmt: skip
+    return test[known]
 
 
 def _validation_subsets(labels: Ints, groups: Ints | None, share: float) -> int:
@@ -485,11 +547,7 @@ class Fold:
     @cached_property
     def index(self) -> Index:
         """All images; reads and checks them."""
-        return read_index(
-            sources.open_source(self.data["source"], self.data["root"], self.cache_dir),
-            cache_dir=self.cache_dir,
-            **index_options(self.data),
-        )
+        return read_data_set(self.data, self.cache_dir)
 
     @cached_property
     def subsets(self) -> Subsets:

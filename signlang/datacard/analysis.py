@@ -1,5 +1,6 @@
 """Analysis of a data set for its card: index, folds, duplicates, label errors, warnings."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +15,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from signlang.arrays import connected
 from signlang.console import log, show_lines, show_table
 from signlang.data import image_cache, splits
-from signlang.data.index import Index, index_options, read_index
-from signlang.data.sources import open_source
+from signlang.data.collection import data_settings, read_data_set
+from signlang.data.index import Index, distinct_name, other_root
 from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
 from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
 from signlang.errors import DataError, SettingError
-from signlang.files import write_csv
+from signlang.files import write_csv, write_json
 from signlang.reporting.formatting import counted
 from signlang.runs.folder import find_folder
 
+DATA: Final = "data.json"  # which data set a card is of
 COMPARED_SIZE: Final = 32  # pixels; at 16 different people showing one sign become near duplicates
 
 
@@ -112,6 +114,7 @@ def analyse(cfg: DictConfig) -> Analysis:
     """
     files = _prediction_files(cfg)  # before minutes of reading
     index = _index(cfg)
+    _refuse_namesake(cfg, index)
     predictions = label_errors.read_predictions_for(files, index) if files else None
     numbers, unused, no_folds_reason = _folds(cfg, index)
     gap = f", gap {cfg.split.gap}" if cfg.split.get("gap") else ""
@@ -157,6 +160,8 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         raise SettingError(
             f"out={out} cannot be created ({error.strerror}): set out=DIR."
         ) from None
+    facts = {"name": analysis.name, "root": analysis.index.place}
+    write_json(out / DATA, {**facts, "fingerprint": analysis.index.fingerprint})
     header = "group,path,label,signer,fold,nearest,similarity,other_class,other_fold"
     write_csv(out / "duplicates.csv", header.split(","), _duplicate_rows(analysis))
     odd = (("odd", analysis.index.paths[row], reason) for row, reason in analysis.odd.items())
@@ -195,11 +200,14 @@ def show_summary(analysis: Analysis, out: Path) -> None:
     rows = {
         "images": f"{len(index):,} of {len(index.classes)} classes",
         "signers": f"{len(set(index.signers) - {''}):,}" if index.signers else "unknown",
+        **({"data sets": _sets_text(index)} if index.sets else {}),
         "unusable files": f"{len(index.excluded):,}",
         "odd files": f"{len(analysis.odd):,}",
         "exact duplicates": _pairs_text(pairs.exact),
         "near duplicates": _pairs_text(pairs.near),
     }
+    if index.cropped:
+        rows["boxes"] = f"{index.cropped:,} images are cropped to one"
     if analysis.copies:
         rows["augmented copies"] = f"{analysis.copies:,} images, by their names"
     if analysis.folds is not None:
@@ -217,17 +225,41 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         show_lines(["To keep what is alike in one fold, add to the command:", words])
 
 
+def _sets_text(index: Index) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in Counter(index.sets).items())
+
+
 def _pairs_text(pairs: Pairs) -> str:
     text = f"{pairs.total:,} pairs, {pairs.across_classes:,} across classes"
     return text if pairs.across_folds is None else f"{text}, {pairs.across_folds:,} across folds"
 
 
 def _index(cfg: DictConfig) -> Index:
-    source: Any = OmegaConf.to_container(cfg.data.source, resolve=True)
-    root = open_source(source, cfg.data.root, cfg.cache_dir)
     # a card lists what cannot be used instead of stopping at it
-    options = {**index_options(cfg.data), "on_bad_image": "exclude"}
-    return read_index(root, cache_dir=cfg.cache_dir, **options)
+    data = data_settings(cfg.data) | {"on_bad_image": "exclude"}
+    return read_data_set(data, cfg.cache_dir)
+
+
+def _refuse_namesake(cfg: DictConfig, index: Index) -> None:
+    """Refuse to replace the card of another folder that has the same name.
+
+    Raises:
+        SettingError: Names both folders, and how to tell them apart.
+    """
+    out = Path(cfg.out).expanduser()
+    if str(cfg.out) != f"{cfg.cards_dir}/{cfg.data.name}":
+        return
+    try:
+        recorded = json.loads((out / DATA).read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    other = other_root(recorded, index) if isinstance(recorded, dict) else None
+    if other is not None:
+        own = distinct_name(str(cfg.data.name), index)
+        raise SettingError(
+            f"{out} is the card of another folder of that name, {other}; this one is "
+            f"{index.place}. Name this data set, e.g. data.name={own}, or give out=DIR."
+        )
 
 
 def _folds(

@@ -97,7 +97,8 @@ def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image
 
 def thumbnail(index: Index, row: int) -> Image.Image:
     """One image, padded to `THUMBNAIL_SIZE` x `THUMBNAIL_SIZE` pixels."""
-    image = image_io.decode(image_io.read_bytes(index.root / index.paths[row]))
+    data = image_io.read_bytes(index.root / index.paths[row])
+    image = image_io.decode_crop(data, index.crop(row))
     return ImageOps.pad(
         image, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, color=BACKGROUND
     )
@@ -274,14 +275,18 @@ def data_card(analysis: Analysis) -> Page:
         "exact duplicates": f"{analysis.duplicates.exact.total:,}",
         "near duplicates": f"{analysis.duplicates.near.total:,}",
     }
+    if index.cropped:
+        tiles["boxes"] = f"{index.cropped:,}"
     if analysis.copies:
         tiles["augmented copies"] = f"{analysis.copies:,}"
     if analysis.predictions is not None:
         tiles["suspicious labels"] = f"{len(analysis.suspects):,}"
     builders = [
+        _sets,
         _classes,
         _signers,
         _sizes,
+        _boxes,
         files_section,
         duplicates_section,
         labels_section,
@@ -298,6 +303,24 @@ def data_card(analysis: Analysis) -> Page:
         sections=sections,
         ours=FIGURES,
     )
+
+
+def _sets(analysis: Analysis) -> Section | None:
+    """What each of the joined data sets has."""
+    index = analysis.index
+    if index.sets is None:
+        return None
+    rows: Rows = []
+    for name in dict.fromkeys(index.sets):
+        members = np.flatnonzero(np.array(index.sets) == name)
+        people = {index.signers[row] for row in members} - {""} if index.signers else set()
+        present = {index.classes[label] for label in index.labels[members]}
+        absent = [one for one in index.classes if one not in present]
+        known = len(people) if people else "unknown"
+        rows.append([name, len(members), len(present), known, ", ".join(absent) or "none"])
+    header = ["set", "images", "classes", "signers", "classes that it lacks"]
+    text = "Data sets that are joined by the names of their classes."
+    return Section("Data sets", [Text(text), Table("Joined data sets", header, rows)])
 
 
 def _classes(analysis: Analysis) -> Section:
@@ -390,6 +413,38 @@ def _sizes(analysis: Analysis) -> Section:
     blocks.append(Table(caption, ["width x height", "images", "share"], common))
     blocks.append(Table("File formats and pixel modes", ["kind", "images", "share"], stored))
     return Section("Sizes and formats", blocks)
+
+
+def _boxes(analysis: Analysis) -> Section | None:
+    """How many images are cropped to a box, and how large the crops are."""
+    index = analysis.index
+    pairs = [(c, f) for c, f in zip(index.crops or (), index.facts, strict=False) if c is not None]
+    if not pairs:
+        return None
+    sizes = [(crop.right - crop.left, crop.bottom - crop.top) for crop, _ in pairs]
+    shares = [
+        width * height / (fact.width * fact.height)
+        for (width, height), (_, fact) in zip(sizes, pairs, strict=True)
+    ]
+    whole = len(index) - len(pairs)
+    text = (
+        f"{counted(len(pairs), 'image')} of {len(index):,} "
+        f"{'is' if len(pairs) == 1 else 'are'} cropped to the box of an annotation, margin "
+        f"included: all that this card shows and compares, and all that a network sees of them. "
+        f"{counted(whole, 'image') + ' without a box' if whole else 'None'} "
+        f"{'is' if whole < 2 else 'are'} used whole."
+    )
+    areas = np.array([width * height for width, height in sizes])
+    rows: Rows = [
+        [name, _times(sizes[place]), Number(f"{shares[place]:.1%}")]
+        for name, place in (
+            ("smallest", int(areas.argmin())),
+            ("median", int(np.argsort(areas, kind="stable")[len(areas) // 2])),
+            ("largest", int(areas.argmax())),
+        )
+    ]
+    header = ["crop", "width x height", "share of its image"]
+    return Section("Boxes", [Text(text), Table("Crops in pixels", header, rows)])
 
 
 def _samples(analysis: Analysis) -> Section:

@@ -131,9 +131,19 @@ def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[s
             "no_threshold": calibration.no_threshold or None,
         },
         "protocol": str(run.metrics["protocol"]),
+        **_boxes(run),
         "models": {precision: MODEL_FILES[precision] for precision in models},
         "fingerprint": run.metrics["fingerprint"],
     }
+
+
+def _boxes(run: TrainedRun) -> dict[str, Any]:
+    """What the images of the run were cropped to; nothing where they were whole."""
+    data = run.record["data"]
+    if not data.get("boxes"):
+        return {}
+    facts = {"images": data["boxes"], "of": data["images"], "margin": data.get("box_margin")}
+    return {"boxes": facts}
 
 
 def strip_paths(value: Any) -> Any:

@@ -50,6 +50,7 @@ def data(run: TrainedRun) -> Section:
         ["images", f"{data['images']:,} of {data['classes']} classes: {counts}"],
         ["people in them", f"{run.signers:,}" if run.signers else "not known"],
         ["left out", f"{data['excluded']:,}"],
+        ["cropped to a box", _cropped(data)],
         ["fold", f"{run.metrics['fold']} of {run.metrics['folds']}, split {run.metrics['split']}"],
         ["protocol", str(run.metrics["protocol"])],
         ["augmentation", str(settings.get("augment.name", "none"))],
@@ -57,6 +58,12 @@ def data(run: TrainedRun) -> Section:
         ["fingerprint of the images", str(data["fingerprint"])],
     ]
     return Section("Data", [Table("What it was trained and tested on", ["", ""], rows)])
+
+
+def _cropped(data: Mapping[str, Any]) -> str:
+    if not data.get("boxes"):
+        return "none"
+    return f"{data['boxes']:,} images, margin {data['box_margin']:g} of the box on each side"
 
 
 def cost(run: TrainedRun, measured: ExportMeasurements) -> Section:
@@ -121,6 +128,7 @@ SPLITS: Final = {
     "stratified": "random folds",
     "signer": "people not seen in training",
     "blocks": "other stretches of the film",
+    "dataset": "a data set not seen in training",
 }
 FIGURES: Final = re.compile(r"confusion\.png")
 USE: Final = (
@@ -190,7 +198,7 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
             f"On unseen signers, networks trained the same way reach "
             f"{apart[0].mean:.4f} (mean of {apart[0].finished} folds)."
         )
-    elif split != "signer":
+    elif split not in {"signer", "dataset"}:
         texts.append("The accuracy on unseen signers has not been measured.")
     if run.metrics["protocol"] == "validation=fold":
         texts.append(
@@ -200,11 +208,26 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
     texts += [
         f"All its images are of the data set {run.metrics['data']}, of {_people(run)}. Other "
         "cameras, light, backgrounds, skin colours, jewellery and ages are untested.",
-        "Images are resized without keeping the aspect ratio. Crop them to the hand, with about "
-        "the same margin as in the training images.",
+        _framing(run),
         "Signs that need movement are beyond it.",
     ]
     return texts
+
+
+def _framing(run: TrainedRun) -> str:
+    """How an image must be framed to be like those of training."""
+    data = run.record["data"]
+    if data.get("boxes"):
+        return (
+            f"{data['boxes']:,} of its {data['images']:,} images were cropped to a box around the "
+            f"hand, with a margin of {data['box_margin']:.0%} of the box on each side, before they "
+            "were resized without keeping the aspect ratio. Crop images to the hand likewise; "
+            "whole ones are untested."
+        )
+    return (
+        "Images are resized without keeping the aspect ratio. Crop them to the hand, with about "
+        "the same margin as in the training images."
+    )
 
 
 def _people(run: TrainedRun) -> str:

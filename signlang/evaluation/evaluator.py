@@ -11,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from signlang.arrays import Floats, Ints, Pixels
 from signlang.console import log, track
 from signlang.data import image_cache, image_io, splits
-from signlang.data.image_folder import class_names
-from signlang.data.index import Index, index_options, read_index
-from signlang.data.sources import images_root, open_source
+from signlang.data.boxes import MARGIN, Crop
+from signlang.data.collection import data_set_classes, data_settings, read_data_set
+from signlang.data.index import Index
+from signlang.data.sources import Root, images_root
 from signlang.errors import DataError, RunError
 from signlang.evaluation import class_mapping
 from signlang.evaluation.predictors import BATCH, BatchPredictor, find_network
@@ -70,7 +71,7 @@ def _sizes(index: Index) -> set[int]:
     return {(index.root / path).stat().st_size for path in index.paths}
 
 
-def _digests(root: Path, paths: Sequence[str], sizes: set[int]) -> dict[str, str]:
+def _digests(root: Root, paths: Sequence[str], sizes: set[int]) -> dict[str, str]:
     """Sum up those files that are as large as some image of the evaluation."""
     digests = {}
     for path in track(paths, "comparing with the training images", len(paths)):
@@ -116,7 +117,7 @@ def recalibrate(
 
 
 def _subset_probabilities(
-    predictor: BatchPredictor, run: "TrainedRun", root: Path, subset: str
+    predictor: BatchPredictor, run: "TrainedRun", root: Root, subset: str
 ) -> LabeledProbabilities:
     """Show the images of one subset to the network."""
     rows = run.subset(subset)
@@ -126,7 +127,8 @@ def _subset_probabilities(
     outputs: list[Floats] = []
     for start in track(starts, f"predicting the {subset} images of the run", len(starts)):
         batch = [
-            _read(root / path, predictor.image_sizes[0]) for path, _ in rows[start : start + BATCH]
+            _read(root / path, predictor.image_sizes[0], run.folder.crops.get(path))
+            for path, _ in rows[start : start + BATCH]
         ]
         outputs.append(predictor.predict(predictor.resized(np.stack(batch))))
     probabilities = np.concatenate(outputs)
@@ -135,14 +137,14 @@ def _subset_probabilities(
     return probabilities, np.array([label for _, label in rows], dtype=np.int64)
 
 
-def _read(file: Path, size: int) -> Pixels:
+def _read(file: Path, size: int, crop: Crop | None) -> Pixels:
     try:
-        return image_io.resize_image(image_io.decode(image_io.read_bytes(file)), size)
+        return image_io.resize_image(image_io.decode_crop(image_io.read_bytes(file), crop), size)
     except image_io.BadImageError as error:
         raise DataError(f"{file}: {error}.") from None
 
 
-def _check_same(run: "TrainedRun", root: Path, outputs: LabeledProbabilities) -> None:
+def _check_same(run: "TrainedRun", root: Root, outputs: LabeledProbabilities) -> None:
     """Refuse images whose loss differs from that of the run."""
     then = float(run.metrics["validation"]["loss"])
     now = classification_metrics(*outputs)["loss"]
@@ -160,12 +162,12 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
         SignlangError: If one of them cannot be used, or they share no class.
     """
     classes, load = find_network(cfg)
-    root, mapping = _images_root(cfg), None
+    data, mapping = data_settings(cfg.data), None
     if cfg.mapping is not None:
         mapping = class_mapping.read_mapping(Path(str(cfg.mapping)).expanduser(), classes)
     # before all images are decoded and torch is imported
-    class_mapping.map_classes(class_names(root, cfg.data.get("pattern")), classes, mapping)
-    index, predictor = _index(cfg, root), load()
+    class_mapping.map_classes(data_set_classes(data, cfg.cache_dir), classes, mapping)
+    index, predictor = read_data_set(data, cfg.cache_dir), load()
     _warn_of_unknown_classes(mapping or {}, index)
     matches = class_mapping.map_classes(index.classes, predictor.classes, mapping)
     overlap = training_overlap(predictor, index, str(cfg.cache_dir))
@@ -182,19 +184,11 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
         probabilities,
         overlap,
         seconds,
+        float(cfg.data.get("box_margin", MARGIN)),
     )
     if not evaluation.known.any():
         raise DataError("None of the images that are left is of a class that the network knows.")
     return evaluation
-
-
-def _images_root(cfg: DictConfig) -> Path:
-    source: Any = OmegaConf.to_container(cfg.data.source, resolve=True)
-    return open_source(source, cfg.data.root, cfg.cache_dir)
-
-
-def _index(cfg: DictConfig, root: Path) -> Index:
-    return read_index(root, cache_dir=cfg.cache_dir, **index_options(cfg.data))
 
 
 def _warn_of_unknown_classes(mapping: Mapping[str, str | None], index: Index) -> None:

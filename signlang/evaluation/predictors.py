@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from signlang.arrays import Floats, Pixels
 from signlang.components import import_target
+from signlang.data.boxes import MARGIN
 from signlang.data.image_io import resize_batch
 from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
@@ -23,6 +24,24 @@ if TYPE_CHECKING:  # onnxruntime may be missing, and torch takes seconds
     from signlang.runs.trained_run import TrainedRun
 
 BATCH: Final = 64  # images
+
+
+@dataclass(frozen=True)
+class TrainingCrops:
+    """What the training images of a network were cropped to.
+
+    Attributes:
+        share: Of the images, between 0 (all were whole) and 1.
+        margin: Of the boxes.
+    """
+
+    share: float
+    margin: float
+
+    @classmethod
+    def of(cls, images: int, total: int, margin: float | None) -> "TrainingCrops":
+        """Count them; a margin that is not known is that by default."""
+        return cls(images / max(total, 1), MARGIN if margin is None else float(margin))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +58,7 @@ class BatchPredictor:
         calibration: What came with it, if anything.
         facts: What else is known of it, for the record.
         run: The run that it is, if it is one.
+        crops: What its training images were cropped to; None where that is not known.
     """
 
     kind: str
@@ -50,6 +70,7 @@ class BatchPredictor:
     calibration: Calibration | None
     facts: Mapping[str, Any]
     run: "TrainedRun | None" = None
+    crops: TrainingCrops | None = None
 
     def resized(self, images: Pixels) -> Pixels:
         """Resize (n, h, w, 3) images to the remaining sizes, in order."""
@@ -97,6 +118,10 @@ def run_predictor(finished: Run, *, trust: bool = False) -> BatchPredictor:
             "protocol": run.metrics.get("protocol", ""),
         },
         run=run,
+        crops=TrainingCrops.of(
+            run.record["data"].get("boxes", 0), run.record["data"]["images"],
+            run.record["data"].get("box_margin"),
+        ),
     )  # fmt: skip
 
 
@@ -128,7 +153,18 @@ def bundle_predictor(path: Path) -> BatchPredictor:
             "model": bundle.info.get("model"), "bundle": bundle.name,
             "protocol": bundle.info.get("protocol", ""),
         },
+        crops=_crops_of(bundle),
     )  # fmt: skip
+
+
+def _crops_of(bundle: "Bundle") -> TrainingCrops:
+    facts = bundle.info.get("boxes") or {}
+    try:
+        return TrainingCrops.of(
+            int(facts.get("images", 0)), int(facts.get("of", 1)), facts.get("margin")
+        )
+    except (TypeError, ValueError, AttributeError):  # it may come from elsewhere
+        return TrainingCrops(0, MARGIN)
 
 
 def _calibration_of(bundle: "Bundle") -> Calibration:

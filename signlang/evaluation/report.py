@@ -10,7 +10,7 @@ from signlang import __version__
 from signlang.arrays import Flags
 from signlang.data import sources
 from signlang.evaluation import results, writer
-from signlang.evaluation.results import Evaluation, by_class, by_signer
+from signlang.evaluation.results import Evaluation, by_class, by_set, by_signer
 from signlang.metrics import classification
 from signlang.metrics.classification import (
     Predictions,
@@ -120,6 +120,7 @@ def evaluation_page(evaluation: Evaluation) -> Page:
         _metrics,
         _confusion,
         _classes,
+        _sets,
         _signers,
         _mistakes,
         _confidence,
@@ -207,6 +208,18 @@ def _signers(evaluation: Evaluation) -> Section | None:
     return Section("Signers", [Text(text), Table(caption, header, rows)])
 
 
+def _sets(evaluation: Evaluation) -> Section | None:
+    """Accuracy on each of several joined data sets."""
+    rows: Rows = [
+        [name, *map(Number, writer.share_cells(share))]
+        for name, share in by_set(evaluation).items()
+    ]
+    if not rows:
+        return None
+    header = ["data set", "images", "recognised", "95 % interval"]
+    return Section("Data sets", [Table("Images of shared classes of each set", header, rows)])
+
+
 def _mistakes(evaluation: Evaluation) -> Section:
     text = (
         "Images of shared classes that were predicted wrongly with the highest confidence, after "
@@ -229,7 +242,9 @@ def _mistakes(evaluation: Evaluation) -> Section:
 
 
 def _sheet(evaluation: Evaluation, view: Predictions, rows: list[int], name: str) -> ImageBlock:
-    images = sources.read_thumbnails(evaluation.index.root, [view.paths[row] for row in rows])
+    index = evaluation.index
+    crops = {p: c for p, c in zip(index.paths, index.crops or (), strict=False) if c is not None}
+    images = sources.read_thumbnails(index.root, [view.paths[row] for row in rows], crops)
     sheet = plots.mistakes_figure(view, rows, images)
     return ImageBlock(name, f"{counted(len(rows), 'image')} predicted wrongly", sheet)
 

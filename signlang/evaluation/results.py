@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from signlang.arrays import Flags, Floats, Ints
+from signlang.data.boxes import MARGIN
 from signlang.data.index import Clusters, Index, image_clusters
 from signlang.evaluation.class_mapping import ClassMapping
 from signlang.evaluation.predictors import BatchPredictor
@@ -22,6 +23,7 @@ from signlang.metrics.calibration import (
 from signlang.metrics.classification import Proportion
 from signlang.reporting.formatting import counted, intervals_sentence, named, percent
 
+CROPPED: Final = 0.5  # share of cropped images from which a data set counts as cropped
 ABSENT: Final = -1  # label of an image whose class the network does not know
 
 
@@ -59,6 +61,7 @@ class Evaluation:
         probabilities: (n, classes of the network), uncalibrated.
         overlap: Images that the network was trained or selected on.
         seconds: Duration of the predictions.
+        box_margin: Of the crops, if there are any.
     """
 
     predictor: BatchPredictor
@@ -70,6 +73,7 @@ class Evaluation:
     probabilities: Floats
     overlap: TrainingOverlap
     seconds: float
+    box_margin: float = MARGIN
 
     @cached_property
     def labels(self) -> Ints:
@@ -247,6 +251,19 @@ def by_signer(evaluation: Evaluation) -> dict[str, Proportion]:
     )
 
 
+def by_set(evaluation: Evaluation) -> dict[str, Proportion]:
+    """Accuracy on each joined data set, on images of shared classes; empty where there is one."""
+    sets = evaluation.index.sets
+    if sets is None:
+        return {}
+    names = np.array(sets)[evaluation.rows]
+    return {
+        name: evaluation.share(evaluation.correct, own)
+        for name in sorted(set(names.tolist()))
+        if (own := (names == name) & evaluation.known).any()
+    }
+
+
 def select_names(names: Sequence[str], flags: Flags) -> list[str]:
     """Names whose flag is set."""
     return [name for name, flag in zip(names, flags, strict=True) if flag]
@@ -262,6 +279,7 @@ def warnings(evaluation: Evaluation) -> list[str]:
         *([chance] if chance else []),
         *_overlap_warnings(evaluation),
         *_unknown_class_warnings(evaluation),
+        *_crop_warnings(evaluation),
         *_calibration_warnings(evaluation),
     ]
 
@@ -322,6 +340,30 @@ def _unknown_class_warnings(evaluation: Evaluation) -> Iterator[str]:
         f"{counted(count, 'image')} of {counted(len(names), 'class')} that the network does "
         f"not know ({named(names)}) are excluded from all accuracies. {outcome}."
     )
+
+
+def _crop_warnings(evaluation: Evaluation) -> Iterator[str]:
+    """Say where the network was trained on crops and sees whole images, or the reverse."""
+    trained = evaluation.predictor.crops
+    if trained is None:
+        return
+    here = evaluation.index.cropped / len(evaluation.index)
+    if trained.share > CROPPED and here < 1 - CROPPED:
+        yield (
+            f"The network was trained on images cropped to a box ({percent(trained.share)} of "
+            f"them), but {percent(1 - here)} of the images here are whole, with smaller hands: the "
+            "metrics are of another task. Give their boxes, e.g. data.boxes=FILE."
+        )
+    elif trained.share < 1 - CROPPED and here > CROPPED:
+        yield (
+            f"{percent(here)} of the images here are cropped to a box, but the network was trained "
+            "on whole images: the metrics are of another task. data.boxes=none takes them whole."
+        )
+    elif trained.share > CROPPED and trained.margin != evaluation.box_margin:
+        yield (
+            f"The crops have a margin of {evaluation.box_margin:g} of the box; the network was "
+            f"trained with {trained.margin:g}: data.box_margin={trained.margin:g} gives the same."
+        )
 
 
 def _calibration_warnings(evaluation: Evaluation) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Output files and terminal tables of an evaluation."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -8,10 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from signlang.console import log, show_columns, show_table
+from signlang.data.index import distinct_name, other_root
 from signlang.errors import SettingError
 from signlang.evaluation import results
-from signlang.evaluation.results import ClassScore, Evaluation, by_class, by_signer
-from signlang.files import write_csv, write_json
+from signlang.evaluation.results import ClassScore, Evaluation, by_class, by_set, by_signer
+from signlang.files import SET, write_csv, write_json
 from signlang.metrics import classification
 from signlang.metrics.calibration import calibration_effects, fields_of
 from signlang.metrics.classification import Proportion
@@ -39,6 +41,11 @@ def show_evaluation(evaluation: Evaluation, out: Path) -> None:
     classes = by_class(evaluation)
     cells = [[printable(cell) for cell in cells_of(one)] for one in classes[:CLASSES]]
     show_columns(coverage_text("classes", len(cells), len(classes)), HEADER, cells, flexible=0)
+    sets = by_set(evaluation)
+    if sets:
+        lines = [[printable(name), *share_cells(share)] for name, share in sets.items()]
+        header = ("data set", "images", "recognised", "95 % interval")
+        show_columns(counted(len(lines), "data set"), header, lines, flexible=0)
     signers = by_signer(evaluation)
     if signers:
         lines = [[printable(name), *share_cells(share)] for name, share in signers.items()][
@@ -139,7 +146,10 @@ def coverage_text(what: str, rows: int, total: int) -> str:
 
 
 LONGEST: Final = 60  # characters of the data set's name in the folder's
-OUTPUTS: Final = ("predictions.csv", "per_class.csv", "per_signer.csv", "files.csv", "metrics.json")
+OUTPUTS: Final = (
+    "predictions.csv", "per_class.csv", "per_signer.csv", "per_set.csv", "files.csv",
+    "metrics.json",
+)  # fmt: skip
 PER_CLASS: Final = (
     "class", "network_class", "matched", "images", "recognised", "accuracy", "low", "high",
     "accuracy_among_shared", "mistaken_for", "times", "rejected",
@@ -159,6 +169,8 @@ def output_folder(cfg: DictConfig, evaluation: Evaluation) -> Path:
         raise SettingError(
             f"out={out} is a run or a bundle, which must not be changed: set out=DIR."
         )
+    if cfg.out is None:
+        _refuse_namesake(evaluation, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,6 +180,26 @@ def output_folder(cfg: DictConfig, evaluation: Evaluation) -> Path:
     return out
 
 
+def _refuse_namesake(evaluation: Evaluation, out: Path) -> None:
+    """Refuse to replace the evaluation on another folder that has the same name.
+
+    Raises:
+        SettingError: Names both folders, and how to tell them apart.
+    """
+    try:
+        recorded = json.loads((out / "record.json").read_text("utf-8")).get("data")
+    except (OSError, ValueError, AttributeError):
+        return
+    index = evaluation.index
+    other = other_root(recorded, index) if isinstance(recorded, dict) else None
+    if other is not None:
+        own = distinct_name(evaluation.name, index)
+        raise SettingError(
+            f"{out} is the evaluation on another folder of that name, {other}; this one is "
+            f"{index.place}. Name this data set, e.g. data.name={own}, or give out=DIR."
+        )
+
+
 def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None:
     """Write predictions, metrics of each class and signer, `record.json` and `metrics.json`."""
     for name in OUTPUTS:  # of an earlier evaluation
@@ -175,17 +207,19 @@ def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None
     network = [f"p_{name}" for name in evaluation.predictor.classes]
     header = ["path", "label", "predicted", "confidence", *network]
     more = ["class", "calibrated_confidence", "accepted"]
+    more += [SET] if evaluation.index.sets else []
     write_csv(out / "predictions.csv", [*header, *more], _predictions(evaluation))
     write_csv(out / "per_class.csv", PER_CLASS, _classes(evaluation))
-    signers = by_signer(evaluation)
-    if signers:
-        rows = [(name, share.total, *_recognised(share)) for name, share in signers.items()]
-        header = ["signer", "images", "recognised", "accuracy", "low", "high"]
-        write_csv(out / "per_signer.csv", header, rows)
+    for kind, shares in (("signer", by_signer(evaluation)), ("set", by_set(evaluation))):
+        if shares:
+            rows = [(name, share.total, *_recognised(share)) for name, share in shares.items()]
+            header = [kind, "images", "recognised", "accuracy", "low", "high"]
+            write_csv(out / f"per_{kind}.csv", header, rows)
     if evaluation.index.excluded:
         bad = ((file.path, file.reason) for file in evaluation.index.excluded)
         write_csv(out / "files.csv", ("path", "reason"), bad)
-    facts = {"name": evaluation.name, "fingerprint": evaluation.index.fingerprint}
+    index = evaluation.index
+    facts = {"name": evaluation.name, "root": index.place, "fingerprint": index.fingerprint}
     settings: Any = OmegaConf.to_container(cfg, resolve=False)
     write_json(out / "record.json", _readable(identity.record(settings, facts)))
     write_json(out / "metrics.json", _readable(metrics_json(evaluation)))
@@ -221,6 +255,7 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
                 for one in sorted(by_class(evaluation), key=lambda one: one.match.data)
                 if one.right.total
             },
+            **_per_set(evaluation),
         },
         "shared_classes_only": {
             **_rounded(evaluation.shared_only_metrics),
@@ -248,8 +283,15 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _per_set(evaluation: Evaluation) -> dict[str, Any]:
+    """Accuracy on each joined data set, with its interval."""
+    sets = by_set(evaluation)
+    as_json = classification.as_json
+    return {"per_set": {name: as_json(share) for name, share in sets.items()}} if sets else {}
+
+
 def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
-    names = evaluation.predictor.classes
+    names, sets = evaluation.predictor.classes, evaluation.index.sets
     confidence = evaluation.calibrated.max(1)
     for row, path in enumerate(evaluation.paths):
         own = evaluation.class_names[row]
@@ -262,6 +304,7 @@ def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
             own,
             formatting.seven_digits(confidence[row]),
             int(evaluation.accepted[row]),
+            *([sets[evaluation.rows[row]]] if sets else ()),
         )
 
 

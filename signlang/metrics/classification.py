@@ -323,6 +323,7 @@ class Predictions:
         folds: (n,) fold in which each image was tested.
         signers: Signer of each image; None if unknown.
         clusters: (n,) which images are alike; None takes them for independent.
+        sets: (n,) the data set of each image; None where there is one only.
     """
 
     classes: tuple[str, ...]
@@ -332,6 +333,7 @@ class Predictions:
     folds: Ints
     signers: tuple[str, ...] | None
     clusters: Clusters | None = None
+    sets: tuple[str, ...] | None = None
 
     @cached_property
     def predicted(self) -> Ints:
@@ -365,7 +367,7 @@ class Predictions:
     def concatenate(cls, folds: Sequence["Predictions"]) -> "Predictions":
         """Concatenate the predictions of several folds."""
         first = folds[0]
-        signers = [fold.signers for fold in folds]
+        signers, sets = [fold.signers for fold in folds], [fold.sets for fold in folds]
         clusters = [fold.clusters for fold in folds if fold.clusters is not None]
         return cls(
             first.classes,
@@ -375,6 +377,7 @@ class Predictions:
             np.concatenate([fold.folds for fold in folds]),
             None if None in signers else tuple(s for fold in signers for s in fold or ()),
             Clusters.concatenate(clusters) if len(clusters) == len(folds) else None,
+            None if None in sets else tuple(one for own in sets for one in own or ()),
         )
 
 
@@ -423,6 +426,18 @@ def recalls(predictions: Predictions) -> dict[str, Proportion]:
         clusters = None if predictions.clusters is None else predictions.clusters[members]
         shares[name] = Proportion.of(predictions.correct[members], clusters)
     return dict(sorted(shares.items(), key=lambda item: item[1].count / max(item[1].total, 1)))
+
+
+def accuracy_by_set(predictions: Predictions) -> dict[str, Proportion]:
+    """Accuracy on each data set, in the order of their names; empty where there is one only."""
+    if predictions.sets is None:
+        return {}
+    sets, shares = np.array(predictions.sets), {}
+    for name in sorted(set(predictions.sets)):
+        rows = np.flatnonzero(sets == name)
+        clusters = None if predictions.clusters is None else predictions.clusters[rows]
+        shares[name] = Proportion.of(predictions.correct[rows], clusters)
+    return shares
 
 
 def most_confident_mistakes(predictions: Predictions, most: int = 18) -> Ints:

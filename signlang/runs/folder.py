@@ -18,8 +18,9 @@ from pydantic import Field
 
 from signlang.console import log
 from signlang.constraints import Count, Index, Probability, Strict, Text, read_validated
+from signlang.data.boxes import Crop
 from signlang.errors import DataError, RunError, SettingError, closest, listing
-from signlang.files import IMAGE_COLUMNS, escaping_link, parse_json, read_csv, write_json
+from signlang.files import CROP, IMAGE_COLUMNS, escaping_link, parse_json, read_csv, write_json
 from signlang.runs.identity import FORMAT, differences
 
 LOCK: Final = ".lock"
@@ -132,6 +133,21 @@ class RunFolder:
         if not rows or any(row.get(column) is None for row in rows for column in IMAGE_COLUMNS):
             raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}")
         return rows
+
+    @cached_property
+    def crops(self) -> dict[str, Crop]:
+        """The part of each image that the run used, by path; of whole images none.
+
+        Raises:
+            RunError: If `data.csv` is missing or damaged.
+        """
+        try:
+            found = {row["path"]: Crop.parsed(row.get(CROP) or "") for row in self.images}
+        except ValueError as error:
+            raise RunError(
+                f"{self.path / 'data.csv'} is damaged ({error}). {TRAIN_AGAIN}"
+            ) from None
+        return {path: crop for path, crop in found.items() if crop is not None}
 
     def images_of(self, subset: str) -> list[dict[str, str]]:
         """The rows of `train`, `validation` or `test`; an image may be in both of the latter.

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import signlang
 from signlang.constraints import typed
-from signlang.files import content_digest, data_set_name, file_digest, parse_json
+from signlang.files import content_digest, data_set_name, file_digest, joined_name, parse_json
 from signlang.hydra_app import default_config
 from signlang.system import device, git_commit, processor
 
@@ -27,14 +27,16 @@ from signlang.system import device, git_commit, processor
 ELSEWHERE: Final = (
     "study", "runs_dir", "run_folder", "cache_dir", "overwrite", "verbose", "workers", "logger",
     "lr_find", "wanted_precision", "data.root", "data.signers",
-    "data.pattern", "data.groups", "data.source", "data.pretrained", "model.weights",
-    "model.learning_rate", "ckpt_path",
+    "data.pattern", "data.groups", "data.boxes", "data.box_margin", "data.source", "data.sets",
+    "data.mapping", "data.classes", "data.pretrained", "model.weights", "model.learning_rate",
+    "ckpt_path",
     "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",
     "callbacks.last", "callbacks.checkpoint.save_weights_only",
 )  # fmt: skip
 # what the name of a run leaves out: the same, but for what may change the images or the weights
 UNNAMED: Final = {"fold", *ELSEWHERE} - {
-    "data.source", "data.pretrained", "model.weights", "model.learning_rate", "ckpt_path",
+    "data.boxes", "data.box_margin", "data.source", "data.sets", "data.mapping", "data.classes",
+    "data.pretrained", "model.weights", "model.learning_rate", "ckpt_path",
 }  # fmt: skip
 # settings that came later, with the value under which a run is what it was without them
 NEUTRAL: Final = {"split.gap": 0, "balance": "none"}
@@ -63,6 +65,8 @@ SHORT: Final = {
     "trainer.max_steps": "steps", "trainer.precision": "precision",
     "trainer.accelerator": "accelerator", "model.weights": "weights",
     "model.pretrained": "pretrained", "model.architecture": "architecture",
+    "data.boxes": "boxes", "data.box_margin": "box_margin", "data.sets": "sets",
+    "data.mapping": "mapping", "data.classes": "classes",
     "split.validation": "validation", "split.gap": "gap", "split.blocks": "blocks",
 }  # fmt: skip
 LONGEST_VALUE: Final = 24
@@ -130,6 +134,8 @@ def chosen_settings(overrides: Sequence[str], study: str, data: str) -> dict[str
         named_after = {"data": (value, data), "experiment": (value,)}.get(key, ())
         if study in named_after or key == "model" or key.startswith("hydra"):
             continue
+        if key == "data.sets" and study == data:  # the study is named after them
+            continue
         if key in groups:
             default = None if key in PRESETS else before[key]
         else:
@@ -137,7 +143,7 @@ def chosen_settings(overrides: Sequence[str], study: str, data: str) -> dict[str
         default = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
         is_same = default == value and isinstance(default, bool) == isinstance(value, bool)
         if not is_same and not is_below(key, UNNAMED):
-            chosen[key] = value
+            chosen[key] = joined_name(value) if key == "data.sets" else value
     return chosen
 
 

@@ -20,15 +20,19 @@ from signlang.arrays import Ints
 from signlang.components import TARGET
 from signlang.console import REMARK, log, log_to, show_table
 from signlang.constraints import typed
+from signlang.data import collection
+from signlang.data.index import Index, distinct_name, other_root, place_of
+from signlang.data.sources import images_root
 from signlang.data.splits import Fold, split_name
 from signlang.errors import (
+    DataError,
     DivergedError,
     RunError,
     SignlangError,
     WeightsError,
     listing,
 )
-from signlang.files import data_set_name, read_csv
+from signlang.files import data_set_name, joined_name, read_csv
 from signlang.runs import identity
 from signlang.runs.folder import Divergence, RunFolder
 from signlang.runs.results import OPTIMISTIC
@@ -46,7 +50,7 @@ def read_fold(cfg: DictConfig) -> Fold:
     log.info(
         "%s: %d images of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
         cfg.data.name, len(index), len(index.classes),
-        f" by {len(set(index.signers))} signers" if index.signers else "",
+        f" by {len(set(index.signers) - {''})} signers" if index.signers else "",
         cfg.fold, cfg.folds, split_name(cfg.split),
         len(subsets.train), len(subsets.validation), len(subsets.test),
     )  # fmt: skip
@@ -112,7 +116,7 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         if metrics is None:
             return None
         validation.check_train_config(cfg)
-        if not str(cfg.data.source[TARGET]).startswith(OWN_SOURCES):
+        if not all(target.startswith(OWN_SOURCES) for target in _sources(cfg)):
             return None  # the user's module may import torch, and workers are forked from here
         data = fold_of(cfg).index.fingerprint
         settings = identity.settings_of(cfg, _recorded_choices(folder))
@@ -121,6 +125,46 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         return None
     wanted = identity.fingerprint(settings, data)
     return metrics if metrics.get("fingerprint") == wanted else None
+
+
+def _refuse_namesake(
+    cfg: DictConfig, folder: RunFolder, index: Index, overrides: Sequence[str]
+) -> None:
+    """Refuse a new run in the study of another folder that has the same name.
+
+    Raises:
+        RunError: Names both folders, and how to tell them apart.
+    """
+    root, sets = cfg.data.root, cfg.data.get("sets")
+    name = joined_name(sets) if sets else data_set_name(root)
+    named = any(word.startswith(("study=", "data.name=")) for word in overrides)
+    if named or not (root or sets) or str(cfg.study) != name or folder.record():
+        return
+    study = folder.path.parents[1]
+    first = next(iter(sorted(study.glob("*/fold=*/record.json"))), None)
+    record = RunFolder(first.parent).record() if first else None
+    if first is None or record is None:
+        return
+    try:
+        there = place_of(images_root(first.parent))
+    except DataError:
+        return  # they were moved
+    facts = {"root": there, "fingerprint": record.get("data", {}).get("fingerprint")}
+    other = other_root(facts, index)
+    if other is not None:
+        own = distinct_name(study.name, index)
+        raise RunError(
+            f"{study} has the runs of another folder of that name, {other}; this one is "
+            f"{index.place}. Name its study, e.g. study={own}, or say study={study.name} to have "
+            "both in one."
+        )
+
+
+def _sources(cfg: DictConfig) -> list[str]:
+    """What `_target_` names of the data set, or of each set of a joined one."""
+    data = plain(cfg.data)
+    nodes = collection.resolved_sets(data).values() if data.get("sets") else [data]
+    return [str(node["source"][TARGET]) for node in nodes]
 
 
 @contextmanager
@@ -149,6 +193,8 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
         "validation": len(subsets.validation),
         "test": len(subsets.test),
     }
+    if index.cropped:
+        data |= {"boxes": index.cropped, "box_margin": cfg.data.box_margin}
     overwrite = cfg.overwrite or is_dev_run(cfg)
     if not overwrite:
         settings = identity.settings_of(cfg, _recorded_choices(folder))  # no torch to ask so far
@@ -157,6 +203,8 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             log.info("%s is finished already", folder.path)
             yield folder
             return
+    if not overwrite:
+        _refuse_namesake(cfg, folder, index, overrides)
     with folder.locked():
         with system.ending_at_once():  # torch is asked for the device
             earlier = None if overwrite else folder.record()
@@ -166,7 +214,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
                 chosen = {
                     identity.PRECISION: here,
                     identity.PRETRAINED: weights.pretrained,
-                    identity.BALANCE: balance_of(index.labels),
+                    identity.BALANCE: balance_of(index.labels, index.sets),
                 }
             else:
                 chosen = identity.recorded_choices(earlier)
@@ -294,14 +342,24 @@ def _settle_precision(cfg: DictConfig, settings: Mapping[str, Any], here: str) -
     log.info("trainer.precision=auto: %s%s", cfg.trainer.precision, kept)
 
 
-def balance_of(labels: Ints) -> str:
+def balance_of(labels: Ints, sets: Sequence[str] | None = None) -> str:
     """What `balance=auto` means: whether the largest class is `UNEVEN` times the smallest.
+
+    Of joined data sets, whether that holds for the classes or for the sets.
+
+    Args:
+        labels: (N,) labels.
+        sets: (N,) the set of each image, or None.
 
     >>> balance_of(np.array([0, 1, 1, 1])), balance_of(np.array([0, 1, 1, 1, 1]))
     ('none', 'sampler')
     """
     counts = np.bincount(labels)
-    return "sampler" if counts.max() > UNEVEN * counts.min() else "none"
+    if sets is None:
+        return "sampler" if counts.max() > UNEVEN * counts.min() else "none"
+    sizes = np.unique(np.array(sets), return_counts=True)[1]
+    uneven = any(some.max() > UNEVEN * some.min() for some in (counts, sizes))
+    return "set" if uneven else "none"
 
 
 def _settle_balance(cfg: DictConfig, images: Fold, chosen: str) -> None:
@@ -309,7 +367,14 @@ def _settle_balance(cfg: DictConfig, images: Fold, chosen: str) -> None:
     if cfg.balance != "auto":
         return
     cfg.balance, index = chosen, images.index
-    if balance_of(index.labels) != "none":
+    if chosen == "set":
+        log.warning(
+            "balance=auto: the classes or the sets are uneven; the run is trained with "
+            "balance=set, which draws the classes equally often, of each its sets, and of each "
+            "set its signers; balance=none takes the images as they are.",
+            extra=REMARK,
+        )
+    elif balance_of(index.labels) != "none":
         counts = np.bincount(index.labels)
         largest, smallest = index.classes[counts.argmax()], index.classes[counts.argmin()]
         log.warning(
@@ -347,6 +412,7 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
         f"({metrics['split']} split, {metrics['protocol']})",
         {
             "test accuracy": f"{test['accuracy']:.4f}",
+            **_per_set(test),
             "test macro F1": f"{test['macro_f1']:.4f}",
             "test calibration error": f"{test['calibration_error']:.4f}"
             + in_sample * (metrics["protocol"] == OPTIMISTIC),
@@ -363,6 +429,17 @@ def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
             "dashboards": f"tensorboard --logdir {shlex.quote(str(folder.path.parents[1]))}",
         },
     )
+
+
+def _per_set(test: Mapping[str, Any]) -> dict[str, str]:
+    """Accuracy on each of several data sets."""
+    sets = test.get("per_set") or {}
+    if len(sets) < 2:
+        return {}
+    return {
+        f"  on {name}": f"{one['accuracy']:.4f} ({one['images']:,} images)"
+        for name, one in sets.items()
+    }
 
 
 @contextmanager
@@ -416,6 +493,8 @@ def _divergence_text(cfg: DictConfig, folder: RunFolder, divergence: Divergence)
 def _write_settings(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> None:
     hydra_folder = folder.path / ".hydra"
     hydra_folder.mkdir(exist_ok=True)
+    if cfg.data.get("sets"):  # as they were found, for those who look for the images
+        cfg.data.sets = collection.resolved_sets(plain(cfg.data))
     OmegaConf.save(cfg, hydra_folder / "config.yaml", resolve=True)
     OmegaConf.save(OmegaConf.create(list(overrides)), hydra_folder / "overrides.yaml")
 

@@ -16,7 +16,7 @@ from signlang.console import log
 from signlang.constraints import Count, Index, Strict, Text, validated
 from signlang.data.index import Clusters, image_clusters
 from signlang.errors import RunError
-from signlang.files import parse_json, read_csv
+from signlang.files import GROUP, SET, parse_json, read_csv
 from signlang.metrics.classification import Predictions, classification_metrics
 from signlang.runs.folder import TRAIN_AGAIN, RunFolder
 from signlang.runs.identity import PRECISION, recorded_environment
@@ -43,7 +43,9 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
             header, *rows = list(csv.reader(stream)) or [[]]
     except OSError as error:
         raise RunError(f"{file} cannot be read ({error.strerror}). {TRAIN_AGAIN}") from None
-    if header != expected:
+    if header == [*expected, SET]:  # of joined data sets; data.csv has it as well
+        rows = [row[:-1] if len(row) == len(header) else row for row in rows]
+    elif header != expected:
         odd = sorted(set(header) ^ set(expected)) or ["their order"]
         raise RunError(
             f"{file} does not fit classes.json beside it: the columns differ in {', '.join(odd)}. "
@@ -83,6 +85,7 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
         np.full(len(rows), fold),
         signers,
         read_clusters(folder, paths),
+        _sets(folder, paths),
     )
 
 
@@ -114,11 +117,23 @@ def _signers(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
     return signers if all(signers) else None
 
 
+def _sets(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
+    """The data set of each image; None where there is one only."""
+    known = {row["path"]: row.get(SET) or "" for row in folder.images}
+    return tuple(known[path] for path in paths) if any(known.values()) else None
+
+
 def read_clusters(folder: RunFolder, paths: Sequence[str]) -> Clusters:
     """Which images of a run are alike, by all images of its `data.csv`."""
     place = {row["path"]: number for number, row in enumerate(folder.images)}
-    columns = ([row[name] for row in folder.images] for name in ("path", "label", "signer"))
-    return image_clusters(*columns)[[place[path] for path in paths]]
+    paths_, labels, signers = (
+        [row[name] for row in folder.images] for name in ("path", "label", "signer")
+    )
+    groups, sets = ([row.get(name) or "" for row in folder.images] for name in (GROUP, SET))
+    clusters = image_clusters(
+        paths_, labels, signers, groups if any(groups) else None, sets if any(sets) else None
+    )
+    return clusters[[place[path] for path in paths]]
 
 
 SHARE_TOLERANCE: Final = 1e-5  # a macro F1 of 1 is summed up in float32
@@ -204,6 +219,8 @@ class RecordData(Strict, extra="ignore"):
     classes: Index
     train: Count
     test: Index
+    boxes: Index = 0  # images that were cropped to one
+    box_margin: float = Field(default=0.1, ge=0)
 
 
 class RecordFile(Strict, extra="ignore"):

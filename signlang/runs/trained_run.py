@@ -1,11 +1,13 @@
 """A finished run with its best checkpoint, its calibration and its source images."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 
 from signlang.arrays import Floats32, Ints, Pixels
@@ -18,15 +20,16 @@ from signlang.components import (
 )
 from signlang.console import track
 from signlang.constraints import Index, Positive, Probability, Strict, read_validated
+from signlang.data.boxes import Crop
 from signlang.data.image_io import (
     BadImageError,
     batched,
-    decode,
+    decode_crop,
     map_in_order,
     read_bytes,
     resize_image,
 )
-from signlang.data.sources import images_root
+from signlang.data.sources import Root, images_root
 from signlang.errors import DataError, RunError
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import FILE, Calibration
@@ -185,19 +188,22 @@ class RunImages:
     Attributes:
         root: To which their paths are relative.
         size: First size that they are resized to, in pixels.
+        crops: The part of an image that is used, by path; of whole images none.
     """
 
-    root: Path
+    root: Root
     size: int
+    crops: Mapping[str, Crop] = field(default_factory=dict)
 
     def read(self, path: str) -> bytes:
-        """Read the file of an image.
+        """Read the file of an image; of one with a crop, the crop as a PNG file.
 
         Raises:
             DataError: If it is not there, or unreadable.
         """
         try:
-            return read_bytes(self.root / path)
+            data, crop = read_bytes(self.root / path), self.crops.get(path)
+            return data if crop is None else _png(decode_crop(data, crop))
         except BadImageError as error:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
@@ -207,9 +213,9 @@ class RunImages:
         Raises:
             DataError: If it is not there, or damaged.
         """
-        data = self.read(path)
         try:
-            return resize_image(decode(data), self.size)
+            image = decode_crop(read_bytes(self.root / path), self.crops.get(path))
+            return resize_image(image, self.size)
         except BadImageError as error:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
@@ -243,12 +249,19 @@ def find_images(run: TrainedRun, moved_to: str | None, cache_dir: str | None = N
     Raises:
         DataError: If they are gone.
     """
+    size, crops = run.image_sizes[0], run.folder.crops
     if moved_to is not None:
-        return RunImages(Path(moved_to).expanduser(), run.image_sizes[0])
+        return RunImages(Path(moved_to).expanduser(), size, crops)
     try:
-        return RunImages(images_root(run.path, cache_dir), run.image_sizes[0])
+        return RunImages(images_root(run.path, cache_dir), size, crops)
     except DataError as error:
         raise DataError(f"The images of {run.path} are not found: {error} {IMAGES_MOVED}") from None
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def label_array(rows: Rows) -> Ints:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import BaseFinetuning, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
+from signlang.arrays import Floats, Ints
 from signlang.callbacks.checkpointing import AtomicCheckpointIO, DivergenceGuard, InterruptGuard
 from signlang.callbacks.cost import CostProfile, parameters, size_mb
 from signlang.callbacks.one_cycle import range_test
@@ -31,6 +32,7 @@ from signlang.components import (
 )
 from signlang.console import log, show_lines
 from signlang.data.datamodule import HandSignDataModule
+from signlang.data.index import Index
 from signlang.data.splits import Fold, split_name
 from signlang.errors import DivergedError, SettingError
 from signlang.metrics import calibration
@@ -368,6 +370,7 @@ def test_and_record(
             "per_class_accuracy": per_class_accuracy(
                 predictions.labels("test"), probabilities.argmax(1), index.classes
             ),
+            **per_set(index, tested, probabilities),
         },
         "validation": validation,
         "cost": _cost(tester, model),
@@ -384,6 +387,19 @@ def test_and_record(
     }
     _log_hyperparameters(tester, record, metrics)
     return metrics
+
+
+def per_set(index: Index, rows: Ints, probabilities: Floats) -> dict[str, Any]:
+    """Figures of each joined data set among some images; nothing where there is one only."""
+    if index.sets is None:
+        return {}
+    labels, sets = index.labels[rows], np.array(index.sets)[rows]
+    figures = {}
+    for name in sorted(set(sets.tolist())):
+        own = sets == name
+        metrics = classification_metrics(probabilities[own], labels[own])
+        figures[name] = {"images": int(own.sum())} | {k: round(v, 6) for k, v in metrics.items()}
+    return {"per_set": figures}
 
 
 def _trainer(

@@ -180,6 +180,7 @@ def report_page(ranking: Ranking) -> Page:
     optional_sections = [
         sections.compared(study),
         sections.leaderboard(ranking),
+        sections.data_sets(ranking),
         sections.splits(ranking.pairs),
         sections.cost(ranking),
         searches(study),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from signlang.console import duration
+from signlang.metrics.classification import accuracy_by_set
 from signlang.metrics.significance import Interval
 from signlang.reporting.formatting import interval_text, p_cell, short_number, with_spread
 from signlang.studies.ranking import Row
@@ -139,6 +140,11 @@ def _each_fold(row: Row) -> str:
     return " ".join("-" if value is None else four_digits(value) for value in values)
 
 
+def _per_set(row: Row) -> str:
+    shares = accuracy_by_set(row.setting.predictions)
+    return "; ".join(f"{name} {four_digits(share.value)}" for name, share in shares.items())
+
+
 RANK: Final = "rank"
 _SETTING: Final = (
     Column(RANK, lambda row: row.rank, "", cell=_rank),
@@ -177,6 +183,7 @@ _METRICS: Final = (
         cell=lambda row: interval_text(row.accuracy.interval),
     ),
     Column("accuracy_high", _end(lambda row: row.accuracy.interval, 1)),
+    Column("per_set", _per_set),
     Column("clusters", lambda row: str(row.setting.predictions.clusters or "")),
     _mean(
         "macro_f1",

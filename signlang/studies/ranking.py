@@ -356,7 +356,7 @@ def _unlike(one: Run, other: Run, file: str, what: str) -> str:
     )
 
 
-SPLITS: Final = ("stratified", "signer", "blocks")  # in the order of a table
+SPLITS: Final = ("stratified", "signer", "blocks", "dataset")  # in the order of a table
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from signlang.data import sources
+from signlang.data.boxes import Crop
 from signlang.errors import DataError
 from signlang.metrics import classification
 from signlang.metrics.classification import reliability_diagram
@@ -139,6 +140,28 @@ def splits(pairs: Sequence[Pair]) -> Section | None:
     return Section(
         "Comparison of splits", [Text(text), Table("Comparison of splits", header, rows)]
     )
+
+
+def data_sets(ranking: Ranking) -> Section | None:
+    """Accuracy on each of the joined data sets; None where there is one only."""
+    rows: Rows = [
+        [
+            row.label, name, share.total, Number(f"{share.value:.4f}"),
+            Number(formatting.interval_text(share.interval)),
+            "no" if row.setting.split == "dataset" else "yes",
+        ]
+        for row in ranking.rows
+        for name, share in classification.accuracy_by_set(row.setting.predictions).items()
+    ]  # fmt: skip
+    if not rows:
+        return None
+    text = (
+        "Test images of each data set that was joined. With split=dataset a network has seen no "
+        "image of the set that it is tested on; otherwise it was trained on other images of all "
+        "sets."
+    )
+    header = ["setting", "data set", "images", "accuracy", "95 % interval", "set was trained on"]
+    return Section("Data sets", [Text(text), Table("Accuracy on each data set", header, rows)])
 
 
 CURVES: Final = 6  # settings with learning curves
@@ -298,7 +321,10 @@ def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> Imag
         root = sources.images_root(setting.runs[0].path)
     except DataError as error:
         return Text(f"The images of {label} cannot be shown. {error}")
-    images = sources.read_thumbnails(root, [predictions.paths[row] for row in rows])
+    crops: dict[str, Crop] = {}
+    for run in setting.runs:
+        crops |= run.folder.crops
+    images = sources.read_thumbnails(root, [predictions.paths[row] for row in rows], crops)
     gone = sum(image is None for image in images)
     if gone == len(images):
         return Text(f"The images of {label} cannot be shown: they are not in {root} any more.")

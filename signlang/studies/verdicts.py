@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from signlang.metrics.classification import accuracy_by_set
 from signlang.metrics.significance import Comparison, friedman
 from signlang.reporting.formatting import interval_text, intervals_sentence, p_text, with_spread
 from signlang.studies.ranking import LEVEL, Pair, Ranking, Row
@@ -66,6 +67,7 @@ def sentences(ranking: Ranking) -> list[str]:
         )
     clusters = (row.setting.predictions.clusters for row in rows if row.rank == 1)
     lines += dict.fromkeys(intervals_sentence(one) for one in clusters if one is not None)
+    lines += [line for row in rows if row.rank == 1 and (line := _by_set(row))]
     lines += [_hidden(pair) for pair in ranking.pairs]
     return [*lines, *_cautions(ranking.study)]
 
@@ -110,6 +112,16 @@ def _summary(best: Row, tested: Sequence[Row]) -> str:
         f"Of {len(tested)} other settings, {len(close)} {does} not differ significantly from the "
         f"best, {best.label} ({TESTED}): {named}."
     )
+
+
+def _by_set(row: Row) -> str:
+    """Accuracy of a setting on each of several joined data sets; empty where there is one."""
+    shares = accuracy_by_set(row.setting.predictions)
+    if not shares:
+        return ""
+    each = (f"{name} {share.value:.4f} ({share.total:,} images)" for name, share in shares.items())
+    unseen = ", each by a network that saw the others only" * (row.setting.split == "dataset")
+    return f"{row.label} by data set{unseen}: {', '.join(each)}."
 
 
 def _hidden(pair: Pair) -> str:

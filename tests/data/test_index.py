@@ -12,8 +12,10 @@ from conftest import write_tiny
 from PIL import Image
 
 from signlang.data import image_io
-from signlang.data.index import Index, read_index
+from signlang.data.index import Index, image_clusters, read_index
 from signlang.errors import DataError, SettingError
+from signlang.runs.folder import RunFolder
+from signlang.runs.results import read_clusters
 
 
 def index_of(root: Path, cache_dir: Path, **options: str) -> Index:
@@ -339,3 +341,25 @@ def test_groups_and_subsets_come_from_columns_and_files(folder: Path, cache_dir:
     groups.write_text("path,group\nsigns/A/A1.png,two\n", "utf-8")
     with pytest.raises(DataError, match=r"names no image of .* must be like A/A0\.png"):
         index_of(plain, cache_dir, groups=str(groups))
+
+
+def test_groups_travel_with_a_run_and_its_intervals_are_by_them(tmp_path: Path, tiny: Path) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text("path,group\nA/A0.png,g1\nA/A1.png,g1\nB/B0.png,g2\nB/B5.png,g2\n")
+    index = read_index(tiny, cache_dir=str(tmp_path), signers=None, groups=str(groups))
+    index.write(tmp_path, np.full(len(index), "test"))
+    clusters = read_clusters(RunFolder(tmp_path), index.paths)
+    assert (clusters.kind, clusters.count) == ("group", len(index) - 2)
+    assert clusters.names.tolist() == index.clusters.names.tolist()
+    place = index.paths.index
+    assert clusters.names[place("A/A0.png")] == clusters.names[place("A/A1.png")] == "g1"
+    assert clusters.names[place("A/A2.png")] == "A/A2.png"
+
+
+def test_each_of_several_sets_has_clusters_of_its_own() -> None:
+    paths = ["a/1.jpg", "a/2.jpg", "b/x.jpg", "b/y.jpg", "b/z.jpg"]
+    signers, groups = ["a/1", "a/2", "", "", ""], ["", "", "g", "g", ""]
+    clusters = image_clusters(paths, ["A"] * 5, signers, groups, ["a", "a", "b", "b", "b"])
+    assert (clusters.kind, clusters.count) == ("mixed", 4)
+    assert str(clusters) == "4 clusters"
+    assert clusters.names[2] == clusters.names[3]

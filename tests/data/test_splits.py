@@ -391,8 +391,8 @@ def test_copies_groups_and_equal_files_stay_in_one_fold() -> None:
     folds = fold_numbers(ByGroup(), index, 4, 0)
     for number in range(14):
         assert len(set(folds[numbers == number])) == 1
-    assert index.clusters.kind == "source"
-    assert str(index.clusters) == "16 source images"
+    assert str(index.clusters) == "15 groups"  # A1 and A3 are one film
+    assert str(replace(index, groups=None).clusters) == "16 source images"
 
 
 def test_groups_that_are_not_known_are_an_error_with_the_ways_to_give_them() -> None:

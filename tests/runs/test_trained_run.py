@@ -1,5 +1,6 @@
 """Images of a run are read where they lie, in batches, and a gone one is named."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from signlang.data.boxes import Crop
 from signlang.data.image_io import resize_image
+from signlang.data.sources import read_thumbnails
 from signlang.errors import DataError
 from signlang.runs.trained_run import (
     BATCH,
@@ -52,6 +55,25 @@ def test_an_image_that_is_gone_or_damaged_is_named(images: RunImages) -> None:
         images.read("A/gone.png")
 
 
+def test_an_image_with_a_crop_is_that_part_of_it(images: RunImages) -> None:
+    scene = np.zeros((30, 40, 3), dtype=np.uint8)
+    scene[10:20, 5:25] = 200
+    Image.fromarray(scene).save(images.root / "A" / "scene.png")
+    cut = RunImages(images.root, 4, {"A/scene.png": Crop(5, 10, 25, 20)})
+    assert (cut.resized_image("A/scene.png") == 200).all()
+    with Image.open(io.BytesIO(cut.read("A/scene.png"))) as image:  # what a bundle is compared on
+        assert image.size == (20, 10)
+        assert (np.asarray(image) == 200).all()
+    assert cut.read("A/7.png") == images.read("A/7.png")
+    thumbnails = read_thumbnails(images.root, ["A/scene.png", "A/gone.png"], cut.crops)
+    assert thumbnails[1] is None
+    assert thumbnails[0] is not None
+    assert thumbnails[0].getpixel((2, 90)) == (200, 200, 200)
+    beyond = RunImages(images.root, 4, {"A/7.png": Crop(0, 0, 90, 90)})
+    with pytest.raises(DataError, match="9 x 5 pixels, so 0 0 90 90 is no part of it"):
+        beyond.resized_image("A/7.png")
+
+
 def test_batches_hold_all_images_in_order(images: RunImages) -> None:
     batches = list(images.batches(ROWS, "reading"))
     assert [batch.shape for batch in batches] == [(64, 4, 4, 3), (6, 4, 4, 3)]
@@ -73,7 +95,7 @@ def run_on(root: Path, path: Path) -> Any:
     config = {"data": {"root": str(root), "source": source}, "cache_dir": "cache"}
     (path / ".hydra").mkdir(parents=True)
     (path / ".hydra" / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    return SimpleNamespace(path=path, image_sizes=(40, 32))
+    return SimpleNamespace(path=path, image_sizes=(40, 32), folder=SimpleNamespace(crops={}))
 
 
 def test_images_are_found_by_the_run_or_where_one_says(images: RunImages, tmp_path: Path) -> None:

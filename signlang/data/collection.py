@@ -1,0 +1,308 @@
+"""A data set as the configuration names it: one source, or several that are joined by class name.
+
+In a joined data set a path begins with the name of its set, and so does a signer: signer 1 of one
+set is not signer 1 of another.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from signlang import hydra_app
+from signlang.console import log
+from signlang.data.image_folder import class_names, read_groups
+from signlang.data.index import BadFile, Index, index_options, read_index
+from signlang.data.patterns import several
+from signlang.data.sources import JoinedRoot, open_source
+from signlang.errors import DataError, SettingError, suggestion
+from signlang.files import is_plain_name, set_name
+
+SETTINGS: Final = ("signers", "pattern", "groups", "boxes", "box_margin", "on_bad_image")
+OPTIONS: Final = ("source", "root", "signer", *SETTINGS)  # of a set
+NULL: Final = ("null", "~", "")  # of YAML
+INHERITED: Final = ("on_bad_image", "box_margin")  # from the joined data set
+ClassNames = Mapping[str, Mapping[str, str | None]]  # name in the whole by set and class
+
+
+def data_settings(node: DictConfig) -> dict[str, Any]:
+    """What says which images a data set has, of the group `data` of a configuration, resolved.
+
+    The image size is left out: it may be that of a network, which not every verb has.
+    """
+    keys = ("source", "root", *SETTINGS, "sets", "mapping", "classes")
+    values = {key: node.get(key) for key in keys}
+    return {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in values.items()
+        if key in ("source", "root") or value is not None
+    }
+
+
+def read_data_set(data: Mapping[str, Any], cache_dir: str) -> Index:
+    """Read the data set that a configuration names, and open every image of it once.
+
+    Args:
+        data: The group `data` of the configuration, resolved.
+        cache_dir: Folder for generated files.
+
+    Raises:
+        DataError: As `read_index`; or if joined sets have no two classes in common.
+        SettingError: If the sets or their mapping are not what they must be.
+    """
+    if not data.get("sets"):
+        root = open_source(data["source"], data["root"], cache_dir)
+        return read_index(root, cache_dir=cache_dir, **index_options(data))
+    parts = {}
+    for name, one in resolved_sets(data).items():
+        root = open_source(one["source"], one["root"], cache_dir)
+        part = read_index(root, cache_dir=cache_dir, **index_options(one))
+        alone = str(one.get("signer") or "")  # the one person in it
+        parts[name] = replace(part, signers=(alone,) * len(part)) if alone else part
+    names = joined_names(data, {name: part.classes for name, part in parts.items()})
+    index = join(parts, names)
+    _tell(parts, names, index)
+    known = read_groups(Path(str(index.root)), data.get("groups"), list(index.paths))
+    if not known:
+        return index
+    own = index.groups or ("",) * len(index)
+    pairs = zip(index.paths, own, strict=True)
+    return replace(index, groups=tuple(known.get(path, group) for path, group in pairs))
+
+
+def data_set_classes(data: Mapping[str, Any], cache_dir: str) -> list[str]:
+    """Names of the classes of a data set, without a look at the images.
+
+    Raises:
+        SignlangError: As `read_data_set`.
+    """
+
+    def own(one: Mapping[str, Any]) -> list[str]:
+        root = open_source(one["source"], one["root"], cache_dir)
+        return class_names(root, one.get("pattern"), one.get("boxes"))
+
+    if not data.get("sets"):
+        return own(data)
+    known = {name: own(one) for name, one in resolved_sets(data).items()}
+    names = joined_names(data, known)
+    return sorted({new for of in names.values() for new in of.values() if new is not None})
+
+
+def resolved_sets(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each set of a joined data set.
+
+    Args:
+        data: The group `data` of the configuration; `sets` is a list of names and paths, or maps
+            names to a path or to settings.
+
+    Raises:
+        SettingError: If a set is not known, or two have one name.
+    """
+    given: list[tuple[str, Any]] = []
+    sets = data["sets"]
+    for item in [sets] if isinstance(sets, Mapping | str) else sets:
+        if isinstance(item, Mapping):
+            given += [(str(name), value) for name, value in item.items()]
+        else:
+            word = str(item)
+            given.append((set_name(word), None if word == set_name(word) else word))
+    names = [name for name, _ in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SettingError(
+            f"data.sets: two are called {twice}. Name them: data.sets={{one: DIR, other: DIR}}."
+        )
+    if len(given) < 2:
+        raise SettingError("data.sets: give two sets or more, e.g. data.sets=[digits,MY_FOLDER].")
+    inherited = {key: data[key] for key in INHERITED if data.get(key) is not None}
+    return {name: _resolved(name, value, inherited) for name, value in given}
+
+
+def _resolved(name: str, value: Any, inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a set: those of its configuration, and what is said of it."""
+    if not is_plain_name(name) or "/" in name:
+        raise SettingError(f"data.sets: {name} cannot be the name of a set.")
+    own = dict(value) if isinstance(value, Mapping) else {}
+    if value is not None and not isinstance(value, Mapping):
+        own = {"root": str(value)}
+    strange = next((key for key in own if key not in OPTIONS), None)
+    if strange is not None:
+        raise SettingError(
+            f"data.sets: {name} has no setting {strange}. {suggestion(str(strange), OPTIONS)}"
+        )
+    if "source" in own:
+        base: Mapping[str, Any] = {"root": None, "signers": "auto"}
+    else:
+        found = _configured(name)
+        if found is None and own.get("root") is None and not Path(name).expanduser().exists():
+            raise SettingError(
+                f"data.sets: {name} is no data set of conf/data, and there is no such folder. Give "
+                f"its folder: data.sets={{{name}: DIR}}."
+            )
+        base = found or {**(_configured("folder") or {}), "root": name}
+    return {**base, **inherited, **own}
+
+
+@lru_cache(maxsize=32)
+def _configured(name: str) -> dict[str, Any] | None:
+    """The settings of a data set of conf/data; None if there is none of that name."""
+    from hydra.errors import HydraException
+
+    if name in {"joined", "custom"} or not name.isidentifier():
+        return None
+    try:
+        node = hydra_app.default_config("train", (f"data={name}",)).data
+    except HydraException:
+        return None
+    source = OmegaConf.to_container(node.source, resolve=True)
+    return {"source": source} | {key: node[key] for key in ("root", *SETTINGS) if key in node}
+
+
+def joined_names(data: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> ClassNames:
+    """The name of each class of each set in the whole; None for one that is left out.
+
+    Classes are of one name if they differ in case only, that of the first set, unless the mapping
+    says otherwise.
+
+    Args:
+        data: The group `data` of the configuration.
+        classes: Names of each set's own classes.
+
+    Raises:
+        SettingError: If the mapping cannot be used.
+        DataError: If fewer than two classes are left.
+    """
+    mapping = _mapping(data.get("mapping"), classes)
+    spelled: dict[str, str] = {}
+    names: dict[str, dict[str, str | None]] = {}
+    for name, own in classes.items():
+        folded = [one.casefold() for one in own]
+        names[name] = {}
+        for one in own:
+            if one in mapping.get(name, {}):
+                names[name][one] = mapping[name][one]
+                continue
+            alone = folded.count(one.casefold()) == 1
+            names[name][one] = spelled.setdefault(one.casefold(), one) if alone else one
+        for new in mapping.get(name, {}).values():
+            if new is not None:
+                spelled.setdefault(new.casefold(), new)
+    if data.get("classes") == "common":
+        common = set.intersection(*({n for n in of.values() if n} for of in names.values()))
+        names = {
+            name: {own: new if new in common else None for own, new in of.items()}
+            for name, of in names.items()
+        }
+    left = {new for of in names.values() for new in of.values() if new is not None}
+    if len(left) < 2:
+        raise DataError(
+            f"The sets {several(names)} have {len(left)} classes in common: give "
+            "data.mapping=FILE.yaml (set: {class: name}), or take all with data.classes=union."
+        )
+    return names
+
+
+def _mapping(file: str | None, classes: Mapping[str, Sequence[str]]) -> ClassNames:
+    """Read `data.mapping`: YAML or JSON that maps set, then class, to a class or to null."""
+    if file is None:
+        return {}
+    try:
+        text = Path(str(file)).expanduser().read_text("utf-8-sig")
+        content = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - texts only: no, on, 01
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise SettingError(
+            f"data.mapping={file} cannot be read ({type(error).__name__})."
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise SettingError(
+            f"data.mapping={file} must map each set to its classes, e.g. massey: {{a: A, z: null}}."
+        )
+    result: dict[str, dict[str, str | None]] = {}
+    for name, own in content.items():
+        if str(name) not in classes:
+            raise SettingError(
+                f"data.mapping={file} names the set {name}, which is none of the sets. "
+                f"{suggestion(str(name), list(classes))}"
+            )
+        result[str(name)] = pairs = {k: None if v in NULL else str(v) for k, v in own.items()}
+        strange = next((one for one in pairs if one not in classes[str(name)]), None)
+        if strange is not None:
+            raise SettingError(
+                f"data.mapping={file}: {name} has no class {strange}. "
+                f"{suggestion(strange, classes[str(name)])}"
+            )
+    return result
+
+
+def join(parts: Mapping[str, Index], names: ClassNames) -> Index:
+    """Join data sets to one.
+
+    Args:
+        parts: Each set by its name.
+        names: See `joined_names`.
+    """
+    rows = sorted(
+        (f"{name}/{path}", name, row)
+        for name, part in parts.items()
+        for row, path in enumerate(part.paths)
+        if names[name][part.classes[int(part.labels[row])]] is not None
+    )
+    labels = [str(names[name][parts[name].classes[int(parts[name].labels[row])]])
+              for _, name, row in rows]  # fmt: skip
+    classes = tuple(sorted(set(labels)))
+    position = {name: label for label, name in enumerate(classes)}
+
+    def prefixed(field: str) -> tuple[str, ...] | None:
+        values = tuple(
+            f"{name}/{own[row]}" if (own := getattr(parts[name], field)) and own[row] else ""
+            for _, name, row in rows
+        )
+        return values if any(values) else None
+
+    given = tuple((parts[name].given or {row: ""})[row] for _, name, row in rows)
+    crops = tuple(parts[name].crop(row) for _, name, row in rows)
+    return Index(
+        root=JoinedRoot(tuple((name, Path(str(part.root))) for name, part in parts.items())),
+        classes=classes,
+        paths=tuple(path for path, _, _ in rows),
+        labels=np.array([position[label] for label in labels], dtype=np.int64),
+        signers=prefixed("signers"),
+        facts=tuple(parts[name].facts[row] for _, name, row in rows),
+        excluded=tuple(
+            BadFile(f"{name}/{bad.path}", bad.reason)
+            for name, part in parts.items() for bad in part.excluded
+        ),
+        groups=prefixed("groups"),
+        given=given if any(given) else None,
+        crops=crops if any(crops) else None,
+        sets=tuple(name for _, name, _ in rows),
+    )  # fmt: skip
+
+
+def _tell(parts: Mapping[str, Index], names: ClassNames, index: Index) -> None:
+    """Log what was joined, what was left out, and which classes give their set away."""
+    sizes = (f"{n} ({len(p):,} images, {len(p.classes)} classes)" for n, p in parts.items())
+    log.info("joined: %s", ", ".join(sizes))
+    for name, own in names.items():
+        changed = [f"{one} as {new}" for one, new in own.items() if new not in {one, None}]
+        out = [one for one, new in own.items() if new is None]
+        if changed:
+            log.info("%s: %s", name, several(changed))
+        if out:
+            rows = np.isin(parts[name].labels, [parts[name].classes.index(one) for one in out])
+            log.warning("%s: %d images of %s are left out", name, rows.sum(), several(out))
+    holders = [
+        {name for name, own in names.items() if one in own.values()} for one in index.classes
+    ]
+    alone = [c for c, sets in zip(index.classes, holders, strict=True) if len(sets) == 1]
+    if alone:
+        log.warning(
+            "%d of %d classes are in one set only (%s): a network can tell them by what is "
+            "peculiar to the set. data.classes=common leaves them out.",
+            len(alone), len(index.classes), several(alone),
+        )  # fmt: skip
