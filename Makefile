@@ -46,6 +46,10 @@ $(PAGE)/vendor/.ready: $(PAGE)/package-lock.json
 	@cp $(addprefix $(PAGE)/node_modules/onnxruntime-web/dist/,$(RUNTIME)) $(PAGE)/vendor/
 	@touch $@
 
+.PHONY: hands
+hands: setup ## Get the networks that find hands (pip downloads 36 MB, nothing is installed)
+	$(BIN)/python -m signlang.hands
+
 .PHONY: train
 train: setup ## Train SqueezeNet on one fold of the built-in images (a few minutes on two cores)
 	$(BIN)/python -m signlang.train model=squeezenet fold=0
