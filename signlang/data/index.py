@@ -350,12 +350,18 @@ class Index:
         """(N,) which images are alike."""
         return image_clusters(self.paths, [self.classes[n] for n in self.labels], self.signers)
 
-    def write(self, folder: Path, subsets: npt.NDArray[np.str_]) -> None:
+    def write(
+        self,
+        folder: Path,
+        subsets: npt.NDArray[np.str_],
+        hands: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         """Write `data.csv` (path,label,signer,subset), `classes.json`, and `excluded.csv` if any.
 
         Args:
             folder: Folder of the files.
             subsets: (N,) names of the subset of each image.
+            hands: (N,) whether a hand was found in it, for a column `hand`; None: not searched.
         """
         signers = self.signers or ("",) * len(self)
         rows = (
@@ -364,7 +370,12 @@ class Index:
                 self.paths, self.labels, signers, subsets, strict=True
             )
         )
-        write_csv(folder / "data.csv", IMAGE_COLUMNS, rows)
+        if hands is None:
+            write_csv(folder / "data.csv", IMAGE_COLUMNS, rows)
+        else:
+            words = ("found" if found else "not found" for found in hands)
+            both = ((*row, word) for row, word in zip(rows, words, strict=True))
+            write_csv(folder / "data.csv", (*IMAGE_COLUMNS, "hand"), both)
         write_json(folder / "classes.json", self.classes)
         if self.excluded:
             bad = ((file.path, file.reason) for file in self.excluded)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from signlang import command_line, console, system
 from signlang.constraints import ExistingPath, Strict, validated
@@ -30,7 +30,7 @@ without installing it; they are converted to ONNX and kept in the cache.
 class HandsConfig(Strict):
     """The settings; `HELP` documents each. Their values come as the text of a word."""
 
-    model_config = {"strict": False}
+    model_config = ConfigDict(strict=False)
 
     model: ExistingPath | None = None
     cache_dir: Annotated[Path, Field(description="the path of a folder")] | None = None

@@ -132,7 +132,8 @@ def overlaps(box: Floats, boxes: Floats) -> Floats:
     shared = np.prod(np.maximum(high - low, 0), axis=1)
     areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
     own = np.prod(np.maximum(box[2:] - box[:2], 0))
-    return shared / np.maximum(areas + own - shared, 1e-12)
+    union = np.maximum(areas + own - shared, 1e-12)
+    return np.asarray(shared / union, dtype=np.float64)
 
 
 def merge_palms(values: Floats, scores: Floats) -> Iterator[tuple[Floats, float]]:
@@ -204,7 +205,8 @@ class View:
     border: float = BORDER
 
 
-VIEWS: Final = (View(),)
+# the next one only where the one before shows no hand
+VIEWS: Final = (View(), View(border=1.0), View(border=0.0))
 
 
 class HandFinder:

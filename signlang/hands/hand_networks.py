@@ -6,13 +6,13 @@ ONNX, so that training, evaluation, prediction and service run them by onnxrunti
 """
 
 import hashlib
-import json
+import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -48,8 +48,8 @@ OUTPUTS: Final[Mapping[str, Mapping[str, int]]] = {
 VERSION: Final = 1  # of conversion and pipeline; raise it when either finds other hands
 DEFAULT_KEY: Final = "d195da73"  # of the wheel's two networks
 NOTICE: Final = (
-    "The hand networks of MediaPipe, Copyright The MediaPipe Authors, converted to ONNX from {name}."
-    "\nLicensed under the Apache License, Version 2.0.\n"
+    "The hand networks of MediaPipe, Copyright The MediaPipe Authors, converted to ONNX from "
+    "{name}.\nLicensed under the Apache License, Version 2.0.\n"
 )
 LATER: Final = (
     "Type signlang hands (or make hands) where pip reaches an index, or give MediaPipe's "
@@ -70,9 +70,9 @@ class HandNetworks:
     """
 
     key: str
-    palm: bytes
-    landmarks: bytes
-    license: str
+    palm: bytes = field(compare=False, repr=False)
+    landmarks: bytes = field(compare=False, repr=False)
+    license: str = field(compare=False, repr=False)
 
     def finder(self) -> HandFinder:
         """Load them."""
@@ -101,6 +101,34 @@ def find_networks(model: str | None, cache_dir: str) -> HandNetworks:
     if model is not None:
         return _of_task(str(Path(model).expanduser()), cache_dir)
     return _read(str(network_folder(cache_dir, DEFAULT_KEY)))
+
+
+def key_of_model(model: str | None) -> str:
+    """Key of the networks of `hands.model`; None: those of `signlang hands`.
+
+    Raises:
+        DataError: If the file is no such model.
+    """
+    return DEFAULT_KEY if model is None else _task_key(Path(model).expanduser())
+
+
+def networks_of_key(key: str, cache_dir: str | None) -> HandNetworks:
+    """Find the networks that a finished run was trained with.
+
+    Args:
+        key: Theirs.
+        cache_dir: The cache folder; None: the default one.
+
+    Raises:
+        SettingError: If they are not in the cache.
+    """
+    place = cache_dir or os.environ.get("SIGNLANG_CACHE") or "~/.cache/signlang"
+    if key != DEFAULT_KEY and not _is_complete(network_folder(place, key)):
+        raise SettingError(
+            f"The run found hands with other networks ({key}) than those of signlang hands: type "
+            "signlang hands model=FILE with the file that was hands.model."
+        )
+    return _read(str(network_folder(place, key)))
 
 
 def fetch_networks(cache_dir: str) -> Path:
@@ -141,17 +169,20 @@ def _read(folder: str) -> HandNetworks:
 
 @lru_cache(maxsize=2)
 def _of_task(file: str, cache_dir: str) -> HandNetworks:
-    path = Path(file)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            key = key_of(*(archive.read(IN_TASK[name]) for name in (PALM, LANDMARKS)))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"hands.model={file} is no hand landmarker of MediaPipe ({error}): its file is "
-            "hand_landmarker.task, a ZIP file of two TFLite networks."
-        ) from None
+    path, key = Path(file), _task_key(Path(file))
     folder = network_folder(cache_dir, key)
     return _read(str(folder if _is_complete(folder) else _converted(path, IN_TASK, cache_dir, key)))
+
+
+def _task_key(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return key_of(*(archive.read(IN_TASK[name]) for name in (PALM, LANDMARKS)))
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"hands.model={path} is no hand landmarker of MediaPipe ({error}): its file is "
+            "hand_landmarker.task, a ZIP file of two TFLite networks."
+        ) from None
 
 
 def _downloaded_wheel(folder: Path) -> Path:

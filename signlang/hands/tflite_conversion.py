@@ -102,9 +102,7 @@ class TFLiteModel:
         if data[4:8] != b"TFL3":
             raise DataError("It is no TFLite file: its mark TFL3 is missing.")
         model = Table.root(data)
-        codes = [
-            max(code.scalar(0, "b"), code.scalar(3, "i")) for code in model.tables(1)
-        ]
+        codes = [max(code.scalar(0, "b"), code.scalar(3, "i")) for code in model.tables(1)]
         unknown = sorted(set(codes) - set(OPERATORS))
         if unknown:
             raise DataError(f"It has TFLite operators that are not known here: {unknown}.")
@@ -159,9 +157,8 @@ def to_onnx(data: bytes, outputs: Mapping[str, int]) -> bytes:
     shape = ["N", *model.shapes[model.inputs[0]][1:]]
     given = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, shape)
     graph = helper.make_graph(builder.nodes, "hands", [given], kept, builder.weights)
-    made = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8, producer_name="signlang"
-    )
+    opset = helper.make_opsetid("", OPSET)
+    made = helper.make_model(graph, opset_imports=[opset], ir_version=8, producer_name="signlang")
     onnx.checker.check_model(made)
     return bytes(made.SerializeToString())
 
@@ -189,7 +186,9 @@ class _Builder:
         from onnx import numpy_helper
 
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return self.node("Cast", [name], f"{name}_f32", to=1) if values.dtype == np.float16 else name
+        return (
+            self.node("Cast", [name], f"{name}_f32", to=1) if values.dtype == np.float16 else name
+        )
 
     def add(self, name: str, options: Table | None, inputs: list[int], results: list[int]) -> None:
         """Append an operator of the TFLite graph."""
@@ -275,9 +274,7 @@ class _Builder:
         size, strides = [options.scalar(4, "i"), options.scalar(3, "i")], _strides(options)
         pads = self._padding(options, inputs[0], size, strides)
         name = self.names[inputs[0]]
-        return self.node(
-            "MaxPool", [name], output, kernel_shape=size, strides=strides, pads=pads
-        )
+        return self.node("MaxPool", [name], output, kernel_shape=size, strides=strides, pads=pads)
 
     def _reshape(self, image: int, result: int, output: str) -> str:
         """Append a reshape, whose order is that of channels last."""

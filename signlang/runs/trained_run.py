@@ -94,7 +94,9 @@ class TrainedRun(Run):
     @property
     def image_sizes(self) -> tuple[int, ...]:
         """Squares to which images were brought one after another, in pixels."""
-        stored = self.record["settings"].get("data.stored_size")
+        settings = self.record["settings"]
+        is_points = settings.get("hands") == "signlang HandPoints"  # which are never resized
+        stored = None if is_points else settings.get("data.stored_size")
         both = (int(stored or self.image_size), self.image_size)
         return both[:1] if both[0] == both[1] else both
 
