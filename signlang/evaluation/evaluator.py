@@ -18,6 +18,7 @@ from signlang.errors import DataError, RunError
 from signlang.evaluation import class_mapping
 from signlang.evaluation.predictors import BATCH, BatchPredictor, find_network
 from signlang.evaluation.results import Evaluation, TrainingOverlap
+from signlang.hands.hand_input import prepared
 from signlang.metrics import calibration
 from signlang.metrics.calibration import Calibration, LabeledProbabilities
 from signlang.metrics.classification import classification_metrics
@@ -125,9 +126,7 @@ def _subset_probabilities(
     starts = range(0, len(rows), BATCH)
     outputs: list[Floats] = []
     for start in track(starts, f"predicting the {subset} images of the run", len(starts)):
-        batch = [
-            _read(root / path, predictor.image_sizes[0]) for path, _ in rows[start : start + BATCH]
-        ]
+        batch = [_read(root / path, predictor) for path, _ in rows[start : start + BATCH]]
         outputs.append(predictor.predict(predictor.resized(np.stack(batch))))
     probabilities = np.concatenate(outputs)
     if not np.isfinite(probabilities).all():
@@ -135,9 +134,10 @@ def _subset_probabilities(
     return probabilities, np.array([label for _, label in rows], dtype=np.int64)
 
 
-def _read(file: Path, size: int) -> Pixels:
+def _read(file: Path, predictor: BatchPredictor) -> Pixels:
     try:
-        return image_io.resize_image(image_io.decode(image_io.read_bytes(file)), size)
+        image = prepared(image_io.decode(image_io.read_bytes(file)), predictor.hands)
+        return image_io.resize_image(image, predictor.image_sizes[0])
     except image_io.BadImageError as error:
         raise DataError(f"{file}: {error}.") from None
 
@@ -243,7 +243,7 @@ def _predict(
     predictor: BatchPredictor, index: Index, rows: Ints, cache_dir: str
 ) -> tuple[Floats, float]:
     """(n, classes) probabilities of the images, and the seconds that they took."""
-    array = image_cache.decode_images(index, predictor.image_sizes[0], cache_dir)
+    array = image_cache.decode_images(index, predictor.image_sizes[0], cache_dir, predictor.hands)
     starts = range(0, len(rows), BATCH)
     started = time.perf_counter()
     batches = [

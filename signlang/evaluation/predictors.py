@@ -14,6 +14,7 @@ from signlang.components import import_target
 from signlang.data.image_io import resize_batch
 from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
+from signlang.hands.hand_input import HandInput
 from signlang.metrics.calibration import OF_RUN, Calibration, apply_temperature
 from signlang.runs.results import Run, read_class_names, read_finished_run
 from signlang.validation import NORMALIZATIONS
@@ -39,6 +40,7 @@ class BatchPredictor:
         calibration: What came with it, if anything.
         facts: What else is known of it, for the record.
         run: The run that it is, if it is one.
+        hands: What it sees of an image; None: the whole image.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class BatchPredictor:
     calibration: Calibration | None
     facts: Mapping[str, Any]
     run: "TrainedRun | None" = None
+    hands: HandInput | None = None
 
     def resized(self, images: Pixels) -> Pixels:
         """Resize (n, h, w, 3) images to the remaining sizes, in order."""
@@ -66,14 +69,18 @@ def find_network(cfg: DictConfig) -> tuple[tuple[str, ...], Callable[[], BatchPr
     """
     if cfg.run is not None:
         run = read_finished_run(Path(str(cfg.run)).expanduser())
-        return read_class_names(run.path), partial(run_predictor, run, trust=cfg.trust)
+        return read_class_names(run.path), partial(
+            run_predictor, run, trust=cfg.trust, cache_dir=str(cfg.cache_dir)
+        )
     if cfg.bundle is not None:
         bundle = bundle_predictor(Path(str(cfg.bundle)).expanduser())
         return bundle.classes, lambda: bundle
     return read_classes(Path(str(cfg.classes)).expanduser()), partial(weights_predictor, cfg)
 
 
-def run_predictor(finished: Run, *, trust: bool = False) -> BatchPredictor:
+def run_predictor(
+    finished: Run, *, trust: bool = False, cache_dir: str | None = None
+) -> BatchPredictor:
     """The best checkpoint of a finished run.
 
     Raises:
@@ -97,6 +104,7 @@ def run_predictor(finished: Run, *, trust: bool = False) -> BatchPredictor:
             "protocol": run.metrics.get("protocol", ""),
         },
         run=run,
+        hands=run.hand_input(cache_dir),
     )  # fmt: skip
 
 
@@ -106,7 +114,7 @@ def bundle_predictor(path: Path) -> BatchPredictor:
     Raises:
         BundleError: If it is missing or damaged.
     """
-    from signlang.inference.bundle import load_bundle
+    from signlang.inference.bundle import load_bundle, load_hands
     from signlang.inference.onnx_model import OnnxModel
 
     bundle = load_bundle(path)
@@ -128,6 +136,7 @@ def bundle_predictor(path: Path) -> BatchPredictor:
             "model": bundle.info.get("model"), "bundle": bundle.name,
             "protocol": bundle.info.get("protocol", ""),
         },
+        hands=load_hands(bundle),
     )  # fmt: skip
 
 

@@ -189,6 +189,11 @@ def encoded_points(pixels: Pixels) -> Floats:
     return (numbers[:-1] / STEPS * 2 * LIMIT - LIMIT).reshape(21, 3)
 
 
+def prepared(image: Image.Image, hands: HandInput | None) -> Image.Image:
+    """What the network sees of an image; all of it where `hands` is None."""
+    return image if hands is None else hands(image)[0]
+
+
 KINDS: Final[Mapping[str, type[HandInput]]] = {"HandCrop": HandCrop, "HandPoints": HandPoints}
 OWN: Final = "signlang.hands.hand_input."
 

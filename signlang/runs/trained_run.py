@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ from signlang.data.image_io import (
 )
 from signlang.data.sources import images_root
 from signlang.errors import DataError, RunError
+from signlang.hands.hand_input import HandInput, prepared, recorded_input
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import FILE, Calibration
 from signlang.runs.folder import BEST, TRAIN_AGAIN
@@ -100,6 +102,14 @@ class TrainedRun(Run):
         both = (int(stored or self.image_size), self.image_size)
         return both[:1] if both[0] == both[1] else both
 
+    def hand_input(self, cache_dir: str | None = None) -> HandInput | None:
+        """What its network sees of an image; None where that is the whole image.
+
+        Raises:
+            SettingError: If the networks that find hands are not in the cache.
+        """
+        return recorded_input(self.record["settings"], cache_dir)
+
     @property
     def signers(self) -> int:
         """People in all images of the run, or 0 where that is not known."""
@@ -158,6 +168,9 @@ def load_network(
         stored = replace(stored, test_error={})
     trained = TrainedRun(run.path, run.metrics, run.record, run.history, model, stored)
     model.stored_sizes = trained.image_sizes[:-1]
+    if "hands" in trained.record["settings"]:
+        hands = cache(trained.hand_input)  # found when an image comes
+        model.prepare = lambda image: prepared(image, hands())
     return trained
 
 
@@ -187,10 +200,12 @@ class RunImages:
     Attributes:
         root: To which their paths are relative.
         size: First size that they are resized to, in pixels.
+        hands: What the network sees of an image; None: the whole image.
     """
 
     root: Path
     size: int
+    hands: HandInput | None = None
 
     def read(self, path: str) -> bytes:
         """Read the file of an image.
@@ -211,7 +226,7 @@ class RunImages:
         """
         data = self.read(path)
         try:
-            return resize_image(decode(data), self.size)
+            return resize_image(prepared(decode(data), self.hands), self.size)
         except BadImageError as error:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
@@ -246,9 +261,11 @@ def find_images(run: TrainedRun, moved_to: str | None, cache_dir: str | None = N
         DataError: If they are gone.
     """
     if moved_to is not None:
-        return RunImages(Path(moved_to).expanduser(), run.image_sizes[0])
+        root = Path(moved_to).expanduser()
+        return RunImages(root, run.image_sizes[0], run.hand_input(cache_dir))
     try:
-        return RunImages(images_root(run.path, cache_dir), run.image_sizes[0])
+        root = images_root(run.path, cache_dir)
+        return RunImages(root, run.image_sizes[0], run.hand_input(cache_dir))
     except DataError as error:
         raise DataError(f"The images of {run.path} are not found: {error} {IMAGES_MOVED}") from None
 

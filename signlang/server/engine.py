@@ -288,7 +288,8 @@ class Engine:
                 telemetry.INSIDE.set(self.admission.inside)
                 async with asyncio.timeout(self.options.timeout_s):
                     body = await uploads.read_body(chunks, self.max_body, self.options.body_s)
-                    images = await self._decoded(body, content_type, slot, self.models[name])
+                    decoded = await self._decoded(body, content_type, slot, self.models[name])
+                    images = [pixels for pixels, _ in decoded]
                     read = time.perf_counter()
                     probabilities = await self._batcher.run(name, images)
         except TimeoutError:
@@ -298,7 +299,10 @@ class Engine:
             ) from None  # fmt: skip
         finally:
             telemetry.INSIDE.set(self.admission.inside)
-        predictions = [_prediction(row.tolist(), self.models[name], top) for row in probabilities]
+        predictions = [
+            _prediction(row.tolist(), self.models[name], top, found)
+            for row, (_, found) in zip(probabilities, decoded, strict=True)
+        ]
         for prediction in predictions:
             telemetry.IMAGES.labels(name, "yes" if prediction["sure"] else "no").inc()
         content = {
@@ -312,7 +316,7 @@ class Engine:
 
     async def _decoded(
         self, body: bytes, content_type: str, slot: Slot, model: LoadedModel
-    ) -> list[Pixels]:
+    ) -> list[tuple[Pixels, bool]]:
         files = await uploads.uploaded_files(body, content_type, self.options.max_images)
         self.admission.extend(slot, len(files))
         loop, size, count = asyncio.get_running_loop(), model.bundle.image_sizes[0], len(files)
@@ -325,6 +329,7 @@ class Engine:
                 self.options.max_pixels,
                 number,
                 count,
+                model.hands,
             )
             for number, data in enumerate(files, 1)
         ]
@@ -341,7 +346,7 @@ def _milliseconds(started: float, read: float, end: float) -> dict[str, float]:
 
 
 def _prediction(
-    probabilities: Sequence[float], model: LoadedModel, top: int | None
+    probabilities: Sequence[float], model: LoadedModel, top: int | None, found: bool
 ) -> dict[str, Any]:
     """Write out one row of probabilities in the form of `schemas.Prediction`."""
     ranked = sorted(zip(probabilities, model.bundle.classes, strict=True), key=lambda p: -p[0])
@@ -351,4 +356,5 @@ def _prediction(
         "confidence": round(confidence, 6),
         "sure": confidence >= model.threshold,
         "probabilities": {name: round(value, 6) for value, name in ranked[:top]},
+        **({} if model.hands is None else {"hand": found}),
     }
