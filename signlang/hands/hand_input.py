@@ -97,7 +97,7 @@ class HandInput(ABC):
 
 @dataclass(frozen=True)
 class HandCrop(HandInput):
-    """A square around the hand; beyond the image its edge goes on.
+    """A square around the hand; beyond the image it is mirrored at its edge.
 
     Attributes:
         margin: On each side, as a share of the longer side of the points' box.
@@ -129,9 +129,15 @@ def _blank() -> Image.Image:
 
 
 def _span(middle: float, side: int, length: int) -> Any:
-    """(side,) indices around a place of an axis; those beyond its ends are the ends."""
+    """(side,) indices around a place of an axis, mirrored at its ends as often as needed.
+
+    >>> _span(1.0, 6, 3).tolist()
+    [2, 1, 0, 1, 2, 1]
+    """
     start = math.floor(middle - side / 2 + 0.5)
-    return np.clip(np.arange(start, start + side), 0, length - 1)
+    turn = max(length - 1, 1)
+    there_and_back = np.arange(start, start + side) % (2 * turn)
+    return np.minimum(np.minimum(there_and_back, 2 * turn - there_and_back), length - 1)
 
 
 @dataclass(frozen=True)

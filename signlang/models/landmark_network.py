@@ -31,7 +31,7 @@ class LandmarkNetwork(nn.Module):
     first: torch.Tensor
     second: torch.Tensor
 
-    def __init__(self, num_classes: int, width: int = 56, dropout: float = 0.1) -> None:
+    def __init__(self, num_classes: int, width: int = 48, dropout: float = 0.1) -> None:
         super().__init__()
         pairs = torch.triu_indices(POINTS, POINTS, offset=1)
         self.register_buffer("first", pairs[0], persistent=False)

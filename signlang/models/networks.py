@@ -228,7 +228,7 @@ def _from_file(found: files.HubWeights) -> dict[str, Any]:
 
 
 def landmarks(
-    num_classes: int, image_size: int, pretrained: bool = False, *, width: int = 56,
+    num_classes: int, image_size: int, pretrained: bool = False, *, width: int = 48,
     dropout: float = 0.1,
 ) -> nn.Module:  # fmt: skip
     """Points of the hand, see `models.landmark_network`; 20,066 parameters with 26 classes.
