@@ -34,9 +34,7 @@ def _model(
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )  # fmt: skip
     opset = helper.make_opsetid("", 17)
-    return bytes(
-        helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
-    )
+    return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString())
 
 
 def palm_network() -> bytes:

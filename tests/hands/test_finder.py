@@ -63,7 +63,7 @@ def test_overlapping_palms_are_averaged_by_their_scores() -> None:
 def test_the_region_turns_the_fingers_upwards(degrees: float) -> None:
     turn = math.radians(degrees)  # clockwise on the screen
     up = np.array([math.sin(turn), -math.cos(turn)])
-    points = np.zeros((7, 2)) + (100, 100)
+    points = np.full((7, 2), 100.0)
     points[2] = (100, 100) + 20 * up  # the middle finger begins here
     region = hand_region(Palm(np.array([80.0, 80, 120, 120]), points, 1.0))
     assert math.cos(region.angle - turn) == pytest.approx(1)
