@@ -402,6 +402,7 @@ class DescribeConfig(FoldsConfig):
     )
     detail: float = Field(gt=0, description="a number of standard deviations above 0")
     samples: int = Field(ge=1, le=100)
+    hands: HandsConfig = HandsConfig(name="none")
 
 
 def _is_color(numbers: list[float]) -> list[float]:

@@ -173,7 +173,7 @@ def some_without(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny images, one of each class darkened so that no hand is found in it."""
     place = tmp_path_factory.mktemp("some") / "hands"
     for file in tiny.rglob("*.png"):
-        image = Image.open(file)
+        image: Image.Image = Image.open(file)
         if file.stem.endswith("4"):
             image = image.point(lambda value: value // 12)
         target = place / file.relative_to(tiny)

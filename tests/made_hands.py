@@ -5,13 +5,16 @@ as long as the image is red, green and blue, so that hands can be told apart by 
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from signlang.hands.hand_networks import DEFAULT_KEY, LANDMARKS, LICENSE, PALM
 
+Array = npt.NDArray[Any]
 DARK = 30.0  # mean of the pixels below which there is no hand
 ANCHOR = 1152 + 6 * (12 * 6 + 6)  # of the coarse grid, half a cell beyond the middle
 FINGERS = {8: 0, 12: 1, 16: 2}  # fingertip -> channel that makes it long
@@ -19,7 +22,7 @@ FINGERS = {8: 0, 12: 1, 16: 2}  # fingertip -> channel that makes it long
 
 def _model(
     nodes: list[onnx.NodeProto],
-    constants: dict[str, np.ndarray],  # type: ignore[type-arg]
+    constants: dict[str, Array],
     side: int,
     outputs: dict[str, list[int | str]],
 ) -> bytes:
@@ -53,7 +56,7 @@ def palm_network() -> bytes:
         helper.make_node("Mul", ["levels", "zero"], ["nothing"]),
         helper.make_node("Add", ["nothing", "fixed"], ["boxes"]),
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "last": np.array([2], np.int64), "floor": scores, "fixed": boxes,
         "zero": np.zeros(1, np.float32),
     }  # fmt: skip
@@ -79,7 +82,7 @@ def landmark_network() -> bytes:
         helper.make_node("Add", ["zero", "sure"], ["presence"]),
         helper.make_node("Add", ["zero", "sure"], ["handedness"]),
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "rise": rise, "hand": points.reshape(1, 63), "none": np.zeros((3, 1), np.float32),
         "sure": np.full((1, 1), 0.9, np.float32),
     }  # fmt: skip

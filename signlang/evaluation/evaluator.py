@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from signlang.arrays import Floats, Ints, Pixels
+from signlang.arrays import Flags, Floats, Ints, Pixels
 from signlang.console import log, track
 from signlang.data import image_cache, image_io, splits
 from signlang.data.image_folder import class_names
@@ -182,10 +182,19 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
         probabilities,
         overlap,
         seconds,
+        _hands(predictor, index, rows, str(cfg.cache_dir)),
     )
     if not evaluation.known.any():
         raise DataError("None of the images that are left is of a class that the network knows.")
     return evaluation
+
+
+def _hands(predictor: BatchPredictor, index: Index, rows: Ints, cache_dir: str) -> Flags | None:
+    """(n,) whether a hand is found in each image; None where the network sees whole images."""
+    if predictor.hands is None:
+        return None
+    digests = [fact.digest for fact in index.facts]
+    return predictor.hands.found(index.root, index.paths, digests, cache_dir)[rows]
 
 
 def _images_root(cfg: DictConfig) -> Path:

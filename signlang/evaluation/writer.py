@@ -79,6 +79,12 @@ def headlines(evaluation: Evaluation) -> dict[str, str]:
             f"of these {with_interval(evaluation.precision)} are right{in_sample}"
         ),
     }
+    if evaluation.hands is not None:
+        share = Proportion(int(evaluation.hands.sum()), len(evaluation.hands))
+        rows["a hand was found in"] = (
+            f"{share.count:,} of {counted(share.total, 'image')}; the others count as they are "
+            "predicted"
+        )
     if not known.all():
         rejected = Proportion.of(~evaluation.accepted[~known])
         rows["of unknown classes"] = (
@@ -140,6 +146,7 @@ def coverage_text(what: str, rows: int, total: int) -> str:
 
 LONGEST: Final = 60  # characters of the data set's name in the folder's
 OUTPUTS: Final = ("predictions.csv", "per_class.csv", "per_signer.csv", "files.csv", "metrics.json")
+FOUND: Final = ("not found", "found")
 PER_CLASS: Final = (
     "class", "network_class", "matched", "images", "recognised", "accuracy", "low", "high",
     "accuracy_among_shared", "mistaken_for", "times", "rejected",
@@ -175,6 +182,7 @@ def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None
     network = [f"p_{name}" for name in evaluation.predictor.classes]
     header = ["path", "label", "predicted", "confidence", *network]
     more = ["class", "calibrated_confidence", "accepted"]
+    more += ["hand"] * (evaluation.hands is not None)
     write_csv(out / "predictions.csv", [*header, *more], _predictions(evaluation))
     write_csv(out / "per_class.csv", PER_CLASS, _classes(evaluation))
     signers = by_signer(evaluation)
@@ -212,6 +220,7 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
             "validated_on": int(evaluation.overlap.selected_on[evaluation.rows].sum()),
             "excluded": len(evaluation.index.excluded),
         },
+        **_hands_json(evaluation),
         "classes": [vars(match) for match in evaluation.matches],
         "test": {
             **_rounded(evaluation.metrics),
@@ -248,6 +257,14 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _hands_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Where the network looks for hands: how, and in how many images it found none."""
+    hands = evaluation.predictor.hands
+    if hands is None or evaluation.hands is None:
+        return {}
+    return {"hands": {**hands.options, "not_found_in": int((~evaluation.hands).sum())}}
+
+
 def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     names = evaluation.predictor.classes
     confidence = evaluation.calibrated.max(1)
@@ -262,6 +279,7 @@ def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
             own,
             formatting.seven_digits(confidence[row]),
             int(evaluation.accepted[row]),
+            *([] if evaluation.hands is None else [FOUND[int(evaluation.hands[row])]]),
         )
 
 

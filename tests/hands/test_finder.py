@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from signlang.arrays import Pixels
 from signlang.hands.finder import (
     Palm,
     Region,
@@ -22,14 +23,14 @@ from signlang.hands.hand_networks import HandNetworks
 EXPECTED = Path(__file__).parent / "mediapipe_points.json"
 
 
-def spot(height: int, width: int, x: float, y: float) -> np.ndarray:  # type: ignore[type-arg]
+def spot(height: int, width: int, x: float, y: float) -> Pixels:
     """A bright spot on black, of 5 x 5 pixels."""
     image = np.zeros((height, width, 3), np.uint8)
     image[round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3] = 255
     return image
 
 
-def centre_of_light(image: np.ndarray) -> tuple[float, float]:  # type: ignore[type-arg]
+def centre_of_light(image: Pixels) -> tuple[float, float]:
     """x and y of the mean of the light, in pixels from the upper left corner."""
     light = image[..., 0].astype(float)
     rows, columns = np.mgrid[: light.shape[0], : light.shape[1]]

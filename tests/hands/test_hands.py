@@ -12,6 +12,7 @@ from PIL import Image
 from services import service
 
 from signlang import api
+from signlang.arrays import Pixels
 from signlang.errors import BundleError, SettingError
 from signlang.hands.hand_networks import find_networks
 from signlang.inference.bundle import load_bundle
@@ -92,6 +93,10 @@ def test_every_way_gives_the_same_probabilities(
         for path, row in zip(run.predictions["path"], recorded, strict=True):
             shares = [float(rows[path][name]) for name in names]
             assert shares == pytest.approx(row.tolist(), abs=1e-4)
+        assert {path for path, row in rows.items() if row["hand"] == "not found"} == WITHOUT
+        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+        assert metrics["hands"]["not_found_in"] == 3
+        assert "Hands: found in 33 of 36 images" in " ".join(metrics["remarks"])
 
 
 def test_the_points_tell_the_classes_apart(
@@ -143,13 +148,13 @@ class run_network:
         self.model = run.network
 
     def __enter__(self) -> "run_network":
-        self.seen: list[np.ndarray] = []  # type: ignore[type-arg]
+        self.seen: list[Pixels] = []
         self.hook = self.model.register_forward_pre_hook(
             lambda _, inputs: self.seen.extend(inputs[0].numpy())
         )
         return self
 
-    def __call__(self, file: Path) -> list[np.ndarray]:  # type: ignore[type-arg]
+    def __call__(self, file: Path) -> list[Pixels]:
         self.model.predict_images(file)
         return self.seen
 
@@ -208,3 +213,17 @@ def test_a_file_that_is_no_hand_landmarker_is_refused(tmp_path: Path) -> None:
 def test_the_networks_come_with_their_licence(made_cache: Path) -> None:
     assert find_networks(None, str(made_cache)).license
     assert io.BytesIO(find_networks(None, str(made_cache)).palm).read(2)
+
+
+def test_the_data_card_names_the_images_without_a_hand(
+    made_cache: Path, some_without: Path, tmp_path: Path
+) -> None:
+    place = api.describe([
+        "data=folder", f"data.root={some_without}", "hands=crop", "verbose=false", "samples=1",
+        f"out={tmp_path}", "folds=3",
+    ])  # fmt: skip
+    with (place / "hands.csv").open(newline="", encoding="utf-8") as stream:
+        assert {row["path"] for row in csv.DictReader(stream)} == WITHOUT
+    page = (place / "card.html").read_text("utf-8")
+    assert "A hand is found in 33 of 36 images" in page
+    assert (place / "figures" / "hands.png").is_file()

@@ -1,7 +1,10 @@
 """A TFLite file that is written here, converted, against torch with TensorFlow's padding."""
 
+from typing import Any
+
 import flatbuffers
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import pytest
 import torch
@@ -11,6 +14,7 @@ from signlang.errors import DataError
 from signlang.hands.tflite_conversion import to_onnx
 
 FLOAT32, FLOAT16 = 0, 1
+Array = npt.NDArray[Any]
 ADD, CONV, DEPTHWISE, DEQUANTIZE = 0, 3, 4, 6
 
 
@@ -43,7 +47,7 @@ class Writer:
             self.b.PrependUOffsetTRelative(offset)
         return int(self.b.EndVector())
 
-    def tensor(self, shape: list[int], values: np.ndarray | None = None) -> int:  # type: ignore[type-arg]
+    def tensor(self, shape: list[int], values: Array | None = None) -> int:
         place = 0
         if values is not None:
             self.buffers.append(self._buffer(values.tobytes()))
@@ -115,7 +119,7 @@ def small_network(
     single = {1: ("i", 1), 2: ("i", 1), 3: ("i", 1)}
     model.operator(DEPTHWISE, [first, deep_, bias_], second, single)
     model.operator(code, [first, second], total, {})
-    arrays = {"kernel": kernel, "deep": deep, "bias": bias}
+    arrays: dict[str, Array] = {"kernel": kernel, "deep": deep, "bias": bias}
     return model.finish(image, total), {
         name: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items()
     }
