@@ -128,7 +128,8 @@ def predict(config: PredictConfig, paths: Sequence[str]) -> int:
     tally = _Tally()
     with _opened(config.out) as stream:
         predictions = console.track(network.stream(sources), "recognising", len(sources))
-        FORMATS[config.table](tally.counted(predictions), stream, network.top)
+        counted = tally.counted(predictions)
+        FORMATS[config.table](counted, stream, network.top, network.hands is not None)
     console.log.info(tally.text())
     return 1 if tally.bad else 0
 

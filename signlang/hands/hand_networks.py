@@ -19,7 +19,7 @@ from typing import Final
 
 from signlang import files
 from signlang.console import log
-from signlang.errors import DataError, SettingError, missing_extra
+from signlang.errors import DataError, SettingError
 from signlang.hands.finder import HandFinder
 
 WHEEL: Final = "mediapipe==0.10.21"
@@ -218,7 +218,9 @@ def _converted(archive: Path, names: Mapping[str, str], cache_dir: str, key: str
             raise DataError(f"{archive.name} holds other networks than those known by checksum.")
         made = {name: to_onnx(raw[name], OUTPUTS[name]) for name in (PALM, LANDMARKS)}
     except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
+        raise SettingError(
+            f'{error.name} is not installed: pip install "signlang[hands]" brings it.'
+        ) from None
     license_ = raw.get(LICENSE, NOTICE.format(name=archive.name).encode())
     folder = network_folder(cache_dir, key)
     folder.mkdir(exist_ok=True)

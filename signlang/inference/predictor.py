@@ -115,6 +115,7 @@ def _from_stdin(data: bytes) -> list[ImageSource]:
 
 
 UNKNOWN: Final = "unknown"
+HAND: Final = {None: "", True: "found", False: "not found"}  # words of a table
 
 
 @dataclass(frozen=True)
@@ -286,18 +287,31 @@ def _names(images: Any, count: int) -> list[str]:
     return [""] * count
 
 
-def write_csv(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
-    """Write path,label,guess,confidence,guess_2,confidence_2,...,error as they come."""
+def write_csv(
+    predictions: Iterable[Prediction], stream: TextIO, top: int, hands: bool = False
+) -> None:
+    """Write path,label,guess,confidence,guess_2,confidence_2,...,error as they come.
+
+    Args:
+        predictions: The predictions.
+        stream: Where to.
+        top: Classes of a prediction.
+        hands: Whether a last column says if a hand was found.
+    """
     writer = csv.writer(stream, lineterminator="\n")
     more = [f"{word}_{place}" for place in range(2, top + 1) for word in ("guess", "confidence")]
-    writer.writerow(["path", "label", "guess", "confidence", *more, "error"])
+    last = ["hand"] * hands
+    writer.writerow(["path", "label", "guess", "confidence", *more, "error", *last])
     for prediction in predictions:
         pairs = [[name, f"{share:.6f}"] for name, share in prediction.top_k]
         cells = list(chain(*pairs)) or [""] * 2 * top
-        writer.writerow([prediction.path, prediction.label, *cells, prediction.error])
+        found = [HAND[prediction.hand]] * hands
+        writer.writerow([prediction.path, prediction.label, *cells, prediction.error, *found])
 
 
-def write_jsonl(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
+def write_jsonl(
+    predictions: Iterable[Prediction], stream: TextIO, top: int, hands: bool = False
+) -> None:
     """Write one JSON object a line, as they come."""
     for prediction in predictions:
         ranked = [{"class": name, "probability": round(p, 6)} for name, p in prediction.top_k]
@@ -309,12 +323,14 @@ def write_jsonl(predictions: Iterable[Prediction], stream: TextIO, top: int) -> 
             "top": ranked,
             "error": prediction.error or None,
         }
-        if prediction.hand is not None:
+        if hands:
             row["hand"] = prediction.hand
         stream.write(json.dumps(row) + "\n")
 
 
-def write_table(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
+def write_table(
+    predictions: Iterable[Prediction], stream: TextIO, top: int, hands: bool = False
+) -> None:
     """Write aligned columns for people, once all predictions are there.
 
     On a terminal that is too narrow for them each path has a line of its own.
@@ -323,6 +339,7 @@ def write_table(predictions: Iterable[Prediction], stream: TextIO, top: int) -> 
     for prediction in predictions:
         others = [f"{name} {share:.4f}" for name, share in prediction.top_k[1:]]
         label = f"{UNKNOWN} ({prediction.guess}?)" if prediction.unknown else prediction.label
+        others += ["no hand found"] * (prediction.hand is False)
         rows.append(
             [prediction.path, "-", prediction.error]
             if prediction.error

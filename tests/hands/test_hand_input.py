@@ -69,6 +69,9 @@ def test_points_are_the_same_wherever_and_however_large_the_hand_is(
     assert encoded_points(one) == pytest.approx(encoded_points(other), abs=2e-3)
     wanted = normalized_points(hand(0, 0, 1, right=right), mirror=True)
     assert encoded_points(one) == pytest.approx(np.clip(wanted, -4, 4), abs=2e-3)
+    assert encoded_points(one)[0] == pytest.approx(0, abs=1e-4)  # the wrist
+    knuckles = encoded_points(one)[[5, 9, 13, 17]]
+    assert (knuckles**2).sum(axis=1).mean() == pytest.approx(1, abs=1e-3)
     assert np.sign(encoded_points(one)[1, 0]) == (-1 if right > 0.5 else 1)
     assert not np.asarray(points.of_hand(image, None)).any()
 

@@ -15,7 +15,7 @@ from signlang.hands.tflite_conversion import to_onnx
 
 FLOAT32, FLOAT16 = 0, 1
 Array = npt.NDArray[Any]
-ADD, CONV, DEPTHWISE, DEQUANTIZE = 0, 3, 4, 6
+ADD, CONV, DEPTHWISE, DEQUANTIZE, PRELU = 0, 3, 4, 6, 54
 
 
 class Writer:
@@ -103,8 +103,8 @@ class Writer:
 def small_network(
     rng: np.random.Generator, code: int = ADD
 ) -> tuple[bytes, dict[str, torch.Tensor]]:
-    """Two convolutions with SAME padding, the first strided, and the sum of both."""
-    kernel = rng.normal(0, 0.5, (4, 5, 5, 3)).astype(np.float16)
+    """Two convolutions with SAME padding, the first strided, their sum, and a PReLU."""
+    kernel = rng.normal(0, 2, (4, 5, 5, 3)).astype(np.float16)
     deep = rng.normal(0, 0.5, (1, 3, 3, 4)).astype(np.float32)
     bias = rng.normal(0, 1, 4).astype(np.float32)
     model = Writer()
@@ -119,8 +119,13 @@ def small_network(
     single = {1: ("i", 1), 2: ("i", 1), 3: ("i", 1)}
     model.operator(DEPTHWISE, [first, deep_, bias_], second, single)
     model.operator(code, [first, second], total, {})
-    arrays: dict[str, Array] = {"kernel": kernel, "deep": deep, "bias": bias}
-    return model.finish(image, total), {
+    slopes = rng.uniform(-0.5, 1.5, (1, 1, 4)).astype(np.float16)
+    half_slopes, slopes_ = model.tensor([1, 1, 4], slopes), model.tensor([1, 1, 4])
+    bent = model.tensor([1, 5, 5, 4])
+    model.operator(DEQUANTIZE, [half_slopes], slopes_, {})
+    model.operator(PRELU, [total, slopes_], bent, {})
+    arrays: dict[str, Array] = {"kernel": kernel, "deep": deep, "bias": bias, "slopes": slopes}
+    return model.finish(image, bent), {
         name: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items()
     }
 
@@ -137,7 +142,9 @@ def test_a_converted_network_computes_what_tensorflow_defines() -> None:
                      weights["bias"], stride=2).clamp(0, 6)  # fmt: skip
     second = F.conv2d(first, weights["deep"].permute(3, 0, 1, 2), weights["bias"], padding=1,
                       groups=4)  # fmt: skip
-    assert made == pytest.approx((first + second).numpy(), abs=1e-4)
+    bent = F.prelu(first + second, weights["slopes"].flatten())
+    assert (first == 6).any()
+    assert made == pytest.approx(bent.numpy(), abs=1e-4)
 
 
 def test_what_is_not_known_is_refused() -> None:
