@@ -9,13 +9,14 @@ was found. `experiments/hands` measures the agreement with MediaPipe.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
 from signlang.arrays import Floats, Floats32, Pixels
+from signlang.errors import DataError
 
 POINTS: Final = 21  # wrist, then four of each finger from the palm to its tip, the thumb first
 WRIST: Final = 0
@@ -28,6 +29,7 @@ PRESENCE: Final = 0.5  # least score of a hand in a crop
 OVERLAP: Final = 0.3  # from which two boxes are one palm
 SCALE: Final = 2.6  # of the crop, in sides of the palm's box
 SHIFT: Final = 0.5  # of the crop, towards the fingers, in sides of the palm's box
+LARGEST: Final = 2048  # pixels of a side, above which an image is averaged first
 CANDIDATES: Final = 2  # palms of a view that are tried
 
 
@@ -218,7 +220,7 @@ class HandFinder:
         threads: That share the work of one image.
 
     Raises:
-        Exception: That of onnxruntime, if they are no such networks.
+        DataError: If they are no networks, or onnxruntime is not installed.
     """
 
     def __init__(self, palm: bytes, landmarks: bytes, threads: int = 1) -> None:
@@ -231,11 +233,14 @@ class HandFinder:
         Args:
             image: (H, W, 3) RGB.
         """
+        factor = -(-max(image.shape[:2]) // LARGEST)
+        if factor > 1:  # a hand that is found has more pixels than the networks look at
+            image = np.asarray(Image.fromarray(image).reduce(factor))
         for view in VIEWS:
             for palm in self.palms(image, view)[:CANDIDATES]:
                 hand = self.hand(image, hand_region(palm))
                 if hand.score >= PRESENCE:
-                    return hand
+                    return replace(hand, points=hand.points * np.float32(factor))
         return None
 
     def palms(self, image: Pixels, view: View = VIEWS[0]) -> list[Palm]:
@@ -307,9 +312,15 @@ def _turn_back(points: Floats, quarters: int, shape: tuple[int, ...]) -> Floats:
 
 
 def _session(data: bytes, threads: int) -> Any:
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise DataError(f"Hands are found by onnxruntime ({error}): install it.") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no base class for what it raises
+        first = str(error).strip().splitlines()[0][:200]
+        raise DataError(f"The networks that find hands cannot be used: {first}") from None

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from signlang.arrays import Pixels
+from signlang.errors import DataError
 from signlang.hands.finder import (
+    HandFinder,
     Palm,
     Region,
     View,
@@ -117,6 +119,20 @@ def test_a_dark_image_has_no_hand(made_networks: HandNetworks) -> None:
     assert hand is not None
     assert hand.points.shape == (21, 3)
     assert hand.score == pytest.approx(0.9)
+
+
+def test_a_large_image_is_averaged_first(made_networks: HandNetworks) -> None:
+    finder = made_networks.finder()
+    small = finder(np.full((600, 800, 3), 200, np.uint8))
+    large = finder(np.full((3600, 4800, 3), 200, np.uint8))
+    assert small is not None
+    assert large is not None
+    assert large.points == pytest.approx(6 * small.points, abs=12)
+
+
+def test_what_is_no_network_is_told_in_a_sentence() -> None:
+    with pytest.raises(DataError, match="networks that find hands cannot be used"):
+        HandFinder(b"no", b"network")
 
 
 def test_the_points_are_those_of_mediapipe(real_networks: HandNetworks, shared: Path) -> None:
