@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from signlang.arrays import Flags, Floats, Pixels
-from signlang.components import TARGET, build
 from signlang.errors import SettingError
 from signlang.hands.finder import KNUCKLES, WRIST, Hand, HandFinder
 from signlang.hands.hand_networks import HandNetworks, find_networks, networks_of_key
@@ -214,6 +213,8 @@ def build_input(node: Mapping[str, Any] | None, cache_dir: str) -> HandInput | N
     Raises:
         SettingError: If the networks are missing, or a setting cannot work.
     """
+    from signlang.components import TARGET, build  # omegaconf, which prediction does without
+
     if not node or not node.get(TARGET):
         return None
     networks = find_networks(node.get("model"), cache_dir)
