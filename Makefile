@@ -74,6 +74,10 @@ $(PAGE)/vendor/.ready: $(PAGE)/package-lock.json
 	@gzip -9 -k -f -n $(PAGE)/vendor/*.wasm
 	@touch $@
 
+.PHONY: hands
+hands: setup ## Get the networks that find hands (pip downloads 36 MB, nothing is installed)
+	$(BIN)/python -m signlang.hands
+
 .PHONY: train
 train: setup ## Train SqueezeNet on one fold of the built-in images (a few minutes on two cores)
 	$(BIN)/python -m signlang.train experiment=synthetic_best fold=0

@@ -22,6 +22,7 @@ def overview() -> str:
             "signlang VERB ...: trains, compares and deploys classifiers of hand signs.",
             "",
             *lines,
+            f"  {'hands':{width}}  get the networks that find hands, for hands=crop",
             "",
             "Settings are written as key=value. `signlang VERB --help` shows all of a verb,",
             "`signlang --version` the version. Tab completion, in bash and zsh:",
@@ -43,6 +44,9 @@ def main() -> None:
         sys.stdout.write(command_line.version_line())
     elif verb in COMPLETION:
         _complete(words)
+    elif verb == "hands":  # no verb of Hydra: it fetches what hands=crop needs
+        sys.argv[1:] = words
+        import_module("signlang.hands.__main__").main()
     elif verb in VERBS:
         sys.argv[1:] = words
         import_module(f"signlang.{verb}").main()

@@ -42,15 +42,16 @@ def export(cfg: DictConfig) -> Path:
         if program is not None:
             onnx_export.write_program(trained, program)
         network = OnnxModel(models["fp32"], trained.classes, bundle_writer.MODEL_FILES["fp32"])
-        agreement = parity.verify_parity(trained, network, images, cfg.verify, program)
+        hands = trained.hand_input(str(cfg.cache_dir))
+        agreement = parity.verify_parity(trained, network, images, cfg.verify, program, hands)
         int8_layers = ""
         if images is not None and cfg.quantize:
             models["int8"], int8_layers = pipeline.quantize(cfg, trained, images, graph)
         measured = pipeline.measure(cfg, trained, images, models, int8_layers)
         manifest = bundle_writer.manifest_fields(
-            trained, bundle_writer.bundle_name(cfg, trained), models
+            trained, bundle_writer.bundle_name(cfg, trained), models, hands
         ) | pipeline.describe_models(measured, agreement, trained)
-        bundle_writer.write_files(trained, models, folder)
+        bundle_writer.write_files(trained, models, folder, hands)
         model_card.card(trained, measured, manifest).write(folder)
         bundle_writer.write_manifest(folder, manifest)
         load_bundle(folder)  # as a service will

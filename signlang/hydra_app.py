@@ -292,7 +292,7 @@ PATHS: Final = {
     "run", "bundle", "data.root", "data.signers", "data.groups", "data.boxes", "data.mapping",
     "model.weights", "ckpt_path", "images", "out", "runs_dir", "cache_dir", "cards_dir",
     "bundles_dir", "evaluations_dir", "predictions", "mapping", "classes", "studies",
-    "augment.backgrounds", "study", "name",
+    "augment.backgrounds", "study", "name", "hands.model",
 }  # fmt: skip
 FUNCTION: Final = re.compile(r"\w+\(")  # of Hydra: range(5), tag(log, interval(1e-4, 1e-2))
 

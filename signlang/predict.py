@@ -128,7 +128,8 @@ def predict(config: PredictConfig, paths: Sequence[str]) -> int:
     tally = _Tally()
     with _opened(config.out) as stream:
         predictions = console.track(network.stream(sources), "recognising", len(sources))
-        FORMATS[config.table](tally.counted(predictions), stream, network.top)
+        counted = tally.counted(predictions)
+        FORMATS[config.table](counted, stream, network.top, network.hands is not None)
     console.log.info(tally.text())
     return 1 if tally.bad else 0
 
@@ -138,12 +139,14 @@ class _Tally:
 
     def __init__(self) -> None:
         self.all, self.bad, self.unknown, self.started = 0, 0, 0, time.perf_counter()
+        self.without_hand = 0
 
     def counted(self, passing: Iterator[Prediction]) -> Iterator[Prediction]:
         for prediction in passing:
             self.all += 1
             self.bad += bool(prediction.error)
             self.unknown += prediction.unknown
+            self.without_hand += prediction.hand is False
             yield prediction
 
     def text(self) -> str:
@@ -152,6 +155,8 @@ class _Tally:
             f"{self.all:,} image{'s' * (self.all != 1)} in {seconds:.1f} s "
             f"({60 * self.all / seconds:,.0f} a minute), "
             f"{self.unknown:,} unknown, {self.bad:,} could not be used"
+            + f", no hand found in {self.without_hand:,}"
+            * bool(self.without_hand)
         )
 
 

@@ -42,7 +42,9 @@ MINIMUM_SIZES: Final[Mapping[str, int]] = {
     "simple_cnn": 27,
     "mobilenetv2_dense": 32,
     "timm": 8,
+    "landmarks": 8,
 }
+POINTS_SIZE: Final = 8  # side of the image that holds the points of a hand
 LARGEST_IMAGE: Final = 2048  # side in pixels; a batch of 32 takes 1.6 GB before the first layer
 # mean and standard deviation of red, green and blue, of pixels in 0 to 1
 NORMALIZATIONS: Final[Mapping[str, tuple[list[float], list[float]]]] = {
@@ -198,6 +200,19 @@ class AugmentConfig(Config):
     background_weight: Share | None = None
 
 
+class HandsConfig(Config):
+    """What the network sees of an image: all of it, a crop around the hand, or its points."""
+
+    name: Text
+    target: Target | None = Field(default=None, alias="_target_")
+    margin: float = Field(default=0.0, ge=0, le=4)
+    mirror: bool = False
+    not_found: Literal["full", "blank"] = Field(
+        default="full", description="full (the whole image) or blank (a grey one)"
+    )
+    model: ExistingPath | None = None
+
+
 # options of Lightning's Trainer that are chosen elsewhere: what to type instead
 CHOSEN_ELSEWHERE: Final[Mapping[str, str]] = {
     "logger": "loggers are chosen by logger=none, logger=csv and so on",
@@ -317,6 +332,7 @@ class TrainConfig(FoldsConfig):
     loss: Component
     optimizer: OptimizerConfig
     augment: AugmentConfig
+    hands: HandsConfig = HandsConfig(name="none")
     callbacks: Mapping[str, Any] = Field(default={})
 
     @field_validator("runs_dir", mode="after")
@@ -370,6 +386,28 @@ class TrainConfig(FoldsConfig):
         return self
 
     @model_validator(mode="after")
+    def _check_points(self) -> "TrainConfig":
+        """Points are no image: only their own network reads them, and no transform turns them."""
+        points = self.hands.target == "signlang.hands.hand_input.HandPoints"
+        if self.model.network.target == f"{OWN_NETWORKS}.landmarks" and not points:
+            raise ValueError("model=landmarks reads points of the hand: say hands=landmarks.")
+        if not points:
+            return self
+        if self.image_size != POINTS_SIZE:
+            raise ValueError(
+                f"image_size={self.image_size}: the points of hands=landmarks are an image of "
+                f"{POINTS_SIZE} x {POINTS_SIZE}; say model=landmarks and image_size={POINTS_SIZE}."
+            )
+        plain = self.augment.transforms.target == "signlang.data.augmentation.none"
+        blends = self.augment.backgrounds is not None or bool(self.augment.background_weight)
+        if not plain or blends:
+            raise ValueError(
+                "augment: the points of hands=landmarks cannot be transformed as images; say "
+                "augment=none (model=landmarks turns and moves them itself)."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_fold_and_size(self) -> "TrainConfig":
         check_fold(self.fold, self.folds)
         module, _, name = self.model.network.target.rpartition(".")
@@ -400,6 +438,7 @@ class DescribeConfig(FoldsConfig):
     )
     detail: float = Field(gt=0, description="a number of standard deviations above 0")
     samples: int = Field(ge=1, le=100)
+    hands: HandsConfig = HandsConfig(name="none")
 
 
 def _is_color(numbers: list[float]) -> list[float]:

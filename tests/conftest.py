@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import made_hands
 import numpy as np
 import pytest
 from PIL import Image
 
 from signlang import hydra_app
+from signlang.errors import SettingError
+from signlang.hands.hand_networks import HandNetworks, find_networks
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SIGNLANG_SHARED", ROOT.parent / "shared"))
@@ -140,3 +143,41 @@ def opened() -> Counter[str]:
 
     sys.addaudithook(count)
     return counts
+
+
+@pytest.fixture(scope="session")
+def real_networks() -> HandNetworks:
+    """MediaPipe's networks; no test fetches them."""
+    cache = os.environ.get("SIGNLANG_HANDS_CACHE", "~/.cache/signlang")
+    try:
+        return find_networks(None, cache)
+    except SettingError:
+        pytest.skip(f"no hand networks in {cache}: type make hands, or set SIGNLANG_HANDS_CACHE")
+
+
+@pytest.fixture(scope="session")
+def made_cache(cache_dir: Path) -> Path:
+    """The session's cache, with made networks."""
+    made_hands.write_networks(cache_dir)
+    return cache_dir
+
+
+@pytest.fixture(scope="session")
+def made_networks(made_cache: Path) -> HandNetworks:
+    """Networks of a dozen numbers."""
+    return find_networks(None, str(made_cache))
+
+
+@pytest.fixture(scope="session")
+def some_without(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny images, one of each class darkened so that no hand is found in it."""
+    place = tmp_path_factory.mktemp("some") / "hands"
+    for file in tiny.rglob("*.png"):
+        image: Image.Image = Image.open(file)
+        if file.stem.endswith("4"):
+            image = image.point(lambda value: value // 12)
+        target = place / file.relative_to(tiny)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image.save(target)
+    (place / "signers.csv").write_bytes((tiny / "signers.csv").read_bytes())
+    return place

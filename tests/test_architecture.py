@@ -22,9 +22,10 @@ ROOMS: Final = (
     "inference", "models", "reporting", "hands", "metrics", "data",
 )  # fmt: skip
 ABOVE: Final = ("__main__", "api")  # they import verbs
-MOST_MODULES: Final = 101
+MOST_MODULES: Final = 108
 # the same kind of thing in two rooms
 SHARED_NAMES: Final = {
+    "__main__": "commands of a package, python -m signlang and python -m signlang.hands",
     "plots": "charts of a study, and those that any report has",
     "results": "of a finished run, read back, and of an evaluation",
 }

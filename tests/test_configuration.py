@@ -20,6 +20,8 @@ EXTRA = {
     ("data", "folder"): ["data.root=."],
     ("data", "joined"): ["data.sets=[digits,synthetic]"],
     ("split", "dataset"): ["data=joined", "data.sets=[digits,synthetic]"],
+    ("hands", "landmarks"): ["model=landmarks", "image_size=8"],
+    ("model", "landmarks"): ["hands=landmarks", "image_size=8"],
 }
 CHOICES = [
     (file.parent.relative_to(CONF).as_posix(), file.stem)
@@ -48,9 +50,9 @@ def test_every_choice_composes_and_passes_the_checks(group: str, name: str) -> N
 
 def test_every_group_is_looked_at() -> None:
     groups = {group for group, _ in CHOICES}
-    assert groups >= {"augment", "callbacks", "data", "debug", "experiment", "hydra/launcher",
-                      "hydra/sweeper", "logger", "loss", "model", "optimizer", "split",
-                      "trainer"}  # fmt: skip
+    assert groups >= {"augment", "callbacks", "data", "debug", "experiment", "hands",
+                      "hydra/launcher", "hydra/sweeper", "logger", "loss", "model", "optimizer",
+                      "split", "trainer"}  # fmt: skip
     assert len(CHOICES) > 35
 
 

@@ -29,6 +29,7 @@ DRAWN = ["data.source.signers=2", "data.source.takes=3", "data.source.size=32"]
 FEWER = {  # of a long command, the same on a smaller scale
     "hydra/sweeper=optuna": ["hydra.sweeper.trials=1", "folds=2"],
     "split.gap=10": ["split.gap=1"],
+    "hands=landmarks": ["image_size=8"],
     "experiment=": ["fold=0,1", "folds=2", "augment=none", "optimizer.lr=1e-3"],
     "model=resnet18,mobilenetv2,squeezenet": ["fold=0,1"],
 }
@@ -43,6 +44,8 @@ def filled(line: str, place: Path, request: pytest.FixtureRequest) -> list[str]:
     words = shlex.split(line)
     for number, word in enumerate(words):
         key, _, value = word.rpartition("=")
+        if key == "hands":
+            request.getfixturevalue("made_cache")
         if value == "RUN":
             words[number] = f"run={request.getfixturevalue('trained')}"
         if value == "BUNDLE":

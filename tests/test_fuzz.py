@@ -117,7 +117,7 @@ def test_an_image(seed: bytes, edits: Sequence[Edit]) -> None:
         assert pixels.shape[2] == 3
         assert inspect_image(data).width == pixels.shape[1]
     with suppress(RequestError):
-        assert decode_upload(data, 8, 10**6, 1, 1).shape == (8, 8, 3)
+        assert decode_upload(data, 8, 10**6, 1, 1)[0].shape == (8, 8, 3)
 
 
 TABLES: Final = [

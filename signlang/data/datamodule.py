@@ -178,18 +178,21 @@ class HandSignDataModule(pl.LightningDataModule):
         seed: Of shuffling and augmentation.
         balance: `sampler` draws equal shares of all classes for training, `signer` of the signers
             of each class as well, `set` of its sets and of the signers of each of these.
+        preparation: Applied to each decoded image, before it is resized.
     """
 
     def __init__(
         self, *, fold: Fold, augment: Mapping[str, Any], image_size: int, workers: int, seed: int,
-        balance: str = "none",
+        balance: str = "none", preparation: image_cache.Preparation | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.preparation = preparation
         self.balance = balance
         self.fold, self.augment = fold, augment
         self.index, self.subsets = fold.index, fold.subsets
         self.image_size, self.workers, self.seed = image_size, workers, seed
-        self.stored_size = int(fold.data["stored_size"] or image_size)
+        fixed = preparation.fixed_size if preparation else None
+        self.stored_size = int(fixed or fold.data["stored_size"] or image_size)
         self.transforms = augmentation.build_transforms(
             augment["transforms"], self.stored_size, image_size
         )
@@ -197,7 +200,9 @@ class HandSignDataModule(pl.LightningDataModule):
     @cached_property
     def array(self) -> image_cache.DecodedImages:
         """(N, stored size, stored size, 3) the decoded images, mapped."""
-        return image_cache.decode_images(self.index, self.stored_size, self.fold.cache_dir)
+        return image_cache.decode_images(
+            self.index, self.stored_size, self.fold.cache_dir, self.preparation
+        )
 
     def training_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel over the training images, 0 to 1."""

@@ -8,29 +8,53 @@ import math
 import mmap
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
+from PIL import Image
 
 from signlang import files
 from signlang.arrays import Pixels
 from signlang.console import log, track
 from signlang.data import image_io
 from signlang.data.index import Index
-from signlang.errors import DataError
+from signlang.errors import DataError, SettingError
 from signlang.files import atomic_write, bytes_text, parse_json
+
+if TYPE_CHECKING:  # it can draw images
+    from signlang.data.sources import Root
 from signlang.system import check_stop, cpu_count
 
 VERSION: Final = 2  # of the pixels; raise it when `image_io` decodes or resizes differently
 ALWAYS_VERIFIED: Final = 1 << 30  # bytes; the checksum of a larger file would cost seconds
 RESIDENT: Final = 1 << 28  # bytes of a mapped file that may count as this process' memory
 _CHUNK: Final = 256  # images
+
+
+class Preparation(Protocol):
+    """What happens to decoded images before they are resized, e.g. a crop around the hand."""
+
+    def __hash__(self) -> int:
+        """By what it does."""
+
+    @property
+    def key(self) -> str:
+        """What it does, as part of a file's name: another key, other images."""
+
+    @property
+    def fixed_size(self) -> int | None:
+        """Side of its images where they must not be resized, in pixels; else None."""
+
+    def recall(
+        self, root: "Root", paths: Sequence[str], digests: Sequence[str], cache_dir: str
+    ) -> Callable[[int, Image.Image], Image.Image]:
+        """Return what makes the image of each row, from a row and its decoded image."""
 
 
 class DecodedImages:
@@ -82,7 +106,9 @@ class DecodedImages:
 
 
 @lru_cache(maxsize=4)  # the jobs of one sweep share one mapping
-def decode_images(index: Index, size: int, cache_dir: str) -> DecodedImages:
+def decode_images(
+    index: Index, size: int, cache_dir: str, preparation: Preparation | None = None
+) -> DecodedImages:
     """Map the pixels of all images, read-only; decode them first if they are not cached.
 
     Concurrent processes wait for the first one. A cached file is used only if its checksum matches
@@ -92,6 +118,7 @@ def decode_images(index: Index, size: int, cache_dir: str) -> DecodedImages:
         index: The images.
         size: Width and height of the resized images, in pixels.
         cache_dir: The cache folder.
+        preparation: Applied to each decoded image, before it is resized.
 
     Returns:
         (N, size, size, 3) RGB.
@@ -99,11 +126,29 @@ def decode_images(index: Index, size: int, cache_dir: str) -> DecodedImages:
     Raises:
         DataError: If an image has changed since it was indexed, or the disk is too small.
     """
-    file = files.cache_folder(cache_dir, "pixels") / f"{index.content}-{size}-v{VERSION}.npy"
+    suffix = f"-{preparation.key}" if preparation else ""
+    name = f"{index.content}-{size}-v{VERSION}{suffix}.npy"
+    file = files.cache_folder(cache_dir, "pixels") / name
     with _cached(FileLock(file.with_suffix(".lock"))):
         if not _is_intact(file, (len(index), size, size, 3)):
-            _build(index, size, file)
+            prepare: Prepare = _as_it_is
+            if preparation is not None:
+                if any(index.crops or ()):
+                    raise SettingError(
+                        "hands= looks for the hand itself, and the data has boxes too: leave these "
+                        "out with data.boxes=none, or train with hands=none."
+                    )
+                digests = [fact.digest for fact in index.facts]
+                prepare = preparation.recall(index.root, index.paths, digests, cache_dir)
+            _build(index, size, file, prepare)
     return DecodedImages(file)
+
+
+Prepare = Callable[[int, Image.Image], Image.Image]
+
+
+def _as_it_is(row: int, image: Image.Image) -> Image.Image:
+    return image
 
 
 def _cached(lock: FileLock) -> AcquireReturnProxy[Any]:
@@ -120,7 +165,7 @@ def _cached(lock: FileLock) -> AcquireReturnProxy[Any]:
 RESERVE: Final = 64_000_000  # bytes that stay free on the disk of the cache
 
 
-def _build(index: Index, size: int, file: Path) -> None:
+def _build(index: Index, size: int, file: Path, prepare: Prepare) -> None:
     shape = (len(index), size, size, 3)
     needed = math.prod(shape)
     free = shutil.disk_usage(file.parent).free
@@ -135,28 +180,29 @@ def _build(index: Index, size: int, file: Path) -> None:
         np.lib.format.write_array_header_1_0(
             stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
         )
-        for image in track(_images(index, size), "decoding images", len(index)):
+        for image in track(_images(index, size, prepare), "decoding images", len(index)):
             data = image.tobytes()
             checksum = zlib.crc32(data, checksum)
             stream.write(data)
     _write_manifest(file, {"crc32": checksum, "shape": shape})
 
 
-def _images(index: Index, size: int) -> Iterator[Pixels]:
+def _images(index: Index, size: int, prepare: Prepare) -> Iterator[Pixels]:
     """Decode on all cores, in order, in chunks that bound the memory."""
     with ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(index), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(index)))
-            yield from pool.map(lambda row: _decode(index, row, size), rows)
+            yield from pool.map(lambda row: _decode(index, row, size, prepare), rows)
 
 
-def _decode(index: Index, row: int, size: int) -> Pixels:
+def _decode(index: Index, row: int, size: int, prepare: Prepare) -> Pixels:
     path = index.root / index.paths[row]
     try:
         data = image_io.read_bytes(path)
         if image_io.digest_of(data) != index.facts[row].digest:
             raise image_io.BadImageError("changed while it was being read")
-        return image_io.resize_image(image_io.decode_crop(data, index.crop(row)), size)
+        image = prepare(row, image_io.decode_crop(data, index.crop(row)))
+        return image_io.resize_image(image, size)
     except image_io.BadImageError as error:
         raise DataError(f"{path}: {error}. Repeat the command.") from None
 

@@ -440,7 +440,12 @@ class Index:
         labels = [self.classes[n] for n in self.labels]
         return image_clusters(self.paths, labels, self.signers, self.groups, self.sets)
 
-    def write(self, folder: Path, subsets: npt.NDArray[np.str_]) -> None:
+    def write(
+        self,
+        folder: Path,
+        subsets: npt.NDArray[np.str_],
+        hands: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         """Write `data.csv` (path,label,signer,subset), `classes.json`, and `excluded.csv` if any.
 
         Where they are known, `data.csv` has the columns group, set, and crop (left, top, right,
@@ -449,6 +454,7 @@ class Index:
         Args:
             folder: Folder of the files.
             subsets: (N,) names of the subset of each image.
+            hands: (N,) whether a hand was found in it, for a column `hand`; None: not searched.
         """
         signers = self.signers or ("",) * len(self)
         labels = [self.classes[label] for label in self.labels]
@@ -459,6 +465,9 @@ class Index:
             if values is not None:
                 header.append(name)
                 columns.append(["" if value is None else str(value) for value in values])
+        if hands is not None:
+            header.append("hand")
+            columns.append(["found" if found else "not found" for found in hands])
         write_csv(folder / "data.csv", header, zip(*columns, strict=True))
         write_json(folder / "classes.json", self.classes)
         if self.excluded:

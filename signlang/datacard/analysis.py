@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from signlang.arrays import connected
+from signlang.arrays import Flags, connected
 from signlang.console import log, show_lines, show_table
 from signlang.data import image_cache, splits
 from signlang.data.collection import data_settings, read_data_set
@@ -22,6 +22,7 @@ from signlang.datacard.duplicates import Duplicates, Pairs
 from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
 from signlang.errors import DataError, SettingError
 from signlang.files import write_csv, write_json
+from signlang.hands.hand_input import build_input
 from signlang.reporting.formatting import counted
 from signlang.runs.folder import find_folder
 
@@ -47,6 +48,7 @@ class Analysis:
         predictions: Out-of-fold predictions, or None.
         suspects: Images whose label is probably wrong.
         samples: Number of images on a sample sheet.
+        hands: (N,) whether a hand is found; None: not searched.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Analysis:
     predictions: OutOfFoldPredictions | None
     suspects: list[Suspect]
     samples: int
+    hands: Flags | None = None
 
     @cached_property
     def odd(self) -> dict[int, str]:
@@ -97,6 +100,11 @@ class Analysis:
         labels = self.index.labels[self.predictions.rows]
         return float((self.predictions.probabilities.argmax(1) == labels).mean())
 
+    @property
+    def without_hand(self) -> list[int]:
+        """Rows of the images in which no hand is found; none where none was looked for."""
+        return [] if self.hands is None else np.flatnonzero(~self.hands).tolist()
+
     def label(self, row: int) -> str:
         """Name of the class of an image."""
         return self.index.classes[int(self.index.labels[row])]
@@ -129,6 +137,11 @@ def analyse(cfg: DictConfig) -> Analysis:
         float(cfg.near),
         float(cfg.detail),
     )
+    node: Any = OmegaConf.to_container(cfg.hands, resolve=True)
+    seen = build_input(node, str(cfg.cache_dir))
+    hands = None
+    if seen is not None:
+        hands = seen.found(index.root, index.paths, digests, str(cfg.cache_dir))
     return Analysis(
         name=cfg.data.name,
         index=index,
@@ -145,6 +158,7 @@ def analyse(cfg: DictConfig) -> Analysis:
         predictions=predictions,
         suspects=label_errors.suspicious_labels(index.labels, predictions) if predictions else [],
         samples=cfg.samples,
+        hands=hands,
     )
 
 
@@ -167,11 +181,14 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     odd = (("odd", analysis.index.paths[row], reason) for row, reason in analysis.odd.items())
     bad = [("unusable", file.path, file.reason) for file in analysis.index.excluded]
     write_csv(out / "files.csv", ("state", "path", "reason"), [*bad, *odd])
-    for name in ("groups.csv", "suspicious.csv"):
+    for name in ("groups.csv", "suspicious.csv", "hands.csv"):
         (out / name).unlink(missing_ok=True)  # of an earlier card
     rows_of_groups = list(_group_rows(analysis))
     if rows_of_groups:
         write_csv(out / "groups.csv", ("path", "group"), rows_of_groups)
+    if analysis.hands is not None:
+        missing = [(analysis.index.paths[n], analysis.label(n)) for n in analysis.without_hand]
+        write_csv(out / "hands.csv", ("path", "label"), missing)
     if analysis.predictions is None:
         return
     header = "path,label,suggested,p_label,p_suggested"
@@ -212,6 +229,11 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         rows["augmented copies"] = f"{analysis.copies:,} images, by their names"
     if analysis.folds is not None:
         rows["in another fold too"] = f"{analysis.leakage:.1%} of the images ({analysis.split})"
+    if analysis.hands is not None:
+        count = len(analysis.without_hand)
+        rows["hands found in"] = (
+            f"{len(index) - count:,} images, and not in {count:,}, which hands.csv lists"
+        )
     if any(analysis.unused):
         fewest, most = min(analysis.unused), max(analysis.unused)
         rows["left out of training"] = f"{fewest:,} to {most:,} images a fold, too near to its own"

@@ -249,6 +249,39 @@ def labels_section(analysis: Analysis) -> Section | None:
     return Section("Suspicious labels", [Text(text), *table])
 
 
+NO_HAND: Final = 40  # images without a hand that the card shows
+
+
+def hands_section(analysis: Analysis) -> Section | None:
+    """In how many images of each class a hand is found, and some without; None: not searched."""
+    if analysis.hands is None:
+        return None
+    index, without = analysis.index, analysis.without_hand
+    rows: Rows = []
+    for label, name in enumerate(index.classes):
+        of_class = analysis.hands[index.labels == label]
+        rows.append([name, len(of_class), int(of_class.sum()), Number(f"{of_class.mean():.1%}")])
+    text = (
+        f"A hand is found in {int(analysis.hands.sum()):,} of {counted(len(index), 'image')} by "
+        "MediaPipe's networks. hands.csv lists the others."
+    )
+    blocks: Blocks = [
+        Text(text), Table("Hands found", ["class", "images", "hand found", "share"], rows),
+    ]  # fmt: skip
+    if without:
+        shown = without[:NO_HAND]
+        names = ", ".join(index.paths[row] for row in shown)
+        blocks.append(
+            ImageBlock(
+                "hands",
+                f"{counted(len(shown), 'image')} without a hand",
+                thumbnail_grid(index, shown, columns=8),
+                f"No hand is found in these{first_of(len(shown), len(without))}: {names}",
+            )
+        )
+    return Section("Hands", blocks)
+
+
 def first_of(rows: int, total: int) -> str:
     """End of a caption of a table that shows only its first rows.
 
@@ -258,7 +291,9 @@ def first_of(rows: int, total: int) -> str:
     return f", {rows} of {total:,}" if rows < total else ""
 
 
-FIGURES: Final = re.compile(r"(counts|signers|sizes|(samples|mean|duplicates|suspicious)-\d+)\.png")
+FIGURES: Final = re.compile(
+    r"(counts|signers|sizes|hands|(samples|mean|duplicates|suspicious)-\d+)\.png"
+)
 FEW: Final = 3  # sizes that a table shows better than a chart
 LISTED: Final = 20  # rows of a table of signers
 
@@ -290,6 +325,7 @@ def data_card(analysis: Analysis) -> Page:
         files_section,
         duplicates_section,
         labels_section,
+        hands_section,
         _samples,
     ]
     sections = [section for build in builders if (section := build(analysis)) is not None]

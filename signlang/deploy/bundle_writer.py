@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 import signlang
 from signlang.errors import BundleError, SettingError
 from signlang.files import atomic_write, write_json
-from signlang.inference.bundle import FORMAT, MANIFEST
+from signlang.hands.hand_input import HandInput
+from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, MANIFEST
 from signlang.runs.trained_run import TrainedRun
 
 # of every file in a ZIP: equal bundles give equal bytes
@@ -76,11 +77,19 @@ def assemble_bundle(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_files(run: TrainedRun, models: Mapping[str, bytes], folder: Path) -> None:
+def write_files(
+    run: TrainedRun, models: Mapping[str, bytes], folder: Path, hands: HandInput | None = None
+) -> None:
     """Write the models by precision, and what a service may want to know of the run.
 
-    The user's paths are left out.
+    The user's paths are left out. A network that sees hands needs those that find them.
     """
+    if hands is not None:
+        (folder / "hands").mkdir()
+        networks = hands.networks
+        contents = (networks.palm, networks.landmarks, networks.license.encode())
+        for name, data in zip(HAND_FILES, contents, strict=True):
+            (folder / name).write_bytes(data)
     for precision, data in models.items():
         (folder / MODEL_FILES[precision]).write_bytes(data)
     write_json(folder / "classes.json", list(run.classes))
@@ -95,18 +104,24 @@ def write_manifest(folder: Path, info: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST, {**info, "files": files})
 
 
-def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[str, Any]:
+def manifest_fields(
+    run: TrainedRun, name: str, models: Iterable[str], hands: HandInput | None = None
+) -> dict[str, Any]:
     """Content of `bundle.json` before the measurements.
 
     Args:
         run: The run.
         name: Of the bundle.
         models: Precisions, keys of `MODEL_FILES`.
+        hands: What the network sees of an image; None: the whole image.
     """
     model, calibration = run.classifier, run.calibration
     mean, std = (model.mean / 255).flatten(), (1 / (255 * model.scale)).flatten()
+    found: dict[str, Any] = {}
+    if hands is not None:
+        found["hands"] = {"networks": hands.networks.key, "options": hands.options}
     return {
-        "format": FORMAT,
+        "format": FORMAT if hands is None else HANDS_FORMAT,
         "name": name,
         "signlang": signlang.__version__,
         "model": run.metrics["model"],
@@ -120,6 +135,7 @@ def manifest_fields(run: TrainedRun, name: str, models: Iterable[str]) -> dict[s
             "colours": "RGB",
             "where": "in the graph: its input is images of any size, uint8 (N, H, W, 3)",
         },
+        **found,
         "temperature": calibration.temperature,
         "reject_threshold": calibration.reject_threshold,
         "wanted_precision": calibration.wanted_precision,

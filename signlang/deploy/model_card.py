@@ -96,9 +96,31 @@ def interface(run: TrainedRun, info: Mapping[str, Any]) -> Section:
                 f"{preprocessing['mean']} and divides by {preprocessing['std']} (of values 0 to "
                 "1). Output probabilities: float32 "
                 f"(N, {len(run.classes)}), in the order of classes.json."
-            )
+            ),
+            *_hands(info),
         ],
     )
+
+
+def _hands(info: Mapping[str, Any]) -> list[Text]:
+    """What is shown to the graph in place of an image; nothing where it is the image itself."""
+    if "hands" not in info:
+        return []
+    options = dict(info["hands"]["options"])
+    kind = options.pop("input")
+    seen = (
+        "a square around the hand is cut out of the image"
+        if kind == "HandCrop"
+        else "the 21 points of the hand are written as an image of 8 x 8"
+    )
+    settings = ", ".join(f"{key} {value}" for key, value in options.items())
+    return [
+        Text(
+            f"Before that, {seen} ({settings}): signlang predict and signlang serve do it with the "
+            "networks of MediaPipe in the folder hands (Apache-2.0, see hands/LICENSE). The graph "
+            "alone does not. Where no hand is found they say so."
+        )
+    ]
 
 
 def origin(run: TrainedRun) -> Section:

@@ -19,6 +19,7 @@ from signlang.console import track
 from signlang.data.image_io import batched, decode, read_image, resize_batch, resize_image
 from signlang.deploy.onnx_export import PROGRAM
 from signlang.errors import BundleError, DataError
+from signlang.hands.hand_input import HandInput, prepared
 from signlang.inference.onnx_model import OnnxModel
 from signlang.runs import trained_run
 from signlang.runs.trained_run import Rows, RunImages, TrainedRun
@@ -113,6 +114,7 @@ def verify_parity(
     images: RunImages | None,
     most: int,
     program: Path | None = None,
+    hands: HandInput | None = None,
 ) -> Parity:
     """Compare the probabilities of a run with those of the models exported from it.
 
@@ -122,6 +124,7 @@ def verify_parity(
         images: The run's images, if they are to be used.
         most: How many of its test fold.
         program: File of `torch.export`, if there is one.
+        hands: What the network sees of an image; None: the whole image.
 
     Raises:
         BundleError: If another class is the most probable one for any image, or a probability
@@ -138,15 +141,24 @@ def verify_parity(
     largest = 0.0
     for source in groups:
         for batch in batched(source, trained_run.BATCH):
-            largest = max(largest, _compared(run, network, loaded, batch))
+            largest = max(largest, _compared(run, network, loaded, batch, hands))
     return Parity(len(rows), len(others), largest)
 
 
-def _compared(run: TrainedRun, network: OnnxModel, program: Any, images: list[NamedImage]) -> float:
+def _compared(
+    run: TrainedRun,
+    network: OnnxModel,
+    program: Any,
+    images: list[NamedImage],
+    hands: HandInput | None,
+) -> float:
     names = [name for name, _ in images]
-    batch = np.stack([resized_image(run, data) for _, data in images])
+    seen = [prepared(decode(data), hands) for _, data in images]
+    batch = np.stack([resized_image(run, image) for image in seen])
     expected = reference_probabilities(run, batch)
-    answered = np.concatenate(list(_own_sizes(network, [data for _, data in images])))
+    files = [data for _, data in images]
+    own = map(read_image, files) if hands is None else (np.asarray(image) for image in seen)
+    answered = np.concatenate(list(_own_sizes(network, own)))
     worst = largest_difference(expected, answered, names, "the bundle")
     if program is not None:
         with torch.inference_mode():
@@ -155,9 +167,9 @@ def _compared(run: TrainedRun, network: OnnxModel, program: Any, images: list[Na
     return worst
 
 
-def resized_image(run: TrainedRun, data: bytes) -> Pixels:
-    """Decode an image and resize it for the network, as in training."""
-    first = resize_image(decode(data), run.image_sizes[0])
+def resized_image(run: TrainedRun, image: Image.Image) -> Pixels:
+    """Resize an image for the network, as in training."""
+    first = resize_image(image, run.image_sizes[0])
     last: Pixels = resize_batch(first[None], *run.image_sizes[1:])[0]
     return last
 
@@ -227,11 +239,10 @@ def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> No
         )
 
 
-def _own_sizes(network: OnnxModel, files: list[bytes]) -> Iterator[AnyFloats]:
+def _own_sizes(network: OnnxModel, images: Iterable[Pixels]) -> Iterator[AnyFloats]:
     """Neighbours of one size go together."""
     together: list[Pixels] = []
-    for data in files:
-        pixels = read_image(data)
+    for pixels in images:
         if together and pixels.shape != together[0].shape:
             yield network(np.stack(together))
             together = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from signlang.arrays import Floats, Ints, Pixels
+from signlang.arrays import Flags, Floats, Ints, Pixels
 from signlang.console import log, track
 from signlang.data import image_cache, image_io, splits
 from signlang.data.boxes import MARGIN, Crop
@@ -19,6 +19,7 @@ from signlang.errors import DataError, RunError
 from signlang.evaluation import class_mapping
 from signlang.evaluation.predictors import BATCH, BatchPredictor, find_network
 from signlang.evaluation.results import Evaluation, TrainingOverlap
+from signlang.hands.hand_input import prepared
 from signlang.metrics import calibration
 from signlang.metrics.calibration import Calibration, LabeledProbabilities
 from signlang.metrics.classification import classification_metrics
@@ -127,7 +128,7 @@ def _subset_probabilities(
     outputs: list[Floats] = []
     for start in track(starts, f"predicting the {subset} images of the run", len(starts)):
         batch = [
-            _read(root / path, predictor.image_sizes[0], run.folder.crops.get(path))
+            _read(root / path, predictor, run.folder.crops.get(path))
             for path, _ in rows[start : start + BATCH]
         ]
         outputs.append(predictor.predict(predictor.resized(np.stack(batch))))
@@ -137,9 +138,10 @@ def _subset_probabilities(
     return probabilities, np.array([label for _, label in rows], dtype=np.int64)
 
 
-def _read(file: Path, size: int, crop: Crop | None) -> Pixels:
+def _read(file: Path, predictor: BatchPredictor, crop: Crop | None) -> Pixels:
     try:
-        return image_io.resize_image(image_io.decode_crop(image_io.read_bytes(file), crop), size)
+        image = image_io.decode_crop(image_io.read_bytes(file), crop)
+        return image_io.resize_image(prepared(image, predictor.hands), predictor.image_sizes[0])
     except image_io.BadImageError as error:
         raise DataError(f"{file}: {error}.") from None
 
@@ -185,10 +187,19 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
         overlap,
         seconds,
         float(cfg.data.get("box_margin", MARGIN)),
+        _hands(predictor, index, rows, str(cfg.cache_dir)),
     )
     if not evaluation.known.any():
         raise DataError("None of the images that are left is of a class that the network knows.")
     return evaluation
+
+
+def _hands(predictor: BatchPredictor, index: Index, rows: Ints, cache_dir: str) -> Flags | None:
+    """(n,) whether a hand is found in each image; None where the network sees whole images."""
+    if predictor.hands is None:
+        return None
+    digests = [fact.digest for fact in index.facts]
+    return predictor.hands.found(index.root, index.paths, digests, cache_dir)[rows]
 
 
 def _warn_of_unknown_classes(mapping: Mapping[str, str | None], index: Index) -> None:
@@ -237,7 +248,7 @@ def _predict(
     predictor: BatchPredictor, index: Index, rows: Ints, cache_dir: str
 ) -> tuple[Floats, float]:
     """(n, classes) probabilities of the images, and the seconds that they took."""
-    array = image_cache.decode_images(index, predictor.image_sizes[0], cache_dir)
+    array = image_cache.decode_images(index, predictor.image_sizes[0], cache_dir, predictor.hands)
     starts = range(0, len(rows), BATCH)
     started = time.perf_counter()
     batches = [

@@ -15,6 +15,7 @@ from signlang.data.boxes import MARGIN
 from signlang.data.image_io import resize_batch
 from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
+from signlang.hands.hand_input import HandInput
 from signlang.metrics.calibration import OF_RUN, Calibration, apply_temperature
 from signlang.runs.results import Run, read_class_names, read_finished_run
 from signlang.validation import NORMALIZATIONS
@@ -59,6 +60,7 @@ class BatchPredictor:
         facts: What else is known of it, for the record.
         run: The run that it is, if it is one.
         crops: What its training images were cropped to; None where that is not known.
+        hands: What it sees of an image; None: the whole image.
     """
 
     kind: str
@@ -71,6 +73,7 @@ class BatchPredictor:
     facts: Mapping[str, Any]
     run: "TrainedRun | None" = None
     crops: TrainingCrops | None = None
+    hands: HandInput | None = None
 
     def resized(self, images: Pixels) -> Pixels:
         """Resize (n, h, w, 3) images to the remaining sizes, in order."""
@@ -87,14 +90,18 @@ def find_network(cfg: DictConfig) -> tuple[tuple[str, ...], Callable[[], BatchPr
     """
     if cfg.run is not None:
         run = read_finished_run(Path(str(cfg.run)).expanduser())
-        return read_class_names(run.path), partial(run_predictor, run, trust=cfg.trust)
+        return read_class_names(run.path), partial(
+            run_predictor, run, trust=cfg.trust, cache_dir=str(cfg.cache_dir)
+        )
     if cfg.bundle is not None:
         bundle = bundle_predictor(Path(str(cfg.bundle)).expanduser())
         return bundle.classes, lambda: bundle
     return read_classes(Path(str(cfg.classes)).expanduser()), partial(weights_predictor, cfg)
 
 
-def run_predictor(finished: Run, *, trust: bool = False) -> BatchPredictor:
+def run_predictor(
+    finished: Run, *, trust: bool = False, cache_dir: str | None = None
+) -> BatchPredictor:
     """The best checkpoint of a finished run.
 
     Raises:
@@ -122,6 +129,7 @@ def run_predictor(finished: Run, *, trust: bool = False) -> BatchPredictor:
             run.record["data"].get("boxes", 0), run.record["data"]["images"],
             run.record["data"].get("box_margin"),
         ),
+        hands=run.hand_input(cache_dir),
     )  # fmt: skip
 
 
@@ -131,7 +139,7 @@ def bundle_predictor(path: Path) -> BatchPredictor:
     Raises:
         BundleError: If it is missing or damaged.
     """
-    from signlang.inference.bundle import load_bundle
+    from signlang.inference.bundle import load_bundle, load_hands
     from signlang.inference.onnx_model import OnnxModel
 
     bundle = load_bundle(path)
@@ -154,6 +162,7 @@ def bundle_predictor(path: Path) -> BatchPredictor:
             "protocol": bundle.info.get("protocol", ""),
         },
         crops=_crops_of(bundle),
+        hands=load_hands(bundle),
     )  # fmt: skip
 
 

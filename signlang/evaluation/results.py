@@ -62,6 +62,7 @@ class Evaluation:
         overlap: Images that the network was trained or selected on.
         seconds: Duration of the predictions.
         box_margin: Of the crops, if there are any.
+        hands: (n,) whether a hand was found; None where the network sees whole images.
     """
 
     predictor: BatchPredictor
@@ -74,6 +75,7 @@ class Evaluation:
     overlap: TrainingOverlap
     seconds: float
     box_margin: float = MARGIN
+    hands: Flags | None = None
 
     @cached_property
     def labels(self) -> Ints:
@@ -287,6 +289,10 @@ def warnings(evaluation: Evaluation) -> list[str]:
 def notes(evaluation: Evaluation) -> list[str]:
     """Sentences on the intervals, and on missing classes and files."""
     sentences = [intervals_sentence(evaluation.clusters[evaluation.known])]
+    seen = evaluation.predictor.hands
+    if seen is not None and evaluation.hands is not None:
+        found = int(evaluation.hands.sum())
+        sentences.append(f"{seen.summary(found, len(evaluation.hands)).capitalize()}.")
     if evaluation.overlap.unknown:
         sentences.append(
             "It is not known whether the network was trained on some of these images: "

@@ -86,6 +86,12 @@ def headlines(evaluation: Evaluation) -> dict[str, str]:
             f"of these {with_interval(evaluation.precision)} are right{in_sample}"
         ),
     }
+    if evaluation.hands is not None:
+        share = Proportion(int(evaluation.hands.sum()), len(evaluation.hands))
+        rows["a hand was found in"] = (
+            f"{share.count:,} of {counted(share.total, 'image')}; the others count as they are "
+            "predicted"
+        )
     if not known.all():
         rejected = Proportion.of(~evaluation.accepted[~known])
         rows["of unknown classes"] = (
@@ -150,6 +156,7 @@ OUTPUTS: Final = (
     "predictions.csv", "per_class.csv", "per_signer.csv", "per_set.csv", "files.csv",
     "metrics.json",
 )  # fmt: skip
+FOUND: Final = ("not found", "found")
 PER_CLASS: Final = (
     "class", "network_class", "matched", "images", "recognised", "accuracy", "low", "high",
     "accuracy_among_shared", "mistaken_for", "times", "rejected",
@@ -208,6 +215,7 @@ def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None
     header = ["path", "label", "predicted", "confidence", *network]
     more = ["class", "calibrated_confidence", "accepted"]
     more += [SET] if evaluation.index.sets else []
+    more += ["hand"] * (evaluation.hands is not None)
     write_csv(out / "predictions.csv", [*header, *more], _predictions(evaluation))
     write_csv(out / "per_class.csv", PER_CLASS, _classes(evaluation))
     for kind, shares in (("signer", by_signer(evaluation)), ("set", by_set(evaluation))):
@@ -246,6 +254,7 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
             "validated_on": int(evaluation.overlap.selected_on[evaluation.rows].sum()),
             "excluded": len(evaluation.index.excluded),
         },
+        **_hands_json(evaluation),
         "classes": [vars(match) for match in evaluation.matches],
         "test": {
             **_rounded(evaluation.metrics),
@@ -290,6 +299,14 @@ def _per_set(evaluation: Evaluation) -> dict[str, Any]:
     return {"per_set": {name: as_json(share) for name, share in sets.items()}} if sets else {}
 
 
+def _hands_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Where the network looks for hands: how, and in how many images it found none."""
+    hands = evaluation.predictor.hands
+    if hands is None or evaluation.hands is None:
+        return {}
+    return {"hands": {**hands.options, "not_found_in": int((~evaluation.hands).sum())}}
+
+
 def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     names, sets = evaluation.predictor.classes, evaluation.index.sets
     confidence = evaluation.calibrated.max(1)
@@ -305,6 +322,7 @@ def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
             formatting.seven_digits(confidence[row]),
             int(evaluation.accepted[row]),
             *([sets[evaluation.rows[row]]] if sets else ()),
+            *([] if evaluation.hands is None else [FOUND[int(evaluation.hands[row])]]),
         )
 
 

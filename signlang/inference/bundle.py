@@ -17,8 +17,10 @@ from typing import Annotated, Any, Final
 from pydantic import Field, model_validator
 
 from signlang.constraints import Count, Index, Names, Positive, Probability, Strict, validated
-from signlang.errors import BundleError, near_path
+from signlang.errors import BundleError, SettingError, near_path
 from signlang.files import is_plain_name, parse_json
+from signlang.hands.hand_input import HandInput, from_options
+from signlang.hands.hand_networks import HandNetworks
 from signlang.metrics.calibration import FALLBACK_THRESHOLD
 
 MANIFEST: Final = "bundle.json"
@@ -97,6 +99,8 @@ def _from_zip(path: Path, name: str, most: int) -> bytes:
         return archive.read(entry)  # zipfile stops at the size of the entry
 
 
+HANDS_FORMAT: Final = 3  # of bundles that find hands first: earlier versions must not read them
+HAND_FILES: Final = ("hands/palm.onnx", "hands/landmarks.onnx", "hands/LICENSE")
 FORMAT: Final = 2  # 1 had preprocessing.sides in place of preprocessing.image_sizes
 
 
@@ -116,11 +120,13 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         raise BundleError(f"bundle.json of {where} is damaged ({error}).") from None
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise BundleError(f"bundle.json of {where} is not that of a bundle: it has no format.")
-    if info["format"] != FORMAT:
-        fix = "update it" if info["format"] > FORMAT else "export its run again (signlang export)"
+    if info["format"] not in {FORMAT, HANDS_FORMAT}:
+        again = "export its run again (signlang export)"
+        fix = "update it" if info["format"] > HANDS_FORMAT else again
         raise BundleError(
             f"{where} has format {info['format']}, written by signlang "
-            f"{info.get('signlang', 'unknown')}; this one reads format {FORMAT}: {fix}."
+            f"{info.get('signlang', 'unknown')}; this one reads formats {FORMAT} and "
+            f"{HANDS_FORMAT}: {fix}."
         )
     validated(Manifest, info, error=BundleError, before=f"bundle.json of {where}", fix=EXPORT_AGAIN)
     return info
@@ -145,6 +151,13 @@ class CalibrationFacts(Strict, extra="ignore"):
     no_threshold: str | None
 
 
+class HandsFacts(Strict, extra="ignore"):
+    """What the network sees of an image: see `hands.hand_input.from_options`."""
+
+    networks: str
+    options: dict[str, str | float | bool]
+
+
 class Manifest(Strict, extra="ignore"):
     """`bundle.json`, as far as a service needs it."""
 
@@ -153,6 +166,7 @@ class Manifest(Strict, extra="ignore"):
     classes: Names
     image_size: Size
     preprocessing: Preprocessing = Preprocessing()
+    hands: HandsFacts | None = None
     temperature: Positive
     reject_threshold: Probability | None
     wanted_precision: Probability | None = None
@@ -175,6 +189,11 @@ class Manifest(Strict, extra="ignore"):
                 f"image_size is {self.image_size}, but preprocessing.image_sizes end with "
                 f"{sizes[-1]}."
             )
+        if (self.hands is None) != (self.format == FORMAT):
+            raise ValueError(f"format {HANDS_FORMAT} is that of bundles which find hands.")
+        without = [name for name in HAND_FILES if self.hands and name not in self.files]
+        if without:
+            raise ValueError(f"it has no checksum of {without[0]}.")
         if "fp32" not in self.models:
             raise ValueError("models.fp32 is missing: it must be the name of an ONNX file.")
         return self
@@ -257,6 +276,23 @@ class Bundle:
                 f"{EXPORT_AGAIN}"
             )
         return data
+
+
+def load_hands(bundle: Bundle) -> HandInput | None:
+    """What the network of a bundle sees of an image; None: the whole image.
+
+    Raises:
+        BundleError: If it was written by a later version.
+    """
+    facts = bundle.info.get("hands")
+    if facts is None:
+        return None
+    palm, landmarks, license_ = (bundle.read(name) for name in HAND_FILES)
+    networks = HandNetworks(str(facts["networks"]), palm, landmarks, license_.decode())
+    try:
+        return from_options(facts["options"], networks)
+    except SettingError as error:
+        raise BundleError(f"{bundle.path}: {error}") from None
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -28,7 +28,8 @@ from signlang.data.image_io import (
     resize_image,
 )
 from signlang.errors import SettingError
-from signlang.inference.bundle import Bundle, load_bundle
+from signlang.hands.hand_input import HandInput
+from signlang.inference.bundle import Bundle, load_bundle, load_hands
 from signlang.inference.onnx_model import OnnxModel
 
 STDIN: Final = "-"
@@ -114,6 +115,7 @@ def _from_stdin(data: bytes) -> list[ImageSource]:
 
 
 UNKNOWN: Final = "unknown"
+HAND: Final = {None: "", True: "found", False: "not found"}  # words of a table
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,14 @@ class Prediction:
             for an image that cannot be used.
         unknown: Whether the probability of the first of them is below the reject threshold.
         error: Why the image cannot be used, or nothing.
+        hand: Whether a hand was found; None where the bundle does not look for one.
     """
 
     path: str
     top_k: tuple[tuple[str, float], ...] = ()
     unknown: bool = False
     error: str = ""
+    hand: bool | None = None
 
     @property
     def guess(self) -> str:
@@ -160,6 +164,7 @@ class Predictor:
         top: Classes of a prediction.
         batch_size: Images of one call of the model.
         workers: Threads that decode.
+        hands: What the network sees of an image; None: the whole image.
     """
 
     bundle: Bundle
@@ -168,6 +173,7 @@ class Predictor:
     top: int = 3
     batch_size: int = 64
     workers: int = 1
+    hands: HandInput | None = None
 
     @classmethod
     def from_bundle(
@@ -201,7 +207,8 @@ class Predictor:
         model = OnnxModel.from_bundle(bundle, precision, device, workers)
         if threshold is None:
             threshold = bundle.threshold
-        return cls(bundle, model, threshold, min(top, len(bundle.classes)), batch_size, workers)
+        top = min(top, len(bundle.classes))
+        return cls(bundle, model, threshold, top, batch_size, workers, load_hands(bundle))
 
     def predict(self, images: Any) -> list[Prediction]:
         """Predict the signs in images.
@@ -218,11 +225,14 @@ class Predictor:
             BadImageError: If a file cannot be read or decoded.
         """
         size = self.bundle.image_sizes[0]
-        pixels = [resize_image(Image.fromarray(image), size) for image in as_images(images)]
+        seen = [self._seen(Image.fromarray(image)) for image in as_images(images)]
+        pixels = [(resize_image(image, size), found) for image, found in seen]
         names = _names(images, len(pixels))
         return [
             prediction
-            for batch in batched(zip(names, pixels, strict=True), self.batch_size)
+            for batch in batched(
+                ((name, *one) for name, one in zip(names, pixels, strict=True)), self.batch_size
+            )
             for prediction in self._predict_batch(batch)
         ]
 
@@ -235,30 +245,37 @@ class Predictor:
         for batch in batched(images, self.batch_size):
             yield from self._predict_batch(batch)
 
-    def _read(self, source: ImageSource) -> tuple[str, Pixels | str]:
+    def _seen(self, image: Image.Image) -> tuple[Image.Image, bool]:
+        """What the network sees of an image, and whether that is by a hand that was found."""
+        return (image, True) if self.hands is None else self.hands(image)
+
+    def _read(self, source: ImageSource) -> tuple[str, Pixels | str, bool]:
         try:
             data = read_bytes(Path(source.name)) if source.data is None else source.data
-            image = Image.fromarray(read_image(data))
-            return source.name, resize_image(image, self.bundle.image_sizes[0])
+            image, found = self._seen(Image.fromarray(read_image(data)))
+            return source.name, resize_image(image, self.bundle.image_sizes[0]), found
         except BadImageError as error:
-            return source.name, str(error)
+            return source.name, str(error), True
         except ValueError as error:  # a name with a null byte
-            return source.name, f"no such file ({error})"
+            return source.name, f"no such file ({error})", True
 
-    def _predict_batch(self, batch: Sequence[tuple[str, Pixels | str]]) -> Iterator[Prediction]:
+    def _predict_batch(
+        self, batch: Sequence[tuple[str, Pixels | str, bool]]
+    ) -> Iterator[Prediction]:
         """Predict images of one size; where an error stands instead of pixels, pass it on."""
-        usable = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+        usable = [pixels for _, pixels, _ in batch if not isinstance(pixels, str)]
         probabilities = iter(self.model(np.stack(usable)) if usable else ())
-        for name, pixels in batch:
+        for name, pixels, found in batch:
             if isinstance(pixels, str):
                 yield Prediction(name, error=pixels)
             else:
-                yield self._prediction(name, next(probabilities))
+                yield self._prediction(name, next(probabilities), found)
 
-    def _prediction(self, name: str, probabilities: Floats32) -> Prediction:
+    def _prediction(self, name: str, probabilities: Floats32, found: bool) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[: self.top]
         top_k = tuple((self.bundle.classes[k], float(probabilities[k])) for k in order)
-        return Prediction(name, top_k, unknown=top_k[0][1] < self.threshold)
+        unknown = top_k[0][1] < self.threshold
+        return Prediction(name, top_k, unknown, hand=None if self.hands is None else found)
 
 
 def _names(images: Any, count: int) -> list[str]:
@@ -270,18 +287,31 @@ def _names(images: Any, count: int) -> list[str]:
     return [""] * count
 
 
-def write_csv(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
-    """Write path,label,guess,confidence,guess_2,confidence_2,...,error as they come."""
+def write_csv(
+    predictions: Iterable[Prediction], stream: TextIO, top: int, hands: bool = False
+) -> None:
+    """Write path,label,guess,confidence,guess_2,confidence_2,...,error as they come.
+
+    Args:
+        predictions: The predictions.
+        stream: Where to.
+        top: Classes of a prediction.
+        hands: Whether a last column says if a hand was found.
+    """
     writer = csv.writer(stream, lineterminator="\n")
     more = [f"{word}_{place}" for place in range(2, top + 1) for word in ("guess", "confidence")]
-    writer.writerow(["path", "label", "guess", "confidence", *more, "error"])
+    last = ["hand"] * hands
+    writer.writerow(["path", "label", "guess", "confidence", *more, "error", *last])
     for prediction in predictions:
         pairs = [[name, f"{share:.6f}"] for name, share in prediction.top_k]
         cells = list(chain(*pairs)) or [""] * 2 * top
-        writer.writerow([prediction.path, prediction.label, *cells, prediction.error])
+        found = [HAND[prediction.hand]] * hands
+        writer.writerow([prediction.path, prediction.label, *cells, prediction.error, *found])
 
 
-def write_jsonl(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
+def write_jsonl(
+    predictions: Iterable[Prediction], stream: TextIO, top: int, hands: bool = False
+) -> None:
     """Write one JSON object a line, as they come."""
     for prediction in predictions:
         ranked = [{"class": name, "probability": round(p, 6)} for name, p in prediction.top_k]
@@ -293,10 +323,14 @@ def write_jsonl(predictions: Iterable[Prediction], stream: TextIO, top: int) -> 
             "top": ranked,
             "error": prediction.error or None,
         }
+        if hands:
+            row["hand"] = prediction.hand
         stream.write(json.dumps(row) + "\n")
 
 
-def write_table(predictions: Iterable[Prediction], stream: TextIO, top: int) -> None:
+def write_table(
+    predictions: Iterable[Prediction], stream: TextIO, top: int, hands: bool = False
+) -> None:
     """Write aligned columns for people, once all predictions are there.
 
     On a terminal that is too narrow for them each path has a line of its own.
@@ -305,6 +339,7 @@ def write_table(predictions: Iterable[Prediction], stream: TextIO, top: int) -> 
     for prediction in predictions:
         others = [f"{name} {share:.4f}" for name, share in prediction.top_k[1:]]
         label = f"{UNKNOWN} ({prediction.guess}?)" if prediction.unknown else prediction.label
+        others += ["no hand found"] * (prediction.hand is False)
         rows.append(
             [prediction.path, "-", prediction.error]
             if prediction.error

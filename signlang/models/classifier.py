@@ -5,10 +5,11 @@ preprocesses images as training did.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
@@ -65,11 +66,13 @@ class Classifier(pl.LightningModule):
         is_pretrained: Whether the network started from weights of a file or a hub.
         stored_sizes: Sizes to which images are resized before that of the network, in pixels: that
             of a run with `data.stored_size`, whose network saw only images that came by way of it.
+        prepare: What happens to images before that, e.g. a crop around the hand; None: nothing.
     """
 
     mean: torch.Tensor
     scale: torch.Tensor
     stored_sizes: tuple[int, ...] = ()
+    prepare: Callable[[Image.Image], Image.Image] | None = None
 
     def __init__(
         self,
@@ -140,6 +143,8 @@ class Classifier(pl.LightningModule):
         """
         batch = []
         for pixels in as_images(images):
+            if self.prepare is not None:
+                pixels = np.asarray(self.prepare(Image.fromarray(pixels)), dtype=np.uint8)
             for size in (*self.stored_sizes, self.image_size):
                 pixels = resize_image(Image.fromarray(pixels), size)
             batch.append(torch.tensor(pixels))

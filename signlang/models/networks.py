@@ -227,6 +227,22 @@ def _from_file(found: files.HubWeights) -> dict[str, Any]:
     return {"pretrained_cfg_overlay": {"file": str(found.file)}}
 
 
+def landmarks(
+    num_classes: int, image_size: int, pretrained: bool = False, *, width: int = 48,
+    dropout: float = 0.1,
+) -> nn.Module:  # fmt: skip
+    """Points of the hand, see `models.landmark_network`; 20,066 parameters with 26 classes.
+
+    Raises:
+        WeightsError: If pretrained weights are requested: there are none.
+    """
+    from signlang.models.landmark_network import LandmarkNetwork
+
+    if pretrained:
+        raise WeightsError("landmarks has no pretrained weights: use model.pretrained=false.")
+    return LandmarkNetwork(num_classes, width, dropout)
+
+
 # own networks: the layer that depends on the classes, and the submodule that plain weights fill
 FACTORIES: Final[Mapping[str, tuple[str, str]]] = {
     "resnet18": ("fc", ""),
@@ -235,6 +251,7 @@ FACTORIES: Final[Mapping[str, tuple[str, str]]] = {
     "simple_cnn": ("classifier", ""),
     "mobilenetv2_dense": ("classifier", "backbone"),
     "timm": ("", ""),
+    "landmarks": ("classifier", ""),
 }
 TIMM_NAMES: Final[Mapping[str, str]] = {
     "resnet18": "resnet18",

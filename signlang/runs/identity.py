@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 import signlang
 from signlang.constraints import typed
 from signlang.files import content_digest, data_set_name, file_digest, joined_name, parse_json
+from signlang.hands import hand_networks
 from signlang.hydra_app import default_config
 from signlang.system import device, git_commit, processor
 
@@ -261,8 +262,17 @@ def settings_of(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> dic
         kept["ckpt_path"] = file_digest(cfg.ckpt_path)
     if cfg.augment.backgrounds:
         kept["augment.backgrounds"] = content_digest(Path(cfg.augment.backgrounds).expanduser())
+    kept = _with_networks(kept, cfg)
     kept |= {key: value for key, value in (chosen or {}).items() if kept.get(key) == "auto"}
     return {key: v for key, v in kept.items() if key not in NEUTRAL or v != NEUTRAL[key]}
+
+
+def _with_networks(kept: dict[str, Any], cfg: DictConfig) -> dict[str, Any]:
+    """Name the networks that find hands by their content; hands=none leaves no trace."""
+    if kept.get("hands.name", "none") == "none":
+        return {key: value for key, value in kept.items() if not is_below(key, ["hands"])}
+    kept.pop("hands.model", None)
+    return kept | {"hands.networks": hand_networks.key_of_model(cfg.hands.get("model"))}
 
 
 def first_weights(settings: Mapping[str, Any]) -> str:

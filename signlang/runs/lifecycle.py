@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from signlang import system, validation
-from signlang.arrays import Ints
+from signlang.arrays import Flags, Ints
 from signlang.components import TARGET
 from signlang.console import REMARK, log, log_to, show_table
 from signlang.constraints import typed
@@ -33,6 +33,7 @@ from signlang.errors import (
     listing,
 )
 from signlang.files import data_set_name, joined_name, read_csv
+from signlang.hands.hand_input import HandInput, build_input
 from signlang.runs import identity
 from signlang.runs.folder import Divergence, RunFolder
 from signlang.runs.results import OPTIMISTIC
@@ -46,6 +47,7 @@ OWN_SOURCES: Final = "signlang.data.sources."
 def read_fold(cfg: DictConfig) -> Fold:
     """Read and check all images, and assign them to train, validation and test."""
     images = fold_of(cfg)
+    hand_input_of(cfg)  # its networks must be there, before anything is read
     subsets, index = images.subsets, images.index
     log.info(
         "%s: %d images of %d classes%s; fold %d of %d (%s): %d train, %d validation, %d test",
@@ -234,7 +236,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             if earlier is not None and folder.last.is_file():
                 _report_new_environment(earlier, record)
             _write_settings(cfg, folder, overrides)
-            index.write(folder.path, subsets.names(len(index)))
+            index.write(folder.path, subsets.names(len(index)), found_hands(cfg, index))
             if index.excluded:
                 log.warning(
                     "%d file%s left out, listed in excluded.csv:%s",
@@ -243,6 +245,26 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
                     listing(map(str, index.excluded)),
                 )
             yield folder
+
+
+def hand_input_of(cfg: DictConfig) -> HandInput | None:
+    """What the network sees of a hand; None with hands=none.
+
+    Raises:
+        SettingError: If the networks that find hands are missing.
+    """
+    return build_input(plain(cfg.hands) if "hands" in cfg else None, str(cfg.cache_dir))
+
+
+def found_hands(cfg: DictConfig, index: Index) -> Flags | None:
+    """(N,) whether a hand is found in each image, and a line that says in how many; or None."""
+    hands = hand_input_of(cfg)
+    if hands is None:
+        return None
+    digests = [fact.digest for fact in index.facts]
+    found = hands.found(index.root, index.paths, digests, str(cfg.cache_dir))
+    log.info("%s", hands.summary(int(found.sum()), len(found)))
+    return found
 
 
 def settle(cfg: DictConfig, images: Fold) -> None:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,7 @@ from signlang.data.image_io import (
 )
 from signlang.data.sources import Root, images_root
 from signlang.errors import DataError, RunError
+from signlang.hands.hand_input import HandInput, prepared, recorded_input
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import FILE, Calibration
 from signlang.runs.folder import BEST, TRAIN_AGAIN
@@ -97,9 +99,19 @@ class TrainedRun(Run):
     @property
     def image_sizes(self) -> tuple[int, ...]:
         """Squares to which images were brought one after another, in pixels."""
-        stored = self.record["settings"].get("data.stored_size")
+        settings = self.record["settings"]
+        is_points = settings.get("hands") == "signlang HandPoints"  # which are never resized
+        stored = None if is_points else settings.get("data.stored_size")
         both = (int(stored or self.image_size), self.image_size)
         return both[:1] if both[0] == both[1] else both
+
+    def hand_input(self, cache_dir: str | None = None) -> HandInput | None:
+        """What its network sees of an image; None where that is the whole image.
+
+        Raises:
+            SettingError: If the networks that find hands are not in the cache.
+        """
+        return recorded_input(self.record["settings"], cache_dir)
 
     @property
     def signers(self) -> int:
@@ -159,6 +171,9 @@ def load_network(
         stored = replace(stored, test_error={})
     trained = TrainedRun(run.path, run.metrics, run.record, run.history, model, stored)
     model.stored_sizes = trained.image_sizes[:-1]
+    if "hands" in trained.record["settings"]:
+        hands = cache(trained.hand_input)  # found when an image comes
+        model.prepare = lambda image: prepared(image, hands())
     return trained
 
 
@@ -189,11 +204,13 @@ class RunImages:
         root: To which their paths are relative.
         size: First size that they are resized to, in pixels.
         crops: The part of an image that is used, by path; of whole images none.
+        hands: What the network sees of an image; None: the whole image.
     """
 
     root: Root
     size: int
     crops: Mapping[str, Crop] = field(default_factory=dict)
+    hands: HandInput | None = None
 
     def read(self, path: str) -> bytes:
         """Read the file of an image; of one with a crop, the crop as a PNG file.
@@ -215,7 +232,7 @@ class RunImages:
         """
         try:
             image = decode_crop(read_bytes(self.root / path), self.crops.get(path))
-            return resize_image(image, self.size)
+            return resize_image(prepared(image, self.hands), self.size)
         except BadImageError as error:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
@@ -250,10 +267,11 @@ def find_images(run: TrainedRun, moved_to: str | None, cache_dir: str | None = N
         DataError: If they are gone.
     """
     size, crops = run.image_sizes[0], run.folder.crops
+    hands = run.hand_input(cache_dir)
     if moved_to is not None:
-        return RunImages(Path(moved_to).expanduser(), size, crops)
+        return RunImages(Path(moved_to).expanduser(), size, crops, hands)
     try:
-        return RunImages(images_root(run.path, cache_dir), size, crops)
+        return RunImages(images_root(run.path, cache_dir), size, crops, hands)
     except DataError as error:
         raise DataError(f"The images of {run.path} are not found: {error} {IMAGES_MOVED}") from None
 

@@ -35,6 +35,7 @@ from signlang.data.datamodule import HandSignDataModule
 from signlang.data.index import Index
 from signlang.data.splits import Fold, split_name
 from signlang.errors import DivergedError, SettingError
+from signlang.hands.hand_input import HandInput
 from signlang.metrics import calibration
 from signlang.metrics.classification import (
     chance_warning,
@@ -45,7 +46,7 @@ from signlang.models.classifier import Classifier, load_classifier
 from signlang.reporting import tensorboard
 from signlang.runs import identity
 from signlang.runs.folder import RunFolder
-from signlang.runs.lifecycle import partial_data, plain, settle
+from signlang.runs.lifecycle import hand_input_of, partial_data, plain, settle
 from signlang.runs.results import OPTIMISTIC
 from signlang.system import choose_precision
 from signlang.validation import NORMALIZATIONS
@@ -71,6 +72,7 @@ def build_datamodule(cfg: DictConfig, fold: Fold) -> HandSignDataModule:
         workers=cfg.workers,
         seed=cfg.seed,
         balance=cfg.balance,
+        preparation=hand_input_of(cfg),
     )
     pl.seed_everything(cfg.seed, verbose=False)  # after the user's transforms were tried
     return module
@@ -380,6 +382,7 @@ def test_and_record(
         "environment": identity.environment(
             str(cfg.trainer.precision), str(cfg.trainer.accelerator)
         ),
+        **_hands(module),
         "remarks": [remark] if remark else [],
         "fingerprint": record["fingerprint"],
         "checkpoint": checkpoint,
@@ -400,6 +403,18 @@ def per_set(index: Index, rows: Ints, probabilities: Floats) -> dict[str, Any]:
         metrics = classification_metrics(probabilities[own], labels[own])
         figures[name] = {"images": int(own.sum())} | {k: round(v, 6) for k, v in metrics.items()}
     return {"per_set": figures}
+
+
+def _hands(module: HandSignDataModule) -> dict[str, Any]:
+    """In how many images of each subset no hand was found; nothing with hands=none."""
+    hands, index = module.preparation, module.index
+    if not isinstance(hands, HandInput):
+        return {}
+    digests = [fact.digest for fact in index.facts]
+    found = hands.found(index.root, index.paths, digests, module.fold.cache_dir)
+    rows = {name: getattr(module.subsets, name) for name in ("train", *SUBSETS)}
+    counts = {name: int((~found[of_subset]).sum()) for name, of_subset in rows.items()}
+    return {"hands": {**hands.options, "not_found_in": counts}}
 
 
 def _trainer(

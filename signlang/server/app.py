@@ -199,6 +199,7 @@ def _listed(models: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
                 "threshold": model.threshold,
                 "threshold_source": model.threshold_source,
                 "card": f"/v1/models/{name}/card" if model.card else None,
+                "hands": model.hands is not None,
                 "browser": {
                     "precision": model.browser,
                     "url": f"/v1/models/{name}/network.onnx",

@@ -230,7 +230,8 @@ class Engine:
                 body = await uploads.read_body(
                     chunks, self.max_body, self.options.body_s, slot.add_bytes
                 )
-                images = await self._decoded(body, content_type, slot, self.models[name])
+                decoded = await self._decoded(body, content_type, slot, self.models[name])
+                images = [pixels for pixels, _ in decoded]
                 read = time.perf_counter()
                 probabilities = await self._batcher.run(name, images)
         except TimeoutError:
@@ -241,7 +242,10 @@ class Engine:
         finally:
             slot.close()
             telemetry.INSIDE.set(self.admission.inside)
-        predictions = [_prediction(row.tolist(), self.models[name], top) for row in probabilities]
+        predictions = [
+            _prediction(row.tolist(), self.models[name], top, found)
+            for row, (_, found) in zip(probabilities, decoded, strict=True)
+        ]
         for prediction in predictions:
             telemetry.IMAGES.labels(name, "yes" if prediction["sure"] else "no").inc()
         content = {
@@ -255,23 +259,23 @@ class Engine:
 
     async def _decoded(
         self, body: bytes, content_type: str, slot: Slot, model: LoadedModel
-    ) -> list[Pixels]:
+    ) -> list[tuple[Pixels, bool]]:
         files = await uploads.uploaded_files(body, content_type, self.options.max_images)
         await slot.enter(len(files))
         telemetry.INSIDE.set(self.admission.inside)
         size, most, count = model.bundle.image_sizes[0], self.options.max_pixels, len(files)
         tasks = [
-            self._decoders.submit(self._decode, data, size, most, number, count)
+            self._decoders.submit(self._decode, data, size, most, number, count, model.hands)
             for number, data in enumerate(files, 1)
         ]
         slot.hold(tasks)
         return [await asyncio.wrap_future(task) for task in tasks]
 
-    def _decode(self, data: bytes, size: int, most: int, number: int, count: int) -> Pixels:
+    def _decode(self, *arguments: Any) -> tuple[Pixels, bool]:
         thread = threading.get_ident()
         self._decoding[thread] = time.monotonic()
         try:
-            return uploads.decode_upload(data, size, most, number, count)
+            return uploads.decode_upload(*arguments)
         finally:
             del self._decoding[thread]
 
@@ -298,7 +302,7 @@ def _milliseconds(started: float, read: float, end: float) -> dict[str, float]:
 
 
 def _prediction(
-    probabilities: Sequence[float], model: LoadedModel, top: int | None
+    probabilities: Sequence[float], model: LoadedModel, top: int | None, found: bool
 ) -> dict[str, Any]:
     """Write out one row of probabilities in the form of `schemas.Prediction`."""
     ranked = sorted(zip(probabilities, model.bundle.classes, strict=True), key=lambda p: -p[0])
@@ -308,4 +312,5 @@ def _prediction(
         "confidence": round(confidence, 6),
         "sure": confidence >= model.threshold,
         "probabilities": {name: round(value, 6) for value, name in ranked[:top]},
+        **({} if model.hands is None else {"hand": found}),
     }

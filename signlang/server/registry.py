@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 from signlang.arrays import Floats32, Pixels
 from signlang.errors import BundleError, SettingError, SignlangError, suggestion
-from signlang.inference.bundle import Bundle, load_bundle
+from signlang.hands.hand_input import HandInput
+from signlang.inference.bundle import Bundle, load_bundle, load_hands
 from signlang.inference.onnx_model import OnnxModel
 from signlang.server.config import ServeConfig
 from signlang.server.schemas import RequestError
@@ -65,6 +67,7 @@ class LoadedModel:
         onnx: That model.
         card: HTML, or nothing.
         max_batch: Images that it computes at once.
+        hands: What it sees of an image; None: the whole image.
     """
 
     bundle: Bundle
@@ -75,6 +78,7 @@ class LoadedModel:
     onnx: bytes
     card: bytes
     max_batch: int
+    hands: HandInput | None = None
 
 
 class ModelRegistry(Mapping[str, LoadedModel]):
@@ -153,6 +157,9 @@ def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     except Exception as error:  # onnxruntime has no base class for what it raises
         first = str(error).strip().splitlines()[0][:200]
         raise BundleError(f"The network of {bundle.path} does not compute: {first}") from None
+    hands = load_hands(bundle)
+    if hands is not None:
+        hands(Image.new("RGB", (size, size)))
     threshold, source = options.reject_threshold, "setting"
     if threshold is None:
         threshold, source = bundle.threshold, "fallback" if bundle.no_threshold else "bundle"
@@ -160,7 +167,7 @@ def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     return LoadedModel(
         bundle, network, threshold, source, browser,
         onnx=bundle.read(bundle.models[browser]), card=_card(bundle),
-        max_batch=options.max_batch or best_batch_size(network, size),
+        max_batch=options.max_batch or best_batch_size(network, size), hands=hands,
     )  # fmt: skip
 
 

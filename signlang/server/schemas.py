@@ -44,6 +44,9 @@ class Prediction(BaseModel):
     confidence: float = Field(description="Its probability, calibrated by the bundle")
     sure: bool = Field(description="Whether that reaches the threshold of the network")
     probabilities: dict[str, float] = Field(description="By sign, the most probable first")
+    hand: bool | None = Field(
+        default=None, description="Whether a hand was found, if the network looks for one"
+    )
 
 
 class Timings(BaseModel):
@@ -87,6 +90,7 @@ class ModelInfo(BaseModel):
         "bundle has none"
     )
     card: str | None = Field(description="Address of its model card")
+    hands: bool = Field(description="Whether the hand is found first, which the service does")
     browser: BrowserModel
 
 

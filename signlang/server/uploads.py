@@ -26,6 +26,7 @@ from signlang.arrays import Pixels
 from signlang.data import image_limits
 from signlang.data.image_io import BadImageError, read_image, resize_image
 from signlang.data.image_limits import ImageLimitError
+from signlang.hands.hand_input import HandInput
 from signlang.server.schemas import RequestError
 
 ACCEPTED_TYPES: Final = (
@@ -182,7 +183,9 @@ DECODERS: Final = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, BmpImagePlu
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")  # what these register; JPEG may turn out as MPO
 
 
-def decode_upload(data: bytes, size: int, most: int, number: int, count: int) -> Pixels:
+def decode_upload(
+    data: bytes, size: int, most: int, number: int, count: int, hands: HandInput | None = None
+) -> tuple[Pixels, bool]:
     """Decode an image as training does, and resize it to (size, size, 3).
 
     Args:
@@ -191,6 +194,10 @@ def decode_upload(data: bytes, size: int, most: int, number: int, count: int) ->
         most: Pixels that the image may have.
         number: Which one of its request it is, from 1.
         count: How many there are.
+        hands: What the network sees of an image; None: the whole image.
+
+    Returns:
+        Pixels, and whether a hand was found; always true where none is looked for.
 
     Raises:
         RequestError: 413 for too many pixels, 415 for another kind of file, 422 for a damaged one.
@@ -203,9 +210,12 @@ def decode_upload(data: bytes, size: int, most: int, number: int, count: int) ->
         pixels = read_image(data, most)
     except BadImageError as error:
         raise RequestError(422, f"{which} cannot be used: {error}.") from None
+    if hands is not None:
+        image, found = hands(Image.fromarray(pixels))
+        return resize_image(image, size), found
     if pixels.shape == (size, size, 3):
-        return pixels
-    return resize_image(Image.fromarray(pixels), size)
+        return pixels, True
+    return resize_image(Image.fromarray(pixels), size), True
 
 
 def _check_header(data: bytes, which: str, most: int) -> None:

@@ -64,7 +64,10 @@ def test_a_manifest_that_cannot_be_is_refused(changes: dict[str, Any], sentence:
         (b"[" * 100_000, "bundle.json of B is damaged"),
         (b"[]", "it has no format"),
         (b'{"format": "1"}', "it has no format"),
-        (b'{"format": 1}', "this one reads format 2: export its run again (signlang export)."),
+        (
+            b'{"format": 1}',
+            "this one reads formats 2 and 3: export its run again",
+        ),
         (b'{"format": 99, "signlang": "9.0"}', "B has format 99, written by signlang 9.0;"),
         (b'{"format": 2}', "bundle.json of B: name is missing: it must be a text. classes is"),
     ],

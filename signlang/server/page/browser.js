@@ -14,6 +14,7 @@ export class Browser {
 
   /** Load a network, unless it is loaded or being loaded. */
   async prepare(network) {
+    if (network.hands) throw new Trouble("This network wants the hand found first, which the service does.");
     if (this.chosen !== network.name) {
       this.chosen = network.name;
       this.ready = this.#begin(network);

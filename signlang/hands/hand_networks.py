@@ -1,0 +1,230 @@
+"""MediaPipe's palm detector and hand landmark network: fetched once, converted, kept in the cache.
+
+They are Apache-2.0 and lie in the wheel of an older release, which is downloaded by pip without its
+dependencies and never installed; pip's own configuration says from where. Both are converted to
+ONNX, so that training, evaluation, prediction and service run them by onnxruntime.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from signlang import files
+from signlang.console import log
+from signlang.errors import DataError, SettingError
+from signlang.hands.finder import HandFinder
+
+WHEEL: Final = "mediapipe==0.10.21"
+WHEEL_SHA256: Final = "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3"
+# the wheel of one platform for all: what is taken out of it is the same everywhere
+PLATFORM: Final = (
+    "--platform=manylinux_2_28_x86_64", "--python-version=3.11", "--implementation=cp",
+    "--abi=cp311",
+)  # fmt: skip
+PALM, LANDMARKS, LICENSE = "palm.onnx", "landmarks.onnx", "LICENSE"
+NAMES: Final = (PALM, LANDMARKS, LICENSE)
+IN_WHEEL: Final[Mapping[str, str]] = {
+    PALM: "mediapipe/modules/palm_detection/palm_detection_full.tflite",
+    LANDMARKS: "mediapipe/modules/hand_landmark/hand_landmark_full.tflite",
+    LICENSE: "mediapipe-0.10.21.dist-info/LICENSE",
+}
+IN_TASK: Final[Mapping[str, str]] = {
+    PALM: "hand_detector.tflite",
+    LANDMARKS: "hand_landmarks_detector.tflite",
+}
+# outputs of each network by their places in the TFLite file
+OUTPUTS: Final[Mapping[str, Mapping[str, int]]] = {
+    PALM: {"boxes": 0, "scores": 1},
+    LANDMARKS: {"points": 0, "presence": 1, "handedness": 2},
+}
+VERSION: Final = 1  # of conversion and pipeline; raise it when either finds other hands
+DEFAULT_KEY: Final = "d195da73"  # of the wheel's two networks
+NOTICE: Final = (
+    "The hand networks of MediaPipe, Copyright The MediaPipe Authors, converted to ONNX from "
+    "{name}.\nLicensed under the Apache License, Version 2.0.\n"
+)
+LATER: Final = (
+    "Type signlang hands (or make hands) where pip reaches an index, or give MediaPipe's "
+    "hand_landmarker.task as hands.model=FILE."
+)
+SECONDS: Final = 600  # that pip may take
+
+
+@dataclass(frozen=True)
+class HandNetworks:
+    """Both networks as ONNX files.
+
+    Attributes:
+        key: Digest of what they were converted from, with the version of the pipeline.
+        palm: Content of the detector's file.
+        landmarks: Content of the other's.
+        license: Text that goes with copies of them.
+    """
+
+    key: str
+    palm: bytes = field(compare=False, repr=False)
+    landmarks: bytes = field(compare=False, repr=False)
+    license: str = field(compare=False, repr=False)
+
+    def finder(self) -> HandFinder:
+        """Load them."""
+        return HandFinder(self.palm, self.landmarks)
+
+
+def key_of(palm: bytes, landmarks: bytes) -> str:
+    """Digest of two TFLite files, with the version of the pipeline around them."""
+    state = hashlib.blake2b(digest_size=4)
+    for data in (palm, landmarks, str(VERSION).encode()):
+        state.update(hashlib.blake2b(data).digest())
+    return state.hexdigest()
+
+
+def find_networks(model: str | None, cache_dir: str) -> HandNetworks:
+    """Find the networks in the cache, or convert those of a `.task` file.
+
+    Args:
+        model: `hands.model`, MediaPipe's hand_landmarker.task; None: those of `signlang hands`.
+        cache_dir: The cache folder.
+
+    Raises:
+        SettingError: If they are not there; says how to get them.
+        DataError: If the file is no such model.
+    """
+    if model is not None:
+        return _of_task(str(Path(model).expanduser()), cache_dir)
+    return _read(str(network_folder(cache_dir, DEFAULT_KEY)))
+
+
+def key_of_model(model: str | None) -> str:
+    """Key of the networks of `hands.model`; None: those of `signlang hands`.
+
+    Raises:
+        DataError: If the file is no such model.
+    """
+    return DEFAULT_KEY if model is None else _task_key(Path(model).expanduser())
+
+
+def networks_of_key(key: str, cache_dir: str | None) -> HandNetworks:
+    """Find the networks that a finished run was trained with.
+
+    Args:
+        key: Theirs.
+        cache_dir: The cache folder; None: the default one.
+
+    Raises:
+        SettingError: If they are not in the cache.
+    """
+    place = cache_dir or os.environ.get("SIGNLANG_CACHE") or "~/.cache/signlang"
+    if key != DEFAULT_KEY and not _is_complete(network_folder(place, key)):
+        raise SettingError(
+            f"The run found hands with other networks ({key}) than those of signlang hands: type "
+            "signlang hands model=FILE with the file that was hands.model."
+        )
+    return _read(str(network_folder(place, key)))
+
+
+def fetch_networks(cache_dir: str) -> Path:
+    """Download, check, convert and keep the networks; those that are there are kept.
+
+    Returns:
+        Their folder.
+
+    Raises:
+        SettingError: If pip cannot fetch them.
+        DataError: If it brings other files than those known by checksum.
+    """
+    folder = network_folder(cache_dir, DEFAULT_KEY)
+    if _is_complete(folder):
+        return folder
+    with tempfile.TemporaryDirectory(prefix="signlang-") as temporary:
+        wheel = _downloaded_wheel(Path(temporary))
+        return _converted(wheel, IN_WHEEL, cache_dir, DEFAULT_KEY)
+
+
+def network_folder(cache_dir: str, key: str) -> Path:
+    """Where networks of a key are kept."""
+    return files.cache_folder(cache_dir, "hands") / key
+
+
+def _is_complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in NAMES)
+
+
+@lru_cache(maxsize=2)
+def _read(folder: str) -> HandNetworks:
+    place = Path(folder)
+    if not _is_complete(place):
+        raise SettingError(f"The hand networks are not in the cache, {place.parent}. {LATER}")
+    palm, landmarks = ((place / name).read_bytes() for name in (PALM, LANDMARKS))
+    return HandNetworks(place.name, palm, landmarks, (place / LICENSE).read_text("utf-8"))
+
+
+@lru_cache(maxsize=2)
+def _of_task(file: str, cache_dir: str) -> HandNetworks:
+    path, key = Path(file), _task_key(Path(file))
+    folder = network_folder(cache_dir, key)
+    return _read(str(folder if _is_complete(folder) else _converted(path, IN_TASK, cache_dir, key)))
+
+
+def _task_key(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return key_of(*(archive.read(IN_TASK[name]) for name in (PALM, LANDMARKS)))
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"hands.model={path} is no hand landmarker of MediaPipe ({error}): its file is "
+            "hand_landmarker.task, a ZIP file of two TFLite networks."
+        ) from None
+
+
+def _downloaded_wheel(folder: Path) -> Path:
+    """Have pip download the wheel, by its own configuration, and check it."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", "utf-8")
+    words = (
+        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+        "--no-deps", "--only-binary=:all:", *PLATFORM, "--require-hashes",
+        f"--requirement={wanted}", f"--dest={folder}",
+    )  # fmt: skip
+    log.info("fetching the hand networks: pip downloads %s (36 MB), which is not installed", WHEEL)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SettingError(f"pip does not answer ({type(error).__name__}). {LATER}") from None
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = said[-1].removeprefix("ERROR: ") if said else f"exit code {done.returncode}"
+        raise SettingError(f"pip cannot fetch {WHEEL} ({reason.rstrip('. ')}). {LATER}")
+    return wheels[0]
+
+
+def _converted(archive: Path, names: Mapping[str, str], cache_dir: str, key: str) -> Path:
+    """Convert the networks of an archive into a folder of the cache, atomically."""
+    try:
+        from signlang.hands.tflite_conversion import to_onnx
+
+        with zipfile.ZipFile(archive) as content:
+            raw = {name: content.read(inner) for name, inner in names.items()}
+        if key_of(raw[PALM], raw[LANDMARKS]) != key:
+            raise DataError(f"{archive.name} holds other networks than those known by checksum.")
+        made = {name: to_onnx(raw[name], OUTPUTS[name]) for name in (PALM, LANDMARKS)}
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f'{error.name} is not installed: pip install "signlang[hands]" brings it.'
+        ) from None
+    license_ = raw.get(LICENSE, NOTICE.format(name=archive.name).encode())
+    folder = network_folder(cache_dir, key)
+    folder.mkdir(exist_ok=True)
+    for name, data in {**made, LICENSE: license_}.items():
+        with files.atomic_write(folder / name) as temporary:
+            temporary.write_bytes(data)
+    return folder
