@@ -101,7 +101,8 @@ def _flat(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield prefix + key, ""
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, str(yaml.safe_dump(value, width=1000)).split("\n")[0].strip("'")
+            text = str(yaml.safe_dump(value, width=1000)).split("\n")[0].strip("'")
+            yield prefix + key, text or '""'
 
 
 def read_comments(file: Path) -> dict[str, str]:
@@ -474,12 +475,12 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown.
+    r"""A table in Markdown.
 
     >>> print(table(["a"], [["x | y"]]))
     | a |
     |---|
-    | x \\| y |
+    | x \| y |
     """
     lines = [header, ["---"] * len(header), *rows]
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
@@ -489,10 +490,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Let Markdown show a text as it is.
+    r"""Let Markdown show a text as it is.
 
     >>> plain("goes to <out> * 2")
-    'goes to &lt;out&gt; \\\\* 2'
+    'goes to &lt;out&gt; \\* 2'
     """
     return text.replace("<", "&lt;").replace(">", "&gt;").replace("*", "\\*")
 

@@ -16,7 +16,6 @@ from documents import PAGES, Command, Page
 from safetensors.torch import save_file
 from services import service
 
-from signlang.command_line import VERBS
 from signlang.models.networks import build_network
 
 README: Final = Page(ROOT / "README.md")
