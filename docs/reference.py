@@ -255,6 +255,13 @@ def commands_page() -> str:
                 ("`HYDRA_FULL_ERROR=1`", "an environment variable: shows the trace of an error"),
             ],
         ),
+        "## Tab completion",
+        "Of verbs, settings, components, runs and studies, in bash and zsh (with `bashcompinit`):",
+        '```text\neval "$(signlang -sc install=bash)"\n```',
+        "## Names of runs",
+        "A RUN is its folder, a study (the first fold of its best setting by the accuracy over "
+        "folds), `latest` (the one that was finished last), or a part of its name that no other "
+        "has: `export squeezenet/fold=2`. The command says which was taken.",
     ]
     return "\n\n".join(text) + "\n"
 
