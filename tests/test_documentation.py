@@ -13,9 +13,14 @@ from typing import Final
 import pytest
 from conftest import ROOT, run_command, write_tiny
 from documents import PAGES, Command, Page
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from safetensors.torch import save_file
 from services import service
 
+from signlang import hydra_app
+from signlang.command_line import VERBS
 from signlang.models.networks import build_network
 
 README: Final = Page(ROOT / "README.md")
@@ -33,8 +38,15 @@ FEWER: Final = {  # of a long command, the same on a smaller scale
     "hydra/sweeper=optuna": ["hydra.sweeper.trials=1", "folds=2"],
     "split.gap=10": ["split.gap=1"],
     "experiment=": ["fold=0,1", "folds=2", "augment=none", "optimizer.lr=1e-3"],
-    "model=resnet18,mobilenetv2,squeezenet": ["fold=0,1"],
+    "fold=0,1,2,3,4": ["fold=0,1", "folds=2"],
+    "image_size=96": ["folds=2"],
 }
+# pages that every call of the fast tests types; the others are slow, and their words are checked
+FAST: Final = ("README.md", "docs/how-to/label-images.md", "docs/how-to/deploy.md")
+TYPED: Final = [
+    pytest.param(page, marks=() if page.name in FAST else pytest.mark.slow, id=page.name)
+    for page in WITH_COMMANDS
+]
 
 
 def smaller(verb: str, words: list[str]) -> list[str]:
@@ -125,7 +137,7 @@ class Reader:
         assert (Path(sys.executable).parent / words[0]).is_file()
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TYPED)
 def test_a_page_works_from_top_to_bottom(
     page: Page, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -142,3 +154,65 @@ def test_a_page_works_from_top_to_bottom(
                 [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
             )
             assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
+def test_words_of_a_page_are_known(page: Page) -> None:
+    for command in page.commands:
+        if command.verb not in {"", "predict"}:
+            check_words(command)
+
+
+def check_words(command: Command) -> None:
+    """Let Hydra compose the configuration of a command; of a sweep, that of its first job."""
+    words = [word for word in command.words if word not in {"-m", "--help"}]
+    if "--config-dir" not in command.line:  # which has choices that are not there
+        words = hydra_app.override_words(command.verb, words)
+        parsed = OverridesParser.create().parse_overrides(words)
+        jobs = [first_job(override) for override in parsed]
+        with initialize_config_dir(str(hydra_app.CONF), version_base="1.3"):
+            compose(
+                command.verb, overrides=[word for word in jobs if word], return_hydra_config=True
+            )
+
+
+def first_job(override: Override) -> str:
+    """The word of a sweep's first job; empty for a search, which has no first value."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    if not override.is_discrete_sweep():
+        return ""
+    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+
+
+def test_all_verbs_are_shown() -> None:
+    shown = {command.verb for page in WITH_COMMANDS for command in page.commands}
+    assert shown >= set(VERBS)
+
+
+def test_few_commands_are_not_run() -> None:
+    left_out = [c.line for page in WITH_COMMANDS for c in page.commands if c.why_not]
+    assert len(left_out) <= 5, left_out
+
+
+def test_every_target_that_is_named_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    texts = [README.text, (ROOT / "CONTRIBUTING.md").read_text("utf-8"), *(p.text for p in SITE)]
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)(?=`|\s+#|$)", "\n".join(texts), re.MULTILINE))
+    assert named >= {"train", "test", "docs", "setup"}
+    for target in named:
+        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+
+
+def test_every_experiment_is_named() -> None:
+    text = (ROOT / "docs" / "how-to" / "compare-and-search.md").read_text("utf-8")
+    for file in (ROOT / "conf" / "experiment").iterdir():
+        assert f"`experiment={file.stem}`" in text
+
+
+def test_the_readme_is_a_screen_and_leads_on() -> None:
+    assert len(README.text.splitlines()) < 90
+    links = re.findall(r"\]\(([^)#]+)\)", README.text)
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+    for page in ("tutorial/your-own-images.md", "how-to/index.md", "troubleshooting.md"):
+        assert f"docs/{page}" in links

@@ -111,7 +111,7 @@ def compared(place: Path, tiny: Path) -> Path:
 def described(place: Path, tiny: Path, compared: Path) -> Path:
     """A data card with all that there can be."""
     run = next(compared.glob("*/fold=0"))
-    words = [str(tiny), "data.name=tiny", "near=0.01", "detail=99", f"predictions={run}", "folds=2"]
+    words = [str(tiny), "data.name=tiny", "near=0.5", "detail=99", f"predictions={run}", "folds=2"]
     result = run_command(place, *words, verb="describe")
     assert result.code == 0, result.err
     return place / "cards" / "tiny"
@@ -162,7 +162,7 @@ def keys(file: Path) -> Iterator[str]:
     """Of a JSON object, those of inner objects in dotted form where the page has it so."""
     content = json.loads(file.read_text("utf-8"))
     for key, value in content.items() if isinstance(content, dict) else ():
-        dotted = isinstance(value, dict) and f"`{key}." in FILES.text
+        dotted = isinstance(value, dict) and any(f"`{key}.{n}`" in FILES.text for n in value)
         yield from [f"{key}.{name}" for name in value] if dotted else [key]
 
 
