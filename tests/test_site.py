@@ -14,9 +14,11 @@ from typing import Final
 import hooks
 import pytest
 import reference
+import yaml
 from conftest import QUICK, ROOT, Result, run_command, write_tiny
 from documents import PAGES, Page
 
+import signlang
 from signlang import hydra_app
 from signlang.command_line import VERBS
 
@@ -294,3 +296,10 @@ def test_the_site_asks_no_other_address(site: Path) -> None:
         loaded = re.findall(r"<(?:script|img|iframe|source)[^>]* src=\"([^\"]+)\"", text)
         loaded += re.findall(r"<link[^>]* href=\"([^\"]+)\"[^>]*>", text)
         assert [one for one in loaded if re.match("[a-z]+:|//", one)] == [], page
+
+
+def test_the_citation_is_that_of_this_version() -> None:
+    text = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert set(text) >= {"cff-version", "message", "title", "authors", "version", "license"}
+    assert (text["title"], text["version"]) == ("signlang", signlang.__version__)
+    assert all("name" in author for author in text["authors"])
