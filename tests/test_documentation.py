@@ -77,11 +77,14 @@ class Reader:
         text = "\n".join(command.line for command in page.commands) + "\n".join(page.python)
         for name in ("my_signs", "IMAGES", "PEOPLE", "ROOMS", "OTHERS", "digits/Dataset",
                      "asl_alphabet"):  # fmt: skip
-            if re.search(rf"(?<![\w=]){name}\b|root={name}\b|backgrounds={name}\b", text):
+            used = re.search(rf"(?<![\w=]){name}\b|root={name}\b|backgrounds={name}\b", text)
+            if used and "write_dataset" not in text:
                 write_tiny(self.place / name)
         if "groups.csv" in text:  # there must be something that is alike
             image = self.place / "my_signs" / "A" / "A0.png"
             shutil.copy(image, image.with_name("A0_again.png"))
+            with (self.place / "my_signs" / "signers.csv").open("a") as file:
+                file.write("A/A0_again.png,s0\n")
         if "PEOPLE" in text:
             self._move_to_people(self.place / "PEOPLE")
         if "imagenet.safetensors" in text:
@@ -105,7 +108,7 @@ class Reader:
 
     def type(self, command: Command) -> None:
         """Run a command; it must succeed."""
-        line = command.line.replace(ADDRESS, self.address)
+        line = command.line.replace(ADDRESS, self.address).replace("takes=6", "takes=3")
         if command.verb == "serve" and "--help" not in command.words:
             running = self.stack.enter_context(service(self.place, *command.words))
             self.address = running.url
