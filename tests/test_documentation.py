@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -120,6 +119,8 @@ class Reader:
         elif line.startswith("make "):
             makefile = (ROOT / "Makefile").read_text("utf-8")
             assert re.search(rf"^{command.words[1]}:.*## ", makefile, re.MULTILINE), line
+        elif line.startswith("source "):  # what a shell does with it is no business of ours
+            assert line == "source .venv/bin/activate"
         elif line.startswith("tensorboard "):
             self._watch(command.words)
         else:
@@ -138,14 +139,6 @@ class Reader:
         folder = words[words.index("--logdir") + 1]
         assert list((self.place / folder).rglob("events.out.tfevents.*")), words
         assert (Path(sys.executable).parent / words[0]).is_file()
-
-
-@pytest.fixture(scope="module")
-def typist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typist]:
-    """Whoever types the commands."""
-    one = Typist(tmp_path_factory.mktemp("typist"))
-    yield one
-    one.close()
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)

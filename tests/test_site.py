@@ -17,6 +17,7 @@ import reference
 import yaml
 from conftest import QUICK, ROOT, Result, run_command, write_tiny
 from documents import PAGES, Page
+from typist import Typist
 
 import signlang
 from signlang import hydra_app
@@ -82,7 +83,7 @@ def test_every_route_of_the_service_is_on_the_page() -> None:
     assert "| 429 | Overloaded" in page
 
 
-def test_every_column_of_a_leaderboard_is_on_the_page(compared: Path, place: Path) -> None:
+def test_every_column_of_a_leaderboard_is_on_the_page(compared: Path) -> None:
     with (compared / "leaderboard.csv").open(encoding="utf-8") as file:
         columns = next(csv.reader(file))
     of_study = {"augment", "accuracy_fold_0", "accuracy_fold_1", "augment.name"}
@@ -101,29 +102,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compared(place: Path, tiny: Path) -> Path:
+def compared(place: Path, tiny: Path, typist: Typist) -> Path:
     """The folder of a study of two runs."""
     words = [f"data.root={tiny}", "study=all", "trainer.max_epochs=1", "folds=2", "fold=0,1"]
-    result = run_command(place, "-m", *QUICK, *words)
+    result = typist.type(place, "train", "-m", *QUICK, *words)
     assert result.code == 0, result.err
     return place / "runs" / "all"
 
 
 @pytest.fixture(scope="module")
-def described(place: Path, tiny: Path, compared: Path) -> Path:
+def described(place: Path, tiny: Path, compared: Path, typist: Typist) -> Path:
     """A data card with all that there can be."""
     run = next(compared.glob("*/fold=0"))
     words = [str(tiny), "data.name=tiny", "near=0.5", "detail=99", f"predictions={run}", "folds=2"]
-    result = run_command(place, *words, verb="describe")
+    result = typist.type(place, "describe", *words)
     assert result.code == 0, result.err
     return place / "cards" / "tiny"
 
 
 @pytest.fixture(scope="module")
-def evaluated(place: Path, tiny: Path, exported: tuple[Path, Result]) -> Path:
+def evaluated(place: Path, tiny: Path, exported: tuple[Path, Result], typist: Typist) -> Path:
     """An evaluation."""
     words = [f"bundle={exported[0]}", f"data.root={tiny}", "out=evaluation"]
-    result = run_command(place, *words, verb="evaluate")
+    result = typist.type(place, "evaluate", *words)
     assert result.code == 0, result.err
     return place / "evaluation"
 
@@ -220,8 +221,10 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, exported: tuple[Path, Res
 @pytest.mark.parametrize(
     ("verb", "line", "message"), ERRORS, ids=[f"{verb} {line}" for verb, line, _ in ERRORS]
 )
-def test_an_error_is_as_the_page_has_it(verb: str, line: str, message: str, troubled: Path) -> None:
-    result = run_command(troubled, *line.split(), verb=verb)
+def test_an_error_is_as_the_page_has_it(
+    verb: str, line: str, message: str, troubled: Path, typist: Typist
+) -> None:
+    result = typist.type(troubled, verb, *line.split())
     assert result.code in {1, 2}
     pattern = re.escape(message.strip()).replace(r"\.\.\.", ".*?")
     assert re.search(rf"^{pattern}\s*$", result.err, re.MULTILINE), result.err
