@@ -24,6 +24,7 @@ OUTSIDE: Final = {
         for file in sorted((ROOT / "experiments").glob("*/README.md"))
     },
 }
+LIST_BELOW_FENCE: Final = re.compile(r"(?<=```)\n(?=- )", re.MULTILINE)  # not a list without this
 LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -46,6 +47,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let links to files of the repository lead to their pages, if these have one."""
     uri = page.file.src_uri
     source = next((key for key, value in OUTSIDE.items() if value == uri), f"docs/{uri}")
+    markdown = LIST_BELOW_FENCE.sub("\n\n", markdown)
     return LINK.sub(lambda parts: resolved(parts, source, uri), markdown)
 
 
