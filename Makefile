@@ -14,6 +14,9 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 SERVE_LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate pyproject.toml \
 	--constraints requirements.lock -o requirements-serve.lock
+DOCS_LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate --group docs \
+	--constraints requirements.lock -o requirements-docs.lock
 
 .PHONY: help
 help: ## List the targets
@@ -108,15 +111,24 @@ bench: setup ## Race training against other ways to write it (real images, about
 mutate: setup ## Put 300 small errors into a copy of the code, one at a time: do tests notice? (half an hour)
 	$(BIN)/python experiments/mutation/mutate.py --count 300 --seed 0 --workers 2
 
+.PHONY: docs
+docs: $(VENV)/.docs ## Build the documentation into site/, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+$(VENV)/.docs: requirements-docs.lock | setup
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-docs.lock
+	@touch $@
+
 .PHONY: format
 format: setup ## Put the code into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 .PHONY: lock
-lock: setup ## Renew requirements.lock and requirements-serve.lock from pyproject.toml
+lock: setup ## Renew requirements.lock, -serve.lock and -docs.lock from pyproject.toml
 	$(LOCK) --upgrade
 	$(SERVE_LOCK)
+	$(DOCS_LOCK)
 
 .PHONY: wheel
 wheel: setup ## Build the wheel into dist/
@@ -128,5 +140,5 @@ dashboards: setup ## Open TensorBoard over all runs
 
 .PHONY: clean
 clean: ## Remove generated files here (not runs/, not the cache in your home folder)
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf dist build site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -49,9 +49,11 @@ class CompareConfig(Strict):
 
     def _folder(self, study: str) -> Path:
         """The folder of a study; a name alone is looked up in `runs_dir`."""
-        path = Path(study).expanduser()
+        from signlang.runs.folder import is_other_folder
+
+        path, runs_dir = Path(study).expanduser(), Path(self.runs_dir).expanduser()
         is_name = Path(study).name == study and not path.is_dir()
-        return Path(self.runs_dir).expanduser() / study if is_name else path
+        return runs_dir / study if is_name or is_other_folder(study, runs_dir) else path
 
 
 def compare(cfg: DictConfig) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import made_hands
 import numpy as np
@@ -18,6 +19,9 @@ from PIL import Image
 from signlang import hydra_app
 from signlang.errors import SettingError
 from signlang.hands.hand_networks import HandNetworks, find_networks
+
+if TYPE_CHECKING:
+    from typist import Typist
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SIGNLANG_SHARED", ROOT.parent / "shared"))
@@ -130,6 +134,16 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     assert result.code == 0, result.err
     (bundle,) = (place / "bundles").iterdir()
     return bundle, result
+
+
+@pytest.fixture(scope="session")
+def typist(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Typist"]:
+    """Runs many commands, as `run_command` does, without the seconds that imports take."""
+    from typist import Typist
+
+    one = Typist(tmp_path_factory.mktemp("typist"))
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

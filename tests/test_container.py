@@ -26,6 +26,15 @@ def test_the_container_gets_versions_that_are_tested() -> None:
     assert "torch" not in {name for name, _ in locked("requirements-serve.lock")}
 
 
+def test_tools_of_the_documentation_share_versions() -> None:
+    tested = dict(locked("requirements.lock"))
+    documentation = locked("requirements-docs.lock")
+    assert "mkdocs-material" in dict(documentation)
+    shared = {pair for pair in documentation if pair[0] in tested}
+    assert shared <= locked("requirements.lock")
+    assert "://" not in (ROOT / "requirements-docs.lock").read_text("utf-8")
+
+
 def test_the_service_imports_nothing_else(tmp_path: Path) -> None:
     bundle = bundles.write(tmp_path / "bundle")
     code = f"""

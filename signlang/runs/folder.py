@@ -422,11 +422,24 @@ def all_runs(runs_dir: Path) -> list[Path]:
     return sorted(file.parent for file in runs_dir.glob("*/*/fold=*/record.json"))
 
 
+def is_other_folder(word: str, runs_dir: Path) -> bool:
+    """Whether a name is that of a study and of a folder without runs: the images it is named after.
+
+    Args:
+        word: As it was typed.
+        runs_dir: The folder of the studies.
+    """
+    if Path(word).name != word or not (runs_dir / word).is_dir():
+        return False
+    return not any(any(Path(word).glob(f"{above}{RECORD}")) for above in ("", "*/", "*/*/"))
+
+
 def find_folder(word: str, runs_dir: Path, key: str = "run") -> Path:
     """The folder that a word names: of a run, of the runs of a setting, or of a study.
 
     Args:
-        word: A path; `latest`; a name below `runs_dir`, or a part of one that nothing else has.
+        word: A path; `latest`; a name below `runs_dir`, or a part of one that nothing else has. A
+            name that a study and a folder without runs have in common is the study's.
         runs_dir: The folder of the studies.
         key: The setting that the word was given for.
 
@@ -434,7 +447,7 @@ def find_folder(word: str, runs_dir: Path, key: str = "run") -> Path:
         SettingError: If none or several fit, with those that are near.
     """
     path = Path(word).expanduser()
-    if word and path.exists():
+    if word and path.exists() and not is_other_folder(word, runs_dir):
         return path
     runs = all_runs(runs_dir)
     if word == LATEST:

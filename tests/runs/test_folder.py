@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from signlang.compare import CompareConfig
 from signlang.errors import DataError, RunError
-from signlang.runs.folder import RunFolder
+from signlang.runs.folder import RunFolder, find_folder
 
 ROWS = ("A/1.png,A,ann,train", "B/2.png,B,bob,validation+test", "A/3.png,A,,test")
 
@@ -158,3 +159,18 @@ def test_a_record_of_a_newer_format_is_refused(folder: RunFolder) -> None:
     )
     with pytest.raises(RunError, match=r"is of format 3, .*version that wrote it \(9\.0\)"):
         folder.record()
+
+
+def test_a_study_goes_before_the_images_that_it_is_named_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "signs" / "net" / "fold=0"
+    run.mkdir(parents=True)
+    (run / "record.json").write_text("{}")
+    (tmp_path / "signs" / "A").mkdir(parents=True)
+    assert find_folder("signs", Path("runs")) == Path("runs/signs")
+    assert CompareConfig(studies=["signs"]).targets() == {Path("runs/signs"): None}
+    (tmp_path / "signs" / "net").mkdir()
+    (tmp_path / "signs" / "net" / "record.json").write_text("{}")
+    assert find_folder("signs", Path("runs")) == Path("signs"), "it holds runs itself"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import QUICK, ROOT, Result, run_command
+from conftest import QUICK, Result, run_command
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
@@ -450,9 +450,3 @@ def test_how_many_jobs_a_machine_carries() -> None:
     assert worker_count(3) == 3
     with pytest.raises(SettingError, match=r"hydra\.launcher\.jobs=many"):
         worker_count("many")
-
-
-def test_every_experiment_is_in_the_readme() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
-    for file in (ROOT / "conf" / "experiment").iterdir():
-        assert file.stem in text
