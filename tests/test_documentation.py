@@ -74,7 +74,8 @@ class Reader:
 
     def prepare(self, page: Page) -> None:
         """Lay out what the page shows or takes for granted."""
-        text = "\n".join(command.line for command in page.commands) + "\n".join(page.python)
+        text = "\n".join([*(command.line for command in page.commands), *page.python])
+        text += "".join(name and content for name, content in page.files.items())
         for name in ("my_signs", "IMAGES", "PEOPLE", "ROOMS", "OTHERS", "digits/Dataset",
                      "asl_alphabet"):  # fmt: skip
             used = re.search(rf"(?<![\w=]){name}\b|root={name}\b|backgrounds={name}\b", text)

@@ -602,6 +602,11 @@ def _index(root: Path, base: Path, good: Sequence[Inspected], bad: tuple[BadFile
     good = sorted(good, key=lambda item: item[0].path)
     classes = tuple(sorted({entry.label for entry, _, _ in good}))
     if not good:
+        if bad:
+            raise DataError(
+                f"None of the {len(bad):,} images of {root} can be used: {bad[0].path}: "
+                f"{bad[0].reason}. {_whereabouts(root, bad)}".rstrip()
+            )
         raise DataError(f"{root} holds no usable image: expected one folder of images per sign.")
     if len(classes) < 2:
         raise DataError(
