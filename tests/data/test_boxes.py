@@ -321,3 +321,17 @@ def test_a_run_on_boxes_is_evaluated_with_and_without(tmp_path: Path) -> None:
         assert result.code == 0, result.err
         assert told in result.err
         assert ("another task" in result.err) == bool(told)
+
+
+@pytest.mark.slow
+def test_a_bundle_is_compared_on_the_crops_of_its_run(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "signs", per_class=12)
+    words = [*QUICK, "data.root=signs", "trainer.max_epochs=8", "verbose=false"]
+    assert run_command(tmp_path, *words, "callbacks.early_stopping=null").code == 0
+    result = run_command(tmp_path, "run=latest", "quantize=true", verb="export")
+    assert result.code == 0, result.err
+    (bundle,) = (tmp_path / "bundles").iterdir()
+    manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    assert manifest["boxes"] == {"images": 36, "of": 36, "margin": 0.1}
+    assert manifest["accuracy"]["fp32"] == pytest.approx(manifest["accuracy"]["run"])
+    assert "36 of its 36 images were cropped to a box" in (bundle / "card.md").read_text("utf-8")
