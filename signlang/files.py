@@ -209,7 +209,8 @@ def _row(file: Path, line: int, columns: list[str], values: list[str]) -> dict[s
 def _plain_value(value: str, folder: Path, *, is_path: bool) -> str:
     """A value without what is only its spelling: another encoding, backslashes."""
     foreign = any("\udc80" <= letter <= "\udcff" for letter in value)
-    if is_path and (foreign or "\\" in value) and (folder / value).exists():
+    there = os.path.exists  # unlike Path's it takes any text: a name may be too long
+    if is_path and (foreign or "\\" in value) and there(folder / value):
         return value
     if foreign:  # no UTF-8
         value = value.encode("utf-8", "surrogateescape").decode("cp1252", "replace")

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import bundles
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from services import Service, service
@@ -127,6 +127,8 @@ TABLES: Final = [
 ]
 
 
+@example(seed=TABLES[0], edits=[Edit(0.3125, 20, b"")])  # only a header is left
+@example(seed=TABLES[1], edits=[Edit(0.55, 0, b"9" * 5000)])  # no name may be as long
 @given(st.sampled_from(TABLES), TEXT_EDITS)
 @tries(800)
 def test_a_table(tmp_path: Path, seed: bytes, edits: Sequence[Edit]) -> None:
@@ -164,6 +166,7 @@ def read_everything(run: Path) -> None:
             read()
 
 
+@example(name="record.json", edits=[Edit(0.0, 0, b"[" * 3000)])  # deeper than Python recurses
 @given(st.sampled_from(RUN_FILES), TEXT_EDITS)
 @tries(150)
 def test_a_run_folder(run: Path, name: str, edits: Sequence[Edit]) -> None:
@@ -226,6 +229,7 @@ def test_a_network(bundle: Path, edits: Sequence[Edit]) -> None:
         network(np.zeros((2, 8, 8, 3), np.uint8))
 
 
+@example(edits=[Edit(0.75, 2, b""), Edit(0.75, 2, b"\0" * 4)])  # what zlib raises was not caught
 @given(EDITS)
 @tries(200)
 def test_an_archive(bundle: Path, tmp_path: Path, edits: Sequence[Edit]) -> None:

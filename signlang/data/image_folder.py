@@ -604,6 +604,8 @@ def list_csv(file: Path) -> list[ImageEntry]:
 def _csv_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a table of images, each with a path and a label."""
     rows = read_table(file, required=("path", "label"))
+    if not rows:
+        raise DataError(f"{file} names no image: there is no line below its first one.")
     missing = [str(number) for number, row in rows if not (row["path"] and row["label"])]
     if missing:
         where = f"line{'s' * (len(missing) > 1)} {several(missing)}"
