@@ -27,6 +27,14 @@ from signlang.models.networks import build_network
 README: Final = Page(ROOT / "README.md")
 SITE: Final = [Page(file) for file in PAGES]
 WITH_COMMANDS: Final = [page for page in [README, *SITE] if page.commands or page.python]
+SLOW: Final = {  # typed by `make test-all`; their words are checked each time
+    "augment", "cpu-and-gpu", "evaluate", "manage-runs", "notebook", "own-network",
+    "read-the-report", "resume", "switches",
+}  # fmt: skip
+TYPED: Final = [
+    pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.path.stem in SLOW else [])
+    for page in WITH_COMMANDS
+]
 ADDRESS: Final = "http://127.0.0.1:8000"
 TINY: Final = {
     "train": ["image_size=32", "batch_size=4", "trainer.max_epochs=1", "data.stored_size=32",
@@ -145,7 +153,7 @@ class Reader:
         assert (Path(sys.executable).parent / words[0]).is_file()
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TYPED)
 def test_a_page_works_from_top_to_bottom(
     page: Page, typist: Typist, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
