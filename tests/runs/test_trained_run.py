@@ -95,7 +95,10 @@ def run_on(root: Path, path: Path) -> Any:
     config = {"data": {"root": str(root), "source": source}, "cache_dir": "cache"}
     (path / ".hydra").mkdir(parents=True)
     (path / ".hydra" / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    return SimpleNamespace(path=path, image_sizes=(40, 32), folder=SimpleNamespace(crops={}))
+    return SimpleNamespace(
+        path=path, image_sizes=(40, 32), folder=SimpleNamespace(crops={}),
+        hand_input=lambda cache_dir: None,
+    )  # fmt: skip
 
 
 def test_images_are_found_by_the_run_or_where_one_says(images: RunImages, tmp_path: Path) -> None:
