@@ -4,7 +4,6 @@ Annotations may come from elsewhere: what they say is data, a file of more than 
 refused, and so is XML with a DOCTYPE, the way of entity bombs and of external entities.
 """
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from signlang.data import patterns
 from signlang.data.boxes import Box, centred
 from signlang.data.image_io import is_image_name
 from signlang.errors import DataError
+from signlang.files import parse_json
 
 KINDS: Final = ("yolo", "coco", "voc")
 MOST_BYTES: Final = {".xml": 4 << 20, ".txt": 4 << 20, ".json": 1 << 30, ".yaml": 4 << 20}
@@ -255,7 +255,7 @@ def _read_coco_table(
 ) -> None:
     file = root / table
     try:
-        content = json.loads(_text_of(file))
+        content = parse_json(_text_of(file))
         labels = {one["id"]: str(one["name"]) for one in content.get("categories", [])}
         images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
         for one in content["images"]:

@@ -1,6 +1,5 @@
 """Analysis of a data set for its card: index, folds, duplicates, label errors, warnings."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
 from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
 from signlang.errors import DataError, SettingError
-from signlang.files import write_csv, write_json
+from signlang.files import parse_json, write_csv, write_json
 from signlang.hands.hand_input import build_input
 from signlang.reporting.formatting import counted
 from signlang.runs.folder import find_folder
@@ -272,7 +271,7 @@ def _refuse_namesake(cfg: DictConfig, index: Index) -> None:
     if str(cfg.out) != f"{cfg.cards_dir}/{cfg.data.name}":
         return
     try:
-        recorded = json.loads((out / DATA).read_text("utf-8"))
+        recorded = parse_json((out / DATA).read_text("utf-8"))
     except (OSError, ValueError):
         return
     other = other_root(recorded, index) if isinstance(recorded, dict) else None

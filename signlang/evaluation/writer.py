@@ -1,6 +1,5 @@
 """Output files and terminal tables of an evaluation."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,7 @@ from signlang.data.index import distinct_name, other_root
 from signlang.errors import SettingError
 from signlang.evaluation import results
 from signlang.evaluation.results import ClassScore, Evaluation, by_class, by_set, by_signer
-from signlang.files import SET, write_csv, write_json
+from signlang.files import SET, parse_json, write_csv, write_json
 from signlang.metrics import classification
 from signlang.metrics.calibration import calibration_effects, fields_of
 from signlang.metrics.classification import Proportion
@@ -194,7 +193,7 @@ def _refuse_namesake(evaluation: Evaluation, out: Path) -> None:
         SettingError: Names both folders, and how to tell them apart.
     """
     try:
-        recorded = json.loads((out / "record.json").read_text("utf-8")).get("data")
+        recorded = parse_json((out / "record.json").read_text("utf-8")).get("data")
     except (OSError, ValueError, AttributeError):
         return
     index = evaluation.index
