@@ -96,6 +96,7 @@ test-all: setup ## Run all tests, the slow ones too
 .PHONY: fuzz
 fuzz: setup ## Damage 100,000 files and requests of strangers: nothing but errors for people (half an hour)
 	SIGNLANG_FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
+	$(BIN)/python experiments/serving/api_fuzz.py
 
 .PHONY: check
 check: setup ## Lint, formatting and types, as continuous integration does

@@ -102,8 +102,13 @@ BODY: Final = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
+                "required": ["images"],
                 "properties": {
-                    "images": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    "images": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                    }
                 },
             }
         },

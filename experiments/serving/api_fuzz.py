@@ -1,0 +1,40 @@
+"""Ask a service thousands of requests that schemathesis makes of its OpenAPI description."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import bundles  # noqa: E402
+from services import service  # noqa: E402
+
+# any bytes are an image by the schema, which cannot say what a JPEG is
+NOT_ASKED = "positive_data_acceptance"
+
+
+def main() -> None:
+    """Exit with 1 if an answer does not fit the description, or is an error of the service."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=1000, help="of each address, at most")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    uv = Path(sys.executable).with_name("uv")
+    with tempfile.TemporaryDirectory() as place:
+        bundle = bundles.write(Path(place) / "bundle")
+        with service(Path(place), f"bundle={bundle}") as running:
+            done = subprocess.run([
+                str(uv), "tool", "run", "--from", "schemathesis==4.32.5", "st", "run",
+                f"{running.url}/openapi.json", "--max-examples", str(options.examples),
+                "--seed", str(options.seed), "--exclude-checks", NOT_ASKED,
+            ])  # fmt: skip
+            errors = [line for line in running.events("request") if line["status"] >= 500]
+    print(len(errors), "answers with a status of 500 and more")
+    sys.exit(bool(done.returncode or errors))
+
+
+if __name__ == "__main__":
+    main()
