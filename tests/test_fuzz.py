@@ -109,7 +109,7 @@ def image_seeds() -> list[bytes]:
 
 
 @given(st.sampled_from(image_seeds()), EDITS)
-@tries(2200)
+@tries(2500)
 def test_an_image(seed: bytes, edits: Sequence[Edit]) -> None:
     data = damaged(seed, edits)
     with suppress(BadImageError):
@@ -168,7 +168,7 @@ def read_everything(run: Path) -> None:
 
 @example(name="record.json", edits=[Edit(0.0, 0, b"[" * 3000)])  # deeper than Python recurses
 @given(st.sampled_from(RUN_FILES), TEXT_EDITS)
-@tries(150)
+@tries(60)
 def test_a_run_folder(run: Path, name: str, edits: Sequence[Edit]) -> None:
     file = run / name
     before = file.read_bytes()
@@ -180,7 +180,7 @@ def test_a_run_folder(run: Path, name: str, edits: Sequence[Edit]) -> None:
 
 
 @given(st.sampled_from(RUN_FILES), TEXT_EDITS)
-@tries(40)
+@tries(12)
 def test_the_network_of_a_run_folder(run: Path, name: str, edits: Sequence[Edit]) -> None:
     file = run / name
     before = file.read_bytes()
@@ -193,7 +193,7 @@ def test_the_network_of_a_run_folder(run: Path, name: str, edits: Sequence[Edit]
 
 
 @given(EDITS)
-@tries(60)
+@tries(40)
 def test_a_checkpoint(run: Path, edits: Sequence[Edit]) -> None:
     (file,) = run.rglob("best.ckpt")
     before = file.read_bytes()
@@ -211,7 +211,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(TEXT_EDITS)
-@tries(1000)
+@tries(1100)
 def test_a_manifest(bundle: Path, edits: Sequence[Edit]) -> None:
     with suppress(BundleError):
         data = damaged((bundle / "bundle.json").read_bytes(), edits)
