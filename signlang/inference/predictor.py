@@ -336,10 +336,11 @@ def write_table(
     On a terminal that is too narrow for them each path has a line of its own.
     """
     rows = [["path", "label", "confidence", *(f"{place}." for place in range(2, top + 1))]]
+    rows[0] += ["hand"] * hands
     for prediction in predictions:
         others = [f"{name} {share:.4f}" for name, share in prediction.top_k[1:]]
         label = f"{UNKNOWN} ({prediction.guess}?)" if prediction.unknown else prediction.label
-        others += ["no hand found"] * (prediction.hand is False)
+        others += [HAND[prediction.hand]] * hands
         rows.append(
             [prediction.path, "-", prediction.error]
             if prediction.error

@@ -196,7 +196,7 @@ def test_a_csv_names_images_labels_and_signers(folder: Path, cache_dir: Path) ->
         ("path,label\nA/A0.png,\n", "line 2"),
         ("path,label\nA/A0.png,x\nA/A0.png,y\n", "more than once"),
         ("path,label\nA/A0.png,x\nnowhere.png,y\n", r"nowhere\.png: no such file"),
-        ("path,label\n", "no usable image"),
+        ("path,label\n", "names no image: there is no line below its first one"),
     ],
 )
 def test_a_csv_with_faults_is_refused(

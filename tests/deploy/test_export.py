@@ -268,7 +268,7 @@ def test_damaged_bundles_are_refused_in_a_sentence(
     for key, value, sentence in (
         ("classes", ["A", "A"], r"classes=\[A, A\]: each name must be there once"),
         ("temperature", 0, "temperature=0: it must be a number above 0"),
-        ("image_size", "x", "image_size=x: it must be a whole number of at least 1"),
+        ("image_size", "x", "image_size=x: it must be a whole number from 1 to 4096"),
         (
             "preprocessing",
             {"image_sizes": [0]},

@@ -80,6 +80,13 @@ def test_every_way_gives_the_same_probabilities(
     without = sum(path in WITHOUT for path in run.predictions["path"])
     assert [row["hand"] for row in cells].count("not found") == without
     assert f"no hand found in {without}" in shown.err
+    table = run_command(tmp_path, f"bundle={bundle}", *map(str, files), verb="predict")
+    assert table.code == 0, table.err
+    lines = {line.split("  ")[0]: line.rstrip() for line in table.out.splitlines()}
+    assert lines["path"].endswith("  hand")
+    for file in files:
+        is_found = file.relative_to(some_without).as_posix() not in WITHOUT
+        assert lines[str(file)].endswith("  found" if is_found else "  not found")
     with service(tmp_path, f"bundle={bundle}") as running, running.client() as client:
         uploads = [("any", (file.name, file.read_bytes())) for file in files]
         answers = client.post("/v1/predict", files=uploads).json()["predictions"]
