@@ -289,7 +289,7 @@ def mounted(folder: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-HALF_WRITTEN: Final = re.compile(r"\..+\.[0-9a-f]{12}(\.old)?")
+HALF_WRITTEN: Final = re.compile(r"\..+\.([0-9a-f]{12}|replaced)")
 
 
 def half_written(place: Path) -> list[Path]:
