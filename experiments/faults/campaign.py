@@ -2,10 +2,10 @@
 
     python experiments/faults/campaign.py --seed 0
 
-Each fault happens to a command on 36 tiny images, in a folder of its own. Then its cause is removed,
-and the same command is given again: it must complete, what it writes must equal what the undisturbed
-command writes (but for times), and nothing half-written and no process may be left. It writes
-`results.csv`, a line for each fault, and prints the faults that went wrong.
+Each fault happens to a command on 36 tiny images, in a folder of its own. Then its cause is
+removed, and the same command is given again: it must complete, what it writes must equal what the
+undisturbed command writes (but for times), and nothing half-written and no process may be left. It
+writes `results.csv`, a line for each fault, and prints the faults that went wrong.
 """
 
 import argparse
@@ -59,13 +59,15 @@ WRITES_TO: Final = {
     "export": "bundle", "evaluate": "evaluation",
 }  # fmt: skip
 NEEDS_RUNS: Final = ("compare", "export", "evaluate")
-# no result: logs, charts of times, checkpoints (whose weights the predictions show), how it was started
+# no result: logs, charts of times, how it was started, checkpoints (predictions show their weights)
 NO_RESULT: Final = re.compile(
-    r"(^|/)(events\.out\..*|run\.log|\.lock|\.hydra/.*|hparams\.yaml|record\.json|.*\.ckpt|cost\.png)$"
+    r"(^|/)(events\.out\..*|run\.log|\.lock|\.hydra/.*|hparams\.yaml|record\.json|.*\.ckpt"
+    r"|cost\.png)$"
 )
 TIMES: Final = {
     "checksums",
     "seconds", "images_per_second", "latency_ms", "latency_quartiles_ms", "environment",
+    "latency", "files", "measured",
 }  # fmt: skip
 OK: Final = ("killed", "failed with a sentence", "no effect", "put right", "told")
 
@@ -140,11 +142,8 @@ class Case:
     def check_results(self) -> None:
         """Compare what is there with the undisturbed results."""
         expected, found = self.base.results[self.verb], results(self.output)
-        odd = sorted(
-            name
-            for name in expected.keys() | found.keys()
-            if name not in found or name not in expected or expected[name] not in {found[name], None}
-        )
+        odd = sorted(expected.keys() ^ found.keys())
+        odd += [name for name in found if expected.get(name) not in {found[name], None}]
         if odd:
             self.wrong.append(f"other results: {', '.join(odd)}")
 
@@ -190,7 +189,9 @@ def results(folder: Path) -> dict[str, bytes | None]:
 def timeless(file: Path) -> bytes:
     """A file without what depends on speed."""
     data = file.read_bytes()
-    if file.name == "metrics.json":
+    if file.name in {"card.html", "card.md"}:
+        return re.sub(rb"[\d.,]+( ms|</td>)", b"", data)
+    if file.name in {"metrics.json", "bundle.json"}:
         try:
             return json.dumps(without_times(json.loads(data)), sort_keys=True).encode()
         except ValueError:
@@ -283,11 +284,16 @@ def write_images(folder: Path) -> None:
 # the faults
 
 
+def kill_at(place: Path, number: int) -> commands.Action:
+    """Prepare a process to kill itself at its n-th write."""
+    return commands.at_write(place, number, commands.kill_itself)
+
+
 def killed_at_a_write(case: Case) -> None:
     """SIGKILL just before it writes, renames or removes something."""
     number = case.draw.randint(1, case.base.writes[case.verb])
     case.detail = f"at write {number}"
-    case.first(run(case.place, case.words, commands.at_write(case.place, number, commands.kill_itself)))  # fmt: skip
+    case.first(run(case.place, case.words, kill_at(case.place, number)))
     case.again()
 
 
@@ -307,7 +313,7 @@ def killed_over_and_over(case: Case) -> None:
     numbers = sorted(case.draw.randint(1, case.base.writes[case.verb]) for _ in range(4))
     case.detail = f"at writes {', '.join(map(str, numbers))}"
     for number in numbers:
-        case.first(run(case.place, case.words, commands.at_write(case.place, number, commands.kill_itself)))  # fmt: skip
+        case.first(run(case.place, case.words, kill_at(case.place, number)))
     case.again()
 
 
@@ -438,8 +444,7 @@ def clock_jumps_back(case: Case) -> None:
     seconds = case.draw.choice([60.0, 3600.0, 86400.0, 4e8])
     number = case.draw.randint(1, case.base.writes[case.verb])
     case.detail = f"by {seconds:.0f} s after {calls} calls, killed at write {number}"
-    first = commands.at_write(case.place, number, commands.kill_itself)
-    case.first(run(case.place, case.words, first))
+    case.first(run(case.place, case.words, kill_at(case.place, number)))
     later = time.time() + seconds
     for file in case.place.rglob("*"):
         os.utime(file, (later, later))
@@ -472,7 +477,7 @@ def two_at_once(case: Case) -> None:
 
 
 def full_shared_memory(case: Case) -> None:
-    """/dev/shm is full, and batches are prepared in two processes."""
+    """The shared memory is full, and batches are prepared in two processes."""
     size = case.draw.choice(["4k", "64k", "256k", "1m"])
     case.detail = f"{size} left"
     words = (*case.words, "workers=2")
@@ -501,8 +506,17 @@ def flip(file: Path, draw: random.Random) -> str:
     return f"{file.name}, byte {position} of {len(data)}, bit {bit}"
 
 
+def copy_run(case: Case) -> None:
+    """Put one finished run of the undisturbed commands into the place."""
+    base = case.base.root / "base"
+    (run_of,) = base.glob(f"{STUDY}/*/fold=0")
+    shutil.copytree(run_of, case.place / run_of.relative_to(base))
+
+
 def damaged_run(case: Case, name: str) -> None:
     """A bit of a file of a finished run is flipped: it is noticed, or does not matter."""
+    if case.verb == "train":
+        copy_run(case)
     (folder,) = case.place.glob(f"{STUDY}/*/fold=0")
     file = next(iter(sorted(folder.glob(name))))
     case.detail = flip(file, case.draw)
@@ -524,14 +538,15 @@ def damaged_run(case: Case, name: str) -> None:
     case.check_end(ended, "train overwrite=true")
     if ended.code:
         case.wrong.append(f"overwrite=true fails: {last_line(ended)}")
+    if case.verb != "train":  # it shows times as well: of the runs of the undisturbed command
+        shutil.rmtree(case.place / "runs")
+        shutil.copytree(case.base.root / "base" / "runs", case.place / "runs")
     case.again()
 
 
 def damaged_unfinished_run(case: Case, name: str) -> None:
     """A bit of a file of a run that was killed before its test is flipped."""
-    shutil.copytree(case.base.root / "base" / "runs", case.place / "runs")
-    for other in case.place.glob(f"{STUDY}/*/fold=1"):
-        shutil.rmtree(other)
+    copy_run(case)
     (folder,) = case.place.glob(f"{STUDY}/*/fold=0")
     (folder / "metrics.json").unlink()
     (folder / "predictions.csv").unlink()
@@ -566,10 +581,11 @@ def damaged_cache(case: Case, name: str) -> None:
 
 
 Fault = Callable[[Case], None]
+Plan = tuple[str, str, Fault, bool]  # kind, command, fault, and whether the cache is there
 RUN_FILES: Final = (
-    "metrics.json", "record.json", "predictions.csv", "data.csv", "classes.json", "calibration.json",
-    "history.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "run.log", "events.out.*",
-    "hparams.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml",
+    "metrics.json", "record.json", "predictions.csv", "data.csv", "classes.json",
+    "calibration.json", "history.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "run.log",
+    "events.out.*", "hparams.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml",
 )  # fmt: skip
 UNFINISHED_FILES: Final = (
     "record.json", "data.csv", "classes.json", "history.csv", "checkpoints/best.ckpt",
@@ -582,49 +598,71 @@ READ_BY: Final = {"metrics.json": "compare export", "record.json": "compare expo
                   ".hydra/config.yaml": "export evaluate"}  # fmt: skip
 
 
-def planned() -> Iterator[tuple[str, str, Fault, bool]]:
-    """Kind, command, fault and whether its cache is there, of every fault in turn."""
-    for fault, kind, counts in (
-        (killed_at_a_write, "SIGKILL at a write",
-         "train 36 sweep 12 describe 12 compare 12 export 10 evaluate 8"),
-        (killed_at_a_time, "SIGKILL at a random time",
-         "train 14 sweep 6 describe 6 compare 6 export 6 evaluate 4"),
-        (killed_over_and_over, "four SIGKILL in a row", "train 4 sweep 3 describe 1"),
-        (killed_while_replacing, "SIGKILL while replacing", "compare 4 export 6 describe 4"),
-        (killed_sweep_of_workers, "SIGKILL in a sweep of workers", "sweep 5"),
-        (full_disk, "full disk (tmpfs)", "train 8 sweep 2 describe 4 compare 4 export 4 evaluate 2"),
-        (limited_files, "limit of file sizes", "train 5 describe 2 compare 2 export 2"),
-        (read_only, "read-only folder", "train 3 describe 3 compare 2 export 2 evaluate 2"),
-        (read_only_runs, "runs on a read-only disk", "compare 1 export 1 evaluate 1"),
-        (clock_jumps_back, "clock jumps back", "train 5 sweep 2 describe 1 compare 1 export 1"),
-        (two_at_once, "two equal commands at once",
-         "train 4 sweep 2 describe 2 compare 2 export 2 evaluate 1"),
-        (full_shared_memory, "full /dev/shm", "train 4"),
-        (out_of_memory, "out of memory (RLIMIT_AS)", "train 6 sweep 1 describe 2 compare 1"),
-    ):  # fmt: skip
-        needs_root = fault in (full_disk, read_only, read_only_runs, full_shared_memory)
-        if commands.IS_ROOT or not needs_root:
-            yield from ((kind, verb, fault, True) for verb in _times(counts))
-    for fault, kind, counts in (
-        (killed_at_a_write, "SIGKILL while the cache is built", "train 10 describe 4"),
-        (killed_at_a_time, "SIGKILL while the cache is built", "train 4"),
-        (full_disk_of_the_cache, "full disk of the cache", "train 4 describe 2"),
-        (two_at_once, "two builds of one cache at once", "train 2 describe 1"),
-        (changing_data, "data changes while it is read", "train 20 describe 5"),
-    ):
-        if commands.IS_ROOT or fault is not full_disk_of_the_cache:
-            yield from ((kind, verb, fault, False) for verb in _times(counts))
+ON_CACHE: Final[Sequence[tuple[Fault, str, str]]] = (  # fault, kind, commands with their counts
+    (killed_at_a_write, "SIGKILL at a write",
+     "train 30 sweep 8 describe 10 compare 10 export 5 evaluate 6"),
+    (killed_at_a_time, "SIGKILL at a random time",
+     "train 12 sweep 4 describe 5 compare 5 export 3 evaluate 3"),
+    (killed_over_and_over, "four SIGKILL in a row", "train 4 sweep 2"),
+    (killed_while_replacing, "SIGKILL while replacing", "compare 4 export 4 describe 3"),
+    (killed_sweep_of_workers, "SIGKILL in a sweep of workers", "sweep 4"),
+    (full_disk, "full disk (tmpfs)",
+     "train 8 sweep 1 describe 3 compare 3 export 2 evaluate 1"),
+    (limited_files, "limit of file sizes", "train 5 describe 2 compare 2 export 1"),
+    (read_only, "read-only folder", "train 3 describe 2 compare 2 export 1 evaluate 1"),
+    (read_only_runs, "runs on a read-only disk", "compare 1 export 1 evaluate 1"),
+    (clock_jumps_back, "clock jumps back", "train 4 sweep 1 describe 1 compare 1 export 1"),
+    (two_at_once, "two equal commands at once",
+     "train 3 sweep 1 describe 2 compare 2 export 2 evaluate 1"),
+    (full_shared_memory, "full /dev/shm", "train 4"),
+    (out_of_memory, "out of memory (RLIMIT_AS)", "train 6 sweep 1 describe 2 compare 1"),
+)  # fmt: skip
+WITHOUT_CACHE: Final[Sequence[tuple[Fault, str, str]]] = (
+    (killed_at_a_write, "SIGKILL while the cache is built", "train 10 describe 4"),
+    (killed_at_a_time, "SIGKILL while the cache is built", "train 4"),
+    (full_disk_of_the_cache, "full disk of the cache", "train 4 describe 2"),
+    (two_at_once, "two builds of one cache at once", "train 2 describe 1"),
+    (changing_data, "data changes while it is read", "train 16 describe 4"),
+)  # fmt: skip
+NEEDS_ROOT: Final = (
+    full_disk, full_disk_of_the_cache, read_only, read_only_runs, full_shared_memory,
+)  # fmt: skip
+CACHE_FILES: Final = {"pixels/*.npy": 8, "pixels/*.json": 6, "inspected/*.json": 12}
+
+
+def planned() -> Iterator[Plan]:
+    """Every fault in turn."""
+    for faults, cached in ((ON_CACHE, True), (WITHOUT_CACHE, False)):
+        for fault, kind, counts in faults:
+            if commands.IS_ROOT or fault not in NEEDS_ROOT:
+                yield from ((kind, verb, fault, cached) for verb in _times(counts))
+    yield from _bits()
+
+
+def _bits() -> Iterator[Plan]:
     for name in RUN_FILES:
         for verb in READ_BY.get(name, "compare").split():
-            for _ in range(3 if name in READ_BY else 1):
+            for _ in range(2 if name in READ_BY else 1):
                 yield "a bit of a finished run", verb, partial(damaged_run, name=name), True
     for name in UNFINISHED_FILES:
         for _ in range(6 if name.endswith("last.ckpt") else 2):
             fault = partial(damaged_unfinished_run, name=name)
             yield "a bit of an unfinished run", "train", fault, True
-    for name, count in (("pixels/*.npy", 8), ("pixels/*.json", 6), ("inspected/*.json", 12)):
+    for name, count in CACHE_FILES.items():
         for _ in range(count):
             yield "a bit of the cache", "train", partial(damaged_cache, name=name), True
+
+
+SHORT: Final = (  # kinds of which the short campaign tries one, of a training
+    "SIGKILL at a write", "SIGKILL while the cache is built", "full disk (tmpfs)",
+    "data changes while it is read", "a bit of a finished run", "a bit of the cache",
+)  # fmt: skip
+
+
+def short() -> list[tuple[int, Plan]]:
+    """A few faults, for the fast tests."""
+    plans = [(number, plan) for number, plan in enumerate(planned()) if plan[1] == "train"]
+    return [next(one for one in plans if one[1][0] == kind) for kind in SHORT]
 
 
 def _times(counts: str) -> Iterator[str]:
@@ -633,7 +671,7 @@ def _times(counts: str) -> Iterator[str]:
         yield from [verb] * int(count)
 
 
-def tried(base: Baseline, number: int, seed: int, plan: tuple[str, str, Fault, bool]) -> Row:
+def tried(base: Baseline, number: int, seed: int, plan: Plan) -> Row:
     """Let a fault happen, and look at what comes of it."""
     kind, verb, fault, cached = plan
     started = time.monotonic()
@@ -648,7 +686,7 @@ def tried(base: Baseline, number: int, seed: int, plan: tuple[str, str, Fault, b
     return Row(number, kind, verb, case.detail, case.ended, outcome, seconds)
 
 
-def lane(base: Baseline, seed: int, plans: Sequence[tuple[int, Any]], sender: Any) -> None:
+def lane(base: Baseline, seed: int, plans: Sequence[tuple[int, Plan]], sender: Any) -> None:
     """Try faults one after another, in a process that forks the commands."""
     for number, plan in plans:
         if os.getppid() == 1:  # the campaign was ended
@@ -658,7 +696,7 @@ def lane(base: Baseline, seed: int, plans: Sequence[tuple[int, Any]], sender: An
 
 
 def campaign(
-    base: Baseline, seed: int, plans: Sequence[tuple[int, Any]], lanes: int
+    base: Baseline, seed: int, plans: Sequence[tuple[int, Plan]], lanes: int
 ) -> Iterator[Row]:
     """Try faults side by side."""
     context = multiprocessing.get_context("fork")
@@ -680,8 +718,7 @@ def campaign(
 
 def table(rows: Sequence[Row]) -> str:
     """Kinds of faults with their outcomes, as Markdown."""
-    lines = ["| fault | tried | killed | failed with a sentence | no effect | put right | told | wrong |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [f"| fault | tried | {' | '.join(OK)} | wrong |", "|---" * (len(OK) + 3) + "|"]
     for kind in dict.fromkeys(row.kind for row in rows):
         some = [row for row in rows if row.kind == kind]
         ended = Counter(row.ended if row.ended in OK else "killed" for row in some)
@@ -695,7 +732,8 @@ def main() -> None:
     """Try all faults, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="kinds of which this is a part")
+    parser.add_argument("--only", default="", help="an expression that kinds match")
+    parser.add_argument("--short", action="store_true", help="tries a handful")
     parser.add_argument("--every", type=int, default=1, help="tries one of so many")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
@@ -707,14 +745,18 @@ def main() -> None:
     rows: list[Row] = []
     folder = Path(tempfile.mkdtemp())  # no TemporaryDirectory: a forked command would remove it
     try:
-        base = Baseline(folder)
+        base = Baseline(folder, ["train"] if arguments.short else [*VERBS])
         sys.stdout.write(f"not the same in two undisturbed commands: {base.unsteady}\n")
         sys.stdout.write(f"writes: {base.writes}\n")
-        plans = [
-            (number, plan)
-            for number, plan in enumerate(planned())
-            if arguments.only in f"{plan[0]} {plan[1]}" and number % arguments.every == 0
-        ]
+        plans = (
+            short()
+            if arguments.short
+            else [
+                (number, plan)
+                for number, plan in enumerate(planned())
+                if re.search(arguments.only, plan[0]) and number % arguments.every == 0
+            ]
+        )
         for row in campaign(base, arguments.seed, plans, arguments.lanes):
             rows = sorted([*rows, row], key=lambda one: one.number)
             write_csv(arguments.out, [f.name for f in fields(Row)], [astuple(one) for one in rows])

@@ -164,19 +164,20 @@ def kill_itself() -> None:
 
 def at_write(place: Path, number: int, act: Action) -> Action:
     """Act just before the process writes, renames or removes something for the n-th time."""
-    return lambda: _watch(_written, place, number, lambda _: act())
+    return lambda: _watch(_written, place, number, lambda _: act(), [])
 
 
 def at_read(place: Path, number: int, act: Callable[[list[str]], None]) -> Action:
     """Act just before the n-th file is read, with the paths of those before."""
-    return lambda: _watch(_read, place, number, act)
+    return lambda: _watch(_read, place, number, act, [])
 
 
 def counting(place: Path, counts: Path) -> Action:
     """Count what `at_write` counts, into a file outside of the place."""
 
     def prepare() -> None:
-        seen = _watch(_written, place, -1, lambda _: None)
+        seen: list[str] = []
+        _watch(_written, place, -1, lambda _: None, seen)
         atexit.register(lambda: counts.write_text(str(len(seen))))
 
     return prepare
@@ -184,21 +185,20 @@ def counting(place: Path, counts: Path) -> Action:
 
 def _watch(
     kind: Callable[[str, tuple[Any, ...]], str | None], place: Path, number: int,
-    act: Callable[[list[str]], None],
-) -> list[str]:  # fmt: skip
-    seen: list[str] = []
+    act: Callable[[list[str]], None], seen: list[str],
+) -> None:  # fmt: skip
     own, inside = os.getpid(), f"{place}{os.sep}"
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        path = kind(event, arguments)
-        if path is None or os.getpid() != own or not os.path.abspath(path).startswith(inside):
+        found = kind(event, arguments)
+        path = str(Path(found or os.sep).absolute())
+        if os.getpid() != own or not path.startswith(inside):
             return
-        seen.append(os.path.abspath(path))
+        seen.append(path)
         if len(seen) == number:
             act(seen[:-1])
 
     sys.addaudithook(hook)
-    return seen
 
 
 def _written(event: str, arguments: tuple[Any, ...]) -> str | None:
@@ -249,8 +249,8 @@ def small_shm(size: str) -> Action:
     def prepare() -> None:
         if ctypes.CDLL(None, use_errno=True).unshare(0x00020000):  # CLONE_NEWNS
             raise OSError(ctypes.get_errno(), "unshare")
-        for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", f"size={size}", "tmpfs",
-                                                 "/dev/shm"]):  # fmt: skip
+        tmpfs = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm"]  # noqa: S108
+        for words in (["--make-rprivate", "/"], tmpfs):
             subprocess.run(["mount", *words], check=True)
 
     return prepare

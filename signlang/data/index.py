@@ -111,7 +111,7 @@ def _previous_results(cache_file: Path) -> dict[str, list[Any]]:
             log.warning("%s was damaged: checking the images again", cache_file)
             return {}
         return dict(content["files"]) if content["version"] == VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
