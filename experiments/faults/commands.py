@@ -69,7 +69,11 @@ class Command:
         self.streams = [place / f".{name}-{time.monotonic_ns()}" for name in ("out", "err")]
         self.pid = os.fork()
         if not self.pid:
-            os._exit(self._run(place, words, prepare))
+            code = 70
+            try:
+                code = self._run(place, words, prepare)
+            finally:
+                os._exit(code)
 
     def _run(self, place: Path, words: Sequence[str], prepare: Action | None) -> int:
         os.setsid()
