@@ -97,6 +97,10 @@ test-all: setup ## Run all tests, the slow ones too
 fuzz: setup ## Damage 100,000 files and requests of strangers: nothing but errors for people (half an hour)
 	SIGNLANG_FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 
+.PHONY: test-faults
+test-faults: setup ## Kill, starve and damage commands 300 times: is everything put right? (quarter of an hour)
+	$(BIN)/python experiments/faults/campaign.py
+
 .PHONY: check
 check: setup ## Lint, formatting and types, as continuous integration does
 	$(BIN)/ruff check .
