@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_command
 
 import signlang
 from signlang import files
@@ -175,3 +175,40 @@ def test_a_flipped_bit_of_the_cached_facts_of_images_is_noticed(
     with caplog.at_level(logging.WARNING):
         assert inspect_files(tiny, paths, cache) == facts
     assert "was damaged" in caplog.text
+
+
+def test_an_image_that_was_away_for_a_moment_is_read_again(tiny: Path, tmp_path: Path) -> None:
+    place = tmp_path / "images"
+    shutil.copytree(tiny, place)
+    victim, away, cache = place / "A" / "A0.png", tmp_path / "A0.png", tmp_path / "facts.json"
+
+    def leave(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]) == str(victim) and not away.exists():
+            victim.rename(away)
+
+    sys.addaudithook(leave)
+    (reason,) = inspect_files(place, ["A/A0.png"], cache)
+    assert isinstance(reason, str)
+    assert away.exists()
+    shutil.copy2(away, victim)  # with its time of modification
+    (facts,) = inspect_files(place, ["A/A0.png"], cache)
+    assert not isinstance(facts, str)
+
+
+def test_a_full_disk_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("mounting a small disk needs root")
+    disk = tmp_path / "card"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        words = ("data=folder", f"data.root={tiny}", f"out={disk}")
+        result = run_command(tmp_path, *words, verb="describe")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert result.code == 1
+    assert "No space left on device" in result.err
+    assert "repeat the command" in result.err
+    assert "Traceback" not in result.err

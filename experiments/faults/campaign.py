@@ -62,11 +62,11 @@ NEEDS_RUNS: Final = ("compare", "export", "evaluate")
 # no result: logs, charts of times, how it was started, checkpoints (predictions show their weights)
 NO_RESULT: Final = re.compile(
     r"(^|/)(events\.out\..*|run\.log|\.lock|\.hydra/.*|hparams\.yaml|record\.json|.*\.ckpt"
-    r"|cost\.png)$"
+    r"|cost\.png|bundle/card\.(md|html))$"
 )
 TIMES: Final = {
     "checksums",
-    "seconds", "images_per_second", "latency_ms", "latency_quartiles_ms", "environment",
+    "seconds", "images_per_second", "latency_ms", "latency_quartiles_ms", "environment", "root",
     "latency", "files", "measured",
 }  # fmt: skip
 OK: Final = ("killed", "failed with a sentence", "no effect", "put right", "told")
@@ -189,9 +189,7 @@ def results(folder: Path) -> dict[str, bytes | None]:
 def timeless(file: Path) -> bytes:
     """A file without what depends on speed."""
     data = file.read_bytes()
-    if file.name in {"card.html", "card.md"}:
-        return re.sub(rb"[\d.,]+( ms|</td>)", b"", data)
-    if file.name in {"metrics.json", "bundle.json"}:
+    if file.name in {"metrics.json", "bundle.json", "data.json"}:
         try:
             return json.dumps(without_times(json.loads(data)), sort_keys=True).encode()
         except ValueError:

@@ -72,7 +72,9 @@ def inspect_files(root: Path, paths: Sequence[str], cache_file: Path) -> list[Im
             for (path, signature), result in zip(
                 missing, track(results, "checking images", len(missing)), strict=True
             ):
-                entries[path] = [*(signature or [0, 0]), result]
+                # what could not be read, or changed meanwhile, may be there again as it was
+                lasting = signature == _file_signature(root / path)
+                entries[path] = [*(signature if signature and lasting else [0, 0]), result]
         body = json.dumps(entries)
         checksum = zlib.crc32(body.encode())
         with atomic_write(cache_file) as temporary:
