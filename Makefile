@@ -98,6 +98,10 @@ fuzz: setup ## Damage 100,000 files and requests of strangers: nothing but error
 	SIGNLANG_FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 	$(BIN)/python experiments/serving/api_fuzz.py
 
+.PHONY: test-faults
+test-faults: setup ## Kill, starve and damage commands 300 times: is everything put right? (quarter of an hour)
+	$(BIN)/python experiments/faults/campaign.py
+
 .PHONY: check
 check: setup ## Lint, formatting and types, as continuous integration does
 	$(BIN)/ruff check .

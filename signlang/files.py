@@ -6,15 +6,22 @@ import io
 import json
 import os
 import re
+import shutil
 import unicodedata
 import uuid
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from signlang.errors import DataError, SettingError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def cache_folder(cache_dir: str | os.PathLike[str], *names: str) -> Path:
@@ -125,16 +132,99 @@ CROP: Final = "crop"
 def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a temporary path beside a file, which replaces the file at the end of the block.
 
-    The old content is kept if the process is killed, the disk is full, or the block raises.
+    The old content is kept if the process is killed, the disk is full, or the block raises. What
+    killed processes left of this file is removed.
     """
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}")
+    remove_abandoned(file.parent, file.name)
+    temporary = temporary_path(file)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
+        with in_use(temporary):
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside a file or folder for what is to replace it."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+
+
+TEMPORARY: Final = re.compile(r"\.(.+)\.[0-9a-f]{12}")  # see `temporary_path`
+
+
+@contextmanager
+def in_use(path: Path, *, folder: bool = False) -> Iterator[None]:
+    """Create a temporary file or folder, which others can see to be in use until the block ends.
+
+    The system keeps the lock, and drops it however the process ends.
+
+    Args:
+        path: See `temporary_path`.
+        folder: Create a folder.
+    """
+    while True:
+        if folder:
+            path.mkdir(parents=True)
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_CREAT | os.O_RDWR, 0o666)
+        _lock(descriptor, wait=True)
+        if path.exists():  # nobody took it for abandoned before it was locked
+            break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files and folders of processes that were killed.
+
+    Args:
+        folder: In which they lie; it must be ours, unless a name is given.
+        name: Of the file or folder that they were to replace; None: of any.
+    """
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            found = TEMPORARY.fullmatch(entry.name)
+            if found and name in {None, found[1]} and not entry.is_symlink():
+                _remove_if_abandoned(Path(entry.path))
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if _lock(descriptor, wait=False):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    """Lock an open file or folder; False if another process has it, or the system has no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def exclusively(folder: Path) -> Iterator[None]:
+    """Let processes that rename things in a folder do so one after another."""
+    if fcntl is None:  # Windows cannot open folders either
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -290,6 +380,21 @@ def content_digest(folder_: Path) -> str:
         state.update(file.relative_to(folder_).as_posix().encode() + b"\0")
         state.update(hashlib.blake2b(file.read_bytes()).digest())
     return state.hexdigest()
+
+
+def check_archive(file: Path) -> None:
+    """Check the checksums in a ZIP file, as every checkpoint of torch is; other files pass.
+
+    Raises:
+        BadZipFile: If one is wrong; torch does not look at them.
+        OSError: If it cannot be read.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} in it is damaged")
 
 
 @lru_cache(maxsize=8)

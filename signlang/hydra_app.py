@@ -1,5 +1,6 @@
 """Command line of a verb: `hydra.main` with exit codes, short errors and quoted overrides."""
 
+import errno
 import functools
 import os
 import re
@@ -20,6 +21,7 @@ from signlang.errors import (
     missing_extra,
     suggestion,
 )
+from signlang.files import TEMPORARY
 
 if TYPE_CHECKING:  # --help and errors of words come first
     from omegaconf import DictConfig
@@ -75,8 +77,34 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         sys.exit(getattr(message, "exit_code", 130))
     except BrokenPipeError:  # whoever read the help, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as why:
+        if traces or why.errno not in NOT_WRITABLE:
+            raise
+        from signlang.console import show_error
+
+        show_error(unwritten(why))
+        sys.exit(1)
     finally:
         system.end_at_signals()  # while the interpreter ends
+
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITABLE: Final = (*FULL, errno.EROFS)
+
+
+def unwritten(error: OSError) -> str:
+    """Say what was not written because of the disk, and how to go on.
+
+    >>> unwritten(OSError(28, "No space left", "cards/.card.html.0123456789ab"))
+    'No space left: cards/card.html was not written. Free some space, and repeat the command.'
+    """
+    name = error.filename if isinstance(error.filename, str | os.PathLike) else None
+    path = Path(name) if name else None
+    if path is not None and (temporary := TEMPORARY.fullmatch(path.name)):
+        path = path.with_name(temporary[1])
+    what = f"{path} was" if path else "some of the files were"
+    fix = "Free some space" if error.errno in FULL else "Choose another folder"
+    return f"{error.strerror}: {what} not written. {fix}, and repeat the command."
 
 
 class _Ended(BaseException):

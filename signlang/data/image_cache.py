@@ -175,6 +175,7 @@ def _build(index: Index, size: int, file: Path, prepare: Prepare) -> None:
             f"{bytes_text(RESERVE)} are to stay free, but {file.parent} has {bytes_text(free)} "
             "left: free some, or choose another cache_dir."
         )
+    files.remove_abandoned(file.parent)
     checksum = 0
     with atomic_write(file) as temporary, temporary.open("wb") as stream:
         np.lib.format.write_array_header_1_0(

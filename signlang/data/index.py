@@ -9,6 +9,7 @@ import json
 import os
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -71,9 +72,13 @@ def inspect_files(root: Path, paths: Sequence[str], cache_file: Path) -> list[Im
             for (path, signature), result in zip(
                 missing, track(results, "checking images", len(missing)), strict=True
             ):
-                entries[path] = [*(signature or [0, 0]), result]
+                # what could not be read, or changed meanwhile, may be there again as it was
+                lasting = signature == _file_signature(root / path)
+                entries[path] = [*(signature if signature and lasting else [0, 0]), result]
+        body = json.dumps(entries)
+        checksum = zlib.crc32(body.encode())
         with atomic_write(cache_file) as temporary:
-            temporary.write_text(json.dumps({"version": VERSION, "files": entries}))
+            temporary.write_text(f'{{"version": {VERSION}, "crc32": {checksum}, {FILES}{body}}}')
     return [_restored(entries[path][2]) for path in paths]
 
 
@@ -96,11 +101,19 @@ def _file_signature(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
+FILES: Final = '"files": '  # the checksum is of what follows, but for the last brace
+
+
 def _previous_results(cache_file: Path) -> dict[str, list[Any]]:
     try:
-        content = parse_json(cache_file.read_text())
+        text = cache_file.read_text()
+        content = parse_json(text)
+        checksum = zlib.crc32(text.partition(FILES)[2][:-1].encode())
+        if content.get("crc32", checksum) != checksum:  # earlier versions wrote none
+            log.warning("%s was damaged: checking the images again", cache_file)
+            return {}
         return dict(content["files"]) if content["version"] == VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

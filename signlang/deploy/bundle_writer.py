@@ -3,10 +3,9 @@
 import hashlib
 import re
 import shutil
-import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,14 @@ from omegaconf import DictConfig
 
 import signlang
 from signlang.errors import BundleError, SettingError
-from signlang.files import atomic_write, write_json
+from signlang.files import (
+    atomic_write,
+    exclusively,
+    in_use,
+    remove_abandoned,
+    temporary_path,
+    write_json,
+)
 from signlang.hands.hand_input import HandInput
 from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, MANIFEST
 from signlang.runs.trained_run import TrainedRun
@@ -63,18 +69,22 @@ def assemble_bundle(out: Path) -> Iterator[Path]:
     Raises:
         SettingError: If the place cannot be written to.
     """
-    folder = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise SettingError(
-            f"{out.parent} cannot be written to ({error.strerror}): choose another place with out=."
-        ) from None
-    try:
-        yield folder
-        _move(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = temporary_path(out)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(in_use(folder, folder=True))
+        except OSError as error:
+            raise SettingError(
+                f"{out.parent} cannot be written to ({error.strerror}): choose another place with "
+                "out=."
+            ) from None
+        remove_abandoned(out.parent, out.name)
+        _restore(out)
+        try:
+            yield folder
+            _move(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_files(
@@ -185,11 +195,26 @@ def _move(folder: Path, out: Path) -> None:
         with atomic_write(out) as temporary:
             _pack(folder, temporary)
         return
-    old = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.old")
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    with exclusively(out.parent):
+        if out.exists():
+            out.rename(_replaced(out))
+        folder.rename(out)
+        shutil.rmtree(_replaced(out), ignore_errors=True)
+
+
+def _replaced(out: Path) -> Path:
+    """Where a bundle is while another takes its place."""
+    return out.with_name(f".{out.name}.replaced")
+
+
+def _restore(out: Path) -> None:
+    """Put back the bundle that a process was replacing when it was killed."""
+    with exclusively(out.parent):
+        if _replaced(out).exists():
+            if out.exists():
+                shutil.rmtree(_replaced(out), ignore_errors=True)
+            else:
+                _replaced(out).rename(out)
 
 
 def _pack(folder: Path, file: Path) -> None:

@@ -114,6 +114,7 @@ def recalibrate(
             outputs["test"] = _subset_probabilities(predictor, run, root, "test")
         with run.folder.locked():
             calibration.write_calibration(run.path, outputs, wanted_precision)
+            run.folder.accept(calibration.FILE)
     return calibration.fit_calibration(*outputs["validation"], wanted_precision)
 
 

@@ -34,6 +34,7 @@ from signlang.components import (
 )
 from signlang.data.image_io import as_images, resize_image
 from signlang.errors import RunError, SettingError
+from signlang.files import check_archive
 from signlang.models import networks
 
 CROSS_ENTROPY: Final = {TARGET: "torch.nn.CrossEntropyLoss"}
@@ -354,6 +355,7 @@ def load_classifier(
         raise untrusted(kind)
     module = Classifier if kind in {"", OWN_MODULE} else resolve(kind)
     try:
+        check_archive(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
         settings, state = dict(content["hyper_parameters"]), dict(content["state_dict"])
         for key in ("start", "resolve"):  # would download weights, or choose what is trusted

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from signlang.files import atomic_write
+from signlang.files import atomic_write, remove_abandoned
 
 EVENTS: Final = "events.out.tfevents."
 # of a run on its test fold, and their means of a cross-validated one: columns of HPARAMS
@@ -135,6 +135,7 @@ def write_events(folder: Path, summaries: Iterable[tuple[int, Summary]]) -> None
     now = time.time()
     # a new name each time: a TensorBoard that is running switches to the next file
     file = folder / f"{EVENTS}{now:.6f}.signlang"
+    remove_abandoned(folder)
     with atomic_write(file) as temporary, temporary.open("wb") as stream:
         writer = RecordWriter(stream)
         writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())

@@ -4,12 +4,14 @@
 Hyper-parameter searches write `search.json` beside the run folders of their study.
 """
 
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +22,15 @@ from signlang.console import log
 from signlang.constraints import Count, Index, Probability, Strict, Text, read_validated
 from signlang.data.boxes import Crop
 from signlang.errors import DataError, RunError, SettingError, closest, listing
-from signlang.files import CROP, IMAGE_COLUMNS, escaping_link, parse_json, read_csv, write_json
+from signlang.files import (
+    CROP,
+    IMAGE_COLUMNS,
+    escaping_link,
+    parse_json,
+    read_csv,
+    remove_abandoned,
+    write_json,
+)
 from signlang.runs.identity import FORMAT, differences
 
 LOCK: Final = ".lock"
@@ -33,6 +43,37 @@ RECORD: Final = "record.json"  # of a run that was started
 LATEST: Final = "latest"  # names the run that was finished last
 BEST: Final = "best.ckpt"  # the weights that validation chose
 LAST: Final = "last.ckpt"  # of the last finished epoch, with all that a resumed run needs
+
+
+METRICS: Final = "metrics.json"  # of a run that is finished
+CHECKSUMS: Final = "checksums"  # key of it
+CHECKED: Final = (
+    RECORD, "classes.json", "data.csv", "predictions.csv", "history.csv", "calibration.json",
+)  # fmt: skip
+
+
+def _file_checksum(file: Path) -> str:
+    """Checksum of a file; empty if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
+    except OSError:
+        return ""
+
+
+def _metrics_checksum(metrics: Mapping[str, Any]) -> str:
+    """Checksum of metrics, as they are once they were written and read."""
+    content = json.loads(json.dumps({k: v for k, v in metrics.items() if k != CHECKSUMS}))
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _warn_of_change(file: Path, checksum: str) -> None:
+    """Warn once of each content of a file."""
+    log.warning(
+        "%s was changed or damaged since the run was finished. If that was not you: %s",
+        file, TRAIN_AGAIN[0].lower() + TRAIN_AGAIN[1:],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,6 +165,7 @@ class RunFolder:
             RunError: If it is missing, damaged, or has the columns of an earlier version.
         """
         file = self.path / "data.csv"
+        self.report_changes("data.csv")
         rows = read_csv(file)
         if rows and "subset" not in rows[0] and "part" in rows[0]:
             raise RunError(
@@ -176,8 +218,41 @@ class RunFolder:
             ) from None
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write `metrics.json`: from now on the run is finished."""
-        write_json(self.path / "metrics.json", metrics)
+        """Write `metrics.json`: from now on the run is finished.
+
+        It holds the checksums of the other files of the run, and of itself; those that are in the
+        metrics already are kept.
+        """
+        files = metrics.get(CHECKSUMS) or {
+            name: _file_checksum(self.path / name)
+            for name in CHECKED
+            if (self.path / name).is_file()
+        }
+        content = {**metrics, CHECKSUMS: {**files, METRICS: _metrics_checksum(metrics)}}
+        write_json(self.path / METRICS, content)
+
+    def accept(self, name: str) -> None:
+        """Take a file of a finished run that was written again for one of the run."""
+        metrics = self.metrics()
+        if metrics is not None and CHECKSUMS in metrics:
+            own = {**metrics[CHECKSUMS], name: _file_checksum(self.path / name)}
+            self.finish({**metrics, CHECKSUMS: own})
+
+    def report_changes(self, *names: str) -> None:
+        """Warn of files that are not as the run has left them; of each once.
+
+        Nothing is known of the files of earlier versions, which wrote no checksums.
+        """
+        metrics = self.metrics() or {}
+        known = metrics.get(CHECKSUMS)
+        if not isinstance(known, dict):
+            return
+        for name in names:
+            file = self.path / name
+            is_own = name == METRICS
+            found = _metrics_checksum(metrics) if is_own else _file_checksum(file)
+            if name in known and found != known[name]:
+                _warn_of_change(file, found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -202,6 +277,8 @@ class RunFolder:
                 f"The run folder {self.path} cannot be created ({error.strerror}): "
                 "choose another folder with runs_dir=DIR."
             ) from None
+        for inner in (self.path, self.checkpoints):
+            remove_abandoned(inner)
         try:
             yield
         finally:

@@ -35,7 +35,7 @@ from signlang.errors import (
 from signlang.files import data_set_name, joined_name, read_csv
 from signlang.hands.hand_input import HandInput, build_input
 from signlang.runs import identity
-from signlang.runs.folder import Divergence, RunFolder
+from signlang.runs.folder import CHECKED, Divergence, RunFolder
 from signlang.runs.results import OPTIMISTIC
 
 DEBUG: Final = "debug"  # study of conf/debug
@@ -203,6 +203,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
         settings = identity.as_recorded(settings, folder.record())
         if folder.is_finished(identity.fingerprint(settings, index.fingerprint)):
             log.info("%s is finished already", folder.path)
+            folder.report_changes("metrics.json", *CHECKED)
             yield folder
             return
     if not overwrite:

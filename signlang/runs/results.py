@@ -36,6 +36,7 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     Raises:
         RunError: If a file is missing, was cut off, or names classes that the run does not know.
     """
+    folder.report_changes("predictions.csv", "classes.json")
     file, classes = folder.path / "predictions.csv", read_class_names(folder.path)
     expected = [*COLUMNS, *(f"p_{name}" for name in classes)]
     try:
@@ -387,6 +388,7 @@ def read_run(path: Path) -> Run | None:
             f"{path / 'metrics.json'} and record.json beside it are of different runs. "
             f"{TRAIN_AGAIN}"
         )
+    folder.report_changes("metrics.json", "record.json", "history.csv")
     return Run(path, metrics, record, read_history(path))
 
 

@@ -35,7 +35,7 @@ from signlang.errors import DataError, RunError
 from signlang.hands.hand_input import HandInput, prepared, recorded_input
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import FILE, Calibration
-from signlang.runs.folder import BEST, TRAIN_AGAIN
+from signlang.runs.folder import BEST, TRAIN_AGAIN, RunFolder
 from signlang.runs.results import Run, read_finished_run
 from signlang.system import cpu_count
 
@@ -62,6 +62,7 @@ def read_calibration(run: Path) -> Calibration | None:
         RunError: If it is damaged.
     """
     fix = "Delete it, or calibrate again."
+    RunFolder(run).report_changes(FILE)
     found = read_validated(CalibrationFile, run / FILE, error=RunError, fix=fix)
     if found is None:
         return None

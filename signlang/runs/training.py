@@ -35,6 +35,7 @@ from signlang.data.datamodule import HandSignDataModule
 from signlang.data.index import Index
 from signlang.data.splits import Fold, split_name
 from signlang.errors import DivergedError, SettingError
+from signlang.files import check_archive
 from signlang.hands.hand_input import HandInput
 from signlang.metrics import calibration
 from signlang.metrics.classification import (
@@ -212,6 +213,7 @@ def resume_checkpoint(folder: RunFolder) -> str | None:
     if not folder.last.is_file():
         return None
     try:
+        check_archive(folder.last)
         epoch = torch.load(folder.last, map_location="cpu", weights_only=True)["epoch"]
     except Exception as error:  # torch raises many kinds on a damaged file
         what = type(error).__name__  # its text may advise to execute what the file holds
@@ -240,6 +242,7 @@ def _check_checkpoint(cfg: DictConfig, file: Path, model: Classifier) -> int:
     """Refuse a checkpoint that this run cannot resume; return its number of finished epochs."""
     what = f"ckpt_path={file}"
     try:
+        check_archive(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
         state, epoch = content["state_dict"], int(content["epoch"])
     except Exception as error:  # torch raises many kinds on a file that is none

@@ -28,7 +28,7 @@ from signlang.reporting.page import (
 from signlang.studies import leaderboard, sections, verdicts
 from signlang.studies import plots as study_plots
 from signlang.studies.leaderboard_columns import EACH_FOLD, RANK, REPORT, chosen
-from signlang.studies.ranking import Ranking, rank_settings
+from signlang.studies.ranking import Ranking, rank_settings, warn_of_unusable
 from signlang.studies.study import Study, read_study
 
 NO_GRID: Final = (
@@ -236,6 +236,7 @@ def compare_study(
     leaderboard.check_column(sort, study)
     if study.incomplete and not allow_incomplete:
         raise RunError(_incomplete(study))
+    warn_of_unusable(study)
     ranking = rank_settings(study)
     write_comparison(ranking, out, sort)
     leaderboard.show_leaderboard(ranking, sort)

@@ -25,7 +25,7 @@ from signlang.metrics.significance import (
     paired_difference,
 )
 from signlang.runs.folder import RECORD, find_folder, fold_folders
-from signlang.runs.lifecycle import unfinished_fold
+from signlang.runs.lifecycle import FoldState, unfinished_fold
 from signlang.runs.results import Run
 from signlang.studies.study import Setting, Study, read_study
 
@@ -119,6 +119,14 @@ def rank_settings(study: Study) -> Ranking:
     return Ranking(study, rows, _pairs(study))
 
 
+def warn_of_unusable(study: Study) -> None:
+    """Say which finished runs of a study are passed over, because they are damaged."""
+    for setting in study.incomplete:
+        for fold, reason in sorted(setting.missing.items()):
+            if reason.state is FoldState.UNUSABLE:
+                log.warning("fold %d of %s is left out: it %s", fold, setting.folder, reason)
+
+
 def choose_run(word: str, runs_dir: Path) -> Path:
     """The run folder that `run=word` names; of several runs the best by the ranking.
 
@@ -150,6 +158,7 @@ def choose_run(word: str, runs_dir: Path) -> Path:
     if not folder.is_dir() or not any(fold_folders(inner) for inner in folder.iterdir()):
         return folder
     study = read_study(folder)
+    warn_of_unusable(study)
     best = min(study.settings, key=lambda s: (not s.is_complete, -s.recorded_accuracy, s.name))
     alike = [s for s in study.settings if s.fold_assignment == best.fold_assignment]
     others = len(study.settings) - len(alike)
