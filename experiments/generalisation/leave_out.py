@@ -142,6 +142,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     points = Points(given.sets)
+    np.savez_compressed(given.out / "labels.npz", labels=points.labels.numpy(), sets=points.sets)
     part, parts = map(int, given.part.split("/"))
     jobs = [
         (variant, sets, seed)
