@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="which share of the trainings, e.g. 0/2")
     parser.add_argument("--only", nargs="*", help="variants; default: all")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1, 2, 3], help="sets trained on")
+    parser.add_argument("--test", help="only what is not trained on this set")
     parser.add_argument("--single", default="asl_alphabet")
     parser.add_argument("--seeds", type=int, help="of each choice; default: 1 or 3")
     given = parser.parse_args()
@@ -148,7 +149,7 @@ def main() -> None:
         (variant, sets, seed)
         for variant in given.only or VARIANTS
         for sets in trained_sets(points.names, given.single)
-        if len(sets) in given.sizes
+        if len(sets) in given.sizes and given.test not in sets
         for seed in range(given.seeds or SEEDS[len(sets)])
     ]
     for number, (variant, sets, seed) in enumerate(jobs):
