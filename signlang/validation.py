@@ -160,7 +160,9 @@ class DataConfig(Config):
         default=None, description="[SET,SET...] or {NAME: DIR, NAME: DIR}, two or more data sets"
     )
     mapping: ExistingPath | None = None
-    classes: Literal["union", "common"] = "union"
+    classes: Literal["union", "common"] | list[Text | int] = Field(
+        default="union", description="union, common, or a list of classes, e.g. [A,B,C]"
+    )
     on_bad_image: Literal["error", "exclude"]
     stored_size: Count | None = None
     pretrained: Pretrained = "auto"
@@ -190,6 +192,9 @@ class SplitConfig(Component):
     )
     blocks: int | None = Field(default=None, ge=2)
     gap: int | None = Field(default=None, ge=0)
+    trained: list[Text] | None = Field(
+        default=None, description="null, or a list of names of data.sets, e.g. [mine]"
+    )
 
 
 class AugmentConfig(Config):

@@ -192,10 +192,10 @@ def joined_names(data: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) 
         for new in mapping.get(name, {}).values():
             if new is not None:
                 spelled.setdefault(new.casefold(), new)
-    if data.get("classes") == "common":
-        common = set.intersection(*({n for n in of.values() if n} for of in names.values()))
+    kept = _kept(data.get("classes"), names)
+    if kept is not None:
         names = {
-            name: {own: new if new in common else None for own, new in of.items()}
+            name: {own: new if new in kept else None for own, new in of.items()}
             for name, of in names.items()
         }
     left = {new for of in names.values() for new in of.values() if new is not None}
@@ -205,6 +205,27 @@ def joined_names(data: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) 
             "data.mapping=FILE.yaml (set: {class: name}), or take all with data.classes=union."
         )
     return names
+
+
+def _kept(chosen: Any, names: ClassNames) -> set[str] | None:
+    """The classes of the whole that `data.classes` chooses; None for all.
+
+    Raises:
+        SettingError: If no set has one of them.
+    """
+    there = [{new for new in of.values() if new is not None} for of in names.values()]
+    if chosen == "common":
+        return set.intersection(*there)
+    if chosen in (None, "union"):
+        return None
+    known = {new.casefold(): new for of in there for new in of}
+    strange = next((str(one) for one in chosen if str(one).casefold() not in known), None)
+    if strange is not None:
+        raise SettingError(
+            f"data.classes: no set has the class {strange}. "
+            f"{suggestion(strange, sorted(known.values()))}"
+        )
+    return {known[str(one).casefold()] for one in chosen}
 
 
 def _mapping(file: str | None, classes: Mapping[str, Sequence[str]]) -> ClassNames:

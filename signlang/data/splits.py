@@ -7,7 +7,7 @@ Nothing here needs torch, so that a command can refuse or skip a run before torc
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from signlang.data.collection import read_data_set
 from signlang.data.index import Index, Subsets, film_blocks
 from signlang.data.patterns import several
 from signlang.data.sources import JoinedRoot
-from signlang.errors import DataError, SettingError, SignlangError
+from signlang.errors import DataError, SettingError, SignlangError, suggestion
 
 
 class Split:
@@ -142,9 +142,15 @@ class ByDataSet(Split):
     """Leave one data set out: fold i tests set i of a joined data set, trained on the others.
 
     A class that only the tested set has cannot be learned: its images are left out of the test.
+
+    Args:
+        trained: Names of the sets that may be trained and validated on; None: all.
     """
 
     needs_all_classes = False
+
+    def __init__(self, trained: Sequence[str] | None = None) -> None:
+        self.trained = trained
 
     def groups(self, index: Index) -> Any:
         """(N,) the signer of each image if all are known, else what belongs together.
@@ -167,6 +173,28 @@ class ByDataSet(Split):
         if count != len(names):
             raise DataError(f"split=dataset: there are {len(names)} sets, so folds={len(names)}.")
         return np.array([names.index(name) for name in index.sets], dtype=np.int64)
+
+    def left_out(self, index: Index, test: Flags) -> Flags | None:
+        """(N,) whether an image is of a set that is not trained on.
+
+        Raises:
+            SettingError: If there is no such set, or none but the tested one.
+        """
+        if self.trained is None or index.sets is None:
+            return None
+        sets = sorted(set(index.sets))
+        strange = next((name for name in self.trained if name not in sets), None)
+        if strange is not None:
+            raise SettingError(
+                f"split.trained: {strange} is none of data.sets. {suggestion(strange, sets)}"
+            )
+        kept = np.isin(index.sets, self.trained)
+        if not (kept & ~test).any():
+            raise SettingError(
+                f"split.trained: {several(sorted(set(self.trained)))} is the set that is tested: "
+                "choose another fold."
+            )
+        return ~kept
 
 
 class ByBlocks(Split):

@@ -5,6 +5,7 @@ transforms of images cannot turn points.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -13,10 +14,30 @@ from torch import nn
 from signlang.hands.hand_input import GRID, LIMIT, STEPS
 
 POINTS: Final = GRID * GRID // 3
-ROTATION: Final = 20.0  # largest angle in the image, in degrees
-TILT: Final = 15.0  # likewise about the other axes: the camera's place
-ZOOM: Final = 0.1  # largest change of each axis
-JITTER: Final = 0.03  # standard deviation of a coordinate, in palms
+FINGERS: Final = 5
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far points are moved at random in training; see `moved`.
+
+    Attributes:
+        rotation: Largest angle in the image, in degrees.
+        tilt: Likewise about the other axes: the camera's place.
+        zoom: Largest change of each axis, as a share.
+        jitter: Standard deviation of a coordinate, in palms.
+        bones: Largest change of the length of each bone, as a share: hands of other people.
+        depth: Largest change of all depths, as a share: they are guessed from one image.
+        mirrored: Share of the hands that are mirrored: left and right are mistaken at times.
+    """
+
+    rotation: float = 20.0
+    tilt: float = 15.0
+    zoom: float = 0.1
+    jitter: float = 0.03
+    bones: float = 0.0
+    depth: float = 0.0
+    mirrored: float = 0.0
 
 
 class LandmarkNetwork(nn.Module):
@@ -26,13 +47,21 @@ class LandmarkNetwork(nn.Module):
         num_classes: Number of logits.
         width: Outputs of the two hidden layers.
         dropout: Share of them that is dropped in training.
+        movement: Of the points in training; None: that of `Movement`.
     """
 
     first: torch.Tensor
     second: torch.Tensor
 
-    def __init__(self, num_classes: int, width: int = 48, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        width: int = 48,
+        dropout: float = 0.1,
+        movement: Movement | None = None,
+    ) -> None:
         super().__init__()
+        self.movement = movement or Movement()
         pairs = torch.triu_indices(POINTS, POINTS, offset=1)
         self.register_buffer("first", pairs[0], persistent=False)
         self.register_buffer("second", pairs[1], persistent=False)
@@ -48,7 +77,7 @@ class LandmarkNetwork(nn.Module):
         """Map (B, 3, 8, 8) to (B, num_classes) logits."""
         points, found = decode_points(images)
         if self.training:
-            points = _moved(points)
+            points = moved(points, self.movement)
         points = points * found[:, :, None]  # no hand: all at the wrist
         apart = points[:, self.first] - points[:, self.second]
         distances = (apart.square().sum(dim=2) + 1e-6).sqrt()
@@ -64,14 +93,23 @@ def decode_points(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return points.view(-1, POINTS, 3), (numbers[:, -1:] / STEPS)
 
 
-def _moved(points: torch.Tensor) -> torch.Tensor:
-    """Turn, stretch and jitter points (B, 21, 3) at random."""
+def moved(points: torch.Tensor, movement: Movement) -> torch.Tensor:
+    """Turn, stretch and jitter points (B, 21, 3) at random, with the wrist as origin."""
     count, device = len(points), points.device
 
-    def uniform(limit: float) -> torch.Tensor:
-        return (torch.rand(count, device=device) * 2 - 1) * limit
+    def uniform(limit: float, *shape: int) -> torch.Tensor:
+        return (torch.rand(count, *shape, device=device) * 2 - 1) * limit
 
-    for axes, limit in (((0, 1), ROTATION), ((0, 2), TILT), ((1, 2), TILT)):
+    if movement.bones:
+        points = _stretched(points, 1 + uniform(movement.bones, FINGERS, 4, 1))
+    scale = 1 + uniform(movement.zoom, 1, 3)
+    if movement.depth:
+        scale = torch.cat([scale[:, :, :2], 1 + uniform(movement.depth, 1, 1)], dim=2)
+    if movement.mirrored:
+        side = 1 - 2 * (torch.rand(count, 1, 1, device=device) < movement.mirrored).float()
+        scale = torch.cat([scale[:, :, :1] * side, scale[:, :, 1:]], dim=2)
+    tilt = movement.tilt
+    for axes, limit in (((0, 1), movement.rotation), ((0, 2), tilt), ((1, 2), tilt)):
         angle = uniform(math.radians(limit))
         cosine, sine = angle.cos()[:, None], angle.sin()[:, None]
         one, other = points[:, :, axes[0]], points[:, :, axes[1]]
@@ -81,5 +119,12 @@ def _moved(points: torch.Tensor) -> torch.Tensor:
             one * sine + other * cosine,
         )
         points = torch.stack(turned, dim=2)
-    zoom = 1 + (torch.rand(count, 1, 3, device=device) * 2 - 1) * ZOOM
-    return points * zoom + torch.randn_like(points) * JITTER
+    return points * scale + torch.randn_like(points) * movement.jitter
+
+
+def _stretched(points: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Points (B, 21, 3) whose bones, four in each finger from the wrist, have other lengths."""
+    wrist, fingers = points[:, :1], points[:, 1:].unflatten(1, (FINGERS, 4))
+    before = torch.cat([wrist[:, None].expand(-1, FINGERS, -1, -1), fingers[:, :, :-1]], dim=2)
+    grown = wrist[:, None] + ((fingers - before) * factors).cumsum(dim=2)
+    return torch.cat([wrist, grown.flatten(1, 2)], dim=1)

@@ -229,18 +229,18 @@ def _from_file(found: files.HubWeights) -> dict[str, Any]:
 
 def landmarks(
     num_classes: int, image_size: int, pretrained: bool = False, *, width: int = 48,
-    dropout: float = 0.1,
+    dropout: float = 0.1, **movement: float,
 ) -> nn.Module:  # fmt: skip
     """Points of the hand, see `models.landmark_network`; 20,066 parameters with 26 classes.
 
     Raises:
         WeightsError: If pretrained weights are requested: there are none.
     """
-    from signlang.models.landmark_network import LandmarkNetwork
+    from signlang.models.landmark_network import LandmarkNetwork, Movement
 
     if pretrained:
         raise WeightsError("landmarks has no pretrained weights: use model.pretrained=false.")
-    return LandmarkNetwork(num_classes, width, dropout)
+    return LandmarkNetwork(num_classes, width, dropout, Movement(**movement))
 
 
 # own networks: the layer that depends on the classes, and the submodule that plain weights fill

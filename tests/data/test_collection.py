@@ -108,6 +108,27 @@ def test_each_set_is_tested_by_what_the_others_teach(
         split_subsets(index, ByDataSet(), folds=3)
 
 
+def test_classes_can_be_listed(folders: dict[str, Path], cache_dir: Path) -> None:
+    index = read(folders, cache_dir, classes=["b", "D"])
+    assert index.classes == ("B", "D")
+    assert set(index.sets or ()) == {"one", "two"}
+    with pytest.raises(SettingError, match="no set has the class E"):
+        read(folders, cache_dir, classes=["A", "E"])
+
+
+def test_only_named_sets_are_trained_on(folders: dict[str, Path], cache_dir: Path) -> None:
+    three = {**folders, "three": folders["two"]}
+    index = read(three, cache_dir)
+    sets = np.array(index.sets)
+    subsets = split_subsets(index, ByDataSet(["two"]), folds=3, fold=0)
+    assert set(sets[subsets.test]) == {"one"}
+    assert set(sets[np.concatenate([subsets.train, subsets.validation])]) == {"two"}
+    with pytest.raises(SettingError, match="two is the set that is tested"):
+        split_subsets(index, ByDataSet(["two"]), folds=3, fold=1)
+    with pytest.raises(SettingError, match=r"split\.trained: tow is none of data\.sets"):
+        split_subsets(index, ByDataSet(["tow"]), folds=3, fold=0)
+
+
 def test_sets_have_settings_of_their_own(
     folders: dict[str, Path], cache_dir: Path, tmp_path: Path
 ) -> None:
