@@ -98,7 +98,7 @@ fuzz: setup ## Damage 100,000 files and requests of strangers: nothing but error
 	SIGNLANG_FUZZ=20 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 
 .PHONY: test-faults
-test-faults: setup ## Kill, starve and damage commands 300 times: is everything put right? (quarter of an hour)
+test-faults: setup ## Kill, starve and damage commands 331 times: is everything put right? (quarter of an hour)
 	$(BIN)/python experiments/faults/campaign.py
 
 .PHONY: check
