@@ -99,7 +99,7 @@ fuzz: setup ## Damage 100,000 files and requests of strangers: nothing but error
 	$(BIN)/python experiments/serving/api_fuzz.py
 
 .PHONY: test-faults
-test-faults: setup ## Kill, starve and damage commands 300 times: is everything put right? (quarter of an hour)
+test-faults: setup ## Kill, starve and damage commands 331 times: is everything put right? (quarter of an hour)
 	$(BIN)/python experiments/faults/campaign.py
 
 .PHONY: check

@@ -77,13 +77,6 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         sys.exit(getattr(message, "exit_code", 130))
     except BrokenPipeError:  # whoever read the help, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as why:
-        if traces or why.errno not in NOT_WRITABLE:
-            raise
-        from signlang.console import show_error
-
-        show_error(unwritten(why))
-        sys.exit(1)
     finally:
         system.end_at_signals()  # while the interpreter ends
 
@@ -141,7 +134,11 @@ class _Jobs:
             raise
 
     def _run(self, cfg: Any) -> Any:
-        """Run the task; a package that is not installed ends a sweep at its first job."""
+        """Run the task; a package that is not installed ends a sweep at its first job.
+
+        Raises:
+            SignlangError: If the disk is full, or cannot be written to.
+        """
         try:
             return self.task(cfg)
         except ModuleNotFoundError as error:
@@ -149,6 +146,10 @@ class _Jobs:
             if explained is error:
                 raise
             raise _Ended from explained
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            raise SignlangError(unwritten(error)) from error
 
     def summary(self) -> SignlangError | None:
         """Error for the end of a sweep in which jobs failed."""

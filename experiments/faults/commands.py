@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-NEEDED: Final = (  # what the verbs import when there is work; nothing of it starts a thread
-    "albumentations", "fvcore.nn", "hydra", "matplotlib.pyplot", "onnx", "onnxruntime",
-    "pytorch_lightning", "tensorboard", "timm", "torch", "torchmetrics", "torchvision",
-    "signlang.datacard.card", "signlang.deploy.pipeline", "signlang.evaluation.writer",
-    "signlang.runs.training", "signlang.studies.comparison",
+# what the verbs import when there is work; nothing of it starts a thread
+TO_TRAIN: Final = (
+    "albumentations", "fvcore.nn", "hydra", "pytorch_lightning", "tensorboard", "torch",
+    "torchmetrics", "torchvision", "signlang.runs.training",
+)  # fmt: skip
+NEEDED: Final = (
+    *TO_TRAIN, "matplotlib.pyplot", "onnx", "onnxruntime", "timm", "signlang.datacard.card",
+    "signlang.deploy.pipeline", "signlang.evaluation.writer", "signlang.studies.comparison",
 )  # fmt: skip
 LIMIT: Final = 90.0  # seconds within which a command must have ended
 GRACE: Final = 4.0  # seconds in which processes of an ended command may go on
@@ -50,9 +53,9 @@ class Ended:
     hung: bool = False
 
 
-def import_all() -> None:
+def import_all(names: Sequence[str]) -> None:
     """Import what commands need, once, before they are forked."""
-    for name in NEEDED:
+    for name in names:
         importlib.import_module(name)
 
 
