@@ -6,7 +6,7 @@ import torch
 from signlang.models import networks
 from signlang.models.landmark_network import Movement, moved
 
-STILL = {"rotation": 0.0, "tilt": 0.0, "zoom": 0.0, "jitter": 0.0}
+STILL: dict[str, float] = {"rotation": 0.0, "tilt": 0.0, "zoom": 0.0, "jitter": 0.0}
 
 
 @pytest.fixture
