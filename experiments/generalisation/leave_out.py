@@ -99,10 +99,8 @@ def train(points: Points, sets: tuple[str, ...], options: dict[str, Any], seed: 
     )
     batches = -(-len(rows) // options["batch"])
     schedule = OneCycle().scheduler(optimizer, options["epochs"] * batches)
-    mean = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options["average"]),
-        use_buffers=True,
-    ) if options["average"] else None  # fmt: skip
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(options["average"])  # type: ignore[no-untyped-call]
+    mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=average, use_buffers=True)
     network.train()
     for epoch in range(options["epochs"]):
         rng = np.random.default_rng((seed, epoch))
@@ -119,9 +117,9 @@ def train(points: Points, sets: tuple[str, ...], options: dict[str, Any], seed: 
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            if mean is not None:
+            if options["average"]:
                 mean.update_parameters(network)
-    return (mean if mean is not None else network).eval()
+    return (mean if options["average"] else network).eval()
 
 
 def trained_sets(names: list[str], single: str) -> list[tuple[str, ...]]:

@@ -124,7 +124,7 @@ def moved(points: torch.Tensor, movement: Movement) -> torch.Tensor:
 
 def _stretched(points: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Points (B, 21, 3) whose bones, four in each finger from the wrist, have other lengths."""
-    wrist, fingers = points[:, :1], points[:, 1:].unflatten(1, (FINGERS, 4))
+    wrist, fingers = points[:, :1], points[:, 1:].reshape(-1, FINGERS, 4, 3)
     before = torch.cat([wrist[:, None].expand(-1, FINGERS, -1, -1), fingers[:, :, :-1]], dim=2)
     grown = wrist[:, None] + ((fingers - before) * factors).cumsum(dim=2)
     return torch.cat([wrist, grown.flatten(1, 2)], dim=1)

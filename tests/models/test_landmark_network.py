@@ -1,0 +1,52 @@
+"""Movement of the points of hands in training."""
+
+import pytest
+import torch
+
+from signlang.models import networks
+from signlang.models.landmark_network import Movement, moved
+
+STILL: dict[str, float] = {"rotation": 0.0, "tilt": 0.0, "zoom": 0.0, "jitter": 0.0}
+
+
+@pytest.fixture
+def points() -> torch.Tensor:
+    torch.manual_seed(0)
+    made = torch.randn(400, 21, 3)
+    made[:, 0] = 0
+    return made
+
+
+def bones(points: torch.Tensor) -> torch.Tensor:
+    fingers = points[:, 1:].reshape(-1, 5, 4, 3)
+    before = torch.cat([torch.zeros_like(fingers[:, :, :1]), fingers[:, :, :-1]], dim=2)
+    return fingers - before
+
+
+def test_without_movement_points_stay(points: torch.Tensor) -> None:
+    assert torch.equal(moved(points, Movement(**STILL)), points)
+
+
+def test_bones_change_their_length_only(points: torch.Tensor) -> None:
+    before, after = bones(points), bones(moved(points, Movement(**STILL, bones=0.2)))
+    ratio = after.norm(dim=3) / before.norm(dim=3)
+    assert (float(ratio.min()), float(ratio.max())) == pytest.approx((0.8, 1.2), abs=0.01)
+    assert torch.allclose(torch.cosine_similarity(before, after, dim=3), torch.ones(1), atol=1e-4)
+
+
+def test_depth_and_side_change_one_axis(points: torch.Tensor) -> None:
+    after = moved(points, Movement(**STILL, depth=0.5, mirrored=0.25))
+    assert torch.equal(after[..., 1], points[..., 1])
+    turned = torch.isclose(after[:, 1, 0], -points[:, 1, 0])
+    assert torch.allclose(after[..., 0].abs(), points[..., 0].abs())
+    assert 0.15 < float(turned.float().mean()) < 0.35
+    depth = after[:, 1:, 2] / points[:, 1:, 2]
+    assert (float(depth.min()), float(depth.max())) == pytest.approx((0.5, 1.5), abs=0.02)
+    assert float(depth.std(dim=1).max()) < 1e-3  # all of a hand together
+
+
+def test_the_configuration_sets_the_movement() -> None:
+    network = networks.landmarks(3, 8, mirrored=0.1, rotation=5)
+    assert network.movement == Movement(rotation=5, mirrored=0.1)
+    with pytest.raises(TypeError, match="mirored"):
+        networks.landmarks(3, 8, mirored=0.1)
