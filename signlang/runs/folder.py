@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +59,29 @@ def _file_checksum(file: Path) -> str:
             return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
     except OSError:
         return ""
+
+
+def _unchanged_since(file: Path) -> tuple[int, int]:
+    """What tells one content of a file from another, without reading it; (0, 0) without a file."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=512)
+def _recorded_checksums(run: Path, _: tuple[int, int]) -> tuple[Mapping[str, Any], str]:
+    """Checksums that `metrics.json` holds, and its own; read once of each content."""
+    metrics = RunFolder(run).metrics() or {}
+    known = metrics.get(CHECKSUMS)
+    return known if isinstance(known, dict) else {}, _metrics_checksum(metrics)
+
+
+@lru_cache(maxsize=4096)
+def _checksum_once(file: Path, _: tuple[int, int]) -> str:
+    """Checksum of a file, which is read once of each content."""
+    return _file_checksum(file)
 
 
 def _metrics_checksum(metrics: Mapping[str, Any]) -> str:
@@ -243,16 +266,14 @@ class RunFolder:
 
         Nothing is known of the files of earlier versions, which wrote no checksums.
         """
-        metrics = self.metrics() or {}
-        known = metrics.get(CHECKSUMS)
-        if not isinstance(known, dict):
-            return
+        known, of_metrics = _recorded_checksums(self.path, _unchanged_since(self.path / METRICS))
         for name in names:
             file = self.path / name
-            is_own = name == METRICS
-            found = _metrics_checksum(metrics) if is_own else _file_checksum(file)
-            if name in known and found != known[name]:
-                _warn_of_change(file, found)
+            if name in known:
+                is_own = name == METRICS
+                found = of_metrics if is_own else _checksum_once(file, _unchanged_since(file))
+                if found != known[name]:
+                    _warn_of_change(file, found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

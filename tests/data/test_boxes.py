@@ -296,6 +296,7 @@ def test_shares_in_columns_of_pixels_are_refused(tmp_path: Path) -> None:
         list_entries(file, boxes="auto")
 
 
+@pytest.mark.slow
 def test_a_run_on_boxes_is_evaluated_with_and_without(tmp_path: Path) -> None:
     write_yolo(tmp_path / "signs", per_class=12)
     words = [*QUICK, "data.root=signs", "trainer.max_epochs=8", "verbose=false"]

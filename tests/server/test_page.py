@@ -221,7 +221,7 @@ def test_the_mirror_turns_the_image(tmp_path: Path) -> None:
         expect(page.locator("#letter")).to_have_text("C")
 
 
-@pytest.mark.parametrize("height", [667, 812])
+@pytest.mark.parametrize("height", [667])
 def test_what_is_written_is_in_sight_on_a_telephone(
     running: Service, film: Path, height: int
 ) -> None:

@@ -404,6 +404,7 @@ def test_combinations_vary_the_last_key_fastest() -> None:
         parsed("a=interval(0, 1)")
 
 
+@pytest.mark.slow
 def test_the_studies_have_all_their_jobs(tmp_path: Path) -> None:
     for name, jobs in {
         "digits_simple_cnn": 90,
@@ -418,6 +419,7 @@ def test_the_studies_have_all_their_jobs(tmp_path: Path) -> None:
     assert "18 of 18 jobs of the sweep failed" in fewer.err, "the command line has the last word"
 
 
+@pytest.mark.slow
 def test_the_words_of_before_are_translated_and_the_new_ones_are_named(
     tiny: Path, tmp_path: Path
 ) -> None:
