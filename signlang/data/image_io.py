@@ -4,7 +4,6 @@ Training, data cards and the server all read images here and therefore get the s
 """
 
 import hashlib
-import io
 import os
 import stat
 import struct
@@ -12,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -156,7 +156,18 @@ def decode(data: bytes) -> Image.Image:
         BadImageError: If the bytes are no image, are cut off, hold a film or an animation, more
             than 100 million pixels, or numbers without a known range.
     """
-    image = _load(data)
+    with _as_bad_image():
+        image = image_limits.open_image(data)
+    return decode_opened(image)
+
+
+def decode_opened(image: Image.Image) -> Image.Image:
+    """Decode as `decode` does what `image_limits.open_image` opened.
+
+    Raises:
+        BadImageError: As `decode`.
+    """
+    _load(image)
     return _upright(_as_rgb(image), _orientation(image))
 
 
@@ -184,7 +195,9 @@ def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:
     Raises:
         BadImageError: As `decode`.
     """
-    image = _load(data)
+    with _as_bad_image():
+        image = image_limits.open_image(data)
+    _load(image)
     kind, mode = str(image.format), image.mode
     odd = []
     suffixes = _SUFFIXES.get(
@@ -246,12 +259,11 @@ def is_image_name(suffix: str) -> bool:
     return kind in Image.OPEN and kind not in {"PDF", "MPEG", "HDF5", "FITS", "GRIB", "BUFR"}
 
 
-def _load(data: bytes) -> Image.Image:
+@contextmanager
+def _as_bad_image() -> Iterator[None]:
+    """Raise `BadImageError` for whatever decoders raise at files that cannot be used."""
     try:
-        image = image_limits.open_image(data)
-        if image.format not in STILL_FORMATS and image_limits.is_animated(image):
-            raise BadImageError("animated, not a still image")
-        image.load()
+        yield
     except UnidentifiedImageError:
         raise BadImageError("not an image, or of an unknown format") from None
     except Image.DecompressionBombError:
@@ -260,7 +272,14 @@ def _load(data: bytes) -> Image.Image:
         raise BadImageError(str(error)) from None
     except _DAMAGE as why:
         raise BadImageError(f"damaged or cut off ({why})") from None
-    return image
+
+
+def _load(image: Image.Image) -> None:
+    """Decode the pixels of an opened file that must hold a still image."""
+    with _as_bad_image():
+        if image.format not in STILL_FORMATS and image_limits.is_animated(image):
+            raise BadImageError("animated, not a still image")
+        image.load()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -294,29 +313,15 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
 
 
-def read_image(data: bytes, limit_pixels: int = image_limits.MAX_PIXELS) -> Pixels:
+def read_image(data: bytes) -> Pixels:
     """Decode the bytes of an image file as training does: (H, W, 3), upright, RGB.
 
     Raises:
-        BadImageError: If they are no image, damaged, animated, or above the limit.
+        BadImageError: If they are no image, damaged, animated, or above the limits.
     """
     if not data:
         raise BadImageError("empty (0 bytes)")
-    if limit_pixels < image_limits.MAX_PIXELS:
-        _check_pixels(data, limit_pixels)
     return np.asarray(decode(data), dtype=np.uint8)
-
-
-def _check_pixels(data: bytes, limit: int) -> None:
-    """Refuse by the size in the header, before memory is allocated for the pixels."""
-    try:
-        width, height = Image.open(io.BytesIO(data)).size
-    except Exception:  # of any kind: decoding reports it
-        return
-    try:
-        image_limits.check_size(width, height, limit)
-    except ImageLimitError as error:
-        raise BadImageError(str(error)) from None
 
 
 FORMS: Final = (

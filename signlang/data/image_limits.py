@@ -124,12 +124,15 @@ def is_animated(image: Image.Image) -> bool:
     return True
 
 
-def open_image(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
+def open_image(
+    data: bytes, formats: tuple[str, ...] | None = None, most: int | None = None
+) -> Image.Image:
     """Open an image file within the limits; nothing is decoded yet.
 
     Args:
         data: The file.
         formats: Decoders to try, by Pillow's names; None: all.
+        most: Pixels that the image may have; None: `MAX_PIXELS`.
 
     Raises:
         ImageLimitError: If it is above a limit.
@@ -137,7 +140,7 @@ def open_image(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Ima
     """
     scans = count_scans(data)  # before Pillow reads them one by one
     image = Image.open(io.BytesIO(data), formats=formats)
-    check_size(*image.size)
+    check_size(*image.size, most)
     if scans * image.width * image.height > MAX_SCANNED_PIXELS:
         raise ImageLimitError(f"{scans} scans of {image.width * image.height:,} pixels")
     return image

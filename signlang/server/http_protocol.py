@@ -8,7 +8,8 @@ gets its refusal, in JSON, without a request being made of it.
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -30,7 +31,8 @@ TOO_MANY_OF_ADDRESS: Final[Refusal] = (
 )  # fmt: skip
 
 
-def refusal(status: int, sentence: str, headers: Mapping[str, str] = HEADERS) -> bytes:
+@cache
+def refusal(status: int, sentence: str) -> bytes:
     """The bytes of an answer that closes the connection, in the form of `schemas.ErrorResponse`.
 
     >>> refusal(*MALFORMED).splitlines()[0]
@@ -39,7 +41,7 @@ def refusal(status: int, sentence: str, headers: Mapping[str, str] = HEADERS) ->
     body = json.dumps({"error": sentence}).encode()
     fields = {
         "Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close",
-        **({"Retry-After": "1"} if status in {429, 503} else {}), **headers,
+        **({"Retry-After": "1"} if status in {429, 503} else {}), **HEADERS,
     }  # fmt: skip
     lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in fields.items())
     return STATUS_LINE[status] + lines.encode() + b"\r\n" + body

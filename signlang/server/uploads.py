@@ -24,7 +24,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from signlang.arrays import Pixels
 from signlang.data import image_limits
-from signlang.data.image_io import BadImageError, read_image, resize_image
+from signlang.data.image_io import BadImageError, decode_opened, resize_image
 from signlang.data.image_limits import ImageLimitError
 from signlang.hands.hand_input import HandInput
 from signlang.server.schemas import RequestError
@@ -205,23 +205,19 @@ def decode_upload(
     which = "The image" if count == 1 else f"Image {number} of {count}"
     if not data:
         raise RequestError(422, f"{which} is empty.")
-    _check_header(data, which, most)
     try:
-        pixels = read_image(data, most)
+        image = decode_opened(_opened(data, which, most))
     except BadImageError as error:
         raise RequestError(422, f"{which} cannot be used: {error}.") from None
+    found = True
     if hands is not None:
-        image, found = hands(Image.fromarray(pixels))
-        return resize_image(image, size), found
-    if pixels.shape == (size, size, 3):
-        return pixels, True
-    return resize_image(Image.fromarray(pixels), size), True
+        image, found = hands(image)
+    return resize_image(image, size), found
 
 
-def _check_header(data: bytes, which: str, most: int) -> None:
+def _opened(data: bytes, which: str, most: int) -> Image.Image:
     try:
-        with image_limits.open_image(data, FORMATS) as image:
-            image_limits.check_size(*image.size, most)
+        return image_limits.open_image(data, FORMATS, most)
     except UnidentifiedImageError:
         raise RequestError(415, f"{which} is not a JPEG, PNG, WebP or BMP file.") from None
     except ImageLimitError as error:
