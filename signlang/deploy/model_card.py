@@ -28,7 +28,6 @@ from signlang.reporting.page import (
 )
 from signlang.runs import trained_run
 from signlang.runs.identity import first_weights
-from signlang.runs.results import read_clusters
 from signlang.runs.trained_run import TrainedRun
 from signlang.studies import ranking
 from signlang.studies.ranking import CrossValidation
@@ -309,7 +308,7 @@ def _confusion(run: TrainedRun, measured: ExportMeasurements) -> list[Text | Ima
         measured.probabilities.astype(np.float64),
         np.full(len(rows), run.metrics["fold"]),
         None,
-        read_clusters(run.folder, paths),
+        run.folder.image_table.clusters_of(paths),
     )
     wrong = int((~predictions.correct).sum())
     alt = f"Confusion matrix: {wrong} of {len(rows)} images of the test fold predicted wrongly."

@@ -21,7 +21,6 @@ from signlang.errors import BundleError, RunError
 from signlang.inference.onnx_model import OnnxModel, session_options
 from signlang.metrics.significance import Interval, clustered_interval
 from signlang.runs import trained_run
-from signlang.runs.results import read_clusters
 from signlang.runs.trained_run import RunImages, TrainedRun
 from signlang.studies.study import read_setting
 from signlang.system import cpu_count
@@ -176,7 +175,7 @@ def measure(
         name: int((p.argmax(1) == labels).sum()) for name, p in zip(networks, outputs, strict=True)
     }
     check_unchanged(run, rows, outputs[0])
-    clusters = read_clusters(run.folder, [path for path, _ in rows])
+    clusters = run.folder.image_table.clusters_of([path for path, _ in rows])
     interval = clustered_interval(outputs[0].argmax(1) == labels, clusters.names)
     result = ExportMeasurements(
         len(rows), correct, outputs[0], latency, size, int8_layers, interval

@@ -142,7 +142,9 @@ class Calibration:
         return f"none makes {wanted} of the accepted images right ({self.images} images)"
 
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+def fit_temperature(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, losses: Floats | None = None
+) -> float:
     """The temperature of least negative log-likelihood (Guo et al. 2017, arXiv 1706.04599, 4.2).
 
     The loss is convex in 1 / T, so it has one optimum, which is searched between 0.01 and 100.
@@ -153,6 +155,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     Args:
         logits: (n, classes); a constant added to a row changes nothing.
         labels: (n,) positions of the true classes.
+        losses: What `grid_losses` makes of them, where it is known already.
 
     Raises:
         ValueError: With no images, different lengths, or logits that are not finite.
@@ -169,9 +172,10 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     def loss(log_t: float) -> float:
         return float(_losses(rows, true, math.exp(log_t)).mean())
 
+    near = None if losses is None else LOG_GRID[losses.sum(0).argmin()]
     optimum = optimize.minimize_scalar(
         loss,
-        bounds=(math.log(BOUNDS[0]), math.log(BOUNDS[1])),
+        bounds=LOG_BOUNDS if near is None else np.clip((near - STEP, near + STEP), *LOG_BOUNDS),
         method="bounded",
         options={"xatol": 1e-7},
     )
@@ -184,6 +188,31 @@ def _losses(rows: Floats, true: npt.NDArray[np.int64], temperature: Any) -> Floa
     """(n,) -log p(true class) at one temperature, or at one of each row, (n, 1)."""
     scaled = rows / temperature
     losses: Floats = np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(true)), true]
+    return losses
+
+
+def grid_losses(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
+    """(n, temperatures) -log p(true class) at each temperature of a grid.
+
+    Rows of it serve every fit on some of the images.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,) positions of the true classes.
+
+    Raises:
+        ValueError: As `fit_temperature`.
+    """
+    rows, true = _checked(logits, labels)
+    temperatures = np.exp(LOG_GRID)[:, None]
+    losses = np.empty((len(rows), len(temperatures)))
+    block = max(1, BLOCK // (len(temperatures) * rows.shape[1]))
+    for start in range(0, len(rows), block):
+        here = slice(start, start + block)
+        own = rows[here]
+        scaled = own[:, None] / temperatures
+        of_true = own[np.arange(len(own)), true[here], None] / temperatures[:, 0]
+        losses[here] = np.log(np.exp(scaled, out=scaled).sum(2)) - of_true
     return losses
 
 
@@ -205,13 +234,15 @@ def _lowest_temperature(rows: Floats) -> float:
 
 
 STEP: Final = 0.1  # of log temperatures; a parabola finds the optimum between them
-LOG_GRID: Final = STEP * np.arange(
-    round(math.log(BOUNDS[0]) / STEP), round(math.log(BOUNDS[1]) / STEP) + 1
-)
+LOG_BOUNDS: Final = (math.log(BOUNDS[0]), math.log(BOUNDS[1]))
+LOG_GRID: Final = STEP * np.arange(round(LOG_BOUNDS[0] / STEP), round(LOG_BOUNDS[1] / STEP) + 1)
+BLOCK: Final = 2**16  # exponentials at once: what a core keeps at hand
 ONE: Final = int(np.abs(LOG_GRID).argmin())  # where the temperature is 1
 
 
-def leave_one_out_gains(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
+def leave_one_out_gains(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, losses: Floats | None = None
+) -> Floats:
     """By how much the temperature that is fitted on all other images lowers the loss of each.
 
     The loss of every image is computed once at each temperature of a grid; the optimum without
@@ -221,6 +252,7 @@ def leave_one_out_gains(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     Args:
         logits: (n, classes); a constant added to a row changes nothing.
         labels: (n,) positions of the true classes.
+        losses: What `grid_losses` makes of them, where it is known already.
 
     Returns:
         (n,) -log p(true class) at temperature 1, less the same at the temperature of the others.
@@ -232,7 +264,7 @@ def leave_one_out_gains(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     [-0.28, -0.28, -0.28, 0.0]
     """
     rows, true = _checked(logits, labels)
-    losses = np.stack([_losses(rows, true, math.exp(log_t)) for log_t in LOG_GRID], axis=1)
+    losses = grid_losses(rows, true) if losses is None else losses
     others = losses.sum(0) - losses
     image, best = np.arange(len(rows)), others.argmin(1).clip(1, len(LOG_GRID) - 2)
     before, at, after = (others[image, best + offset] for offset in (-1, 0, 1))
@@ -249,7 +281,10 @@ CLEARLY: Final = 2  # standard errors
 
 
 def expected_gain(
-    logits: npt.ArrayLike, labels: npt.ArrayLike, temperature: float
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    temperature: float,
+    losses: Floats | None = None,
 ) -> tuple[float, float]:
     """What a fitted temperature gains on other images, as far as the fitted ones can tell.
 
@@ -261,6 +296,7 @@ def expected_gain(
         logits: (n, classes).
         labels: (n,) positions of the true classes.
         temperature: Fitted on all of them.
+        losses: What `grid_losses` makes of them, where it is known already.
 
     Returns:
         Mean gain in -log p(true class), and its standard error; 0 and 0 for a single image.
@@ -273,7 +309,7 @@ def expected_gain(
     rows, true = _checked(logits, labels)
     second = np.argsort(rows, axis=1)[:, -2]
     mistake = float((_losses(rows, second, 1.0) - _losses(rows, second, temperature)).mean())
-    gains = np.append(leave_one_out_gains(rows, true), min(mistake, 0.0))
+    gains = np.append(leave_one_out_gains(rows, true, losses), min(mistake, 0.0))
     return float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains)))
 
 
@@ -316,6 +352,7 @@ def fit_calibration(
     labels: npt.NDArray[np.int64],
     wanted_precision: float,
     source: str = OF_RUN,
+    losses: Floats | None = None,
 ) -> Calibration:
     """Fit temperature and threshold on images that the network was not trained on.
 
@@ -327,13 +364,15 @@ def fit_calibration(
         labels: (n,) positions of the true classes.
         wanted_precision: Between 0 and 1.
         source: Which images these are.
+        losses: What `grid_losses` makes of their logits, where it is known already.
 
     Raises:
         ValueError: As `fit_temperature`.
     """
     logits = logits_of(probabilities)
-    temperature = round(fit_temperature(logits, labels), 6)
-    gain, error = expected_gain(logits, labels, temperature)
+    losses = grid_losses(logits, labels) if losses is None else losses
+    temperature = round(fit_temperature(logits, labels, losses), 6)
+    gain, error = expected_gain(logits, labels, temperature, losses)
     kept = gain > CLEARLY * error
     reason = (
         f"{'kept' if kept else 'not kept'}, because a temperature of {temperature:.4g} "

@@ -184,9 +184,10 @@ def macro_f1(labels: Ints, predicted: Ints) -> float:
 
     A class without images has no recall; it counts through the images that are predicted as it.
     """
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predicted, labels=np.unique(labels), average="macro"))
+    length = int(max(labels.max(), predicted.max())) + 1
+    shown, guessed = (np.bincount(values, minlength=length) for values in (labels, predicted))
+    right = np.bincount(labels[labels == predicted], minlength=length)
+    return float((2 * right[shown > 0] / (shown + guessed)[shown > 0]).mean())
 
 
 def restrict_to_classes(probabilities: Floats, classes: Sequence[int]) -> Floats:

@@ -71,6 +71,32 @@ def corrected_t_test(
     return _t_comparison(float(values.mean()), error, folds - 1, confidence)
 
 
+def corrected_t_p(differences: npt.ArrayLike, test_share: float) -> Floats:
+    """P values of `corrected_t_test` for many pairs at once.
+
+    Args:
+        differences: (pairs, k) differences a - b; nan where one of the two lacks a fold.
+        test_share: As there.
+
+    Returns:
+        (pairs,) p values; nan where fewer than two folds are left.
+
+    >>> corrected_t_p([[0.01, 0.02, 0.03], [0.1, np.nan, np.nan]], 0.5).round(4).tolist()
+    [0.1598, nan]
+    """
+    from scipy.special import stdtr  # type: ignore[import-untyped,unused-ignore]
+
+    values = np.asarray(differences, dtype=np.float64)
+    folds = np.isfinite(values).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # nan of pairs without two folds
+        mean = np.nansum(values, axis=1) / folds
+        squares = np.nansum((values - mean[:, None]) ** 2, axis=1)
+        error = np.sqrt((1 / folds + test_share) * squares / (folds - 1))
+        p = 2 * stdtr(folds - 1, -np.abs(mean) / error)
+    p = np.where(error <= ROUNDING, np.where(np.abs(mean) <= ROUNDING, 1.0, 0.0), p)
+    return np.where(folds > 1, p, np.nan)
+
+
 def _t_comparison(mean: float, error: float, freedom: int, confidence: float) -> Comparison:
     """Interval and p value of a mean with a standard error and its degrees of freedom."""
     from scipy.special import stdtr  # type: ignore[import-untyped,unused-ignore]
@@ -180,24 +206,27 @@ def _cluster_error(deviations: Floats, cluster: Ints, count: int) -> float:
     return float(np.sqrt(count / (count - 1) * np.sum(sums**2))) / len(deviations)
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
+def mcnemar(only_a: npt.ArrayLike, only_b: npt.ArrayLike) -> Floats:
     """Exact two-sided p value of McNemar's test (1947, Psychometrika 12): a fair coin, n tosses.
 
     Args:
-        only_a: Images that only a recognises.
-        only_b: Images that only b recognises.
+        only_a: Images that only a recognises; a number, or an array of any shape for many pairs.
+        only_b: Images that only b recognises, likewise.
 
     Raises:
         ValueError: If a count is negative.
 
-    >>> round(mcnemar(1, 5), 5), mcnemar(0, 0)
-    (0.21875, 1.0)
+    >>> mcnemar([1, 0], [5, 0]).round(5).tolist()
+    [0.21875, 1.0]
     """
     from scipy.special import bdtr  # type: ignore[import-untyped,unused-ignore]
 
-    if min(only_a, only_b) < 0:
-        raise ValueError(f"The counts {only_a} and {only_b} must not be negative.")
-    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    one, other = np.asarray(only_a, dtype=np.int64), np.asarray(only_b, dtype=np.int64)
+    fewer = np.minimum(one, other)
+    if fewer.size and fewer.min() < 0:
+        raise ValueError(f"The counts {one} and {other} must not be negative.")
+    p: Floats = np.minimum(1.0, 2 * bdtr(fewer, one + other, 0.5))
+    return p
 
 
 def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> Interval:

@@ -4,7 +4,9 @@
 Hyper-parameter searches write `search.json` beside the run folders of their study.
 """
 
+import csv
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -21,13 +23,15 @@ from pydantic import Field
 from signlang.console import log
 from signlang.constraints import Count, Index, Probability, Strict, Text, read_validated
 from signlang.data.boxes import Crop
+from signlang.data.index import Clusters, image_clusters
 from signlang.errors import DataError, RunError, SettingError, closest, listing
 from signlang.files import (
     CROP,
+    GROUP,
     IMAGE_COLUMNS,
+    SET,
     escaping_link,
     parse_json,
-    read_csv,
     remove_abandoned,
     write_json,
 )
@@ -70,7 +74,7 @@ def _unchanged_since(file: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2**16)
 def _recorded_checksums(run: Path, _: tuple[int, int]) -> tuple[Mapping[str, Any], str]:
     """Checksums that `metrics.json` holds, and its own; read once of each content."""
     metrics = RunFolder(run).metrics() or {}
@@ -78,7 +82,7 @@ def _recorded_checksums(run: Path, _: tuple[int, int]) -> tuple[Mapping[str, Any
     return known if isinstance(known, dict) else {}, _metrics_checksum(metrics)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2**18)
 def _checksum_once(file: Path, _: tuple[int, int]) -> str:
     """Checksum of a file, which is read once of each content."""
     return _file_checksum(file)
@@ -113,6 +117,57 @@ class Divergence:
 
     def __str__(self) -> str:
         return f"its loss is {self.loss} in epoch {self.epoch}"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTable:
+    """The images of a run, from its `data.csv`.
+
+    Attributes:
+        rows: Path, label, signer and subset of every image.
+    """
+
+    rows: Sequence[Mapping[str, str]]
+
+    @cached_property
+    def row_of(self) -> Mapping[str, int]:
+        """The row of each path."""
+        return {row["path"]: number for number, row in enumerate(self.rows)}
+
+    @cached_property
+    def tested(self) -> Mapping[str, str]:
+        """The signer of each image of the test fold, by its path."""
+        return {row["path"]: row["signer"] for row in self.of("test")}
+
+    @cached_property
+    def sets(self) -> tuple[str, ...] | None:
+        """The data set of each image; None where there is one only."""
+        return self._optional(SET)
+
+    @cached_property
+    def _clusters(self) -> Clusters:
+        paths, labels, signers = (
+            [row[name] for row in self.rows] for name in ("path", "label", "signer")
+        )
+        return image_clusters(paths, labels, signers, self._optional(GROUP), self.sets)
+
+    def clusters_of(self, paths: Sequence[str]) -> Clusters:
+        """Which of some images are alike, by all images of the run."""
+        return self._clusters[[self.row_of[path] for path in paths]]
+
+    def _optional(self, column: str) -> tuple[str, ...] | None:
+        values = tuple(row.get(column) or "" for row in self.rows)
+        return values if any(values) else None
+
+    def of(self, subset: str) -> list[Mapping[str, str]]:
+        """The rows of `train`, `validation` or `test`; an image may be in both of the latter."""
+        return [row for row in self.rows if subset in row["subset"].split("+")]
+
+
+# as many as a study has folds: the settings of a study have the same tables
+@lru_cache(maxsize=32)
+def _image_table(content: str) -> ImageTable:
+    return ImageTable(list(csv.DictReader(io.StringIO(content, newline=""))))
 
 
 @dataclass(frozen=True)
@@ -181,15 +236,20 @@ class RunFolder:
         return record
 
     @cached_property
-    def images(self) -> list[dict[str, str]]:
-        """Path, label, signer and subset of every image, from `data.csv`, which is read once.
+    def image_table(self) -> ImageTable:
+        """The images of the run, from `data.csv`, which is read once.
 
         Raises:
             RunError: If it is missing, damaged, or has the columns of an earlier version.
         """
         file = self.path / "data.csv"
         self.report_changes("data.csv")
-        rows = read_csv(file)
+        try:
+            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+                table = _image_table(stream.read())
+        except OSError:
+            raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}") from None
+        rows = table.rows
         if rows and "subset" not in rows[0] and "part" in rows[0]:
             raise RunError(
                 f"{file} names its column of subsets part, as earlier versions of signlang did: "
@@ -197,7 +257,12 @@ class RunFolder:
             )
         if not rows or any(row.get(column) is None for row in rows for column in IMAGE_COLUMNS):
             raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}")
-        return rows
+        return table
+
+    @property
+    def images(self) -> Sequence[Mapping[str, str]]:
+        """Path, label, signer and subset of every image; errors as of `image_table`."""
+        return self.image_table.rows
 
     @cached_property
     def crops(self) -> dict[str, Crop]:
@@ -214,13 +279,13 @@ class RunFolder:
             ) from None
         return {path: crop for path, crop in found.items() if crop is not None}
 
-    def images_of(self, subset: str) -> list[dict[str, str]]:
+    def images_of(self, subset: str) -> list[Mapping[str, str]]:
         """The rows of `train`, `validation` or `test`; an image may be in both of the latter.
 
         Raises:
             RunError: If `data.csv` is missing or damaged.
         """
-        return [row for row in self.images if subset in row["subset"].split("+")]
+        return self.image_table.of(subset)
 
     def subset(self, name: str, classes: Sequence[str]) -> list[tuple[str, int]]:
         """Paths and labels of the images of a subset.

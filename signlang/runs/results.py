@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,8 @@ from pydantic import AfterValidator, Field, model_validator
 from signlang.arrays import Floats
 from signlang.console import log
 from signlang.constraints import Count, Index, Strict, Text, validated
-from signlang.data.index import Clusters, image_clusters
 from signlang.errors import RunError
-from signlang.files import GROUP, SET, parse_json, read_csv
+from signlang.files import SET, parse_json, read_csv
 from signlang.metrics.classification import Predictions, classification_metrics
 from signlang.runs.folder import TRAIN_AGAIN, RunFolder
 from signlang.runs.identity import PRECISION, recorded_environment
@@ -76,17 +76,19 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     # where two classes have the same digits, more of them decided
     tied = table.argmax(1) != predicted
     table[every[tied], predicted[tied]] = np.nextafter(highest[tied], 2)
-    paths = tuple(row[0] for row in rows)
-    signers = _signers(folder, paths)
+    paths = tuple(sys.intern(row[0]) for row in rows)  # the same in all settings of a study
+    _check_images(folder, paths)
+    images = folder.image_table
+    signers = tuple(images.tested[path] for path in paths)
     return Predictions(
         classes,
         paths,
         labels,
         table,
         np.full(len(rows), fold),
-        signers,
-        read_clusters(folder, paths),
-        _sets(folder, paths),
+        signers if all(signers) else None,
+        images.clusters_of(paths),
+        None if images.sets is None else tuple(images.sets[images.row_of[path]] for path in paths),
     )
 
 
@@ -106,35 +108,14 @@ def read_class_names(run: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _signers(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
-    """Check that the predictions cover exactly the test fold, and return its signers."""
-    tested = {row["path"]: row["signer"] for row in folder.images_of("test")}
+def _check_images(folder: RunFolder, paths: Sequence[str]) -> None:
+    """Check that the predictions cover exactly the test fold."""
+    tested = folder.image_table.tested
     if set(paths) != tested.keys() or len(paths) != len(tested):
         raise RunError(
             f"{folder.path / 'predictions.csv'} holds {len(paths)} images, but the test fold in "
             f"data.csv has {len(tested)}: it was cut off or is of another run. {TRAIN_AGAIN}"
         )
-    signers = tuple(tested[path] for path in paths)
-    return signers if all(signers) else None
-
-
-def _sets(folder: RunFolder, paths: Sequence[str]) -> tuple[str, ...] | None:
-    """The data set of each image; None where there is one only."""
-    known = {row["path"]: row.get(SET) or "" for row in folder.images}
-    return tuple(known[path] for path in paths) if any(known.values()) else None
-
-
-def read_clusters(folder: RunFolder, paths: Sequence[str]) -> Clusters:
-    """Which images of a run are alike, by all images of its `data.csv`."""
-    place = {row["path"]: number for number, row in enumerate(folder.images)}
-    paths_, labels, signers = (
-        [row[name] for row in folder.images] for name in ("path", "label", "signer")
-    )
-    groups, sets = ([row.get(name) or "" for row in folder.images] for name in (GROUP, SET))
-    clusters = image_clusters(
-        paths_, labels, signers, groups if any(groups) else None, sets if any(sets) else None
-    )
-    return clusters[[place[path] for path in paths]]
 
 
 SHARE_TOLERANCE: Final = 1e-5  # a macro F1 of 1 is summed up in float32

@@ -4,7 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from signlang.metrics.classification import Predictions, Proportion
 from signlang.metrics.significance import (
     Comparison,
     Difference,
+    corrected_t_p,
     corrected_t_test,
     holm,
     mcnemar,
@@ -198,12 +198,11 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
     best = ranked[0]
     for setting in ranked[1:]:
         _check_images(best, setting)
-    pairs = list(combinations(range(len(ranked)), 2))  # those with the best come first
-    tests = [_over_folds(ranked[one], ranked[other]) for one, other in pairs]
-    p_values = _corrected([None if test is None else test.p for test in tests])
-    p_images = _corrected(_over_images(ranked, pairs))
+    tests = [_over_folds(best, setting) for setting in ranked[1:]]
+    p_values = _adjusted(_p_over_folds(ranked), len(tests))
+    p_images = _adjusted(_p_over_images(ranked), len(tests))
     names = [study.label(setting) for setting in ranked]
-    confidence = 1 - LEVEL / max(1, len(pairs))
+    confidence = 1 - LEVEL / max(1, len(ranked) * (len(ranked) - 1) // 2)
     nothing: list[None] = [None]
     return [
         Row(
@@ -235,40 +234,53 @@ def _over_folds(best: Setting, other: Setting) -> Comparison | None:
     return corrected_t_test(differences, best.test_share) if len(differences) > 1 else None
 
 
-def _over_images(
-    settings: Sequence[Setting], pairs: Sequence[tuple[int, int]]
-) -> list[float | None]:
-    """P value of McNemar's test of each pair on the images that both were tested on.
+def _p_over_folds(settings: Sequence[Setting]) -> Floats:
+    """(pairs,) p values of `_over_folds` for all pairs, those with the first setting first."""
+    accuracy = np.full((len(settings), max(setting.folds for setting in settings)), np.nan)
+    for row, setting in zip(accuracy, settings, strict=True):
+        for run in setting.runs:
+            row[run.fold] = run.metric("accuracy")
+    return np.concatenate([
+        corrected_t_p(accuracy[place] - accuracy[place + 1 :], setting.test_share)
+        for place, setting in enumerate(settings)
+    ])  # fmt: skip
 
-    None where there are none, and everywhere if images are not independent: the test takes each
-    for a toss of its own, and finds differences that are not there.
+
+def _p_over_images(settings: Sequence[Setting]) -> Floats:
+    """(pairs,) p values of McNemar's test on the images that both were tested on, likewise.
+
+    Nan where there are none, and everywhere if images are not independent: the test takes each for
+    a toss of its own, and finds differences that are not there.
     """
     predictions = [setting.predictions for setting in settings]
+    first, second = np.triu_indices(len(settings), 1)
     if not all(one.clusters is None or one.clusters.are_images for one in predictions):
-        return [None] * len(pairs)
+        return np.full(len(first), np.nan)
     place = {
         path: row for row, path in enumerate({p: None for one in predictions for p in one.paths})
     }
-    right, wrong = np.zeros((2, len(settings), len(place)))
+    # whole numbers of up to 2^24 are exact
+    right, wrong = np.zeros((2, len(settings), len(place)), dtype=np.float32)
     for row, one in enumerate(predictions):
         columns = [place[path] for path in one.paths]
         right[row, columns], wrong[row, columns] = one.correct, ~one.correct
-    only: Floats = right @ wrong.T  # images that the first recognises and the second does not
-    shared: Floats = (right + wrong) @ (right + wrong).T
-    return [
-        mcnemar(round(only[one, other]), round(only[other, one])) if shared[one, other] else None
-        for one, other in pairs
-    ]
+    only = right @ wrong.T  # images that the first recognises and the second does not
+    shared = (right + wrong) @ (right + wrong).T
+    return np.where(
+        shared[first, second] > 0, mcnemar(only[first, second], only[second, first]), np.nan
+    )
 
 
-def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction of those that are there.
+def _adjusted(p_values: Floats, count: int) -> list[float | None]:
+    """Holm's correction of those that are there; the first ones of it.
 
-    >>> _corrected([None, 0.01, 0.04])
-    [None, 0.02, 0.04]
+    >>> _adjusted(np.array([np.nan, 0.01, 0.04]), 2)
+    [None, 0.02]
     """
-    adjusted = iter(holm([p for p in p_values if p is not None]).tolist())
-    return [None if p is None else next(adjusted) for p in p_values]
+    is_there = np.isfinite(p_values)
+    adjusted = np.full(len(p_values), np.nan)
+    adjusted[is_there] = holm(p_values[is_there])
+    return [None if np.isnan(p) else float(p) for p in adjusted[:count]]
 
 
 def _difference(one: Setting, other: Setting, confidence: float) -> Difference | None:
@@ -348,9 +360,16 @@ def _check_images(one: Setting, other: Setting) -> None:
     theirs = {run.fold: run for run in other.runs}
     for run in one.runs:
         same = theirs.get(run.fold)
-        if same is not None and _labels(run) != _labels(same):
+        if same is None or _same_images(run.predictions, same.predictions):
+            continue
+        if _labels(run) != _labels(same):
             odd = sorted({path for path, _ in _labels(run) ^ _labels(same)})
             raise RunError(_unlike(run, same, "predictions.csv", "images") + listing(odd, 3))
+
+
+def _same_images(one: Predictions, other: Predictions) -> bool:
+    """Whether both are of the same images in the same order."""
+    return one.paths == other.paths and np.array_equal(one.labels, other.labels)
 
 
 def _labels(run: Run) -> set[tuple[str, int]]:

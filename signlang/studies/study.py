@@ -228,11 +228,12 @@ def cross_fit(predictions: Predictions, wanted_precision: float) -> CrossFit:
     """
     before, labels = calibration.fill_zeros(predictions.probabilities), predictions.labels
     after, is_accepted = np.empty_like(before), np.empty(len(labels), dtype=np.bool_)
+    losses = calibration.grid_losses(calibration.logits_of(before), labels)
     folds = {}
     for fold in np.unique(predictions.folds).tolist():
         here = predictions.folds == fold
         fitted = calibration.fit_calibration(
-            before[~here], labels[~here], wanted_precision, OF_STUDY
+            before[~here], labels[~here], wanted_precision, OF_STUDY, losses[~here]
         )
         after[here] = calibration.apply_temperature(before[here], fitted.temperature)
         is_accepted[here] = calibration.accepted(after[here].max(1), fitted.threshold)
@@ -240,7 +241,7 @@ def cross_fit(predictions: Predictions, wanted_precision: float) -> CrossFit:
             fitted, calibration.effects(before[here], after[here], is_accepted[here], labels[here])
         )  # fmt: skip
     return CrossFit(
-        calibration.fit_calibration(before, labels, wanted_precision, OF_STUDY),
+        calibration.fit_calibration(before, labels, wanted_precision, OF_STUDY, losses),
         folds,
         calibration.effects(before, after, is_accepted, labels),
     )

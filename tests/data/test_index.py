@@ -15,7 +15,6 @@ from signlang.data import image_io
 from signlang.data.index import Index, image_clusters, read_index
 from signlang.errors import DataError, SettingError
 from signlang.runs.folder import RunFolder
-from signlang.runs.results import read_clusters
 
 
 def index_of(root: Path, cache_dir: Path, **options: str) -> Index:
@@ -348,7 +347,7 @@ def test_groups_travel_with_a_run_and_its_intervals_are_by_them(tmp_path: Path, 
     groups.write_text("path,group\nA/A0.png,g1\nA/A1.png,g1\nB/B0.png,g2\nB/B5.png,g2\n")
     index = read_index(tiny, cache_dir=str(tmp_path), signers=None, groups=str(groups))
     index.write(tmp_path, np.full(len(index), "test"))
-    clusters = read_clusters(RunFolder(tmp_path), index.paths)
+    clusters = RunFolder(tmp_path).image_table.clusters_of(index.paths)
     assert (clusters.kind, clusters.count) == ("group", len(index) - 2)
     assert clusters.names.tolist() == index.clusters.names.tolist()
     place = index.paths.index

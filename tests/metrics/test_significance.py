@@ -15,6 +15,7 @@ from signlang.metrics.significance import (
     Comparison,
     Difference,
     clustered_interval,
+    corrected_t_p,
     corrected_t_test,
     friedman,
     holm,
@@ -95,6 +96,22 @@ def test_corrected_t_test_refuses(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         corrected_t_test(differences, share, confidence)
+
+
+def test_many_pairs_have_the_p_values_of_each() -> None:
+    differences = np.random.default_rng(0).normal(0.01, 0.02, (6, 5))
+    differences[1, 2:] = np.nan
+    differences[2, :4] = np.nan  # a single fold
+    differences[3], differences[4] = 0.0, 0.1
+    expected = [
+        corrected_t_test(row[np.isfinite(row)], 0.3).p if np.isfinite(row).sum() > 1 else np.nan
+        for row in differences
+    ]
+    np.testing.assert_allclose(corrected_t_p(differences, 0.3), expected, rtol=1e-12)
+    one, other = np.array([[3, 0], [7, 9]]), np.array([[4, 0], [1, 2]])
+    assert mcnemar(one, other).tolist() == [
+        [mcnemar(a, b) for a, b in zip(*rows, strict=True)] for rows in zip(one, other, strict=True)
+    ]
 
 
 def test_paired_difference_of_single_images_is_scipys_paired_t_test() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from signlang.compare import CompareConfig
 from signlang.errors import DataError, RunError
+from signlang.files import IMAGE_COLUMNS, write_csv
 from signlang.runs.folder import RunFolder, find_folder
 
 ROWS = ("A/1.png,A,ann,train", "B/2.png,B,bob,validation+test", "A/3.png,A,,test")
@@ -174,3 +175,14 @@ def test_a_study_goes_before_the_images_that_it_is_named_after(
     (tmp_path / "signs" / "net").mkdir()
     (tmp_path / "signs" / "net" / "record.json").write_text("{}")
     assert find_folder("signs", Path("runs")) == Path("signs"), "it holds runs itself"
+
+
+def test_runs_of_one_fold_share_their_table_of_images(tmp_path: Path) -> None:
+    for name, label in (("one", "a"), ("other", "a"), ("changed", "b")):
+        (tmp_path / name).mkdir()
+        rows = [["a/1.png", label, "", "train"], ["a/2.png", "a", "", "test"]]
+        write_csv(tmp_path / name / "data.csv", IMAGE_COLUMNS, rows)
+    one, other, changed = (RunFolder(tmp_path / name) for name in ("one", "other", "changed"))
+    assert one.image_table is other.image_table
+    assert list(one.image_table.tested) == ["a/2.png"]
+    assert [row["label"] for row in changed.images] == ["b", "a"]
