@@ -95,7 +95,13 @@ class Duplicates:
         return np.array([*pair, *(row for row in rows.tolist() if row not in pair)])
 
 
-BLOCK: Final = 256  # images compared with all others at once: 90 MB for 87,000 of them
+BLOCK: Final = 256  # images compared with all others at once
+TILE: Final = 4096  # of those others: products of 4 MB
+MANY: Final = 10_000  # images from which short vectors are worth their making
+SHORT: Final = 64  # numbers of a short vector
+SAMPLE: Final = 4_000  # images that decide on its components
+SLACK: Final = 1e-4  # rounding of a sum of 1,024 products
+DENSE: Final = 100  # from one pair in so many, one product of a block costs less than single ones
 PAIRS: Final = 512  # compared in detail at once: 2 MB, which caches hold
 PATCH: Final = 4  # pixels; a finger is about as wide in an image of 32
 FLAT: Final = 1.0  # grey levels; what varies less shows nothing but noise and resembles nothing
@@ -148,16 +154,57 @@ def find_duplicates(
     files = np.unique(np.array(digests), return_inverse=True)[1].astype(np.int64)
     search = _Search(files, labels, folds)
     search.add_exact()
+    short = shortened(vectors, SHORT) if count >= MANY else vectors
     for start in track(range(0, count, BLOCK), "comparing images", -(-count // BLOCK)):
-        block = vectors[start : start + BLOCK] @ vectors[start:].T
-        left, right = np.nonzero(block >= near - 1e-6)
-        upper = left < right
-        left, right = left[upper], right[upper]
-        similarity = block[left, right]
-        left, right = left + start, right + start
+        rows = slice(start, start + BLOCK)
+        pairs = [
+            _correlated(vectors, short, rows, slice(other, other + TILE), near)
+            for other in range(start, count, TILE)
+        ]
+        left, right, similarity = (np.concatenate(each) for each in zip(*pairs, strict=True))
         kept = similar_pairs(vectors, left, right, detail)
         search.add(left[kept], right[kept], similarity[kept])
     return search.result()
+
+
+def shortened(vectors: Floats32, length: int) -> Floats32:
+    """(N, length) vectors whose products are at least those of the long ones.
+
+    They hold the principal components, and the norm of what these leave out: with v = p + r, the
+    product of two images is that of their p plus that of their r, which is at most the product of
+    the norms of r. A pair below a threshold by the short vectors is below it by the long ones.
+
+    Args:
+        vectors: (N, D), see `vectors`.
+        length: Of the result, less than D.
+    """
+    sample = vectors[:: -(-len(vectors) // SAMPLE)]
+    components = np.linalg.eigh(sample.T @ sample)[1][:, 1 - length :]  # of the largest variance
+    result = np.empty((len(vectors), length), dtype=np.float32)
+    result[:, :-1] = vectors @ components
+    rest = (vectors**2).sum(1) - (result[:, :-1] ** 2).sum(1)
+    result[:, -1] = np.sqrt(np.maximum(rest, 0))
+    return result
+
+
+def _correlated(
+    vectors: Floats32, short: Floats32, rows: slice, columns: slice, near: float
+) -> tuple[Ints, Ints, Floats32]:
+    """Pairs of one block that correlate by at least `near`, the first row being the lower one."""
+    bound = short[rows] @ short[columns].T
+    flat = np.flatnonzero(bound >= near - SLACK)
+    left, right = np.divmod(flat, bound.shape[1])
+    left, right = left + rows.start, right + columns.start
+    left, right = left[left < right], right[left < right]
+    if len(left) > bound.size // DENSE:
+        similarity = (vectors[rows] @ vectors[columns].T)[left - rows.start, right - columns.start]
+    else:
+        similarity = np.empty(len(left), dtype=np.float32)
+        for start in range(0, len(left), PAIRS):
+            some = slice(start, start + PAIRS)
+            similarity[some] = np.vecdot(vectors[left[some]], vectors[right[some]])
+    kept = similarity >= near - 1e-6
+    return left[kept], right[kept], similarity[kept]
 
 
 def similar_pairs(

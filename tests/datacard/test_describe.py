@@ -271,7 +271,12 @@ def test_another_hand_before_the_same_wall_is_no_near_duplicate() -> None:
     assert result.near.total == 0
 
 
-def test_counts_agree_with_comparing_all_pairs() -> None:
+@pytest.mark.parametrize(("many", "dense"), [(10_000, 100), (10_000, 1), (1, 100), (1, 10**9)])
+def test_counts_agree_with_comparing_all_pairs(
+    many: int, dense: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MANY", many), ("DENSE", dense), ("SHORT", 4), ("TILE", 300)):
+        monkeypatch.setattr(duplicates, name, value)
     rng = np.random.default_rng(0)
     base = rng.normal(size=(60, 16)).astype(np.float32)
     drawn = base[rng.integers(0, 60, 700)] + rng.normal(scale=0.02, size=(700, 16))
