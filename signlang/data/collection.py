@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from signlang import hydra_app
 from signlang.console import log
 from signlang.data.image_folder import class_names, read_groups
+from signlang.data.image_io import Thumbnails
 from signlang.data.index import BadFile, Index, index_options, read_index
 from signlang.data.patterns import several
 from signlang.data.sources import JoinedRoot, open_source
@@ -44,12 +45,15 @@ def data_settings(node: DictConfig) -> dict[str, Any]:
     }
 
 
-def read_data_set(data: Mapping[str, Any], cache_dir: str) -> Index:
+def read_data_set(
+    data: Mapping[str, Any], cache_dir: str, thumbnails: Thumbnails | None = None
+) -> Index:
     """Read the data set that a configuration names, and open every image of it once.
 
     Args:
         data: The group `data` of the configuration, resolved.
         cache_dir: Folder for generated files.
+        thumbnails: Gets the images that are decoded, whole.
 
     Raises:
         DataError: As `read_index`; or if joined sets have no two classes in common.
@@ -57,11 +61,13 @@ def read_data_set(data: Mapping[str, Any], cache_dir: str) -> Index:
     """
     if not data.get("sets"):
         root = open_source(data["source"], data["root"], cache_dir)
-        return read_index(root, cache_dir=cache_dir, **index_options(data))
+        options = index_options(data)
+        return read_index(root, cache_dir=cache_dir, thumbnails=thumbnails, **options)
     parts = {}
     for name, one in resolved_sets(data).items():
         root = open_source(one["source"], one["root"], cache_dir)
-        part = read_index(root, cache_dir=cache_dir, **index_options(one))
+        options = index_options(one)
+        part = read_index(root, cache_dir=cache_dir, thumbnails=thumbnails, **options)
         alone = str(one.get("signer") or "")  # the one person in it
         parts[name] = replace(part, signers=(alone,) * len(part)) if alone else part
     names = joined_names(data, {name: part.classes for name, part in parts.items()})

@@ -8,7 +8,7 @@ import math
 import mmap
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -23,6 +23,7 @@ from signlang import files
 from signlang.arrays import Pixels
 from signlang.console import log, track
 from signlang.data import image_io
+from signlang.data.image_io import Thumbnails
 from signlang.data.index import Index
 from signlang.errors import DataError, SettingError
 from signlang.files import atomic_write, bytes_text, parse_json
@@ -107,7 +108,11 @@ class DecodedImages:
 
 @lru_cache(maxsize=4)  # the jobs of one sweep share one mapping
 def decode_images(
-    index: Index, size: int, cache_dir: str, preparation: Preparation | None = None
+    index: Index,
+    size: int,
+    cache_dir: str,
+    preparation: Preparation | None = None,
+    thumbnails: Thumbnails | None = None,
 ) -> DecodedImages:
     """Map the pixels of all images, read-only; decode them first if they are not cached.
 
@@ -119,6 +124,7 @@ def decode_images(
         size: Width and height of the resized images, in pixels.
         cache_dir: The cache folder.
         preparation: Applied to each decoded image, before it is resized.
+        thumbnails: Whole images of this size, which are not decoded again; none with a preparation.
 
     Returns:
         (N, size, size, 3) RGB.
@@ -140,7 +146,7 @@ def decode_images(
                     )
                 digests = [fact.digest for fact in index.facts]
                 prepare = preparation.recall(index.root, index.paths, digests, cache_dir)
-            _build(index, size, file, prepare)
+            _build(index, size, file, prepare, {} if thumbnails is None else thumbnails.of)
     return DecodedImages(file)
 
 
@@ -165,7 +171,9 @@ def _cached(lock: FileLock) -> AcquireReturnProxy[Any]:
 RESERVE: Final = 64_000_000  # bytes that stay free on the disk of the cache
 
 
-def _build(index: Index, size: int, file: Path, prepare: Prepare) -> None:
+def _build(
+    index: Index, size: int, file: Path, prepare: Prepare, known: Mapping[str, Pixels]
+) -> None:
     shape = (len(index), size, size, 3)
     needed = math.prod(shape)
     free = shutil.disk_usage(file.parent).free
@@ -181,23 +189,30 @@ def _build(index: Index, size: int, file: Path, prepare: Prepare) -> None:
         np.lib.format.write_array_header_1_0(
             stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
         )
-        for image in track(_images(index, size, prepare), "decoding images", len(index)):
+        for image in track(_images(index, size, prepare, known), "decoding images", len(index)):
             data = image.tobytes()
             checksum = zlib.crc32(data, checksum)
             stream.write(data)
     _write_manifest(file, {"crc32": checksum, "shape": shape})
 
 
-def _images(index: Index, size: int, prepare: Prepare) -> Iterator[Pixels]:
+def _images(
+    index: Index, size: int, prepare: Prepare, known: Mapping[str, Pixels]
+) -> Iterator[Pixels]:
     """Decode on all cores, in order, in chunks that bound the memory."""
     with ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(index), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(index)))
-            yield from pool.map(lambda row: _decode(index, row, size, prepare), rows)
+            yield from pool.map(lambda row: _decode(index, row, size, prepare, known), rows)
 
 
-def _decode(index: Index, row: int, size: int, prepare: Prepare) -> Pixels:
+def _decode(
+    index: Index, row: int, size: int, prepare: Prepare, known: Mapping[str, Pixels]
+) -> Pixels:
     path = index.root / index.paths[row]
+    thumbnail = known.get(index.facts[row].digest)
+    if thumbnail is not None and index.crop(row) is None:
+        return thumbnail
     try:
         data = image_io.read_bytes(path)
         if image_io.digest_of(data) != index.facts[row].digest:

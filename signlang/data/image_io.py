@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -118,6 +118,19 @@ class ImageFacts:
     odd: str
 
 
+@dataclass(frozen=True, eq=False)
+class Thumbnails:
+    """Images that are resized while their files are inspected, so that they are decoded once.
+
+    Attributes:
+        size: Width and height, in pixels.
+        of: (size, size, 3) by the digest of the file.
+    """
+
+    size: int
+    of: dict[str, Pixels] = field(default_factory=dict)
+
+
 def digest_of(data: bytes) -> str:
     """Digest of a file's content, 32 hexadecimal digits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -185,12 +198,15 @@ def decode_crop(data: bytes, crop: Crop | None) -> Image.Image:
     return image.crop(crop)
 
 
-def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:
+def inspect_image(
+    data: bytes, suffix: str = "", thumbnails: Thumbnails | None = None
+) -> ImageFacts:
     """Decode an image as `decode` does and return its properties.
 
     Args:
         data: Content of the file.
         suffix: Suffix of the file's name; one that does not fit the content is reported.
+        thumbnails: Gets the image.
 
     Raises:
         BadImageError: As `decode`.
@@ -211,7 +227,10 @@ def inspect_image(data: bytes, suffix: str = "") -> ImageFacts:
     if mode != "RGB":
         odd.append(f"mode {mode}")
     rgb = _upright(_as_rgb(image), orientation)
-    return ImageFacts(digest_of(data), rgb.width, rgb.height, f"{kind} {mode}", ", ".join(odd))
+    digest = digest_of(data)
+    if thumbnails is not None:
+        thumbnails.of[digest] = resize_image(rgb, thumbnails.size)
+    return ImageFacts(digest, rgb.width, rgb.height, f"{kind} {mode}", ", ".join(odd))
 
 
 def looks_like_image(path: Path) -> bool:

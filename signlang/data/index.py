@@ -27,7 +27,7 @@ from signlang.console import log, track
 from signlang.data import image_io
 from signlang.data.boxes import MARGIN, BadBoxError, Crop
 from signlang.data.image_folder import ImageEntry, list_entries, read_groups, read_signers
-from signlang.data.image_io import BadImageError, ImageFacts
+from signlang.data.image_io import BadImageError, ImageFacts, Thumbnails
 from signlang.data.patterns import several, sources_of_copies
 from signlang.errors import DataError, SettingError, listing
 from signlang.files import (
@@ -47,13 +47,16 @@ if TYPE_CHECKING:  # it can draw images
 VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
 
 
-def inspect_files(root: Path, paths: Sequence[str], cache_file: Path) -> list[ImageFacts | str]:
+def inspect_files(
+    root: Path, paths: Sequence[str], cache_file: Path, thumbnails: Thumbnails | None = None
+) -> list[ImageFacts | str]:
     """Decode every image without a cached result, in parallel.
 
     Args:
         root: Folder that the paths are relative to.
         paths: Files.
         cache_file: Cached results; created, updated, and replaced if damaged.
+        thumbnails: Gets the images that are decoded.
 
     Returns:
         For each path its facts, or the reason why it cannot be used.
@@ -68,7 +71,7 @@ def inspect_files(root: Path, paths: Sequence[str], cache_file: Path) -> list[Im
     missing = [(p, s) for p, s in zip(paths, signatures, strict=True) if p not in entries]
     if missing:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = pool.map(lambda item: _inspect_one(root / item[0]), missing)
+            results = pool.map(lambda item: _inspect_one(root / item[0], thumbnails), missing)
             for (path, signature), result in zip(
                 missing, track(results, "checking images", len(missing)), strict=True
             ):
@@ -82,9 +85,10 @@ def inspect_files(root: Path, paths: Sequence[str], cache_file: Path) -> list[Im
     return [_restored(entries[path][2]) for path in paths]
 
 
-def _inspect_one(path: Path) -> list[Any] | str:
+def _inspect_one(path: Path, thumbnails: Thumbnails | None) -> list[Any] | str:
     try:
-        return list(astuple(image_io.inspect_image(image_io.read_bytes(path), path.suffix)))
+        data = image_io.read_bytes(path)
+        return list(astuple(image_io.inspect_image(data, path.suffix, thumbnails)))
     except BadImageError as error:
         return str(error)
 
@@ -499,6 +503,7 @@ def read_index(
     groups: str | None = None,
     boxes: str | None = None,
     box_margin: float = MARGIN,
+    thumbnails: Thumbnails | None = None,
 ) -> Index:
     """Read a data set and open every image of it once.
 
@@ -513,6 +518,7 @@ def read_index(
         groups: A CSV file `path,group`.
         boxes: Where boxes come from, see `data.boxes` in `conf/data/folder.yaml`; None: no boxes.
         box_margin: What a crop adds to its box on each side, as a share of its width or height.
+        thumbnails: Gets the images that are decoded, whole.
 
     Raises:
         DataError: If there is nothing to train on, or there are bad files and they are an error.
@@ -526,7 +532,7 @@ def read_index(
     cache_file = (
         files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
     )
-    results = inspect_files(base, [entry.path for entry in entries], cache_file)
+    results = inspect_files(base, [entry.path for entry in entries], cache_file, thumbnails)
     cut = [_cropped(e, r, box_margin) for e, r in zip(entries, results, strict=True)]
     good = [one for one in cut if not isinstance(one, BadFile)]
     bad = tuple(one for one in cut if isinstance(one, BadFile))

@@ -15,6 +15,7 @@ from signlang.arrays import Flags, connected
 from signlang.console import log, show_lines, show_table
 from signlang.data import image_cache, splits
 from signlang.data.collection import data_settings, read_data_set
+from signlang.data.image_io import Thumbnails
 from signlang.data.index import Index, distinct_name, other_root
 from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
@@ -120,13 +121,15 @@ def analyse(cfg: DictConfig) -> Analysis:
         DataError: If there are no images, or the predictions do not belong to them.
     """
     files = _prediction_files(cfg)  # before minutes of reading
-    index = _index(cfg)
+    thumbnails = Thumbnails(COMPARED_SIZE)
+    index = _index(cfg, thumbnails)
     _refuse_namesake(cfg, index)
     predictions = label_errors.read_predictions_for(files, index) if files else None
     numbers, unused, no_folds_reason = _folds(cfg, index)
     gap = f", gap {cfg.split.gap}" if cfg.split.get("gap") else ""
     split = f"split={splits.split_name(cfg.split)}{gap}"
-    small = image_cache.decode_images(index, COMPARED_SIZE, cfg.cache_dir)[:]
+    small = image_cache.decode_images(index, COMPARED_SIZE, cfg.cache_dir, thumbnails=thumbnails)[:]
+    thumbnails.of.clear()
     digests = [fact.digest for fact in index.facts]
     pairs = duplicates.find_duplicates(
         duplicates.vectors(small),
@@ -255,10 +258,10 @@ def _pairs_text(pairs: Pairs) -> str:
     return text if pairs.across_folds is None else f"{text}, {pairs.across_folds:,} across folds"
 
 
-def _index(cfg: DictConfig) -> Index:
+def _index(cfg: DictConfig, thumbnails: Thumbnails) -> Index:
     # a card lists what cannot be used instead of stopping at it
     data = data_settings(cfg.data) | {"on_bad_image": "exclude"}
-    return read_data_set(data, cfg.cache_dir)
+    return read_data_set(data, cfg.cache_dir, thumbnails)
 
 
 def _refuse_namesake(cfg: DictConfig, index: Index) -> None:

@@ -95,7 +95,7 @@ class Duplicates:
         return np.array([*pair, *(row for row in rows.tolist() if row not in pair)])
 
 
-BLOCK: Final = 256  # images compared with all others at once
+BLOCK: Final = 1024  # images compared with all others at once
 TILE: Final = 4096  # of those others: products of 4 MB
 MANY: Final = 10_000  # images from which short vectors are worth their making
 SHORT: Final = 64  # numbers of a short vector

@@ -203,7 +203,7 @@ def _png(image: ImageBlock) -> bytes:
     if isinstance(image.image, Figure):
         return png_bytes(image.image)
     stream = io.BytesIO()
-    image.image.save(stream, "PNG", optimize=True)
+    image.image.save(stream, "PNG")
     return stream.getvalue()
 
 

@@ -16,7 +16,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from signlang.data import image_cache
+from signlang.data import image_cache, image_io
+from signlang.data.image_io import Thumbnails
 from signlang.data.index import Index, read_index
 from signlang.errors import DataError
 
@@ -36,6 +37,19 @@ def test_pixels_are_those_of_the_files(tiny: Path, tmp_path: Path) -> None:
         assert np.array_equal(array[row], expected)
     with pytest.raises(ValueError, match="read-only"):
         array[0][:] = 0
+
+
+def test_images_that_were_inspected_are_not_decoded_again(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = image_cache.decode_images(index_of(tiny, tmp_path / "one"), 16, str(tmp_path))[:]
+    read_index.cache_clear()
+    thumbnails = Thumbnails(16)
+    index = read_index(tiny, cache_dir=str(tmp_path / "three"), thumbnails=thumbnails)
+    assert len(thumbnails.of) == 36
+    monkeypatch.setattr(image_io, "decode", lambda data: pytest.fail("decoded again"))
+    array = image_cache.decode_images(index, 16, str(tmp_path / "three"), thumbnails=thumbnails)
+    assert np.array_equal(array[:], expected)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to ask")
