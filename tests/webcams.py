@@ -35,7 +35,10 @@ def room(width: int = 640, height: int = 480) -> Image.Image:
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width] / (height, width)[0]
     shade = 150 - 60 * rows + 25 * columns
-    pixels = np.stack([shade, shade - 12, shade - 25], axis=-1) + rng.normal(0, 4, shade.shape)[..., None]
+    pixels = (
+        np.stack([shade, shade - 12, shade - 25], axis=-1)
+        + rng.normal(0, 4, shade.shape)[..., None]
+    )
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     for left, top, right, bottom, colour in (
         (0.55, 0.1, 0.95, 0.5, (96, 118, 140)),  # a window
@@ -47,9 +50,7 @@ def room(width: int = 640, height: int = 480) -> Image.Image:
     return image
 
 
-def with_hand(
-    room: Image.Image, hand: Image.Image, height: int, x: int, y: int
-) -> Image.Image:
+def with_hand(room: Image.Image, hand: Image.Image, height: int, x: int, y: int) -> Image.Image:
     """Paste a hand on black cloth into a room: only what is bright, so that the cloth is left out.
 
     Args:

@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from conftest import QUICK, run_command
@@ -16,6 +17,7 @@ from signlang.arrays import Pixels
 from signlang.errors import BundleError, SettingError
 from signlang.hands.hand_networks import find_networks
 from signlang.inference.bundle import load_bundle
+from signlang.server.schemas import ModelInfo, ModelList
 
 POINTS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
 CROP = ("hands=crop", "hands.mirror=true", "data.stored_size=48", "optimizer.lr=1e-3")
@@ -90,12 +92,21 @@ def test_every_way_gives_the_same_probabilities(
     with service(tmp_path, f"bundle={bundle}") as running, running.client() as client:
         uploads = [("any", (file.name, file.read_bytes())) for file in files]
         answers = client.post("/v1/predict", files=uploads).json()["predictions"]
-        (listed,) = client.get("/v1/models").json()["models"]
-    assert listed["hands"] is True
+        (listed,) = ModelList.model_validate(client.get("/v1/models").json()).models
+        check_networks(client, listed, bundle)
+    assert listed.hands
+    assert predictor.hands
     for file, row, answer in zip(files, wanted, answers, strict=True):
         shares = [answer["probabilities"][name] for name in classes]
         assert shares == pytest.approx(row.tolist(), abs=1e-4)
         assert answer["hand"] is (file.relative_to(some_without).as_posix() not in WITHOUT)
+        _, hand = predictor.hands(Image.open(file))
+        assert ("landmarks" in answer) is (hand is not None)
+        if hand is not None:
+            place = answer["landmarks"]
+            assert place["box"] == pytest.approx(hand.box, abs=0.06)
+            assert place["right"] == pytest.approx(hand.right, abs=1e-4)
+            assert np.array(place["points"]) == pytest.approx(hand.points[:, :2], abs=0.06)
     for network in (f"run={run.path}", f"bundle={bundle}"):
         folder = api.evaluate([
             network, "data=folder", f"data.root={some_without}", "split=stratified", "folds=3",
@@ -110,6 +121,26 @@ def test_every_way_gives_the_same_probabilities(
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
         assert metrics["hands"]["not_found_in"] == 3
         assert "Hands: found in 33 of 36 images" in " ".join(metrics["remarks"])
+
+
+def check_networks(client: httpx.Client, listed: ModelInfo, bundle: Path) -> None:
+    """A browser gets what finds hands: once, compressed, and with the settings of the bundle."""
+    info = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    given = listed.browser.hands
+    assert given
+    assert given.options == info["hands"]["options"]
+    size = 0
+    for name, address in (("palm", given.palm), ("landmarks", given.landmarks)):
+        wanted = (bundle / "hands" / f"{name}.onnx").read_bytes()
+        size += len(wanted)
+        for accepted, encoding in (("gzip", "gzip"), ("identity", None)):
+            got = client.get(address, headers={"accept-encoding": accepted})
+            assert got.headers.get("content-encoding") == encoding
+            assert got.content == wanted
+            again = client.get(address, headers={"if-none-match": got.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+    assert given.bytes == size
+    assert client.get(given.palm.replace("palm", "other")).status_code == 422
 
 
 def test_the_points_tell_the_classes_apart(
