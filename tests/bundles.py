@@ -131,7 +131,7 @@ def write(
         own = hands.networks
         contents = (own.palm, own.landmarks, own.license.encode())
         files |= dict(zip(HAND_FILES, contents, strict=True))
-    info = {
+    info: dict[str, Any] = {
         "format": HANDS_FORMAT if hands else FORMAT,
         "name": name,
         "classes": list(colours),
