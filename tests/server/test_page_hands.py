@@ -1,6 +1,7 @@
 """Hands in the page: found and read in the browser as Python does, drawn, and spelled."""
 
 import base64
+import csv
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import bundles
 import numpy as np
 import pytest
+from conftest import run_command
 from pages import WAYS, browser_page, encoded, needs_browser, needs_npm
 from PIL import Image, ImageOps
 from playwright.sync_api import Page, expect
@@ -18,7 +20,13 @@ from webcams import room, with_hand, write_frames
 from signlang.hands import finder, hand_input
 from signlang.hands.finder import Hand
 from signlang.hands.hand_input import HandCrop, HandInput, HandPoints
-from signlang.hands.hand_networks import HandNetworks
+from signlang.hands.hand_networks import (
+    LANDMARKS,
+    LICENSE,
+    PALM,
+    HandNetworks,
+    network_folder,
+)
 from signlang.inference.predictor import Predictor
 
 pytestmark = [needs_browser, needs_npm]
@@ -191,3 +199,61 @@ def corners(page: Page, place: str) -> tuple[float, float, float, float]:
     box = page.locator(place).bounding_box()
     assert box
     return box["x"], box["y"], box["width"], box["height"]
+
+
+WORD = "HIGVLAD"
+LEFT_HANDED = "IVD"  # letters of it that the other hand shows
+
+
+@pytest.fixture(scope="module")
+def letters(
+    shared: Path, real_networks: HandNetworks, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Image.Image]]:
+    """A bundle that reads points of real hands, and one image of each letter that it never saw."""
+    place = tmp_path_factory.mktemp("letters")
+    cache = str(place / "cache")  # not the session's, in which made networks may lie
+    folder = network_folder(cache, real_networks.key)
+    folder.mkdir(parents=True)
+    (folder / PALM).write_bytes(real_networks.palm)
+    (folder / LANDMARKS).write_bytes(real_networks.landmarks)
+    (folder / LICENSE).write_text(real_networks.license, "utf-8")
+    images = shared / "data" / "hand_reader" / "images"
+    words = ("data=folder", f"data.root={images}", "model=landmarks", "hands=landmarks")
+    trained = run_command(
+        place, *words, "trainer.max_epochs=25", "study=s", "trainer.accelerator=cpu",
+        SIGNLANG_CACHE=cache,
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    (run,) = place.glob("runs/s/*/fold=0")
+    exported = run_command(place, f"run={run}", "out=bundle", verb="export", SIGNLANG_CACHE=cache)
+    assert exported.code == 0, exported.err
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        tested = {row["label"]: images / row["path"] for row in csv.DictReader(stream)}
+    return place / "bundle", {
+        letter: Image.open(file).convert("RGB") for letter, file in tested.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_small_hands_off_the_middle_spell(
+    letters: tuple[Path, dict[str, Image.Image]], tmp_path: Path, way: str
+) -> None:
+    """Real hands of 20 pixels of palm or so, here and there in a room, of both sides."""
+    bundle, images = letters
+    frames = [(room(), 10)]
+    for place, letter in enumerate(WORD):
+        scene = with_hand(
+            room(), images[letter], 150, 150 + 60 * (place % 6), 170 + 20 * (place % 4)
+        )
+        frames.append((ImageOps.mirror(scene) if letter in LEFT_HANDED else scene, 20))
+    film = write_frames(tmp_path / "word.y4m", [*frames, (room(), 300)], 10)
+    with service(tmp_path, f"bundle={bundle}") as started, browser_page(started.url, film) as page:
+        page.get_by_label(way).check()
+        ready = "read the hand" if "browser" in way else "sent"
+        expect(page.locator("#where")).to_contain_text(ready, timeout=30_000)
+        page.get_by_role("button", name="Start the camera").click()
+        expect(page.locator("#line")).to_have_value(WORD, timeout=60_000)
+        expect(page.locator("#letter")).to_have_text("no hand", timeout=15_000)
+        page.wait_for_timeout(1000)
+        expect(page.locator("#line")).to_have_value(WORD)  # an empty room writes nothing
