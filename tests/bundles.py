@@ -17,7 +17,7 @@ from PIL import Image
 
 from signlang.deploy.onnx_resize import resize_graph
 from signlang.hands.hand_input import HandInput
-from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT
+from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, SIGNS
 
 COLOURS = {
     "A": (220, 40, 40), "B": (40, 200, 40), "C": (40, 60, 220), "L": (220, 200, 30),
@@ -117,6 +117,7 @@ def write(
     threshold: float | None = 0.6,
     card: bytes = CARD,
     hands: HandInput | None = None,
+    signs: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a bundle, by default of seven signs, with two models and a card."""
     data = model or network(colours)
@@ -131,6 +132,8 @@ def write(
         own = hands.networks
         contents = (own.palm, own.landmarks, own.license.encode())
         files |= dict(zip(HAND_FILES, contents, strict=True))
+    if signs is not None:
+        files[SIGNS] = json.dumps(signs).encode()
     info: dict[str, Any] = {
         "format": HANDS_FORMAT if hands else FORMAT,
         "name": name,

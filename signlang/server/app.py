@@ -23,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 
 import signlang
 from signlang.hands.hand_input import HandInput
+from signlang.inference.bundle import DrawnHand
 from signlang.server import schemas, telemetry
 from signlang.server.config import MIB, ServeConfig
 from signlang.server.engine import Engine
@@ -203,6 +204,14 @@ def model_routes(models: ModelRegistry, options: ServeConfig) -> APIRouter:
         # weights of half precision become a quarter smaller, those of the others a fifteenth
         return onnx_response(getattr(hands.networks, part), request, packed=True)
 
+    @router.get("/{name}/signs", response_model=dict[str, DrawnHand], **protected(options, 404))
+    async def signs(name: str) -> Response:
+        """Draw the signs: x and y of the 21 points of a mean right hand, in palms."""
+        drawn = models[models.resolve(name)].signs
+        if not drawn:
+            raise RequestError(404, "The bundle of this network has no drawings of its signs.")
+        return JSONResponse(drawn)
+
     @router.get("/{name}/card", response_class=Response, responses={404: REFUSED[404]})
     async def card(name: str) -> Response:
         """Read the model card; needs no key."""
@@ -228,6 +237,7 @@ def _listed(models: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
                 "threshold": model.threshold,
                 "threshold_source": model.threshold_source,
                 "card": f"/v1/models/{name}/card" if model.card else None,
+                "signs": f"/v1/models/{name}/signs" if model.signs else None,
                 "hands": model.hands is not None,
                 "browser": {
                     "precision": model.browser,

@@ -115,6 +115,7 @@ class ModelInfo(BaseModel):
         "bundle has none"
     )
     card: str | None = Field(description="Address of its model card")
+    signs: str | None = Field(description="Address of drawings of its signs")
     hands: bool = Field(description="Whether the hand is found first")
     browser: BrowserModel
 

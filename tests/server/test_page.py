@@ -127,6 +127,42 @@ def test_below_the_threshold_nothing_is_written(running: Service, tmp_path: Path
         expect(page.locator("#no-card")).to_be_visible()
 
 
+def test_the_last_third_of_a_second_is_averaged(running: Service) -> None:
+    with browser_page(running.url) as page:
+        means = page.evaluate(
+            """async () => {
+              const { Average } = await import("/page/speller.js");
+              const average = new Average();
+              const frames = [[0.9, 0.1, 7.0], [0.3, 0.7, 7.1], [0.6, 0.4, 7.35]];
+              const means = frames.map(([a, b, time]) => average.of([["A", a], ["B", b]], time));
+              average.forget();
+              return [...means, average.of([["B", 0.8], ["A", 0.2]], 7.4)];
+            }"""
+        )
+    assert [dict(pairs)["A"] for pairs in means] == pytest.approx([0.9, 0.6, 0.45, 0.2])
+
+
+def test_threshold_and_hold_are_kept(running: Service) -> None:
+    with browser_page(running.url) as page:
+        least, own = page.get_by_label("Sure of a sign"), page.get_by_role("button", name="own")
+        expect(least).to_have_value("0.6")
+        expect(own).to_be_hidden()
+        least.fill("0.3")
+        page.get_by_label("Hold a sign").fill("1.5")
+        drop(page, ("unsure.png", encoded(UNSURE)))
+        expect(page.locator("#results li")).not_to_contain_text("not sure")
+        page.get_by_label("Network").select_option("few")
+        expect(least).to_have_value("0.6")  # each network has its own
+        page.reload()
+        expect(page.locator("#least-shown")).to_have_text("30 %")
+        expect(page.locator("#hold-shown")).to_have_text("1.5 s")
+        own.click()
+        expect(least).to_have_value("0.6")
+        expect(least).to_be_focused()
+        page.reload()
+        expect(page.locator("#least-shown")).to_have_text("60 %")
+
+
 def test_the_text_can_be_changed_copied_and_spoken(running: Service) -> None:
     allowed = ["clipboard-read", "clipboard-write"]
     with browser_page(running.url, permissions=allowed) as page:
@@ -265,7 +301,7 @@ def test_everything_is_reached_by_keyboard(running: Service) -> None:
                 page.evaluate("document.activeElement.id || document.activeElement.name")
             )
         wanted = ["model", "start", "mirror", "card", "line", "undo", "copy", "speak", "clear",
-                  "where", "hold", "files"]  # fmt: skip
+                  "where", "hold", "least", "files"]  # fmt: skip
         assert [one for one in reached if one in wanted][: len(wanted)] == wanted
 
 

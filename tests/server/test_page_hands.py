@@ -11,7 +11,16 @@ import bundles
 import numpy as np
 import pytest
 from conftest import run_command
-from pages import WAYS, browser_page, encoded, needs_browser, needs_npm
+from pages import (
+    AXE,
+    WAYS,
+    browser_page,
+    drop,
+    encoded,
+    needs_browser,
+    needs_npm,
+    violations,
+)
 from PIL import Image, ImageOps
 from playwright.sync_api import Page, expect
 from services import Service, service
@@ -36,6 +45,7 @@ pytestmark = [needs_browser, needs_npm]
 # another probability.
 PIXELS = 0.1  # of a point
 SHARE = 2e-3  # of a probability
+DRAWN = [[0.1 * place, -0.1 * place] for place in range(21)]
 ASK = """async ([name, png]) => {
   const { Browser } = await import("/page/browser.js");
   const { networks } = await import("/page/service.js");
@@ -66,8 +76,9 @@ def write_bundles(place: Path, real: HandNetworks, made: HandNetworks) -> list[P
         "crop": (HandCrop(real, margin=0.6, mirror=True, not_found="blank"), half),
         "whole": (HandCrop(made), half),
     }
+    signs = {"points": {"A": DRAWN, "space": DRAWN}}
     return [
-        bundles.write(place / name, name, model=model, hands=hands)
+        bundles.write(place / name, name, model=model, hands=hands, signs=signs.get(name))
         for name, (hands, model) in kinds.items()
     ]
 
@@ -192,6 +203,26 @@ def test_a_small_hand_off_the_middle_is_drawn(
         expect(drawing).to_be_hidden()
         expect(page.locator("#verdict")).to_have_text("No hand is found")
         expect(page.locator("#guesses li")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_the_signs_to_copy_are_drawn(running: Service, scheme: Any, width: int) -> None:
+    look: dict[str, Any] = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    with browser_page(running.url, **look) as page:
+        signs = page.get_by_role("region", name="Signs to copy")
+        expect(signs.get_by_role("listitem")).to_have_text(["A", "space"])
+        bones = signs.locator(".bones").first.get_attribute("d") or ""
+        assert bones.startswith("M0,0L-0.1,-0.1")  # as in a mirror
+        x, _, wide, _ = corners(page, "#drawings .joints >> nth=0")
+        left, _, room_for_it, _ = corners(page, "#drawings svg >> nth=0")
+        assert left <= x < x + wide <= left + room_for_it
+        drop(page, ("hand.png", encoded(room(32, 24))))
+        expect(page.locator("#results li")).to_contain_text("no hand")
+        if AXE.is_file():
+            assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.get_by_label("Network").select_option("crop")
+        expect(signs).to_be_hidden()
 
 
 def corners(page: Page, place: str) -> tuple[float, float, float, float]:

@@ -2,7 +2,7 @@
 
 import { Browser } from "./browser.js";
 import { Camera, excuse, GUIDE } from "./camera.js";
-import { keepKey, networks, ranked, recognise, Trouble } from "./service.js";
+import { drawings, keepKey, networks, ranked, recognise, Trouble } from "./service.js";
 import * as show from "./show.js";
 import { at } from "./show.js";
 import { Average, Line, Speller, written } from "./speller.js";
@@ -16,7 +16,7 @@ const speller = new Speller();
 const average = new Average();
 const line = new Line();
 const browser = new Browser();
-const state = { networks: [], network: null, isBrowser: false, rate: 0, latency: 0, run: 0 };
+const state = { networks: [], network: null, isBrowser: false, threshold: 0, rate: 0, latency: 0, run: 0 };
 
 const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
@@ -57,7 +57,7 @@ function choose() {
   at("card").hidden = !network.card;
   at("no-card").hidden = Boolean(network.card);
   if (network.card) at("card").href = network.card;
-  const kind = network.threshold_source === "fallback" ? "which stands in for the missing threshold" : "the threshold";
+  const kind = network.threshold_source === "fallback" ? "which stands in for a missing one" : "its threshold";
   at("threshold").textContent = `${show.percent(network.threshold)}, ${kind}`;
   at("known").textContent = network.classes.length;
   at("hint").textContent = network.hands
@@ -66,8 +66,13 @@ function choose() {
   at("mirror-field").hidden = Boolean(network.browser.hands?.options.mirror); // left hands are by themselves
   if (at("mirror-field").hidden) at("mirror").checked = false;
   if (camera.isOn) frameIt();
+  setThreshold(kept(`least:${network.name}`));
   forget();
   where();
+  drawings(network).then(
+    (signs) => network === state.network && show.drawings(signs),
+    () => show.drawings({}), // they only help
+  );
 }
 
 /** Begin anew: what was seen before counts no more. */
@@ -108,6 +113,39 @@ async function look(canvas, isFilm = false) {
   const { width, height } = canvas;
   const found = await (isBrowser ? browser.recognise(network, canvas, isFilm) : recognise(network, await blobOf(canvas)));
   return { ...found, width, height };
+}
+
+// -- settings, which the browser keeps where it is allowed to
+
+function kept(name) {
+  try {
+    return Number(localStorage.getItem(`signlang-${name}`)) || null;
+  } catch {
+    return null;
+  }
+}
+
+function keep(name, value) {
+  try {
+    if (value === null) localStorage.removeItem(`signlang-${name}`);
+    else localStorage.setItem(`signlang-${name}`, value);
+  } catch {
+    // they then last as long as the page
+  }
+}
+
+function setHold(seconds) {
+  speller.seconds = seconds;
+  at("hold").value = seconds;
+  at("hold-shown").textContent = `${seconds.toFixed(1)} s`;
+}
+
+/** Set the share from which on a sign is sure; null: that of the network. */
+function setThreshold(share) {
+  state.threshold = share ?? state.network.threshold;
+  at("least").value = state.threshold;
+  at("least-shown").textContent = show.percent(state.threshold);
+  at("own").hidden = share === null;
 }
 
 // -- the camera
@@ -214,7 +252,7 @@ function measure(gap, latency) {
 
 function seen({ pairs, hand, width, height }, isMirrored) {
   const now = performance.now() / 1000;
-  const { threshold } = state.network;
+  const { threshold } = state;
   show.hand(at("hand"), hand, width, height, isMirrored);
   let best = null;
   if (hand === null) {
@@ -269,7 +307,7 @@ async function images(files) {
   for (const file of files) {
     const url = URL.createObjectURL(file);
     try {
-      const { threshold } = state.network;
+      const { threshold } = state;
       const found = state.isBrowser ? await look(await drawn(file)) : await recognise(state.network, file);
       show.result(url, file.name, found, threshold);
     } catch (error) {
@@ -310,8 +348,17 @@ on("camera", "change", async () => {
 });
 on("mirror", "change", forget);
 on("hold", "input", () => {
-  speller.seconds = Number(at("hold").value);
-  at("hold-shown").textContent = `${speller.seconds.toFixed(1)} s`;
+  setHold(Number(at("hold").value));
+  keep("hold", speller.seconds);
+});
+on("least", "input", () => {
+  setThreshold(Number(at("least").value));
+  keep(`least:${state.network.name}`, state.threshold);
+});
+on("own", "click", () => {
+  setThreshold(null);
+  keep(`least:${state.network.name}`, null);
+  at("least").focus();
 });
 for (const choice of document.querySelectorAll("input[name=where]")) choice.addEventListener("change", where);
 on("line", "input", () => {
@@ -352,5 +399,6 @@ addEventListener("drop", (event) => {
   if (state.network) images([...event.dataTransfer.files]);
 });
 
+setHold(kept("hold") ?? speller.seconds);
 refresh();
 begin();

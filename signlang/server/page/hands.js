@@ -149,15 +149,15 @@ export function cut(image, region, side) {
     for (let x = 0; x < side; x++) {
       const atX = across * (x + 0.5) - down * (y + 0.5) + startX - 0.5;
       const atY = down * (x + 0.5) + across * (y + 0.5) + startY - 0.5;
-      const [column, row] = [Math.floor(atX), Math.floor(atY)];
-      const [shareX, shareY] = [atX - column, atY - row];
-      const rows = [clamp(row, 0, height - 1) * width, clamp(row + 1, 0, height - 1) * width];
-      const columns = [clamp(column, 0, width - 1), clamp(column + 1, 0, width - 1)];
-      const at = [3 * (rows[0] + columns[0]), 3 * (rows[0] + columns[1]), 3 * (rows[1] + columns[0]), 3 * (rows[1] + columns[1])];
-      for (let colour = 0; colour < 3; colour++) {
-        const upper = data[at[0] + colour] + (data[at[1] + colour] - data[at[0] + colour]) * shareX;
-        const lower = data[at[2] + colour] + (data[at[3] + colour] - data[at[2] + colour]) * shareX;
-        out.data[to++] = upper + (lower - upper) * shareY;
+      const column = Math.floor(atX);
+      const row = Math.floor(atY);
+      const from = 3 * (clamp(row, 0, height - 1) * width + clamp(column, 0, width - 1));
+      const right = column >= 0 && column < width - 1 ? 3 : 0;
+      const below = row >= 0 && row < height - 1 ? 3 * width : 0;
+      for (let colour = from; colour < from + 3; colour++) {
+        const upper = data[colour] + (data[colour + right] - data[colour]) * (atX - column);
+        const lower = data[colour + below] + (data[colour + below + right] - data[colour + below]) * (atX - column);
+        out.data[to++] = upper + (lower - upper) * (atY - row);
       }
     }
   }

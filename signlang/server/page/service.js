@@ -36,6 +36,11 @@ export async function networks() {
   return (await ask("/v1/models", { patience: 10000 })).json();
 }
 
+/** The drawings of the signs of a network, by sign; none where it has none. */
+export async function drawings(network) {
+  return network.signs ? (await ask(network.signs)).json() : {};
+}
+
 /** A file of a network, to run it here. */
 export async function load(url) {
   return (await ask(url, { patience: 120000 })).arrayBuffer();

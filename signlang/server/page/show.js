@@ -72,8 +72,39 @@ export function hand(svg, found, width = 1, height = 1, isMirrored = false) {
   const [frame, bones, joints] = group.children;
   const [left, top, right, bottom] = box;
   for (const [name, value] of Object.entries({ x: left, y: top, width: right - left, height: bottom - top })) frame.setAttribute(name, value);
+  strokes(bones, joints, points);
+}
+
+function strokes(bones, joints, points) {
   bones.setAttribute("d", BONES.map((bone) => `M${bone.map((i) => points[i].slice(0, 2)).join("L")}`).join(""));
   joints.setAttribute("d", points.map(([x, y]) => `M${x},${y}h0`).join(""));
+}
+
+/** Show the drawings of signs: the points of a right hand of each, in palms from the wrist. */
+export function drawings(signs) {
+  at("signs").hidden = !Object.keys(signs).length;
+  const figures = Object.entries(signs).map(([sign, points]) => {
+    const drawing = at("hand").cloneNode(true);
+    for (const name of ["id", "hidden"]) drawing.removeAttribute(name);
+    const [frame, bones, joints] = drawing.firstElementChild.children;
+    frame.remove();
+    strokes(bones, joints, points.map(([x, y]) => [-x, y])); // as in a mirror
+    drawing.setAttribute("viewBox", view(points));
+    const item = document.createElement("li");
+    const name = document.createElement("b");
+    name.textContent = sign;
+    item.append(drawing, name);
+    return item;
+  });
+  at("drawings").replaceChildren(...figures);
+}
+
+/** The square around points of a mirrored hand, of one scale for all as far as they fit into it. */
+function view(points) {
+  const [xs, ys] = [points.map(([x]) => -x), points.map(([, y]) => y)];
+  const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+  const side = Math.max(3, right - left + 0.4, bottom - top + 0.4);
+  return [(left + right - side) / 2, (top + bottom - side) / 2, side, side].join(" ");
 }
 
 function bars(pairs) {
