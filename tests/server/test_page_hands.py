@@ -46,7 +46,7 @@ pytestmark = [needs_browser, needs_npm]
 PIXELS = 0.1  # of a point
 SHARE = 2e-3  # of a probability
 DRAWN = [[0.1 * place, -0.1 * place] for place in range(21)]
-ASK = """async ([name, png]) => {
+ASK = """async ([name, png, isFilm]) => {
   const { Browser } = await import("/page/browser.js");
   const { networks } = await import("/page/service.js");
   window.asked ??= new Browser();
@@ -56,14 +56,14 @@ ASK = """async ([name, png]) => {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [image.width, image.height];
   canvas.getContext("2d").drawImage(image, 0, 0);
-  return window.asked.recognise(network, canvas, false);
+  return window.asked.recognise(network, canvas, isFilm);
 }"""
 
 
-def in_browser(page: Page, name: str, image: Image.Image) -> dict[str, Any]:
-    """What the browser itself makes of an image: pairs and hand."""
+def in_browser(page: Page, name: str, image: Image.Image, is_film: bool = False) -> dict[str, Any]:
+    """What the browser itself makes of an image, or of the next one of a film: pairs and hand."""
     png = f"data:image/png;base64,{base64.b64encode(encoded(image)).decode()}"
-    answer: dict[str, Any] = page.evaluate(ASK, [name, png])
+    answer: dict[str, Any] = page.evaluate(ASK, [name, png, is_film])
     return answer
 
 
@@ -164,6 +164,27 @@ def test_browser_and_python_agree(running: Service, scenes: dict[str, Image.Imag
                 assert right
                 assert left
                 assert left.right < 0.5 < right.right  # so that both ways of mirroring are compared
+
+
+def test_a_hand_is_followed(
+    running: Service, real_networks: HandNetworks, scenes: dict[str, Image.Image]
+) -> None:
+    moved = Image.new("RGB", (640, 480))
+    moved.paste(scenes["small"], (-20, 10))
+    find, drift = real_networks.finder(), []
+    with browser_page(running.url) as page:
+        for scene, times in (("none", 1), ("small", 4), (None, 2), ("left", 3)):
+            image = scenes[scene] if scene else moved
+            for _ in range(times):
+                answer = in_browser(page, "points", image, is_film=True)
+            hand = find(np.asarray(image))
+            assert (answer["hand"] is None) is (hand is None)
+            if hand is not None:
+                apart = np.array(answer["hand"]["points"]) - hand.points
+                drift.append(np.abs(apart[:, :2]).mean() / hand.size)
+    # what is cut out by the points before is not what is cut out by the palm
+    assert [share < 0.03 for share in drift] == [True] * 3, drift
+    assert drift[1] > 1e-5
 
 
 @pytest.mark.parametrize("way", WAYS)
