@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from signlang.inference.bundle import DrawnHand
+
 
 @dataclass(eq=False)
 class RequestError(Exception):
@@ -40,10 +42,12 @@ def too_busy(seconds: int = 1) -> RequestError:
 class Landmarks(BaseModel):
     """Where a hand was found, in pixels of the image from its upper left corner."""
 
-    box: tuple[float, float, float, float] = Field(
-        description="Left, top, right and bottom of the points; they may lie outside the image"
+    box: list[float] = Field(
+        min_length=4,
+        max_length=4,
+        description="Left, top, right and bottom of the points; they may lie outside the image",
     )
-    points: list[tuple[float, float]] = Field(
+    points: DrawnHand = Field(
         description="x and y of 21 points: the wrist, then four of each finger, the thumb first"
     )
     right: float = Field(description="Probability of a right hand, if the image is not mirrored")
