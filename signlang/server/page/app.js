@@ -225,7 +225,8 @@ async function watch(run) {
       if (run !== state.run) return;
       await trouble(error);
     }
-    await pause(Math.max(0, PAUSE - (performance.now() - start)) / 1000);
+    const left = PAUSE - (performance.now() - start);
+    if (left > 0) await pause(left / 1000);
   }
 }
 
