@@ -151,8 +151,9 @@ export function result(url, name, found, threshold, error = "") {
     const isSure = confidence >= threshold && found.hand !== null;
     text.className = isSure ? "" : "unsure";
     const best = document.createElement("b");
-    best.textContent = isSure ? sign : found.hand === null ? NO_HAND : "not sure";
+    best.textContent = isSure ? sign : "not sure";
     text.append(best, isSure ? ` ${percent(confidence)}` : ` (${sign}? ${percent(confidence)})`);
+    if (found.hand === null) text.textContent = NO_HAND;
   }
   const frame = document.createElement("div");
   frame.append(image);
