@@ -76,7 +76,7 @@ def measure(url: str, film: Path, way: str, seconds: float) -> dict[str, object]
         spent = (processor_seconds() - before) / seconds
         found = page.locator("#hand").is_visible()
     rate = statistics.median(rates)
-    numbers = (way, found, rate, statistics.median(times), round(1000 * spent / rate))
+    numbers = (way, found, round(rate, 1), statistics.median(times), round(1000 * spent / rate))
     return dict(zip(FIELDS, (*numbers, round(os.getloadavg()[0], 1)), strict=True))
 
 
