@@ -51,7 +51,8 @@ def export(cfg: DictConfig) -> Path:
         manifest = bundle_writer.manifest_fields(
             trained, bundle_writer.bundle_name(cfg, trained), models, hands
         ) | pipeline.describe_models(measured, agreement, trained)
-        bundle_writer.write_files(trained, models, folder, hands)
+        drawn = pipeline.mean_hands(cfg, trained, images, hands)
+        bundle_writer.write_files(trained, models, folder, hands, drawn)
         model_card.card(trained, measured, manifest).write(folder)
         bundle_writer.write_manifest(folder, manifest)
         load_bundle(folder)  # as a service will

@@ -7,13 +7,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from signlang.inference.bundle import FORMAT
+from signlang.deploy.onnx_resize import resize_graph
+from signlang.hands.hand_input import HandInput
+from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, SIGNS
 
 COLOURS = {
     "A": (220, 40, 40), "B": (40, 200, 40), "C": (40, 60, 220), "L": (220, 200, 30),
@@ -52,15 +56,57 @@ def network(
         helper.make_node("Add", ["product", "bias"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
     ]
+    return _model(nodes, constants, len(colours))
+
+
+def _model(nodes: list[onnx.NodeProto], constants: Mapping[str, Any], classes: int) -> bytes:
     graph = helper.make_graph(
-        nodes, "nearest_colour",
+        nodes, "made",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", "h", "w", 3])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(colours)])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", classes])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def resizing(network: bytes) -> bytes:
+    """A network that resizes to 32 x 32 pixels first, as exported ones do."""
+    before = resize_graph([32], opset=18, ir_version=9)
+    before.graph.node.append(
+        helper.make_node("Transpose", ["resized"], ["upright"], perm=[0, 2, 3, 1])
+    )
+    before.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("upright", TensorProto.UINT8, ["n", 32, 32, 3])
+    )
+    after = onnx.compose.add_prefix(
+        onnx.load_from_string(network), "network/", rename_outputs=False
+    )
+    whole = onnx.compose.merge_models(before, after, io_map=[("upright", "network/images")])
+    return bytes(whole.SerializeToString())
+
+
+def points_network() -> bytes:
+    """Any classifier of the points in images of `HandPoints`, which looks at each of them."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "begin": np.array([0, 0], np.int64),
+        "end": np.array([8, 8], np.int64),
+        "along": np.array([1, 2], np.int64),
+        "bytes": np.array([256, 1, 0], np.float32).reshape(3, 1) / 65535,
+        "flat": np.array([-1, 64], np.int64),
+        "weights": rng.normal(0, 1, (64, len(COLOURS))).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Slice", ["images", "begin", "end", "along"], ["part"]),
+        helper.make_node("Cast", ["part"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["float", "bytes"], ["numbers"]),
+        helper.make_node("Reshape", ["numbers", "flat"], ["points"]),
+        helper.make_node("MatMul", ["points", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    return _model(nodes, constants, len(COLOURS))
 
 
 def write(
@@ -70,6 +116,8 @@ def write(
     model: bytes | None = None,
     threshold: float | None = 0.6,
     card: bytes = CARD,
+    hands: HandInput | None = None,
+    signs: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a bundle, by default of seven signs, with two models and a card."""
     data = model or network(colours)
@@ -80,17 +128,26 @@ def write(
     }
     if card:
         files["card.html"] = card
-    info = {
-        "format": FORMAT,
+    if hands:
+        own = hands.networks
+        contents = (own.palm, own.landmarks, own.license.encode())
+        files |= dict(zip(HAND_FILES, contents, strict=True))
+    if signs is not None:
+        files[SIGNS] = json.dumps(signs).encode()
+    info: dict[str, Any] = {
+        "format": HANDS_FORMAT if hands else FORMAT,
         "name": name,
         "classes": list(colours),
-        "image_size": 32,
+        "image_size": (hands and hands.fixed_size) or 32,
         "temperature": 1.0,
         "reject_threshold": threshold,
         "models": {"fp32": "model.onnx", "int8": "model.int8.onnx"},
         "files": {key: hashlib.sha256(value).hexdigest() for key, value in files.items()},
     }
-    folder.mkdir(parents=True)
+    if hands:
+        info["hands"] = {"networks": hands.networks.key, "options": hands.options}
+        (folder / "hands").mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for key, value in files.items():
         (folder / key).write_bytes(value)
     (folder / "bundle.json").write_text(json.dumps(info, indent=2))

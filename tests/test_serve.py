@@ -284,13 +284,16 @@ def test_the_key_is_asked_for(bundle: Path, tmp_path: Path) -> None:
     key = "correct horse battery"
     with service(tmp_path, f"bundle={bundle}", SIGNLANG_API_KEY=key) as locked:
         with locked.client() as client:
-            for path in ("/v1/models", "/v1/models/colours/network.onnx", "/metrics"):
+            networks = ("network.onnx", "hands/palm.onnx", "hands/landmarks.onnx")
+            files = [f"/v1/models/colours/{name}" for name in networks]
+            for path in ("/v1/models", *files, "/metrics"):
                 got = client.get(path)
                 assert (got.status_code, got.headers["www-authenticate"]) == (401, "Bearer")
             wrong = client.post("/v1/predict", content=b"", headers={"x-api-key": key + "!"})
             assert wrong.status_code == 401
             for headers in ({"x-api-key": key}, {"authorization": f"Bearer {key}"}):
                 assert client.get("/v1/models", headers=headers).status_code == 200
+                assert client.get(files[1], headers=headers).status_code == 404  # it finds no hands
             got = client.post(
                 "/v1/predict", content=encoded("A"), headers={"x-api-key": key, **JPEG}
             )

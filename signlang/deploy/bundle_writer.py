@@ -22,7 +22,7 @@ from signlang.files import (
     write_json,
 )
 from signlang.hands.hand_input import HandInput
-from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, MANIFEST
+from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, MANIFEST, SIGNS
 from signlang.runs.trained_run import TrainedRun
 
 # of every file in a ZIP: equal bundles give equal bytes
@@ -88,11 +88,20 @@ def assemble_bundle(out: Path) -> Iterator[Path]:
 
 
 def write_files(
-    run: TrainedRun, models: Mapping[str, bytes], folder: Path, hands: HandInput | None = None
+    run: TrainedRun,
+    models: Mapping[str, bytes],
+    folder: Path,
+    hands: HandInput | None = None,
+    drawn: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the models by precision, and what a service may want to know of the run.
+    """Write what a service needs, and may want to know of the run; the user's paths are left out.
 
-    The user's paths are left out. A network that sees hands needs those that find them.
+    Args:
+        run: The run.
+        models: ONNX file of each precision.
+        folder: Where to.
+        hands: What the network sees of an image; it needs the networks that find hands.
+        drawn: The mean hand of each class, see `pipeline.mean_hands`.
     """
     if hands is not None:
         (folder / "hands").mkdir()
@@ -103,6 +112,8 @@ def write_files(
     for precision, data in models.items():
         (folder / MODEL_FILES[precision]).write_bytes(data)
     write_json(folder / "classes.json", list(run.classes))
+    if drawn:
+        write_json(folder / SIGNS, drawn)
     write_json(folder / "record.json", strip_paths(dict(run.record)))
     write_json(folder / "metrics.json", strip_paths(dict(run.metrics)))
 

@@ -17,15 +17,17 @@ from signlang.console import log, show_table
 from signlang.data.image_io import resize_batch
 from signlang.deploy import bundle_writer, onnx_export
 from signlang.deploy.parity import Parity, check_unchanged
-from signlang.errors import BundleError, RunError
+from signlang.errors import BundleError, DataError, RunError
+from signlang.hands.hand_input import GRID, HandInput, HandPoints, encoded_points
 from signlang.inference.onnx_model import OnnxModel, session_options
 from signlang.metrics.significance import Interval, clustered_interval
 from signlang.runs import trained_run
-from signlang.runs.trained_run import RunImages, TrainedRun
+from signlang.runs.trained_run import RunImages, TrainedRun, evenly_spaced, label_array
 from signlang.studies.study import read_setting
 from signlang.system import cpu_count
 from signlang.validation import GENERATED
 
+HANDS_DRAWN: Final = 20  # of each class, whose mean is drawn
 SELECTION_IMAGES: Final = 500  # images that choose among ways to quantize
 TIMED: Final = 50  # runs of one image each
 
@@ -188,6 +190,44 @@ def measure(
             "calibration_images, or allow a greater loss."
         )
     return result
+
+
+def mean_hands(
+    cfg: DictConfig, run: TrainedRun, images: RunImages | None, hands: HandInput | None
+) -> dict[str, list[list[float]]]:
+    """The mean hand of each class, to be drawn for people who want to copy the sign.
+
+    Args:
+        cfg: The configuration.
+        run: The run.
+        images: Its images, if they are to be used; else they are looked for.
+        hands: What its network sees of an image; None: the whole image.
+
+    Returns:
+        (21, 2) x and y in palms from the wrist, left hands mirrored; nothing for a network of whole
+        images, where the images are gone, and for a class without a hand.
+    """
+    if hands is None:
+        return {}
+    try:
+        images = images or trained_run.find_images(run, cfg.images, str(cfg.cache_dir))
+        points = replace(images, size=GRID, hands=HandPoints(hands.networks))
+        rows = [
+            row
+            for label in range(len(run.classes))
+            for row in evenly_spaced([r for r in run.subset("train") if r[1] == label], HANDS_DRAWN)
+        ]
+        pixels = np.concatenate(list(points.batches(rows, "drawing the signs")))
+    except DataError as error:
+        log.info("no drawings of the signs: %s", error)
+        return {}
+    found, labels = pixels[:, -1, -1, 0] > 0, label_array(rows)
+    drawn = {}
+    for label, name in enumerate(run.classes):
+        own = [encoded_points(one)[:, :2] for one in pixels[found & (labels == label)]]
+        if own:
+            drawn[name] = np.mean(own, axis=0).round(3).tolist()
+    return drawn
 
 
 def describe_models(

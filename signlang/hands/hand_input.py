@@ -47,10 +47,10 @@ class HandInput(ABC):
     def of_hand(self, image: Image.Image, hand: Hand | None) -> Image.Image:
         """The image that is resized for the network."""
 
-    def __call__(self, image: Image.Image) -> tuple[Image.Image, bool]:
-        """The image for the network, and whether a hand was found."""
+    def __call__(self, image: Image.Image) -> tuple[Image.Image, Hand | None]:
+        """The image for the network, and the hand that was found."""
         hand = self._finder(np.asarray(image, dtype=np.uint8))
-        return self.of_hand(image, hand), hand is not None
+        return self.of_hand(image, hand), hand
 
     @cached_property
     def _finder(self) -> HandFinder:

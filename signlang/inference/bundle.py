@@ -19,12 +19,14 @@ from pydantic import Field, model_validator
 from signlang.constraints import Count, Index, Names, Positive, Probability, Strict, validated
 from signlang.errors import BundleError, SettingError, near_path
 from signlang.files import is_plain_name, parse_json
+from signlang.hands.finder import POINTS
 from signlang.hands.hand_input import HandInput, from_options
 from signlang.hands.hand_networks import HandNetworks
 from signlang.metrics.calibration import FALLBACK_THRESHOLD
 
 MANIFEST: Final = "bundle.json"
 CLASSES: Final = "classes.json"
+SIGNS: Final = "signs.json"  # the mean hand of each class, of bundles that find hands
 # what a damaged folder or archive raises
 DAMAGE: Final = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError,
@@ -293,6 +295,33 @@ def load_hands(bundle: Bundle) -> HandInput | None:
         return from_options(facts["options"], networks)
     except SettingError as error:
         raise BundleError(f"{bundle.path}: {error}") from None
+
+
+Place = Annotated[list[float], Field(min_length=2, max_length=2)]
+DrawnHand = Annotated[list[Place], Field(min_length=POINTS, max_length=POINTS)]
+
+
+class DrawnSigns(Strict):
+    """`signs.json`: x and y of 21 points in palms from the wrist, by class."""
+
+    signs: dict[str, DrawnHand]
+
+
+def load_signs(bundle: Bundle) -> dict[str, DrawnHand]:
+    """The mean hand of each class; nothing where the bundle has none.
+
+    Raises:
+        BundleError: If it cannot be drawn.
+    """
+    if SIGNS not in bundle.info["files"]:
+        return {}
+    where = f"{SIGNS} of {bundle.path}"
+    try:
+        content = {"signs": parse_json(bundle.read(SIGNS))}
+    except ValueError as error:
+        raise BundleError(f"{where} is damaged ({error}). {EXPORT_AGAIN}") from None
+    signs = validated(DrawnSigns, content, error=BundleError, before=where, fix=EXPORT_AGAIN).signs
+    return {name: signs[name] for name in bundle.classes if name in signs}
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -247,7 +247,10 @@ class Predictor:
 
     def _seen(self, image: Image.Image) -> tuple[Image.Image, bool]:
         """What the network sees of an image, and whether that is by a hand that was found."""
-        return (image, True) if self.hands is None else self.hands(image)
+        if self.hands is None:
+            return image, True
+        seen, hand = self.hands(image)
+        return seen, hand is not None
 
     def _read(self, source: ImageSource) -> tuple[str, Pixels | str, bool]:
         try:

@@ -1,13 +1,15 @@
 """HTTP inference server: FastAPI app, routes and the web page."""
 
+import gzip
 import hashlib
 import mimetypes
 import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +22,8 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
 import signlang
+from signlang.hands.hand_input import HandInput
+from signlang.inference.bundle import DrawnHand
 from signlang.server import schemas, telemetry
 from signlang.server.config import MIB, ServeConfig
 from signlang.server.engine import Engine
@@ -70,12 +74,26 @@ class PageFiles(StaticFiles):
         return response
 
 
-def onnx_response(data: bytes, tag: str, request: Request) -> Response:
-    """Answer with a network out of a bundle, or that the browser has it already."""
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+def onnx_response(data: bytes, request: Request, *, packed: bool = False) -> Response:
+    """Answer with a network out of a bundle, or that the browser has it already.
+
+    Args:
+        data: The network.
+        request: What is answered.
+        packed: Whether to compress it, where the client reads that.
+    """
+    tag = f'W/"{hashlib.sha256(data).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
+    if packed and "gzip" in request.headers.get("accept-encoding", ""):
+        data, headers["Content-Encoding"] = _packed(data), "gzip"
     return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+@lru_cache(maxsize=8)
+def _packed(data: bytes) -> bytes:
+    return gzip.compress(data, 6, mtime=0)
 
 
 REFUSED: Final[dict[int | str, dict[str, Any]]] = {
@@ -166,7 +184,6 @@ def model_routes(models: ModelRegistry, options: ServeConfig) -> APIRouter:
     """The models, their files and their cards."""
     router = APIRouter(prefix="/v1/models", tags=["networks"])
     listed = _listed(models, options)
-    tags = {name: f'"{hashlib.sha256(model.onnx).hexdigest()}"' for name, model in models.items()}
 
     @router.get("", response_model=schemas.ModelList, **protected(options))
     async def list_models() -> Response:
@@ -174,10 +191,26 @@ def model_routes(models: ModelRegistry, options: ServeConfig) -> APIRouter:
         return JSONResponse(listed)
 
     @router.get("/{name}/network.onnx", response_class=Response, **protected(options, 404))
-    async def network(name: str, request: Request) -> Response:
+    def network(name: str, request: Request) -> Response:
         """Load a network into the browser: uint8 images in, probabilities out."""
-        known = models.resolve(name)
-        return onnx_response(models[known].onnx, tags[known], request)
+        return onnx_response(models[models.resolve(name)].onnx, request)
+
+    @router.get("/{name}/hands/{part}.onnx", response_class=Response, **protected(options, 404))
+    def hand_network(name: str, part: Literal["palm", "landmarks"], request: Request) -> Response:
+        """Load a network that finds hands into the browser."""
+        hands = models[models.resolve(name)].hands
+        if hands is None:
+            raise RequestError(404, "This network sees whole images: it finds no hands.")
+        # weights of half precision become a quarter smaller, those of the others a fifteenth
+        return onnx_response(getattr(hands.networks, part), request, packed=True)
+
+    @router.get("/{name}/signs", response_model=dict[str, DrawnHand], **protected(options, 404))
+    async def signs(name: str) -> Response:
+        """Draw the signs: x and y of the 21 points of a mean right hand, in palms."""
+        drawn = models[models.resolve(name)].signs
+        if not drawn:
+            raise RequestError(404, "The bundle of this network has no drawings of its signs.")
+        return JSONResponse(drawn)
 
     @router.get("/{name}/card", response_class=Response, responses={404: REFUSED[404]})
     async def card(name: str) -> Response:
@@ -204,11 +237,13 @@ def _listed(models: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
                 "threshold": model.threshold,
                 "threshold_source": model.threshold_source,
                 "card": f"/v1/models/{name}/card" if model.card else None,
+                "signs": f"/v1/models/{name}/signs" if model.signs else None,
                 "hands": model.hands is not None,
                 "browser": {
                     "precision": model.browser,
                     "url": f"/v1/models/{name}/network.onnx",
                     "bytes": len(model.onnx),
+                    "hands": _hands(name, model.hands),
                 },
             }
             for name, model in models.items()
@@ -217,6 +252,19 @@ def _listed(models: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
         "max_body_bytes": int(options.max_body_mb * MIB),
         "max_pixels": options.max_pixels,
         "browser_runtime": (FOLDER / RUNTIME).is_file(),
+    }
+
+
+def _hands(name: str, hands: HandInput | None) -> dict[str, Any] | None:
+    """What a browser needs to find hands, in the form of `schemas.BrowserHands`."""
+    if hands is None:
+        return None
+    folder = f"/v1/models/{name}/hands"
+    return {
+        "palm": f"{folder}/palm.onnx",
+        "landmarks": f"{folder}/landmarks.onnx",
+        "bytes": len(hands.networks.palm) + len(hands.networks.landmarks),
+        "options": hands.options,
     }
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from signlang.arrays import Floats32, Pixels
+from signlang.hands.finder import Hand
 from signlang.server import telemetry, uploads
 from signlang.server.admission import Admission, Slot
 from signlang.server.config import MIB, ServeConfig, log
@@ -243,8 +244,8 @@ class Engine:
             slot.close()
             telemetry.INSIDE.set(self.admission.inside)
         predictions = [
-            _prediction(row.tolist(), self.models[name], top, found)
-            for row, (_, found) in zip(probabilities, decoded, strict=True)
+            _prediction(row.tolist(), self.models[name], top, hand)
+            for row, (_, hand) in zip(probabilities, decoded, strict=True)
         ]
         for prediction in predictions:
             telemetry.IMAGES.labels(name, "yes" if prediction["sure"] else "no").inc()
@@ -259,7 +260,7 @@ class Engine:
 
     async def _decoded(
         self, body: bytes, content_type: str, slot: Slot, model: LoadedModel
-    ) -> list[tuple[Pixels, bool]]:
+    ) -> list[tuple[Pixels, Hand | None]]:
         files = await uploads.uploaded_files(body, content_type, self.options.max_images)
         await slot.enter(len(files))
         telemetry.INSIDE.set(self.admission.inside)
@@ -271,7 +272,7 @@ class Engine:
         slot.hold(tasks)
         return [await asyncio.wrap_future(task) for task in tasks]
 
-    def _decode(self, *arguments: Any) -> tuple[Pixels, bool]:
+    def _decode(self, *arguments: Any) -> tuple[Pixels, Hand | None]:
         thread = threading.get_ident()
         self._decoding[thread] = time.monotonic()
         try:
@@ -302,7 +303,7 @@ def _milliseconds(started: float, read: float, end: float) -> dict[str, float]:
 
 
 def _prediction(
-    probabilities: Sequence[float], model: LoadedModel, top: int | None, found: bool
+    probabilities: Sequence[float], model: LoadedModel, top: int | None, hand: Hand | None
 ) -> dict[str, Any]:
     """Write out one row of probabilities in the form of `schemas.Prediction`."""
     ranked = sorted(zip(probabilities, model.bundle.classes, strict=True), key=lambda p: -p[0])
@@ -312,5 +313,15 @@ def _prediction(
         "confidence": round(confidence, 6),
         "sure": confidence >= model.threshold,
         "probabilities": {name: round(value, 6) for value, name in ranked[:top]},
-        **({} if model.hands is None else {"hand": found}),
+        **({} if model.hands is None else {"hand": hand is not None}),
+        **({} if hand is None else {"landmarks": _landmarks(hand)}),
+    }
+
+
+def _landmarks(hand: Hand) -> dict[str, Any]:
+    """Write out a hand in the form of `schemas.Landmarks`."""
+    return {
+        "box": [round(edge, 1) for edge in hand.box],
+        "points": hand.points[:, :2].astype(np.float64).round(1).tolist(),
+        "right": round(hand.right, 4),
     }

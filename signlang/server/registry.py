@@ -6,7 +6,7 @@ faster than sixteen at once. Small networks and graphics cards want large batche
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from PIL import Image
 from signlang.arrays import Floats32, Pixels
 from signlang.errors import BundleError, SettingError, SignlangError, suggestion
 from signlang.hands.hand_input import HandInput
-from signlang.inference.bundle import Bundle, load_bundle, load_hands
+from signlang.inference.bundle import Bundle, DrawnHand, load_bundle, load_hands, load_signs
 from signlang.inference.onnx_model import OnnxModel
 from signlang.server.config import ServeConfig
 from signlang.server.schemas import RequestError
@@ -68,6 +68,7 @@ class LoadedModel:
         card: HTML, or nothing.
         max_batch: Images that it computes at once.
         hands: What it sees of an image; None: the whole image.
+        signs: The mean hand of each class, if the bundle has them.
     """
 
     bundle: Bundle
@@ -79,6 +80,7 @@ class LoadedModel:
     card: bytes
     max_batch: int
     hands: HandInput | None = None
+    signs: Mapping[str, DrawnHand] = field(default_factory=dict)
 
 
 class ModelRegistry(Mapping[str, LoadedModel]):
@@ -168,6 +170,7 @@ def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
         bundle, network, threshold, source, browser,
         onnx=bundle.read(bundle.models[browser]), card=_card(bundle),
         max_batch=options.max_batch or best_batch_size(network, size), hands=hands,
+        signs=load_signs(bundle),
     )  # fmt: skip
 
 

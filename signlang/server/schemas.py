@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from signlang.inference.bundle import DrawnHand
+
 
 @dataclass(eq=False)
 class RequestError(Exception):
@@ -37,6 +39,20 @@ def too_busy(seconds: int = 1) -> RequestError:
     )
 
 
+class Landmarks(BaseModel):
+    """Where a hand was found, in pixels of the image from its upper left corner."""
+
+    box: list[float] = Field(
+        min_length=4,
+        max_length=4,
+        description="Left, top, right and bottom of the points; they may lie outside the image",
+    )
+    points: DrawnHand = Field(
+        description="x and y of 21 points: the wrist, then four of each finger, the thumb first"
+    )
+    right: float = Field(description="Probability of a right hand, if the image is not mirrored")
+
+
 class Prediction(BaseModel):
     """The answer about one image."""
 
@@ -47,6 +63,7 @@ class Prediction(BaseModel):
     hand: bool | None = Field(
         default=None, description="Whether a hand was found, if the network looks for one"
     )
+    landmarks: Landmarks | None = Field(default=None, description="The hand, if one was found")
 
 
 class Timings(BaseModel):
@@ -67,12 +84,24 @@ class PredictResponse(BaseModel):
     milliseconds: Timings
 
 
+class BrowserHands(BaseModel):
+    """What a browser needs to find the hand itself."""
+
+    palm: str = Field(description="Address of the network that finds palms")
+    landmarks: str = Field(description="Address of the network that finds the points of a hand")
+    bytes: int = Field(description="Of both")
+    options: dict[str, str | float | bool] = Field(
+        description="What the network sees of the hand: hands of bundle.json"
+    )
+
+
 class BrowserModel(BaseModel):
     """What a browser needs to run the network itself."""
 
     precision: str
     url: str
     bytes: int
+    hands: BrowserHands | None = Field(description="Null where the network sees whole images")
 
 
 class ModelInfo(BaseModel):
@@ -90,7 +119,8 @@ class ModelInfo(BaseModel):
         "bundle has none"
     )
     card: str | None = Field(description="Address of its model card")
-    hands: bool = Field(description="Whether the hand is found first, which the service does")
+    signs: str | None = Field(description="Address of drawings of its signs")
+    hands: bool = Field(description="Whether the hand is found first")
     browser: BrowserModel
 
 

@@ -26,6 +26,7 @@ from signlang.arrays import Pixels
 from signlang.data import image_limits
 from signlang.data.image_io import BadImageError, decode_opened, resize_image
 from signlang.data.image_limits import ImageLimitError
+from signlang.hands.finder import Hand
 from signlang.hands.hand_input import HandInput
 from signlang.server.schemas import RequestError
 
@@ -185,7 +186,7 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")  # what these register; JPEG may
 
 def decode_upload(
     data: bytes, size: int, most: int, number: int, count: int, hands: HandInput | None = None
-) -> tuple[Pixels, bool]:
+) -> tuple[Pixels, Hand | None]:
     """Decode an image as training does, and resize it to (size, size, 3).
 
     Args:
@@ -197,7 +198,7 @@ def decode_upload(
         hands: What the network sees of an image; None: the whole image.
 
     Returns:
-        Pixels, and whether a hand was found; always true where none is looked for.
+        Pixels, and the hand that was found, in pixels of the image.
 
     Raises:
         RequestError: 413 for too many pixels, 415 for another kind of file, 422 for a damaged one.
@@ -209,10 +210,10 @@ def decode_upload(
         image = decode_opened(_opened(data, which, most))
     except BadImageError as error:
         raise RequestError(422, f"{which} cannot be used: {error}.") from None
-    found = True
+    hand = None
     if hands is not None:
-        image, found = hands(image)
-    return resize_image(image, size), found
+        image, hand = hands(image)
+    return resize_image(image, size), hand
 
 
 def _opened(data: bytes, which: str, most: int) -> Image.Image:

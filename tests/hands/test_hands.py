@@ -1,21 +1,27 @@
 """hands=crop and hands=landmarks from an image file to its probability, by every way there is."""
 
 import csv
+import hashlib
 import io
 import json
 from pathlib import Path
 
+import bundles
+import httpx
 import numpy as np
 import pytest
 from conftest import QUICK, run_command
+from made_hands import FINGERS
 from PIL import Image
 from services import service
 
 from signlang import api
 from signlang.arrays import Pixels
 from signlang.errors import BundleError, SettingError
-from signlang.hands.hand_networks import find_networks
-from signlang.inference.bundle import load_bundle
+from signlang.hands.hand_input import HandPoints
+from signlang.hands.hand_networks import HandNetworks, find_networks
+from signlang.inference.bundle import load_bundle, load_hands, load_signs
+from signlang.server.schemas import ModelInfo, ModelList
 
 POINTS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
 CROP = ("hands=crop", "hands.mirror=true", "data.stored_size=48", "optimizer.lr=1e-3")
@@ -90,12 +96,21 @@ def test_every_way_gives_the_same_probabilities(
     with service(tmp_path, f"bundle={bundle}") as running, running.client() as client:
         uploads = [("any", (file.name, file.read_bytes())) for file in files]
         answers = client.post("/v1/predict", files=uploads).json()["predictions"]
-        (listed,) = client.get("/v1/models").json()["models"]
-    assert listed["hands"] is True
+        (listed,) = ModelList.model_validate(client.get("/v1/models").json()).models
+        check_networks(client, listed, bundle)
+    assert listed.hands
+    assert predictor.hands
     for file, row, answer in zip(files, wanted, answers, strict=True):
         shares = [answer["probabilities"][name] for name in classes]
         assert shares == pytest.approx(row.tolist(), abs=1e-4)
         assert answer["hand"] is (file.relative_to(some_without).as_posix() not in WITHOUT)
+        _, hand = predictor.hands(Image.open(file))
+        assert ("landmarks" in answer) is (hand is not None)
+        if hand is not None:
+            place = answer["landmarks"]
+            assert place["box"] == pytest.approx(hand.box, abs=0.06)
+            assert place["right"] == pytest.approx(hand.right, abs=1e-4)
+            assert np.array(place["points"]) == pytest.approx(hand.points[:, :2], abs=0.06)
     for network in (f"run={run.path}", f"bundle={bundle}"):
         folder = api.evaluate([
             network, "data=folder", f"data.root={some_without}", "split=stratified", "folds=3",
@@ -110,6 +125,58 @@ def test_every_way_gives_the_same_probabilities(
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
         assert metrics["hands"]["not_found_in"] == 3
         assert "Hands: found in 33 of 36 images" in " ".join(metrics["remarks"])
+
+
+def test_a_bundle_holds_the_mean_hand_of_each_class(bundle: Path) -> None:
+    signs = load_signs(load_bundle(bundle))
+    assert list(signs) == list("ABß")
+    for name, tip in zip("ABß", FINGERS, strict=True):
+        points = np.array(signs[name])
+        assert points.shape == (21, 2)
+        assert points[0].tolist() == [0, 0]
+        assert min(FINGERS, key=lambda one: points[one, 1]) == tip  # which the colour makes long
+
+
+def test_drawings_are_left_out_where_the_images_are_gone(
+    run: api.LoadedRun, tmp_path: Path
+) -> None:
+    words = [f"run={run.path}", f"out={tmp_path}/b", "verify=generated", f"images={tmp_path}"]
+    bundle = load_bundle(api.export([*words, "verbose=false"]))
+    assert not load_signs(bundle)
+    assert load_hands(bundle) is not None
+
+
+@pytest.mark.parametrize("signs", ['{"A": [[0, 1]]}', '{"A": 1}', "[", '{"A": [[1e999, 0]]}'])
+def test_drawings_that_cannot_be_drawn_are_refused(
+    made_networks: HandNetworks, tmp_path: Path, signs: str
+) -> None:
+    bundles.write(tmp_path / "b", hands=HandPoints(made_networks), signs={})
+    (tmp_path / "b" / "signs.json").write_text(signs, "utf-8")
+    info = json.loads((tmp_path / "b" / "bundle.json").read_text("utf-8"))
+    info["files"]["signs.json"] = hashlib.sha256(signs.encode()).hexdigest()
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(info), "utf-8")
+    with pytest.raises(BundleError, match=r"signs\.json of"):
+        load_signs(load_bundle(tmp_path / "b"))
+
+
+def check_networks(client: httpx.Client, listed: ModelInfo, bundle: Path) -> None:
+    """A browser gets what finds hands: once, compressed, and with the settings of the bundle."""
+    info = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    given = listed.browser.hands
+    assert given
+    assert given.options == info["hands"]["options"]
+    size = 0
+    for name, address in (("palm", given.palm), ("landmarks", given.landmarks)):
+        wanted = (bundle / "hands" / f"{name}.onnx").read_bytes()
+        size += len(wanted)
+        for accepted, encoding in (("gzip", "gzip"), ("identity", None)):
+            got = client.get(address, headers={"accept-encoding": accepted})
+            assert got.headers.get("content-encoding") == encoding
+            assert got.content == wanted
+            again = client.get(address, headers={"if-none-match": got.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+    assert given.bytes == size
+    assert client.get(given.palm.replace("palm", "other")).status_code == 422
 
 
 def test_the_points_tell_the_classes_apart(

@@ -1,67 +1,34 @@
 """The page in a real browser, with a pretended webcam that plays signs."""
 
-import base64
-import io
 import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import bundles
 import pytest
 from conftest import ROOT, run_command
+from pages import (
+    AXE,
+    WAYS,
+    browser_page,
+    drop,
+    encoded,
+    needs_browser,
+    needs_npm,
+    violations,
+)
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from services import Service, service
 from webcams import write_film
 
-from signlang.server import app
-
-CHROMIUM = Path("/usr/bin/chromium")
-PAGE = app.FOLDER
-AXE = PAGE / "node_modules" / "axe-core" / "axe.min.js"
-RUNTIME = PAGE / "vendor" / "ort.wasm.min.mjs"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 SIGNS = ["nothing", "A", "B", "L", "nothing", "L", "space", "C", "del", "C", "A", "nothing"]
 SPELLED = "ABLL CA"
 NONE = "\N{EN DASH}"
-pytestmark = pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"no browser at {CHROMIUM}")
-needs_npm = pytest.mark.skipif(not RUNTIME.is_file(), reason="npm brought nothing: make page")
-
-
-@contextmanager
-def browser_page(
-    url: str, film: Path | None = None, is_allowed: bool = True, **context: Any
-) -> Iterator[Page]:
-    """Open the page; fail if it asks any other address, or writes an error to the console."""
-    flags = [*FLAGS]
-    if film:
-        flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={film}"]
-    if is_allowed:
-        flags += ["--use-fake-ui-for-media-stream"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-        page = browser.new_context(**context).new_page()
-        problems: list[str] = []
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "console", lambda said: problems.append(said.text) if said.type == "error" else None
-        )
-        page.goto(url)
-        yield page
-        browser.close()
-    outside = [one for one in asked if not one.startswith((url, "blob:", "data:"))]
-    assert outside == []
-    tolerated = ("Failed to load resource",)  # refusals, which the page tells in words
-    assert [one for one in problems if not one.startswith(tolerated)] == []
+pytestmark = needs_browser
 
 
 def spelling(signs: Sequence[str], seconds: float = 0.8) -> list[tuple[Any, float]]:
@@ -122,34 +89,7 @@ def test_a_held_sign_is_written_inside_the_browser(running: Service, film: Path)
     assert predictions(running) == before
 
 
-def encoded(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
 UNSURE = Image.new("RGB", (40, 30), (170, 80, 80))  # between A and nothing
-
-
-def drop(page: Page, *images: tuple[str, bytes]) -> None:
-    """Drag files over the page and let them go."""
-    files = [(name, base64.b64encode(data).decode()) for name, data in images]
-    page.evaluate(
-        """files => {
-          const carried = new DataTransfer();
-          for (const [name, data] of files) {
-            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-            carried.items.add(new File([bytes], name, { type: "image/png" }));
-          }
-          for (const kind of ["dragenter", "dragover", "drop"])
-            document.body.dispatchEvent(
-              new DragEvent(kind, { dataTransfer: carried, bubbles: true, cancelable: true }));
-        }""",
-        files,
-    )
-
-
-WAYS = ["By the service", pytest.param("In this browser", marks=needs_npm)]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -185,6 +125,42 @@ def test_below_the_threshold_nothing_is_written(running: Service, tmp_path: Path
         expect(opened.value.locator("p")).to_have_text("A card")
         page.get_by_label("Network").select_option("few")
         expect(page.locator("#no-card")).to_be_visible()
+
+
+def test_the_last_third_of_a_second_is_averaged(running: Service) -> None:
+    with browser_page(running.url) as page:
+        means = page.evaluate(
+            """async () => {
+              const { Average } = await import("/page/speller.js");
+              const average = new Average();
+              const frames = [[0.9, 0.1, 7.0], [0.3, 0.7, 7.1], [0.6, 0.4, 7.35]];
+              const means = frames.map(([a, b, time]) => average.of([["A", a], ["B", b]], time));
+              average.forget();
+              return [...means, average.of([["B", 0.8], ["A", 0.2]], 7.4)];
+            }"""
+        )
+    assert [dict(pairs)["A"] for pairs in means] == pytest.approx([0.9, 0.6, 0.45, 0.2])
+
+
+def test_threshold_and_hold_are_kept(running: Service) -> None:
+    with browser_page(running.url) as page:
+        least, own = page.get_by_label("Sure of a sign"), page.get_by_role("button", name="own")
+        expect(least).to_have_value("0.6")
+        expect(own).to_be_hidden()
+        least.fill("0.3")
+        page.get_by_label("Hold a sign").fill("1.5")
+        drop(page, ("unsure.png", encoded(UNSURE)))
+        expect(page.locator("#results li")).not_to_contain_text("not sure")
+        page.get_by_label("Network").select_option("few")
+        expect(least).to_have_value("0.6")  # each network has its own
+        page.reload()
+        expect(page.locator("#least-shown")).to_have_text("30 %")
+        expect(page.locator("#hold-shown")).to_have_text("1.5 s")
+        own.click()
+        expect(least).to_have_value("0.6")
+        expect(least).to_be_focused()
+        page.reload()
+        expect(page.locator("#least-shown")).to_have_text("60 %")
 
 
 def test_the_text_can_be_changed_copied_and_spoken(running: Service) -> None:
@@ -325,15 +301,8 @@ def test_everything_is_reached_by_keyboard(running: Service) -> None:
                 page.evaluate("document.activeElement.id || document.activeElement.name")
             )
         wanted = ["model", "start", "mirror", "card", "line", "undo", "copy", "speak", "clear",
-                  "where", "hold", "files"]  # fmt: skip
+                  "where", "hold", "least", "files"]  # fmt: skip
         assert [one for one in reached if one in wanted][: len(wanted)] == wanted
-
-
-def violations(page: Page) -> list[str]:
-    """What axe-core finds, with the places."""
-    page.evaluate(AXE.read_text("utf-8"))
-    found = page.evaluate("axe.run()")["violations"]
-    return [f"{one['id']}: {[node['target'] for node in one['nodes']]}" for one in found]
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="npm brought no axe-core: make page")

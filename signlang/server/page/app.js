@@ -2,10 +2,10 @@
 
 import { Browser } from "./browser.js";
 import { Camera, excuse, GUIDE } from "./camera.js";
-import { keepKey, networks, recognise, Trouble } from "./service.js";
+import { drawings, keepKey, networks, ranked, recognise, Trouble } from "./service.js";
 import * as show from "./show.js";
 import { at } from "./show.js";
-import { Line, Speller, written } from "./speller.js";
+import { Average, Line, Speller, written } from "./speller.js";
 
 const QUALITY = 0.92; // of the JPEG that is sent
 const PAUSE = 40; // milliseconds from frame to frame at the least: 25 a second are enough
@@ -13,9 +13,10 @@ const LARGEST = 1024; // pixels of a side of a dropped image that the browser it
 
 const camera = new Camera(at("video"));
 const speller = new Speller();
+const average = new Average();
 const line = new Line();
 const browser = new Browser();
-const state = { networks: [], network: null, isBrowser: false, rate: 0, latency: 0, run: 0 };
+const state = { networks: [], network: null, isBrowser: false, threshold: 0, rate: 0, latency: 0, run: 0 };
 
 const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
@@ -56,17 +57,34 @@ function choose() {
   at("card").hidden = !network.card;
   at("no-card").hidden = Boolean(network.card);
   if (network.card) at("card").href = network.card;
-  const kind = network.threshold_source === "fallback" ? "which stands in for the missing threshold" : "the threshold";
+  const kind = network.threshold_source === "fallback" ? "which stands in for a missing one" : "its threshold";
   at("threshold").textContent = `${show.percent(network.threshold)}, ${kind}`;
   at("known").textContent = network.classes.length;
-  speller.forget();
+  at("hint").textContent = network.hands
+    ? "Show one hand, anywhere in the image."
+    : "Let one hand fill the square, in front of a plain background.";
+  at("mirror-field").hidden = Boolean(network.browser.hands?.options.mirror); // left hands are by themselves
+  if (at("mirror-field").hidden) at("mirror").checked = false;
+  if (camera.isOn) frameIt();
+  setThreshold(kept(`least:${network.name}`));
+  forget();
   where();
+  drawings(network).then(
+    (signs) => network === state.network && show.drawings(signs),
+    () => show.drawings({}), // they only help
+  );
+}
+
+/** Begin anew: what was seen before counts no more. */
+function forget() {
+  speller.forget();
+  average.forget();
 }
 
 async function where() {
   const { network } = state;
   state.isBrowser = document.querySelector("input[name=where]:checked").value === "browser";
-  speller.forget();
+  forget();
   if (!state.isBrowser) {
     at("where").textContent = `Each image is sent to the service at ${location.host}, and not kept there.`;
     return;
@@ -74,8 +92,10 @@ async function where() {
   at("where").textContent = "Loading the network …";
   try {
     await browser.prepare(network);
-    const size = (network.browser.bytes / 2 ** 20).toFixed(1);
-    at("where").textContent = `Nothing leaves this computer: the ${network.browser.precision} network (${size} MiB) runs in this browser.`;
+    const { bytes, hands, precision } = network.browser;
+    const size = ((bytes + (hands?.bytes ?? 0)) / 2 ** 20).toFixed(1);
+    const what = hands ? `networks that find and read the hand (${size} MiB) run` : `${precision} network (${size} MiB) runs`;
+    at("where").textContent = `Nothing leaves this computer: the ${what} in this browser.`;
   } catch (error) {
     if (network !== state.network) return; // another one was chosen meanwhile
     document.querySelector("input[value=service]").checked = true;
@@ -88,10 +108,44 @@ async function where() {
 
 const blobOf = (canvas) => new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
 
-async function look(canvas) {
+async function look(canvas, isFilm = false) {
   const { network, isBrowser } = state;
-  if (isBrowser) return browser.recognise(network, canvas);
-  return recognise(network, await blobOf(canvas));
+  const { width, height } = canvas;
+  const found = await (isBrowser ? browser.recognise(network, canvas, isFilm) : recognise(network, await blobOf(canvas)));
+  return { ...found, width, height };
+}
+
+// -- settings, which the browser keeps where it is allowed to
+
+function kept(name) {
+  try {
+    return Number(localStorage.getItem(`signlang-${name}`)) || null;
+  } catch {
+    return null;
+  }
+}
+
+function keep(name, value) {
+  try {
+    if (value === null) localStorage.removeItem(`signlang-${name}`);
+    else localStorage.setItem(`signlang-${name}`, value);
+  } catch {
+    // they then last as long as the page
+  }
+}
+
+function setHold(seconds) {
+  speller.seconds = seconds;
+  at("hold").value = seconds;
+  at("hold-shown").textContent = `${seconds.toFixed(1)} s`;
+}
+
+/** Set the share from which on a sign is sure; null: that of the network. */
+function setThreshold(share) {
+  state.threshold = share ?? state.network.threshold;
+  at("least").value = state.threshold;
+  at("least-shown").textContent = show.percent(state.threshold);
+  at("own").hidden = share === null;
 }
 
 // -- the camera
@@ -122,7 +176,7 @@ async function toggle() {
 function stop() {
   state.run += 1;
   camera.stop();
-  speller.forget();
+  forget();
   show.nothing();
   document.body.classList.remove("signing");
   at("guide").hidden = true;
@@ -135,7 +189,7 @@ function frameIt() {
   at("stage").style.aspectRatio = `${width} / ${height}`;
   at("stage").classList.toggle("selfie", camera.isSelfie);
   at("guide").style.width = `${(100 * GUIDE * Math.min(width, height)) / width}%`;
-  at("guide").hidden = false;
+  at("guide").hidden = state.network.hands;
 }
 
 async function cameras() {
@@ -152,16 +206,17 @@ async function watch(run) {
   let last = performance.now();
   while (run === state.run) {
     const start = performance.now();
-    const canvas = document.hidden ? null : camera.frame(at("mirror").checked);
+    const isMirrored = at("mirror").checked;
+    const canvas = document.hidden ? null : camera.frame({ isMirrored, isWhole: state.network.hands });
     if (canvas === null) {
       await pause(0.1);
       continue;
     }
     try {
       const network = state.network;
-      const pairs = await look(canvas);
+      const found = await look(canvas, true);
       if (run !== state.run) return;
-      if (network === state.network) seen(pairs);
+      if (network === state.network) seen(found, isMirrored);
       const now = performance.now();
       measure(now - last, now - start);
       last = now;
@@ -170,12 +225,13 @@ async function watch(run) {
       if (run !== state.run) return;
       await trouble(error);
     }
-    await pause(Math.max(0, PAUSE - (performance.now() - start)) / 1000);
+    const left = PAUSE - (performance.now() - start);
+    if (left > 0) await pause(left / 1000);
   }
 }
 
 async function trouble(error) {
-  speller.forget();
+  forget();
   show.held(0);
   if (!(error instanceof Trouble)) throw error;
   if (error.status === 401) at("key-dialog").showModal();
@@ -195,11 +251,20 @@ function measure(gap, latency) {
   at("latency").textContent = state.latency.toFixed(0);
 }
 
-function seen(pairs) {
+function seen({ pairs, hand, width, height }, isMirrored) {
   const now = performance.now() / 1000;
-  const { threshold } = state.network;
-  show.answer(pairs, threshold);
-  const sign = speller.see(pairs[0][1] >= threshold ? pairs[0][0] : null, now);
+  const { threshold } = state;
+  show.hand(at("hand"), hand, width, height, isMirrored);
+  let best = null;
+  if (hand === null) {
+    average.forget();
+    show.noHand();
+  } else {
+    const steady = ranked(average.of(pairs, now));
+    show.answer(steady, threshold);
+    if (steady[0][1] >= threshold) best = steady[0][0];
+  }
+  const sign = speller.see(best, now);
   show.held(speller.held(now));
   if (sign === null || sign.toLowerCase() === "nothing") return;
   line.set(written(line.text, sign));
@@ -243,11 +308,11 @@ async function images(files) {
   for (const file of files) {
     const url = URL.createObjectURL(file);
     try {
-      const { threshold } = state.network;
-      const pairs = state.isBrowser ? await look(await drawn(file)) : await recognise(state.network, file);
-      show.result(url, file.name, pairs, threshold);
+      const { threshold } = state;
+      const found = state.isBrowser ? await look(await drawn(file)) : await recognise(state.network, file);
+      show.result(url, file.name, found, threshold);
     } catch (error) {
-      show.result(url, file.name, [], 0, error.message);
+      show.result(url, file.name, null, 0, error.message);
       if (error.status === 401) return void at("key-dialog").showModal();
     }
   }
@@ -282,10 +347,19 @@ on("camera", "change", async () => {
   stop();
   await toggle();
 });
-on("mirror", "change", () => speller.forget());
+on("mirror", "change", forget);
 on("hold", "input", () => {
-  speller.seconds = Number(at("hold").value);
-  at("hold-shown").textContent = `${speller.seconds.toFixed(1)} s`;
+  setHold(Number(at("hold").value));
+  keep("hold", speller.seconds);
+});
+on("least", "input", () => {
+  setThreshold(Number(at("least").value));
+  keep(`least:${state.network.name}`, state.threshold);
+});
+on("own", "click", () => {
+  setThreshold(null);
+  keep(`least:${state.network.name}`, null);
+  at("least").focus();
 });
 for (const choice of document.querySelectorAll("input[name=where]")) choice.addEventListener("change", where);
 on("line", "input", () => {
@@ -326,5 +400,6 @@ addEventListener("drop", (event) => {
   if (state.network) images([...event.dataTransfer.files]);
 });
 
+setHold(kept("hold") ?? speller.seconds);
 refresh();
 begin();

@@ -1,7 +1,7 @@
-// In-browser inference: a Web Worker beside the page runs the network, so that the page
+// In-browser inference: a Web Worker beside the page runs the networks, so that the page
 // stays responsive.
 
-import { load, Trouble } from "./service.js";
+import { load, ranked, Trouble } from "./service.js";
 
 export class Browser {
   constructor() {
@@ -14,7 +14,6 @@ export class Browser {
 
   /** Load a network, unless it is loaded or being loaded. */
   async prepare(network) {
-    if (network.hands) throw new Trouble("This network wants the hand found first, which the service does.");
     if (this.chosen !== network.name) {
       this.chosen = network.name;
       this.ready = this.#begin(network);
@@ -28,22 +27,23 @@ export class Browser {
   }
 
   async #begin(network) {
-    const file = await load(network);
+    const { url, hands } = network.browser;
+    const [file, palm, landmarks] = await Promise.all([url, ...(hands ? [hands.palm, hands.landmarks] : [])].map(load));
     if (this.chosen !== network.name) throw new Trouble("Another network was chosen.");
     this.worker?.terminate();
     this.#fail("Another network was chosen.");
     this.worker = new Worker(new URL("./runner.js", import.meta.url), { type: "module" });
     this.worker.addEventListener("message", ({ data }) => this.#hear(data));
     this.worker.addEventListener("error", () => this.#fail("The network cannot run in this browser."));
-    await this.#send({ file }, [file]);
+    await this.#send({ file, hands: hands && { palm, landmarks, options: hands.options } }, [file]);
   }
 
-  /** Ask about the pixels of a canvas; gives [sign, probability] pairs, the most probable first. */
-  async recognise(network, canvas) {
+  /** Ask about the pixels of a canvas, perhaps the next frame of a film; gives what the service gives. */
+  async recognise(network, canvas, isFilm) {
     await this.prepare(network);
     const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    const { probabilities } = await this.#send({ pixels: data.buffer, width, height }, [data.buffer]);
-    return network.classes.map((sign, i) => [sign, probabilities[i]]).sort((a, b) => b[1] - a[1]);
+    const { probabilities, hand } = await this.#send({ pixels: data.buffer, width, height, isFilm }, [data.buffer]);
+    return { pairs: ranked(network.classes.map((sign, i) => [sign, probabilities[i]])), hand };
   }
 
   #send(message, moved) {

@@ -1,7 +1,8 @@
-// Camera capture: crops the guide square to pixels.
+// Camera capture: frames, whole or cropped to the guide square.
 
 export const GUIDE = 0.8; // side of the guide, as a part of the shorter side of the image
-const MOST = 320; // pixels of a side; networks see fewer
+const MOST = 320; // pixels of a side of the square; networks see fewer
+const WHOLE = 640; // pixels of the longer side of a whole frame, in which a hand is to be found
 
 export class Camera {
   constructor(video) {
@@ -44,21 +45,22 @@ export class Camera {
     return devices.filter((device) => device.kind === "videoinput" && device.deviceId);
   }
 
-  /** The present frame inside the guide, on a canvas; null as long as there is none. */
-  frame(isMirrored) {
+  /** The present frame, whole or inside the guide, on a canvas; null as long as there is none. */
+  frame({ isMirrored, isWhole }) {
     const { videoWidth: width, videoHeight: height } = this.video;
     if (!this.isOn || !width) return null;
-    const part = Math.round(Math.min(width, height) * GUIDE);
-    const side = Math.min(part, MOST);
-    this.canvas.width = this.canvas.height = side;
+    const square = Math.round(Math.min(width, height) * GUIDE);
+    const part = isWhole ? [width, height] : [square, square];
+    const scale = Math.min(1, (isWhole ? WHOLE : MOST) / Math.max(...part));
+    const size = part.map((length) => Math.round(length * scale));
+    [this.canvas.width, this.canvas.height] = size;
     const pen = this.canvas.getContext("2d", { willReadFrequently: true });
     pen.imageSmoothingQuality = "high";
     if (isMirrored) {
-      pen.translate(side, 0);
+      pen.translate(size[0], 0);
       pen.scale(-1, 1);
     }
-    const [left, top] = [(width - part) / 2, (height - part) / 2];
-    pen.drawImage(this.video, left, top, part, part, 0, 0, side, side);
+    pen.drawImage(this.video, (width - part[0]) / 2, (height - part[1]) / 2, ...part, 0, 0, ...size);
     return this.canvas;
   }
 }

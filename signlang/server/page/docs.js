@@ -52,8 +52,6 @@ function shape(name, { properties = {}, description }) {
   return section;
 }
 
-const SHOWN = new Set(["Answer", "Prediction", "Times", "Models", "Model", "InBrowser", "Trouble"]);
-
 at("example").textContent = [
   `curl -H "Content-Type: image/jpeg" --data-binary @hand.jpg ${location.origin}/v1/predict`,
   `curl -F image=@one.jpg -F image=@two.jpg "${location.origin}/v1/predict?top=3"`,
@@ -62,8 +60,8 @@ try {
   const described = await (await fetch("/openapi.json")).json();
   at("about").textContent = described.info.description.replaceAll(/\s+/g, " ").replaceAll("`", "");
   const routes = Object.entries(described.paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, one]) => route(path, method, one)));
-  const shapes = Object.entries(described.components.schemas).filter(([name]) => SHOWN.has(name));
-  at("routes").replaceChildren(...routes, ...shapes.map(([name, one]) => shape(name, one)));
+  const shapes = Object.entries(described.components.schemas).map(([name, one]) => shape(name, one));
+  at("routes").replaceChildren(...routes, ...shapes);
 } catch {
   at("routes").replaceChildren(element("p", "The service does not answer: reload this page."));
 }

@@ -36,14 +36,28 @@ export async function networks() {
   return (await ask("/v1/models", { patience: 10000 })).json();
 }
 
-/** The file of a network, to run it here. */
-export async function load(network) {
-  return (await ask(network.browser.url, { patience: 120000 })).arrayBuffer();
+/** The drawings of the signs of a network, by sign; none where it has none. */
+export async function drawings(network) {
+  return network.signs ? (await ask(network.signs)).json() : {};
 }
 
-/** Ask about one image; gives [sign, probability] pairs, the most probable first. */
+/** A file of a network, to run it here. */
+export async function load(url) {
+  return (await ask(url, { patience: 120000 })).arrayBuffer();
+}
+
+/** [sign, probability] pairs, the most probable first. */
+export function ranked(pairs) {
+  return pairs.sort((a, b) => b[1] - a[1]);
+}
+
+/**
+ * Ask about one image; gives ranked pairs and the hand { box, points } in pixels of the image, null
+ * for none, undefined where none is looked for.
+ */
 export async function recognise(network, blob) {
   const path = `/v1/predict?model=${encodeURIComponent(network.name)}`;
   const answer = await ask(path, { method: "POST", body: blob, headers: { "Content-Type": blob.type || "application/octet-stream" } });
-  return Object.entries((await answer.json()).predictions[0].probabilities).sort((a, b) => b[1] - a[1]);
+  const { probabilities, hand, landmarks } = (await answer.json()).predictions[0];
+  return { pairs: ranked(Object.entries(probabilities)), hand: hand === undefined ? undefined : (landmarks ?? null) };
 }

@@ -1,7 +1,28 @@
-// Spelling: assembles held signs into a line of text; independent of camera and page.
+// Spelling: steadies probabilities, assembles held signs into a line of text; independent of the page.
 
 const FRAMES = 3; // at the least, however long they take
 const SLIPS = 2; // odd frames in a row that count as another sign
+
+const SPAN = 0.3; // seconds of frames that are averaged
+
+/** The mean of the probabilities of the last frames: a slow computer averages fewer. */
+export class Average {
+  constructor() {
+    this.forget();
+  }
+
+  forget() {
+    this.frames = [];
+  }
+
+  /** Add [sign, probability] pairs at a time in seconds; gives those of the mean. */
+  of(pairs, now) {
+    this.frames = this.frames.filter(({ time }) => now - time < SPAN);
+    this.frames.push({ time: now, shares: new Map(pairs) });
+    const mean = (sign) => this.frames.reduce((sum, { shares }) => sum + shares.get(sign), 0) / this.frames.length;
+    return pairs.map(([sign]) => [sign, mean(sign)]);
+  }
+}
 
 /** Writes a sign once it has been held. */
 export class Speller {
