@@ -22,6 +22,8 @@ EXTRA = {
     ("split", "dataset"): ["data=joined", "data.sets=[digits,synthetic]"],
     ("hands", "landmarks"): ["model=landmarks", "image_size=8"],
     ("model", "landmarks"): ["hands=landmarks", "image_size=8"],
+    ("hands", "both"): ["model=fusion"],
+    ("model", "fusion"): ["hands=both"],
     ("experiment", "strangers"): ["data.sets=[asl_alphabet,digits]"],
     ("experiment", "strangers_asl_only"): ["data.sets=[asl_alphabet,digits]", "fold=1"],
 }

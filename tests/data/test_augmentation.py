@@ -17,6 +17,7 @@ from signlang.data.augmentation import (
     build_transforms,
     digits,
     read_backgrounds,
+    robust,
 )
 from signlang.errors import DataError, SettingError
 
@@ -233,3 +234,21 @@ def test_transforms_that_break_the_contract_are_refused(name: str, sentence: str
         build_transforms(node(name), 40, 20)
     with pytest.raises(SettingError, match="must return a list of albumentations transforms"):
         build_transforms({"_target_": "collections.Counter"}, 40, 20)
+
+
+def test_rows_of_numbers_stay_and_do_not_show() -> None:
+    batch = np.full((40, 64, 64, 3), 100, np.uint8)
+    batch[:, -1] = np.random.default_rng(0).integers(0, 2, (40, 64, 3)) * 255
+    for transforms in (digits(), robust()[:2]):
+        out = Augmentation(transforms, 64, coded_rows=1)(batch, 1)
+        assert np.array_equal(out[:, -1], batch[:, -1])
+        assert (out[:, :-1] == 100).all(), "moved into the image, they would be seen"
+
+
+def test_robust_transforms_change_every_image_and_fit_any_size() -> None:
+    for size in (32, 200):
+        transforms = build_transforms({"_target_": "signlang.data.augmentation.robust"}, size, size)
+        batch = np.random.default_rng(0).integers(0, 256, (12, size, size, 3), dtype=np.uint8)
+        out = Augmentation(transforms, size)(batch, 0)
+        assert out.shape == batch.shape
+        assert [np.array_equal(*pair) for pair in zip(out, batch, strict=True)].count(True) < 3

@@ -1,4 +1,4 @@
-"""hands=crop and hands=landmarks from an image file to its probability, by every way there is."""
+"""hands=crop, landmarks and both from an image file to its probability, by every way there is."""
 
 import csv
 import io
@@ -19,6 +19,8 @@ from signlang.inference.bundle import load_bundle
 
 POINTS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
 CROP = ("hands=crop", "hands.mirror=true", "data.stored_size=48", "optimizer.lr=1e-3")
+BOTH = ("model=fusion", "model.pretrained=false", "hands=both", "image_size=64",
+        "trainer.max_epochs=3", "augment=digits")  # fmt: skip
 WITHOUT = {"A/A4.png", "B/B4.png", "ß/ß4.png"}
 
 
@@ -29,7 +31,7 @@ def trained_with(place: Path, images: Path, *words: str) -> api.LoadedRun:
     ])  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[POINTS, CROP], ids=["landmarks", "crop"])
+@pytest.fixture(scope="module", params=[POINTS, CROP, BOTH], ids=["landmarks", "crop", "both"])
 def run(
     request: pytest.FixtureRequest, made_cache: Path, some_without: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -189,6 +191,11 @@ def test_runs_without_hands_have_no_trace_of_them(trained: Path) -> None:
         (["hands=landmarks"], "an image of 8 x 8; say model=landmarks and image_size=8"),
         (["model=landmarks", "hands=landmarks", "image_size=8", "augment=digits"],
          "cannot be transformed as images"),
+        (["hands=both"], "which model=simple_cnn does not read: say model=fusion"),
+        (["model=fusion", "image_size=64"], "model=fusion reads crop and points of the hand"),
+        (["model=fusion", "hands=both", "image_size=63"], "hands=both needs at least 64"),
+        (["model=fusion", "hands=both", "image_size=64", "hands.image_size=65"],
+         "hands.image_size is the same; leave that out"),
         (["hands=crop", "hands.not_found=maybe"], "full (the whole image) or blank (a grey one)"),
     ],
 )  # fmt: skip
