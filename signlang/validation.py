@@ -328,6 +328,8 @@ class TrainConfig(FoldsConfig):
     lr_find: bool = False
     ckpt_path: ExistingPath | None = None
     label_smoothing: Share
+    mixup: float = Field(default=0.0, ge=0, le=10)
+    cutmix: float = Field(default=0.0, ge=0, le=10)
     balance: Literal["auto", "none", "loss", "sampler", "signer", "set"] = Field(
         default="none",
         description="loss (weights of the classes), sampler (equal shares of the classes in each "
@@ -412,6 +414,16 @@ class TrainConfig(FoldsConfig):
             raise ValueError(
                 "augment: the points of hands=landmarks cannot be transformed as images; say "
                 "augment=none (model=landmarks turns and moves them itself)."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_mixing(self) -> "TrainConfig":
+        """Points of two hands cannot be blended as pixels."""
+        if (self.mixup or self.cutmix) and self.hands.name in {"landmarks", "both"}:
+            raise ValueError(
+                f"mixup, cutmix: images of hands={self.hands.name} hold points, which cannot be "
+                "mixed; leave both out, or say hands=crop."
             )
         return self
 

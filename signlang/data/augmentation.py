@@ -156,6 +156,40 @@ def robust() -> list[Any]:
     ]  # fmt: skip
 
 
+def trivial() -> list[Any]:
+    """One transform for each image, at a random strength: TrivialAugment (arXiv 2103.10158).
+
+    Its transforms and strengths are those of RandAugment, by albumentations: torchvision's own has
+    no random state but torch's, which training steps use at the same time.
+    """
+    import albumentations as A
+    import cv2
+
+    border = {"border_mode": cv2.BORDER_REPLICATE, "p": 1.0}
+    strength = (0.1, 1.9)
+    return [
+        A.OneOf(
+            [
+                A.NoOp(p=1.0),
+                A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **border),
+                A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **border),
+                A.Affine(translate_percent={"x": (-0.45, 0.45), "y": (0, 0)}, **border),
+                A.Affine(translate_percent={"x": (0, 0), "y": (-0.45, 0.45)}, **border),
+                A.Affine(rotate=(-30, 30), **border),
+                A.ColorJitter(strength, (1, 1), (1, 1), (0, 0), p=1.0),
+                A.ColorJitter((1, 1), strength, (1, 1), (0, 0), p=1.0),
+                A.ColorJitter((1, 1), (1, 1), strength, (0, 0), p=1.0),
+                A.Sharpen(alpha=(0.0, 0.9), lightness=(1.0, 1.0), p=1.0),
+                A.Posterize(num_bits=(4, 8), p=1.0),
+                A.Solarize(threshold_range=(0.0, 1.0), p=1.0),
+                A.AutoContrast(p=1.0),
+                A.Equalize(p=1.0),
+            ],
+            p=1.0,
+        )
+    ]
+
+
 BatchTransform = Callable[[Pixels, np.random.Generator], Pixels]
 
 

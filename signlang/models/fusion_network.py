@@ -5,10 +5,10 @@ It reads the images of `hands.hand_input.HandBoth`: the crop, and a last row tha
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from signlang.hands.hand_input import GRID
 from signlang.models.landmark_network import LandmarkNetwork
@@ -17,9 +17,8 @@ from signlang.models.landmark_network import LandmarkNetwork
 class FusionNetwork(nn.Module):
     """Classifies crops and points of hands (B, 3, size, size) in 0 to 1.
 
-    In training each hand is shown by its crop alone or by its points alone, at random, as a network
-    that sees both relies on the one that learns faster (Neverova et al. 2015, ModDrop,
-    arXiv 1501.00102).
+    In training both predict by themselves, and the loss is that of each: a network that sees both
+    relies on the one that learns faster, and on strangers that is the wrong one.
 
     Args:
         backbone: Maps normalized crops (B, 3, size, size) to features (B, n).
@@ -28,9 +27,8 @@ class FusionNetwork(nn.Module):
         num_classes: Number of logits.
         mean: Mean of red, green and blue that the backbone wants, for pixels in 0 to 1.
         std: Standard deviation, likewise.
-        joint: Whether one layer sees both features; else both networks predict by themselves, and
-            their probabilities are averaged.
-        alone: Share of the hands that are shown by one of the two in training.
+        points_rate: Learning rate of the points, in learning rates of the crop.
+        joint: Whether one layer sees both features; else their probabilities are averaged.
     """
 
     mean: torch.Tensor
@@ -45,40 +43,39 @@ class FusionNetwork(nn.Module):
         num_classes: int,
         mean: Sequence[float],
         std: Sequence[float],
+        points_rate: float = 30.0,
         joint: bool = False,
-        alone: float = 1.0,
     ) -> None:
         super().__init__()
         self.backbone, self.landmarks = backbone, landmarks
-        self.joint, self.alone = joint, alone
+        self.joint, self.points_rate = joint, points_rate
         width = landmarks.classifier.in_features
-        self.dropout = nn.Dropout(0.3)
+        # SqueezeNet has no normalization: its features reach 200
+        self.head = nn.Sequential(nn.BatchNorm1d(features), nn.Dropout(0.3))
         self.classifier = nn.Linear(features + width * joint, num_classes)
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map (B, 3, size, size) to (B, num_classes) logits."""
+        """Map (B, 3, size, size) to (B, num_classes) logits; in training (B, 2, num_classes)."""
         crops, points = split_rows(images)
-        seen = self.dropout(self.backbone((crops - self.mean) / self.std).float())
+        seen = self.head(self.backbone((crops - self.mean) / self.std).float())
         if self.joint:
             told = self.landmarks.hidden(points)
-            if self.training:
-                one, other = self._shown(images)
-                seen, told = seen * one[:, None], told * other[:, None]
-            joined: torch.Tensor = self.classifier(torch.cat([seen, told], dim=1))
-            return joined
-        logits = torch.stack([self.classifier(seen), self.landmarks(points)])
-        logs = F.log_softmax(logits.float(), dim=2)
+            views = [(seen, told), (seen, told * 0), (seen * 0, told)][: 3 if self.training else 1]
+            heads = [self.classifier(torch.cat(view, dim=1)) for view in views]
+            return torch.stack(heads, dim=1) if self.training else heads[0]
+        logits = torch.stack([self.classifier(seen), self.landmarks(points)], dim=1)
         if self.training:
-            shown = torch.stack(self._shown(images))
-            return torch.logsumexp(logs + shown.log()[:, :, None], dim=0)
-        return torch.logsumexp(logs, dim=0) - math.log(2)
+            return logits
+        return torch.logsumexp(logits.log_softmax(2), dim=1) - math.log(2)
 
-    def _shown(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        which = torch.rand(len(images), device=images.device)
-        crop_only, points_only = which < self.alone / 2, which > 1 - self.alone / 2
-        return (~points_only).float(), (~crop_only).float()
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Parameters with their learning rates: the points are a small network from scratch."""
+        points = list(self.landmarks.parameters())
+        own = {id(one) for one in points}
+        others = [one for one in self.parameters() if id(one) not in own]
+        return [{"params": others}, {"params": points, "lr": learning_rate * self.points_rate}]
 
 
 def split_rows(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

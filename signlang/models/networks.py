@@ -245,8 +245,8 @@ def landmarks(
 
 def fusion(
     num_classes: int, image_size: int, pretrained: bool = False, *, image: str = "squeezenet",
-    normalization: str = "imagenet", joint: bool = False, alone: float = 1.0, width: int = 48,
-    dropout: float = 0.1, **movement: float,
+    normalization: str = "imagenet", points_rate: float = 30.0, joint: bool = False,
+    width: int = 48, dropout: float = 0.1, **movement: float,
 ) -> nn.Module:  # fmt: skip
     """Crop and points of the hand, see `models.fusion_network`.
 
@@ -256,8 +256,8 @@ def fusion(
         pretrained: Whether the image network starts from its pretrained weights.
         image: The image network: squeezenet, mobilenetv2, resnet18 or any of timm by its name.
         normalization: What its weights want, one of `validation.NORMALIZATIONS`.
+        points_rate: Learning rate of the points, in learning rates of the crop.
         joint: Whether both features meet in one layer.
-        alone: Share of the hands that are shown by one of the two in training.
         width: Of the network of the points, as `dropout` and `movement`.
         dropout: See `landmark_network.LandmarkNetwork`.
         movement: See `landmark_network.Movement`.
@@ -277,7 +277,7 @@ def fusion(
             shrink_convolutions(backbone, 0.1)
     mean, std = NORMALIZATIONS[normalization]
     points = LandmarkNetwork(num_classes, width, dropout, Movement(**movement))
-    return FusionNetwork(backbone, features, points, num_classes, mean, std, joint, alone)
+    return FusionNetwork(backbone, features, points, num_classes, mean, std, points_rate, joint)
 
 
 # own networks: the layer that depends on the classes, and the submodule that plain weights fill

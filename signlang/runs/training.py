@@ -117,6 +117,8 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
     )
     if cfg.balance == "loss":
         model.weight_classes(module.class_weights())
+    if cfg.mixup or cfg.cutmix:
+        model.mix_images(cfg.mixup, cfg.cutmix)
     return model
 
 

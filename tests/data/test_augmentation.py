@@ -18,6 +18,7 @@ from signlang.data.augmentation import (
     digits,
     read_backgrounds,
     robust,
+    trivial,
 )
 from signlang.errors import DataError, SettingError
 
@@ -245,10 +246,19 @@ def test_rows_of_numbers_stay_and_do_not_show() -> None:
         assert (out[:, :-1] == 100).all(), "moved into the image, they would be seen"
 
 
-def test_robust_transforms_change_every_image_and_fit_any_size() -> None:
+@pytest.mark.parametrize("name", ["robust", "trivial"])
+def test_transforms_for_strangers_change_most_images_and_fit_any_size(name: str) -> None:
     for size in (32, 200):
-        transforms = build_transforms({"_target_": "signlang.data.augmentation.robust"}, size, size)
+        node = {"_target_": f"signlang.data.augmentation.{name}"}
+        transforms = build_transforms(node, size, size)
         batch = np.random.default_rng(0).integers(0, 256, (12, size, size, 3), dtype=np.uint8)
         out = Augmentation(transforms, size)(batch, 0)
         assert out.shape == batch.shape
-        assert [np.array_equal(*pair) for pair in zip(out, batch, strict=True)].count(True) < 3
+        assert [np.array_equal(*pair) for pair in zip(out, batch, strict=True)].count(True) < 6
+
+
+def test_trivial_draws_one_transform_for_each_image() -> None:
+    (one,) = trivial()
+    assert type(one).__name__ == "OneOf"
+    assert len(one.transforms) == 14
+    assert {each.p for each in one.transforms} == {1.0}

@@ -196,6 +196,7 @@ def test_runs_without_hands_have_no_trace_of_them(trained: Path) -> None:
         (["model=fusion", "hands=both", "image_size=63"], "hands=both needs at least 64"),
         (["model=fusion", "hands=both", "image_size=64", "hands.image_size=65"],
          "hands.image_size is the same; leave that out"),
+        (["model=fusion", "hands=both", "image_size=64", "cutmix=1"], "which cannot be mixed"),
         (["hands=crop", "hands.not_found=maybe"], "full (the whole image) or blank (a grey one)"),
     ],
 )  # fmt: skip
