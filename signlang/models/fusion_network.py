@@ -1,4 +1,4 @@
-"""A network of crops and a network of the points of the hand, whose predictions are one.
+"""A network of crops and a network of the points of the hand, whose probabilities are averaged.
 
 It reads the images of `hands.hand_input.HandBoth`: the crop, and a last row that holds the points.
 """
@@ -17,8 +17,8 @@ from signlang.models.landmark_network import LandmarkNetwork
 class FusionNetwork(nn.Module):
     """Classifies crops and points of hands (B, 3, size, size) in 0 to 1.
 
-    In training both predict by themselves, and the loss is that of each: a network that sees both
-    relies on the one that learns faster, and on strangers that is the wrong one.
+    In training both predict by themselves, and the loss is that of each, so that neither relies on
+    the other one.
 
     Args:
         backbone: Maps normalized crops (B, 3, size, size) to features (B, n).
@@ -28,7 +28,6 @@ class FusionNetwork(nn.Module):
         mean: Mean of red, green and blue that the backbone wants, for pixels in 0 to 1.
         std: Standard deviation, likewise.
         points_rate: Learning rate of the points, in learning rates of the crop.
-        joint: Whether one layer sees both features; else their probabilities are averaged.
     """
 
     mean: torch.Tensor
@@ -44,15 +43,13 @@ class FusionNetwork(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         points_rate: float = 30.0,
-        joint: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.landmarks = backbone, landmarks
-        self.joint, self.points_rate = joint, points_rate
-        width = landmarks.classifier.in_features
+        self.points_rate = points_rate
         # SqueezeNet has no normalization: its features reach 200
         self.head = nn.Sequential(nn.BatchNorm1d(features), nn.Dropout(0.3))
-        self.classifier = nn.Linear(features + width * joint, num_classes)
+        self.classifier = nn.Linear(features, num_classes)
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -60,11 +57,6 @@ class FusionNetwork(nn.Module):
         """Map (B, 3, size, size) to (B, num_classes) logits; in training (B, 2, num_classes)."""
         crops, points = split_rows(images)
         seen = self.head(self.backbone((crops - self.mean) / self.std).float())
-        if self.joint:
-            told = self.landmarks.hidden(points)
-            views = [(seen, told), (seen, told * 0), (seen * 0, told)][: 3 if self.training else 1]
-            heads = [self.classifier(torch.cat(view, dim=1)) for view in views]
-            return torch.stack(heads, dim=1) if self.training else heads[0]
         logits = torch.stack([self.classifier(seen), self.landmarks(points)], dim=1)
         if self.training:
             return logits

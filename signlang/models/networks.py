@@ -245,8 +245,8 @@ def landmarks(
 
 def fusion(
     num_classes: int, image_size: int, pretrained: bool = False, *, image: str = "squeezenet",
-    normalization: str = "imagenet", points_rate: float = 30.0, joint: bool = False,
-    width: int = 48, dropout: float = 0.1, **movement: float,
+    normalization: str = "imagenet", points_rate: float = 30.0, width: int = 48,
+    dropout: float = 0.1, **movement: float,
 ) -> nn.Module:  # fmt: skip
     """Crop and points of the hand, see `models.fusion_network`.
 
@@ -254,10 +254,9 @@ def fusion(
         num_classes: Number of logits.
         image_size: Width and height of the images, in pixels.
         pretrained: Whether the image network starts from its pretrained weights.
-        image: The image network: squeezenet, mobilenetv2, resnet18 or any of timm by its name.
+        image: The network of the crop: squeezenet, mobilenetv2, or any of timm by its name.
         normalization: What its weights want, one of `validation.NORMALIZATIONS`.
         points_rate: Learning rate of the points, in learning rates of the crop.
-        joint: Whether both features meet in one layer.
         width: Of the network of the points, as `dropout` and `movement`.
         dropout: See `landmark_network.LandmarkNetwork`.
         movement: See `landmark_network.Movement`.
@@ -273,11 +272,9 @@ def fusion(
         check_timm_name(name)
         backbone = _timm(name, pretrained, num_classes=0)
         features = int(cast(Any, backbone.num_features))
-        if not pretrained:
-            shrink_convolutions(backbone, 0.1)
     mean, std = NORMALIZATIONS[normalization]
     points = LandmarkNetwork(num_classes, width, dropout, Movement(**movement))
-    return FusionNetwork(backbone, features, points, num_classes, mean, std, points_rate, joint)
+    return FusionNetwork(backbone, features, points, num_classes, mean, std, points_rate)
 
 
 # own networks: the layer that depends on the classes, and the submodule that plain weights fill

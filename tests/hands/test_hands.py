@@ -20,7 +20,7 @@ from signlang.inference.bundle import load_bundle
 POINTS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
 CROP = ("hands=crop", "hands.mirror=true", "data.stored_size=48", "optimizer.lr=1e-3")
 BOTH = ("model=fusion", "model.pretrained=false", "hands=both", "image_size=64",
-        "trainer.max_epochs=3", "augment=digits")  # fmt: skip
+        "data.stored_size=48", "trainer.max_epochs=3", "augment=digits")  # fmt: skip
 WITHOUT = {"A/A4.png", "B/B4.png", "ß/ß4.png"}
 
 
@@ -132,6 +132,10 @@ def test_a_bundle_carries_the_networks_that_find_hands(bundle: Path, tmp_path: P
     info = json.loads((bundle / "bundle.json").read_text("utf-8"))
     assert info["format"] == 3
     assert {"hands/palm.onnx", "hands/landmarks.onnx", "hands/LICENSE"} <= set(info["files"])
+    card = (bundle / "card.md").read_text("utf-8").replace("\n", " ")
+    options = info["hands"]["options"]
+    assert ("a square around the hand" in card) == ("margin" in options)
+    assert ("the 21 points" in card) == (options["input"] != "HandCrop")
     info["hands"] = None
     (tmp_path / "b").mkdir()
     for file in bundle.rglob("*"):

@@ -317,7 +317,9 @@ def test_images_are_mixed_as_their_targets_are(mixup: float, cutmix: float) -> N
         full = batch.mean(dim=(1, 2)) / 255
         assert torch.allclose(full[:, 0], targets[:, 1:].sum(dim=1), atol=1e-4)
         assert torch.allclose(full[:, 1], targets[:, 2], atol=1e-4)
-    blended = [len(set(batch.flatten().tolist())) > 2 for batch in shown]  # cutmix pastes pixels as they are
+    blended = [
+        len(set(batch.flatten().tolist())) > 2 for batch in shown
+    ]  # cutmix pastes pixels as they are
     assert any(blended) == (mixup > 0)
     assert all(blended) == (cutmix == 0)
     model.validation_step((images, labels), 0)
