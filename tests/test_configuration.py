@@ -52,6 +52,13 @@ def test_every_choice_composes_and_passes_the_checks(group: str, name: str) -> N
     assert OmegaConf.to_container(cfg, resolve=True)
 
 
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "hands").iterdir()))
+def test_a_data_card_finds_hands_by_each_choice(name: str) -> None:
+    cfg = compose("describe", overrides=[f"hands={name}"])
+    validation.check_describe_config(cfg)
+    assert OmegaConf.to_container(cfg.hands, resolve=True)["name"] == name  # type: ignore[call-overload,index]
+
+
 def test_every_group_is_looked_at() -> None:
     groups = {group for group, _ in CHOICES}
     assert groups >= {"augment", "callbacks", "data", "debug", "experiment", "hands",
