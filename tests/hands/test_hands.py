@@ -136,6 +136,7 @@ def test_a_bundle_carries_the_networks_that_find_hands(bundle: Path, tmp_path: P
     options = info["hands"]["options"]
     assert ("a square around the hand" in card) == ("margin" in options)
     assert ("the 21 points" in card) == (options["input"] != "HandCrop")
+    assert ("written into its last row" in card) == (options["input"] == "HandBoth")
     info["hands"] = None
     (tmp_path / "b").mkdir()
     for file in bundle.rglob("*"):
