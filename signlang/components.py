@@ -9,7 +9,9 @@ The contract of each kind, checked before training:
 
 * network: a callable that takes `num_classes` (and `image_size` and `pretrained`, where its
   signature has them) and returns a `torch.nn.Module` from (N, 3, size, size) floats to
-  (N, num_classes) logits.
+  (N, num_classes) logits. In training it may return (N, heads, num_classes): the loss is then the
+  mean of those of the heads. With a method `parameter_groups(learning_rate)` it says what torch's
+  optimizers take for parameters with learning rates of their own.
 * LightningModule: a subclass of `signlang.models.classifier.Classifier`.
 * loss: a callable that returns one that maps logits (N, num_classes) and int64 labels (N,) to a
   scalar; `label_smoothing` is handed in where its signature has it. It trains only: validation and

@@ -43,8 +43,10 @@ MINIMUM_SIZES: Final[Mapping[str, int]] = {
     "mobilenetv2_dense": 32,
     "timm": 8,
     "landmarks": 8,
+    "fusion": 64,
 }
 POINTS_SIZE: Final = 8  # side of the image that holds the points of a hand
+POINTS_ROW: Final = 64  # pixels of the row that holds them under a crop
 LARGEST_IMAGE: Final = 2048  # side in pixels; a batch of 32 takes 1.6 GB before the first layer
 # mean and standard deviation of red, green and blue, of pixels in 0 to 1
 NORMALIZATIONS: Final[Mapping[str, tuple[list[float], list[float]]]] = {
@@ -215,6 +217,7 @@ class HandsConfig(Config):
     not_found: Literal["full", "blank"] = Field(
         default="full", description="full (the whole image) or blank (a grey one)"
     )
+    image_size: Count | None = None
     model: ExistingPath | None = None
 
 
@@ -325,6 +328,8 @@ class TrainConfig(FoldsConfig):
     lr_find: bool = False
     ckpt_path: ExistingPath | None = None
     label_smoothing: Share
+    mixup: float = Field(default=0.0, ge=0, le=10)
+    cutmix: float = Field(default=0.0, ge=0, le=10)
     balance: Literal["auto", "none", "loss", "sampler", "signer", "set"] = Field(
         default="none",
         description="loss (weights of the classes), sampler (equal shares of the classes in each "
@@ -409,6 +414,37 @@ class TrainConfig(FoldsConfig):
             raise ValueError(
                 "augment: the points of hands=landmarks cannot be transformed as images; say "
                 "augment=none (model=landmarks turns and moves them itself)."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_mixing(self) -> "TrainConfig":
+        """Points of two hands cannot be blended as pixels."""
+        if (self.mixup or self.cutmix) and self.hands.name in {"landmarks", "both"}:
+            raise ValueError(
+                f"mixup, cutmix: images of hands={self.hands.name} hold points, which cannot be "
+                "mixed; leave both out, or say hands=crop."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_both(self) -> "TrainConfig":
+        """A crop with points is read by a network of both, at its own size."""
+        module, _, name = self.model.network.target.rpartition(".")
+        own = name if module == OWN_NETWORKS else ""
+        if self.hands.target != "signlang.hands.hand_input.HandBoth":
+            if own == "fusion":
+                raise ValueError("model=fusion reads crop and points of the hand: say hands=both.")
+            return self
+        if own not in {"", "fusion"}:
+            raise ValueError(
+                f"hands=both holds points, which model={own} does not read: say model=fusion, or "
+                "hands=crop."
+            )
+        if self.image_size < POINTS_ROW or self.hands.image_size != self.image_size:
+            raise ValueError(
+                f"image_size={self.image_size}: hands=both needs at least {POINTS_ROW}, for the "
+                "points, and hands.image_size is the same; leave that out."
             )
         return self
 

@@ -22,6 +22,8 @@ EXTRA = {
     ("split", "dataset"): ["data=joined", "data.sets=[digits,synthetic]"],
     ("hands", "landmarks"): ["model=landmarks", "image_size=8"],
     ("model", "landmarks"): ["hands=landmarks", "image_size=8"],
+    ("hands", "both"): ["model=fusion"],
+    ("model", "fusion"): ["hands=both"],
     ("experiment", "strangers"): ["data.sets=[asl_alphabet,digits]"],
     ("experiment", "strangers_asl_only"): ["data.sets=[asl_alphabet,digits]", "fold=1"],
 }
@@ -48,6 +50,13 @@ def test_every_choice_composes_and_passes_the_checks(group: str, name: str) -> N
     cfg = composed(f"{group}={name}", *EXTRA.get((group, name), []))
     validation.check_train_config(cfg)
     assert OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "hands").iterdir()))
+def test_a_data_card_finds_hands_by_each_choice(name: str) -> None:
+    cfg = compose("describe", overrides=[f"hands={name}"])
+    validation.check_describe_config(cfg)
+    assert OmegaConf.to_container(cfg.hands, resolve=True)["name"] == name  # type: ignore[call-overload,index]
 
 
 def test_every_group_is_looked_at() -> None:

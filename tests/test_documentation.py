@@ -47,6 +47,7 @@ FEWER: Final = {  # of a long command, the same on a smaller scale
     "hydra/sweeper=optuna": ["hydra.sweeper.trials=1", "folds=2"],
     "split.gap=10": ["split.gap=1"],
     "hands=landmarks": ["image_size=8"],
+    "hands=both": ["image_size=64"],
     "experiment=strangers": ["data.classes=[A,B]", "image_size=8"],
     "experiment=": ["fold=0,1", "folds=2", "augment=none", "optimizer.lr=1e-3"],
     "fold=0,1,2,3,4": ["fold=0,1", "folds=2"],

@@ -82,7 +82,7 @@ def test_help_shows_the_parts_and_the_settings(tmp_path: Path) -> None:
     assert result.code == 0
     for words in (
         "model=squeezenet fold=0",
-        "model: custom, landmarks, mobilenetv2",
+        "model: custom, fusion, landmarks, mobilenetv2",
         "early_stopping",
         "lr: ${oc.select:model.learning_rate,6e-4}",
         "learning_rate: 0.0006",

@@ -133,6 +133,63 @@ def digits() -> list[Any]:
     return [Affine(rotate=20, shift=0.1, zoom=0.1)]
 
 
+def robust() -> list[Any]:
+    """Transforms for images of other people, rooms and cameras, for crops of hands above all.
+
+    Scale, shift and rotation, perspective, brightness, contrast and colour, grey, blur, and holes.
+    Sizes of holes are shares of the image, so that they fit any size.
+    """
+    import albumentations as A
+    import cv2
+
+    border = cv2.BORDER_REPLICATE
+    return [
+        A.Affine(scale=(0.8, 1.2), translate_percent=(-0.1, 0.1), rotate=(-15, 15),
+            border_mode=border, p=0.9),
+        A.Perspective(scale=(0.02, 0.1), border_mode=border, p=0.3),
+        A.ColorJitter(brightness=(0.5, 1.5), contrast=(0.5, 1.5), saturation=(0.3, 1.7),
+            hue=(-0.08, 0.08), p=0.8),
+        A.ToGray(p=0.1),
+        A.GaussianBlur(blur_limit=(3, 7), p=0.2),
+        A.CoarseDropout(num_holes_range=(1, 4), hole_height_range=(0.05, 0.2),
+            hole_width_range=(0.05, 0.2), fill="random_uniform", p=0.4),
+    ]  # fmt: skip
+
+
+def trivial() -> list[Any]:
+    """One transform for each image, at a random strength: TrivialAugment (arXiv 2103.10158).
+
+    Its transforms and strengths are those of RandAugment, by albumentations: torchvision's own has
+    no random state but torch's, which training steps use at the same time.
+    """
+    import albumentations as A
+    import cv2
+
+    border = {"border_mode": cv2.BORDER_REPLICATE, "p": 1.0}
+    strength = (0.1, 1.9)
+    return [
+        A.OneOf(
+            [
+                A.NoOp(p=1.0),
+                A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **border),
+                A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **border),
+                A.Affine(translate_percent={"x": (-0.45, 0.45), "y": (0, 0)}, **border),
+                A.Affine(translate_percent={"x": (0, 0), "y": (-0.45, 0.45)}, **border),
+                A.Affine(rotate=(-30, 30), **border),
+                A.ColorJitter(strength, (1, 1), (1, 1), (0, 0), p=1.0),
+                A.ColorJitter((1, 1), strength, (1, 1), (0, 0), p=1.0),
+                A.ColorJitter((1, 1), (1, 1), strength, (0, 0), p=1.0),
+                A.Sharpen(alpha=(0.0, 0.9), lightness=(1.0, 1.0), p=1.0),
+                A.Posterize(num_bits=(4, 8), p=1.0),
+                A.Solarize(threshold_range=(0.0, 1.0), p=1.0),
+                A.AutoContrast(p=1.0),
+                A.Equalize(p=1.0),
+            ],
+            p=1.0,
+        )
+    ]
+
+
 BatchTransform = Callable[[Pixels, np.random.Generator], Pixels]
 
 
@@ -193,6 +250,8 @@ class Augmentation:
         size: Width and height of the results, in pixels.
         backgrounds: (M, h, h, 3) images to blend in at random, or None.
         background_weight: Their share in the blend, 0 to 1.
+        coded_rows: Rows of pixels at the lower edge that hold numbers and stay as they are; images
+            with such rows have the size of the results.
     """
 
     def __init__(
@@ -201,10 +260,11 @@ class Augmentation:
         size: int,
         backgrounds: Pixels | None = None,
         background_weight: float = 0.0,
+        coded_rows: int = 0,
     ) -> None:
         import albumentations as A
 
-        self.size = size
+        self.size, self.coded_rows = size, coded_rows
         self.backgrounds = backgrounds
         self.weight = background_weight
         of_images = (A.BasicTransform, A.BaseCompose)
@@ -224,6 +284,15 @@ class Augmentation:
         Returns:
             (B, size, size, 3).
         """
+        if not self.coded_rows:
+            return self._transformed(batch, seed)
+        shown, rows = batch.copy(), self.coded_rows
+        shown[:, -rows:] = batch[:, -rows - 1 : -rows]  # what is above goes on
+        out = self._transformed(shown, seed)
+        out[:, -rows:] = batch[:, -rows:]
+        return out
+
+    def _transformed(self, batch: Pixels, seed: int) -> Pixels:
         if self.backgrounds is not None:
             batch = self._blend(batch, seed)
         if self.functions:

@@ -235,7 +235,10 @@ class HandSignDataModule(pl.LightningDataModule):
             self.seed,
         )
         weight = self.augment["background_weight"] or augmentation.BACKGROUND_WEIGHT
-        transform = augmentation.Augmentation(self.transforms, self.image_size, scenes, weight)
+        coded_rows = self.preparation.coded_rows if self.preparation else 0
+        transform = augmentation.Augmentation(
+            self.transforms, self.image_size, scenes, weight, coded_rows
+        )
         rows = self.subsets.train
         labels = self._balanced_labels(rows)
         batches = EpochBatchSampler(rows, self.fold.batch_size, self.seed, self._epoch, labels)

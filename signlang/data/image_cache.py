@@ -52,6 +52,10 @@ class Preparation(Protocol):
     def fixed_size(self) -> int | None:
         """Side of its images where they must not be resized, in pixels; else None."""
 
+    @property
+    def coded_rows(self) -> int:
+        """Rows of pixels at the lower edge that hold numbers: no transform may change them."""
+
     def recall(
         self, root: "Root", paths: Sequence[str], digests: Sequence[str], cache_dir: str
     ) -> Callable[[int, Image.Image], Image.Image]:

@@ -106,12 +106,12 @@ def _hands(info: Mapping[str, Any]) -> list[Text]:
     if "hands" not in info:
         return []
     options = dict(info["hands"]["options"])
-    kind = options.pop("input")
-    seen = (
-        "a square around the hand is cut out of the image"
-        if kind == "HandCrop"
-        else "the 21 points of the hand are written as an image of 8 x 8"
-    )
+    seen = {
+        "HandCrop": "a square around the hand is cut out of the image",
+        "HandPoints": "the 21 points of the hand are written as an image of 8 x 8",
+        "HandBoth": "a square around the hand is cut out of the image, and the 21 points of the "
+        "hand are written into its last row",
+    }[options.pop("input")]
     settings = ", ".join(f"{key} {value}" for key, value in options.items())
     return [
         Text(
@@ -128,7 +128,7 @@ def origin(run: TrainedRun) -> Section:
     settings: Rows = [
         [key, str(record["settings"][key])]
         for key in ("model.name", "optimizer.name", "optimizer.lr", "batch_size", "seed",
-                    "trainer.max_epochs", "label_smoothing")
+                    "trainer.max_epochs", "label_smoothing", "mixup", "cutmix")
         if key in record["settings"]
     ]  # fmt: skip
     rows: Rows = [

@@ -1,6 +1,6 @@
-"""What a network sees of an image: a crop around the hand, or the points of the hand.
+"""What a network sees of an image: a crop around the hand, the points of the hand, or both.
 
-Both take a decoded image and return the image that is resized and classified, so that training,
+All take a decoded image and return the image that is resized and classified, so that training,
 evaluation, export, prediction and service share one step between decoding and resizing. An image in
 which no hand is found follows a rule, `not_found`; it is counted wherever it happens.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from signlang.arrays import Flags, Floats, Pixels
+from signlang.data.image_io import resize_image
 from signlang.errors import SettingError
 from signlang.hands.finder import KNUCKLES, WRIST, Hand, HandFinder
 from signlang.hands.hand_networks import HandNetworks, find_networks, networks_of_key
@@ -60,6 +61,11 @@ class HandInput(ABC):
     def fixed_size(self) -> int | None:
         """Side of its images where they must not be resized, in pixels; else None."""
         return None
+
+    @property
+    def coded_rows(self) -> int:
+        """Rows of pixels at the lower edge that hold numbers: no transform may change them."""
+        return 0
 
     @property
     def options(self) -> dict[str, Any]:
@@ -162,14 +168,52 @@ class HandPoints(HandInput):
 
     def of_hand(self, image: Image.Image, hand: Hand | None) -> Image.Image:
         """The points, of which no pixel may be changed or resized."""
-        numbers = np.zeros(GRID * GRID, dtype=np.int64)
-        if hand is not None:
-            points = normalized_points(hand, mirror=self.mirror)
-            scaled = (np.clip(points, -LIMIT, LIMIT) + LIMIT) / (2 * LIMIT)
-            numbers[:-1] = (scaled * STEPS).round().astype(np.int64).ravel()
-            numbers[-1] = STEPS
-        pixels = np.stack([numbers >> 8, numbers & 255, np.zeros_like(numbers)], axis=1)
-        return Image.fromarray(pixels.astype(np.uint8).reshape(GRID, GRID, 3))
+        return Image.fromarray(point_pixels(hand, mirror=self.mirror).reshape(GRID, GRID, 3))
+
+
+@dataclass(frozen=True)
+class HandBoth(HandCrop):
+    """The crop, whose last row of pixels holds the points instead: those of `HandPoints` in a row.
+
+    One image of the network's size carries both, so that cache, batches, export and service carry
+    it like any other. What else the last row could show is lost.
+
+    Attributes:
+        mirror: Whether left hands are mirrored to right ones, in crop and points.
+        image_size: Width and height of the network's images, in pixels; at least 64.
+    """
+
+    mirror: bool = True
+    image_size: int = 96
+
+    @property
+    def fixed_size(self) -> int | None:
+        """That of the network's images."""
+        return self.image_size
+
+    @property
+    def coded_rows(self) -> int:
+        """The row of the points."""
+        return 1
+
+    def of_hand(self, image: Image.Image, hand: Hand | None) -> Image.Image:
+        """Crop and points, of the network's size."""
+        pixels = resize_image(super().of_hand(image, hand), self.image_size).copy()
+        pixels[-1] = 0
+        pixels[-1, : GRID * GRID] = point_pixels(hand, mirror=self.mirror)
+        return Image.fromarray(pixels)
+
+
+def point_pixels(hand: Hand | None, *, mirror: bool) -> Pixels:
+    """(64, 3) pixels that hold the points of a hand, see `HandPoints`."""
+    numbers = np.zeros(GRID * GRID, dtype=np.int64)
+    if hand is not None:
+        points = normalized_points(hand, mirror=mirror)
+        scaled = (np.clip(points, -LIMIT, LIMIT) + LIMIT) / (2 * LIMIT)
+        numbers[:-1] = (scaled * STEPS).round().astype(np.int64).ravel()
+        numbers[-1] = STEPS
+    pixels = np.stack([numbers >> 8, numbers & 255, np.zeros_like(numbers)], axis=1)
+    return pixels.astype(np.uint8)
 
 
 def normalized_points(hand: Hand, *, mirror: bool) -> Floats:
@@ -201,7 +245,9 @@ def prepared(image: Image.Image, hands: HandInput | None) -> Image.Image:
     return image if hands is None else hands(image)[0]
 
 
-KINDS: Final[Mapping[str, type[HandInput]]] = {"HandCrop": HandCrop, "HandPoints": HandPoints}
+KINDS: Final[Mapping[str, type[HandInput]]] = {
+    kind.__name__: kind for kind in (HandCrop, HandPoints, HandBoth)
+}
 OWN: Final = "signlang.hands.hand_input."
 
 

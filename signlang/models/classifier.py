@@ -100,6 +100,7 @@ class Classifier(pl.LightningModule):
         self.optimizer, self.resolve = dict(optimizer), resolve
         self._training_loss = dict(loss), label_smoothing
         self.loss = self._build_loss() if resolve is import_target else None
+        self.mixing: Callable[..., Batch] | None = None
         # (x / 255 - mean) / std as one subtraction and one multiplication of the bytes
         means, deviations = (
             torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std)
@@ -158,7 +159,11 @@ class Classifier(pl.LightningModule):
         return logits.softmax(1).cpu()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss of a batch."""
+        """Return the loss of a batch, whose images are mixed if `mix_images` says so."""
+        if self.mixing is not None:
+            images, labels = batch
+            planes, shares = self.mixing(images.permute(0, 3, 1, 2).float(), labels)
+            batch = planes.permute(0, 2, 3, 1), shares
         return self._step(batch, "train")[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
@@ -216,9 +221,10 @@ class Classifier(pl.LightningModule):
         Raises:
             SettingError: If the target is no optimizer, or refuses its settings.
         """
+        groups, rate = getattr(self.network, "parameter_groups", None), self.optimizer.get("lr")
         optimizer = build(
             self.optimizer, {"fused": True}, key="optimizer", resolve=self.resolve,
-            positional=(self.parameters(),),
+            positional=(groups(rate) if groups and rate else self.parameters(),),
         )  # fmt: skip
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise SettingError(
@@ -248,7 +254,12 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images).float()
         criterion = self.loss if stage == "train" and self.loss is not None else F.cross_entropy
-        loss: torch.Tensor = criterion(logits, labels)
+        # in training a network may return (B, heads, classes): each head is trained by itself
+        heads = logits.unbind(1) if logits.ndim == 3 else (logits,)
+        loss: torch.Tensor = torch.stack([criterion(one, labels) for one in heads]).mean()
+        logits = logits.mean(1) if logits.ndim == 3 else logits
+        if labels.ndim > 1:  # of mixed images: the class that has the largest share
+            labels = labels.argmax(1)
         values = loss.detach(), len(labels), logits.detach(), labels
         if stage == "train":
             self._train_outputs.append(values)
@@ -267,6 +278,35 @@ class Classifier(pl.LightningModule):
             SettingError: If it takes no weights.
         """
         self.loss = self._build_loss(torch.tensor(weights, dtype=torch.float32))
+
+    def mix_images(self, mixup: float, cutmix: float) -> None:
+        """Train on images that are blended (mixup) or pasted into one another (cutmix).
+
+        Each batch is mixed with itself, by torchvision; with both, one of the two is drawn for it.
+
+        Args:
+            mixup: Of the beta distribution of the shares (Zhang et al. 2018, arXiv 1710.09412); 0:
+                not blended.
+            cutmix: Likewise (Yun et al. 2019, arXiv 1905.04899).
+
+        Raises:
+            SettingError: If the loss takes no targets that are shares of the classes.
+        """
+        from torchvision.transforms import v2
+
+        count, kinds = len(self.classes), ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        mixes = [kind(alpha=alpha, num_classes=count) for kind, alpha in kinds if alpha]
+        self.mixing = v2.RandomChoice(mixes)
+        try:
+            value = self.loss(torch.zeros(2, count), torch.full((2, count), 1 / count))  # type: ignore[misc]
+            fault = "" if math.isfinite(float(value)) else f"it returns {value}"
+        except Exception as error:  # a user's loss may raise anything
+            fault = f"it fails: {type(error).__name__}: {error}"
+        if fault:
+            raise SettingError(
+                f"mixup, cutmix: {self._training_loss[0][TARGET]} must take labels (N, {count}), "
+                f"the shares of the classes; {fault}. Use loss=cross_entropy, or neither of both."
+            )
 
     def _build_loss(self, weights: torch.Tensor | None = None) -> Any:
         """Build the loss and try it once, on logits of the right shape.

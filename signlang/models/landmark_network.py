@@ -75,6 +75,11 @@ class LandmarkNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (B, 3, 8, 8) to (B, num_classes) logits."""
+        logits: torch.Tensor = self.classifier(self.hidden(images))
+        return logits
+
+    def hidden(self, images: torch.Tensor) -> torch.Tensor:
+        """Map (B, 3, 8, 8) to (B, width), what the classes are told by."""
         points, found = decode_points(images)
         if self.training:
             points = moved(points, self.movement)
@@ -82,8 +87,8 @@ class LandmarkNetwork(nn.Module):
         apart = points[:, self.first] - points[:, self.second]
         distances = (apart.square().sum(dim=2) + 1e-6).sqrt()
         features = torch.cat([points.flatten(1), distances, found], dim=1)
-        logits: torch.Tensor = self.classifier(self.dense(self.features(features)))
-        return logits
+        hidden: torch.Tensor = self.dense(self.features(features))
+        return hidden
 
 
 def decode_points(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

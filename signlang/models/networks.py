@@ -22,7 +22,7 @@ from signlang.components import (
 )
 from signlang.errors import SettingError, WeightsError, suggestion
 from signlang.models import weights as files
-from signlang.validation import check_image_size
+from signlang.validation import NORMALIZATIONS, check_image_size
 
 
 class StridedDepthwise(nn.Conv2d):
@@ -243,6 +243,40 @@ def landmarks(
     return LandmarkNetwork(num_classes, width, dropout, Movement(**movement))
 
 
+def fusion(
+    num_classes: int, image_size: int, pretrained: bool = False, *, image: str = "squeezenet",
+    normalization: str = "imagenet", points_rate: float = 30.0, width: int = 48,
+    dropout: float = 0.1, **movement: float,
+) -> nn.Module:  # fmt: skip
+    """Crop and points of the hand, see `models.fusion_network`.
+
+    Args:
+        num_classes: Number of logits.
+        image_size: Width and height of the images, in pixels.
+        pretrained: Whether the image network starts from its pretrained weights.
+        image: The network of the crop: squeezenet, mobilenetv2, or any of timm by its name.
+        normalization: What its weights want, one of `validation.NORMALIZATIONS`.
+        points_rate: Learning rate of the points, in learning rates of the crop.
+        width: Of the network of the points, as `dropout` and `movement`.
+        dropout: See `landmark_network.LandmarkNetwork`.
+        movement: See `landmark_network.Movement`.
+    """
+    from signlang.models.fusion_network import FusionNetwork
+    from signlang.models.landmark_network import LandmarkNetwork, Movement
+
+    if image == "squeezenet":
+        backbone, features = squeezenet(num_classes, image_size, pretrained), 512
+        backbone.classifier = nn.AdaptiveAvgPool2d(1)
+    else:
+        name = TIMM_NAMES.get(image, image)
+        check_timm_name(name)
+        backbone = _timm(name, pretrained, num_classes=0)
+        features = int(cast(Any, backbone.num_features))
+    mean, std = NORMALIZATIONS[normalization]
+    points = LandmarkNetwork(num_classes, width, dropout, Movement(**movement))
+    return FusionNetwork(backbone, features, points, num_classes, mean, std, points_rate)
+
+
 # own networks: the layer that depends on the classes, and the submodule that plain weights fill
 FACTORIES: Final[Mapping[str, tuple[str, str]]] = {
     "resnet18": ("fc", ""),
@@ -252,6 +286,7 @@ FACTORIES: Final[Mapping[str, tuple[str, str]]] = {
     "mobilenetv2_dense": ("classifier", "backbone"),
     "timm": ("", ""),
     "landmarks": ("classifier", ""),
+    "fusion": ("classifier", "backbone"),
 }
 TIMM_NAMES: Final[Mapping[str, str]] = {
     "resnet18": "resnet18",
@@ -269,6 +304,10 @@ def pretrained_weights(network: Mapping[str, Any]) -> files.HubWeights | None:
     Raises:
         WeightsError: If they are in no cache, and cannot be downloaded.
     """
+    if _own_name(network) == "fusion":
+        name = str(network.get("image", "squeezenet"))
+        network = {TARGET: f"{OWN_NETWORKS}.{name if name in FACTORIES else 'timm'}",
+                   "architecture": name}  # fmt: skip
     if _own_name(network) == "squeezenet":
         from torchvision.models import SqueezeNet1_0_Weights
 

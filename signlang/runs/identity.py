@@ -40,7 +40,7 @@ UNNAMED: Final = {"fold", *ELSEWHERE} - {
     "data.pretrained", "model.weights", "model.learning_rate", "ckpt_path",
 }  # fmt: skip
 # settings that came later, with the value under which a run is what it was without them
-NEUTRAL: Final = {"split.gap": 0, "balance": "none"}
+NEUTRAL: Final = {"split.gap": 0, "balance": "none", "mixup": 0.0, "cutmix": 0.0}
 PACKAGES: Final = (
     "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",

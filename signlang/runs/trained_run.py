@@ -43,6 +43,9 @@ if TYPE_CHECKING:  # it imports torch
     from signlang.models.classifier import Classifier
 
 
+HOLD_POINTS: Final = ("signlang HandPoints", "signlang HandBoth")
+
+
 class CalibrationFile(Strict, extra="ignore"):
     """`calibration.json`, as far as it is read again; `kept` and `reason` are new in it."""
 
@@ -101,8 +104,8 @@ class TrainedRun(Run):
     def image_sizes(self) -> tuple[int, ...]:
         """Squares to which images were brought one after another, in pixels."""
         settings = self.record["settings"]
-        is_points = settings.get("hands") == "signlang HandPoints"  # which are never resized
-        stored = None if is_points else settings.get("data.stored_size")
+        holds_points = settings.get("hands") in HOLD_POINTS  # which are never resized
+        stored = None if holds_points else settings.get("data.stored_size")
         both = (int(stored or self.image_size), self.image_size)
         return both[:1] if both[0] == both[1] else both
 

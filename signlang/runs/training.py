@@ -56,8 +56,8 @@ CallbackType = TypeVar("CallbackType", bound=pl.Callback)
 # what dashboards other than TensorBoard compare runs by
 HPARAMS: Final = (
     "model.", "optimizer.", "augment.name", "augment.background_weight", "data.name", "split.",
-    "fold", "seed", "batch_size", "image_size", "label_smoothing", "trainer.max_epochs",
-    "trainer.precision",
+    "fold", "seed", "batch_size", "image_size", "label_smoothing", "mixup", "cutmix",
+    "trainer.max_epochs", "trainer.precision",
 )  # fmt: skip
 SUBSETS: Final = ("validation", "test")
 NEVER: Final = 10**9  # epochs
@@ -117,6 +117,8 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
     )
     if cfg.balance == "loss":
         model.weight_classes(module.class_weights())
+    if cfg.mixup or cfg.cutmix:
+        model.mix_images(cfg.mixup, cfg.cutmix)
     return model
 
 

@@ -17,6 +17,8 @@ from signlang.data.augmentation import (
     build_transforms,
     digits,
     read_backgrounds,
+    robust,
+    trivial,
 )
 from signlang.errors import DataError, SettingError
 
@@ -233,3 +235,30 @@ def test_transforms_that_break_the_contract_are_refused(name: str, sentence: str
         build_transforms(node(name), 40, 20)
     with pytest.raises(SettingError, match="must return a list of albumentations transforms"):
         build_transforms({"_target_": "collections.Counter"}, 40, 20)
+
+
+def test_rows_of_numbers_stay_and_do_not_show() -> None:
+    batch = np.full((40, 64, 64, 3), 100, np.uint8)
+    batch[:, -1] = np.random.default_rng(0).integers(0, 2, (40, 64, 3)) * 255
+    for transforms in (digits(), robust()[:2]):
+        out = Augmentation(transforms, 64, coded_rows=1)(batch, 1)
+        assert np.array_equal(out[:, -1], batch[:, -1])
+        assert (out[:, :-1] == 100).all(), "moved into the image, they would be seen"
+
+
+@pytest.mark.parametrize("name", ["robust", "trivial"])
+def test_transforms_for_strangers_change_most_images_and_fit_any_size(name: str) -> None:
+    for size in (32, 200):
+        node = {"_target_": f"signlang.data.augmentation.{name}"}
+        transforms = build_transforms(node, size, size)
+        batch = np.random.default_rng(0).integers(0, 256, (12, size, size, 3), dtype=np.uint8)
+        out = Augmentation(transforms, size)(batch, 0)
+        assert out.shape == batch.shape
+        assert [np.array_equal(*pair) for pair in zip(out, batch, strict=True)].count(True) < 6
+
+
+def test_trivial_draws_one_transform_for_each_image() -> None:
+    (one,) = trivial()
+    assert type(one).__name__ == "OneOf"
+    assert len(one.transforms) == 14
+    assert {each.p for each in one.transforms} == {1.0}

@@ -14,6 +14,8 @@ from signlang.data import augmentation, datamodule
 from signlang.data.datamodule import EpochBatchSampler, HandSignDataModule, Prefetcher
 from signlang.data.index import Subsets
 from signlang.data.splits import Fold
+from signlang.hands.hand_input import HandBoth
+from signlang.hands.hand_networks import HandNetworks
 
 
 class Recorder(pl.LightningModule):
@@ -40,6 +42,7 @@ def module_of(
     cache_dir: Path,
     transforms: Callable[[], list[Any]] = augmentation.none,
     stored_size: int | None = None,
+    **more: Any,
 ) -> HandSignDataModule:
     source = {"_target_": "signlang.data.sources.folder"}
     data = {"source": source, "root": str(root), "signers": None, "on_bad_image": "error",
@@ -49,7 +52,8 @@ def module_of(
     fold = Fold(data=data, split=split, folds=3, fold=0, batch_size=6, cache_dir=str(cache_dir))
     node = {"_target_": f"signlang.data.augmentation.{transforms.__name__}"}
     augment = {"transforms": node, "backgrounds": None, "background_weight": None}
-    return HandSignDataModule(fold=fold, augment=augment, image_size=32, workers=0, seed=0)
+    options = {"image_size": 32, "workers": 0, "seed": 0, **more}
+    return HandSignDataModule(fold=fold, augment=augment, **options)
 
 
 def epochs_of(
@@ -230,3 +234,16 @@ def test_a_thread_prepares_batches_only_where_a_core_is_free(
     assert loader.num_workers == 2
     assert loader.persistent_workers
     assert isinstance(module.val_dataloader(), Prefetcher) == prefetched
+
+
+def test_augmentation_leaves_the_points_under_a_crop_alone(
+    made_networks: HandNetworks, tiny: Path, tmp_path: Path
+) -> None:
+    both = HandBoth(networks=made_networks, image_size=64)
+    module = module_of(tiny, tmp_path, augmentation.digits, 48, image_size=64, preparation=both)
+    assert module.stored_size == 64, "whatever data.stored_size is"
+    plain = module.array[module.subsets.train]
+    images = [image for batch, _ in module.train_dataloader() for image in batch.numpy()]
+    assert len({image[-1].tobytes() for image in images}) > 3
+    assert {image[-1].tobytes() for image in images} == {image[-1].tobytes() for image in plain}
+    assert not any(np.array_equal(image[:-1], one[:-1]) for image in images for one in plain)

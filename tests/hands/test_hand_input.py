@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from signlang.data.image_io import resize_image
 from signlang.errors import SettingError
 from signlang.hands.finder import Hand
 from signlang.hands.hand_input import (
+    HandBoth,
     HandCrop,
     HandPoints,
     encoded_points,
@@ -76,6 +78,22 @@ def test_points_are_the_same_wherever_and_however_large_the_hand_is(
     assert not np.asarray(points.of_hand(image, None)).any()
 
 
+@pytest.mark.parametrize("right", [0.9, 0.1])
+def test_one_image_holds_crop_and_points(made_networks: HandNetworks, right: float) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    image, there = Image.fromarray(pixels), hand(50, 40, 30, right=right)
+    both = HandBoth(networks=made_networks, image_size=70)
+    seen = both.of_hand(image, there)
+    assert np.array_equal(resize_image(seen, 70), np.asarray(seen)), "nothing resizes it again"
+    crop = HandCrop(networks=made_networks, mirror=True).of_hand(image, there)
+    assert np.array_equal(np.asarray(seen)[:-1], resize_image(crop, 70)[:-1])
+    points = np.asarray(HandPoints(networks=made_networks).of_hand(image, there))
+    assert np.array_equal(np.asarray(seen)[-1, :64].reshape(8, 8, 3), points)
+    without = np.asarray(both.of_hand(image, None))
+    assert not without[-1].any()
+    assert np.array_equal(without[:-1], resize_image(image, 70)[:-1])
+
+
 def test_the_network_reads_the_points_that_were_written(made_networks: HandNetworks) -> None:
     import torch
 
@@ -93,6 +111,7 @@ def test_an_input_is_made_again_from_what_a_bundle_says(made_networks: HandNetwo
     for one in (
         HandCrop(networks=made_networks, margin=0.1, mirror=True, not_found="blank"),
         HandPoints(networks=made_networks, mirror=False),
+        HandBoth(networks=made_networks, margin=0.1, image_size=72),
     ):
         assert from_options(one.options, made_networks) == one
         assert one.key == from_options(one.options, made_networks).key

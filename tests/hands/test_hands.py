@@ -1,4 +1,4 @@
-"""hands=crop and hands=landmarks from an image file to its probability, by every way there is."""
+"""hands=crop, landmarks and both from an image file to its probability, by every way there is."""
 
 import csv
 import hashlib
@@ -25,6 +25,8 @@ from signlang.server.schemas import ModelInfo, ModelList
 
 POINTS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
 CROP = ("hands=crop", "hands.mirror=true", "data.stored_size=48", "optimizer.lr=1e-3")
+BOTH = ("model=fusion", "model.pretrained=false", "hands=both", "image_size=64",
+        "data.stored_size=48", "trainer.max_epochs=3", "augment=digits")  # fmt: skip
 WITHOUT = {"A/A4.png", "B/B4.png", "ß/ß4.png"}
 
 
@@ -35,7 +37,7 @@ def trained_with(place: Path, images: Path, *words: str) -> api.LoadedRun:
     ])  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[POINTS, CROP], ids=["landmarks", "crop"])
+@pytest.fixture(scope="module", params=[POINTS, CROP, BOTH], ids=["landmarks", "crop", "both"])
 def run(
     request: pytest.FixtureRequest, made_cache: Path, some_without: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -197,6 +199,11 @@ def test_a_bundle_carries_the_networks_that_find_hands(bundle: Path, tmp_path: P
     info = json.loads((bundle / "bundle.json").read_text("utf-8"))
     assert info["format"] == 3
     assert {"hands/palm.onnx", "hands/landmarks.onnx", "hands/LICENSE"} <= set(info["files"])
+    card = (bundle / "card.md").read_text("utf-8").replace("\n", " ")
+    options = info["hands"]["options"]
+    assert ("a square around the hand" in card) == ("margin" in options)
+    assert ("the 21 points" in card) == (options["input"] != "HandCrop")
+    assert ("written into its last row" in card) == (options["input"] == "HandBoth")
     info["hands"] = None
     (tmp_path / "b").mkdir()
     for file in bundle.rglob("*"):
@@ -256,6 +263,12 @@ def test_runs_without_hands_have_no_trace_of_them(trained: Path) -> None:
         (["hands=landmarks"], "an image of 8 x 8; say model=landmarks and image_size=8"),
         (["model=landmarks", "hands=landmarks", "image_size=8", "augment=digits"],
          "cannot be transformed as images"),
+        (["hands=both"], "which model=simple_cnn does not read: say model=fusion"),
+        (["model=fusion", "image_size=64"], "model=fusion reads crop and points of the hand"),
+        (["model=fusion", "hands=both", "image_size=63"], "hands=both needs at least 64"),
+        (["model=fusion", "hands=both", "image_size=64", "hands.image_size=65"],
+         "hands.image_size is the same; leave that out"),
+        (["model=fusion", "hands=both", "image_size=64", "cutmix=1"], "which cannot be mixed"),
         (["hands=crop", "hands.not_found=maybe"], "full (the whole image) or blank (a grey one)"),
     ],
 )  # fmt: skip

@@ -281,3 +281,81 @@ def test_calibration_error_is_of_probabilities_though_logits_look_like_some(
     assert float(trainer.callback_metrics["validation/calibration_error"]) == pytest.approx(
         expected, abs=1e-6
     )
+
+
+class Recorded(torch.nn.Module):
+    """A loss that keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[torch.Tensor] = []
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self.targets.append(targets)
+        return F.cross_entropy(logits, targets)
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
+def test_images_are_mixed_as_their_targets_are(mixup: float, cutmix: float) -> None:
+    model, loss = classifier_of(), Recorded()
+    model.loss = loss
+    model.mix_images(mixup, cutmix)
+    loss.targets.clear()
+    labels = torch.arange(3).repeat(
+        5
+    )  # an odd number of images; one of class k has k full channels
+    images = torch.zeros(15, 27, 27, 3, dtype=torch.uint8)
+    for label in (1, 2):
+        images[labels == label, :, :, :label] = 255
+    shown: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, given: shown.append(given[0].clone()))
+    torch.manual_seed(0)
+    for _ in range(8):
+        model.training_step((images, labels), 0)
+    for batch, targets in zip(shown, loss.targets, strict=True):
+        assert torch.allclose(targets.sum(dim=1), torch.ones(15), atol=1e-5)
+        full = batch.mean(dim=(1, 2)) / 255
+        assert torch.allclose(full[:, 0], targets[:, 1:].sum(dim=1), atol=1e-4)
+        assert torch.allclose(full[:, 1], targets[:, 2], atol=1e-4)
+    blended = [
+        len(set(batch.flatten().tolist())) > 2 for batch in shown
+    ]  # cutmix pastes pixels as they are
+    assert any(blended) == (mixup > 0)
+    assert all(blended) == (cutmix == 0)
+    model.validation_step((images, labels), 0)
+    assert torch.equal(shown[-1], images), "validation sees them as they are"
+
+
+class TwoHeads(torch.nn.Module):
+    """A network that has two heads in training, the second of a rate of its own."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(27, num_classes) for _ in range(2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = torch.stack([head(images.mean(dim=(1, 2))) for head in self.heads], dim=1)
+        return logits if self.training else logits.mean(dim=1)
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        first, second = (list(head.parameters()) for head in self.heads)
+        return [{"params": first}, {"params": second, "lr": 10 * learning_rate}]
+
+
+def test_each_head_of_training_has_the_loss_of_its_own(batches: list[Batch]) -> None:
+    model = classifier_of(network={"_target_": f"{__name__}.TwoHeads"},
+                          optimizer={"_target_": "torch.optim.SGD", "lr": 0.5})  # fmt: skip
+    images, labels = batches[0]
+    loss = model.training_step((images, labels), 0)
+    alone = [F.cross_entropy(one, labels) for one in model(images).unbind(1)]
+    assert loss.item() == pytest.approx(sum(one.item() for one in alone) / 2, abs=1e-5)
+    assert 0 <= model.recent_metrics()[1] <= 1
+    assert [group["lr"] for group in model.configure_optimizers().param_groups] == [0.5, 5.0]
+    model.eval()
+    assert model.validation_step((images, labels), 0)["logits"].shape == (8, 3)
+
+
+def test_a_loss_that_takes_no_shares_of_classes_is_told_before_training() -> None:
+    model = classifier_of(loss={"_target_": "torch.nn.MultiMarginLoss"})
+    with pytest.raises(SettingError, match=r"MultiMarginLoss must take labels \(N, 3\).*it fails"):
+        model.mix_images(0.2, 0.0)

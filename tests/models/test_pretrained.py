@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from conftest import QUICK, run_command
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from signlang import api
 from signlang.errors import RunError, SettingError, WeightsError
@@ -42,6 +42,9 @@ def forget() -> None:
     file_digest.cache_clear()
 
 
+FUSION = {"_target_": "signlang.models.networks.fusion", "image": "test_resnet"}
+
+
 def put_in_cache(hubs: Path, seed: int = 1) -> Path:
     """Weights of a small network of timm, where its hub's library would have stored them."""
     torch.manual_seed(seed)
@@ -53,6 +56,20 @@ def put_in_cache(hubs: Path, seed: int = 1) -> Path:
     save_file(timm.create_model("test_resnet").state_dict(), file)
     forget()
     return file
+
+
+def test_the_crops_of_a_fusion_start_from_the_weights_of_its_image_network(hubs: Path) -> None:
+    file = put_in_cache(hubs)
+    found = pretrained_weights(FUSION)
+    assert found is not None
+    assert found.file == file.resolve()
+    wanted = timm.create_model("test_resnet", num_classes=0).state_dict().keys()
+    state = load_file(file)
+    for options in ({"pretrained": True}, {"weights": str(file)}):
+        network = build_network(FUSION, 3, 64, **options)
+        backbone = network.get_submodule("backbone").state_dict()
+        assert backbone.keys() == wanted
+        assert all(torch.equal(backbone[key], state[key]) for key in wanted)
 
 
 def test_weights_come_from_the_cache_of_the_hub(hubs: Path) -> None:
