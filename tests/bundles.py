@@ -71,14 +71,14 @@ def _model(nodes: list[onnx.NodeProto], constants: Mapping[str, Any], classes: i
     return bytes(model.SerializeToString())
 
 
-def resizing(network: bytes) -> bytes:
-    """A network that resizes to 32 x 32 pixels first, as exported ones do."""
-    before = resize_graph([32], opset=18, ir_version=9)
+def resizing(network: bytes, size: int = 32) -> bytes:
+    """A network that resizes to size x size pixels first, as exported ones do."""
+    before = resize_graph([size], opset=18, ir_version=9)
     before.graph.node.append(
         helper.make_node("Transpose", ["resized"], ["upright"], perm=[0, 2, 3, 1])
     )
     before.graph.output[0].CopyFrom(
-        helper.make_tensor_value_info("upright", TensorProto.UINT8, ["n", 32, 32, 3])
+        helper.make_tensor_value_info("upright", TensorProto.UINT8, ["n", size, size, 3])
     )
     after = onnx.compose.add_prefix(
         onnx.load_from_string(network), "network/", rename_outputs=False
@@ -87,12 +87,16 @@ def resizing(network: bytes) -> bytes:
     return bytes(whole.SerializeToString())
 
 
-def points_network() -> bytes:
-    """Any classifier of the points in images of `HandPoints`, which looks at each of them."""
+def points_network(*, in_row: bool = False) -> bytes:
+    """Any classifier of the points in images of `HandPoints`, which looks at each of them.
+
+    Args:
+        in_row: The points are in the last row, as in images of `HandBoth`.
+    """
     rng = np.random.default_rng(0)
     constants = {
-        "begin": np.array([0, 0], np.int64),
-        "end": np.array([8, 8], np.int64),
+        "begin": np.array([-1 if in_row else 0, 0], np.int64),
+        "end": np.array([2**31 - 1, 64] if in_row else [8, 8], np.int64),
         "along": np.array([1, 2], np.int64),
         "bytes": np.array([256, 1, 0], np.float32).reshape(3, 1) / 65535,
         "flat": np.array([-1, 64], np.int64),

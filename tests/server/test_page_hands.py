@@ -28,7 +28,7 @@ from webcams import room, with_hand, write_frames
 
 from signlang.hands import finder, hand_input
 from signlang.hands.finder import Hand
-from signlang.hands.hand_input import HandCrop, HandInput, HandPoints
+from signlang.hands.hand_input import HandBoth, HandCrop, HandInput, HandPoints
 from signlang.hands.hand_networks import (
     LANDMARKS,
     LICENSE,
@@ -75,6 +75,11 @@ def write_bundles(place: Path, real: HandNetworks, made: HandNetworks) -> list[P
         "points": (HandPoints(real), bundles.points_network()),
         "crop": (HandCrop(real, margin=0.6, mirror=True, not_found="blank"), half),
         "whole": (HandCrop(made), half),
+        "both": (
+            HandBoth(real, image_size=64),
+            bundles.resizing(bundles.points_network(in_row=True), 64),
+        ),
+        "both-crop": (HandBoth(real, margin=0.6, image_size=64), half),
     }
     signs = {"points": {"A": DRAWN, "space": DRAWN}}
     return [
@@ -149,6 +154,8 @@ def check_agreement(page: Page, predictor: Predictor, image: Image.Image) -> Han
 SEEN = {
     "whole": ["tall", "dark"],
     "crop": ["small", "left", "edge", "none"],
+    "both": ["left", "none"],
+    "both-crop": ["left", "edge", "none"],
     "points": ["small", "left", "tall", "edge", "large", "none"],
 }
 

@@ -353,13 +353,13 @@ function normalized({ points, right }, mirror) {
   return own.map((point) => point.map((value) => value / palm));
 }
 
-/** The points as an image: two bytes a number, red before green; the last one says that there is a hand. */
-function pointsImage(hand, mirror) {
-  const image = blank(GRID, GRID);
-  if (!hand) return image;
+/** The points as pixels: two bytes a number, red before green; the last one says that there is a hand. */
+function pointPixels(hand, mirror) {
+  const pixels = new Uint8Array(3 * GRID * GRID);
+  if (!hand) return pixels;
   const numbers = normalized(hand, mirror).flat().map((value) => rounded(((clamp(value, -LIMIT, LIMIT) + LIMIT) / (2 * LIMIT)) * STEPS));
-  [...numbers, STEPS].forEach((number, i) => image.data.set([number >> 8, number & 255], 3 * i));
-  return image;
+  [...numbers, STEPS].forEach((number, i) => pixels.set([number >> 8, number & 255], 3 * i));
+  return pixels;
 }
 
 /** Indices around a place of an axis, mirrored at its ends as often as needed. */
@@ -372,7 +372,14 @@ function span(middle, side, length) {
   });
 }
 
-function handCrop(image, { box: [left, top, right, bottom], right: likely }, { margin, mirror }) {
+function handCrop(image, hand, { margin, mirror, not_found }) {
+  if (!hand && not_found === "full") return image;
+  if (!hand) {
+    const grey = blank(BLANK_SIDE, BLANK_SIDE);
+    grey.data.fill(GREY);
+    return grey;
+  }
+  const { box: [left, top, right, bottom], right: likely } = hand;
   const side = Math.max(rounded(Math.max(right - left, bottom - top) * (1 + 2 * margin)), 2);
   const columns = span((left + right) / 2, side, image.width);
   if (mirror && likely < 0.5) columns.reverse();
@@ -381,10 +388,13 @@ function handCrop(image, { box: [left, top, right, bottom], right: likely }, { m
 
 /** What the network sees of an image with a hand, or with none (null). */
 export function handImage(image, hand, options) {
-  if (options.input === "HandPoints") return pointsImage(hand, options.mirror);
-  if (hand) return handCrop(image, hand, options);
-  if (options.not_found === "full") return image;
-  const grey = blank(BLANK_SIDE, BLANK_SIDE);
-  grey.data.fill(GREY);
-  return grey;
+  if (options.input === "HandPoints") return { data: pointPixels(hand, options.mirror), width: GRID, height: GRID };
+  const crop = handCrop(image, hand, options);
+  if (options.input !== "HandBoth") return crop;
+  const { image_size: side, mirror } = options;
+  const data = resized(crop, side, side).data.slice();
+  const last = 3 * side * (side - 1); // the row of the points
+  data.fill(0, last);
+  data.set(pointPixels(hand, mirror), last);
+  return { data, width: side, height: side };
 }
