@@ -391,12 +391,13 @@ def test_hands_that_point_elsewhere_than_their_class_are_found() -> None:
     sideways = [pointing(80 + angle) for angle in (-10, 0, 10)]
     sideways += [pointing(-80 + angle, right=0.1) for angle in (-10, 0, 10)]  # left hands
     anywhere = [pointing(angle) for angle in (0, 90, 180, 270)]
-    odd = [pointing(-95), pointing(-65, right=0.2), pointing(40), None]
+    odd = [pointing(-95), pointing(-80, right=0.2), pointing(40), None]
     hands = [*upright, *odd, *sideways, pointing(0), *anywhere]
     labels = np.array([0] * 9 + [1] * 7 + [2] * 4)
     turned = statistics.turned_hands(hands, labels)
-    assert list(turned) == [5, 15]
-    assert turned[5] == pytest.approx(-92, abs=12)
+    assert list(turned) == [5, 6, 15]
+    assert turned[5] == pytest.approx(-95, abs=12)
+    assert turned[6] == pytest.approx(-80, abs=12), "counted as it is seen, not as mirrored"
     assert turned[15] == pytest.approx(-69, abs=3)
     assert statistics.turned_hands([None, None], labels[:2]) == {}
 
