@@ -87,7 +87,9 @@ def finest_layer(model: Classifier) -> nn.Module | None:
     sizes: list[tuple[nn.Module, int]] = []
 
     def note(layer: nn.Module, given: Any, out: Any) -> None:
-        if isinstance(out, torch.Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
+        if isinstance(out, torch.Tensor) and out.ndim == 3:  # tokens: places before are mixed
+            sizes.clear()
+        elif isinstance(out, torch.Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
             sizes.append((layer, min(out.shape[2:])))
 
     leaves = [one for one in model.network.modules() if not list(one.children())]

@@ -91,6 +91,15 @@ def test_the_map_is_where_the_class_is() -> None:
     assert heat.sum() == pytest.approx(64, abs=1)
 
 
+def test_a_network_of_tokens_has_no_map_of_places() -> None:
+    model = classifier("simple_cnn", "AB", 32)
+    model.network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten(2), torch.nn.Linear(64, 2),
+        torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten(),
+    )  # fmt: skip
+    assert finest_layer(model) is None
+
+
 def test_mistakes_come_first_then_every_class() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2])
     probabilities = np.array([
