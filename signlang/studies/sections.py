@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from PIL import Image
-
-from signlang.data import sources
+from signlang.data import image_io, sources
 from signlang.data.boxes import Crop
+from signlang.data.image_io import BadImageError
 from signlang.errors import DataError
 from signlang.metrics import classification
 from signlang.metrics.classification import reliability_diagram
@@ -341,10 +340,15 @@ def explanations(ranking: Ranking) -> Section | None:
     for number, row in enumerate(bests(ranking), start=1):
         files = [run.path / EXPLANATIONS for run in row.setting.runs]
         file = next((one for one in files if one.is_file()), None)
-        if file is not None:
-            name, alt = named("explanations", number), f"Where {row.label} looks"
-            caption = f"{row.label}, {file.parent.name}"
-            blocks.append(ImageBlock(name, alt, Image.open(file).convert("RGB"), caption))
+        if file is None:
+            continue
+        name, alt = named("explanations", number), f"Where {row.label} looks"
+        try:
+            sheet = image_io.decode(image_io.read_bytes(file))
+        except BadImageError as error:
+            blocks.append(Text(f"{file} cannot be shown: {error}."))
+            continue
+        blocks.append(ImageBlock(name, alt, sheet, f"{row.label}, {file.parent.name}"))
     text = (
         "Of images: what speaks for the predicted sign in the last layer that has places "
         "(Grad-CAM). A map tells where, not why. Of points: how much the right sign loses when a "

@@ -45,6 +45,9 @@ def test_a_run_shows_where_it_looks(tiny: Path, tmp_path: Path) -> None:
     api.compare(study, allow_incomplete=True)
     assert "Where the networks look</h2>" in (study / "report.html").read_text("utf-8")
     assert (study / "figures" / "explanations.png").is_file()
+    (run.path / "explanations.png").write_bytes(b"no image")
+    api.compare(study, allow_incomplete=True)
+    assert "cannot be shown: not an image" in (study / "report.html").read_text("utf-8")
 
 
 def test_points_are_drawn_as_a_hand(some_without: Path, made_cache: Path, tmp_path: Path) -> None:
