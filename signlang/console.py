@@ -229,7 +229,7 @@ def show_columns(
         return
     screen = Console(highlight=False)
     widths = [
-        max(map(len, (*name.split("\n"), *cells)))
+        max(len(line) for cell in (name, *cells) for line in cell.split("\n"))
         for name, cells in zip(header, zip(*rows, strict=True), strict=True)
     ]
     widths[flexible] = min(widths[flexible], NARROWEST)

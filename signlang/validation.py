@@ -490,6 +490,21 @@ def _is_color(numbers: list[float]) -> list[float]:
 
 OF_WEIGHTS: Final = ("classes", "mean", "std", "size", "swap_axes")
 OF_RUNS: Final = ("unseen", "calibrate", "wanted_precision")
+CORRUPTIONS: Final = (
+    "brightness", "contrast", "blur", "motion_blur", "jpeg", "noise", "rotation", "scale", "shift",
+    "occlusion", "mirror", "background",
+)  # fmt: skip
+
+
+def _are_corruptions(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    for name in value if isinstance(value, list) else [value]:
+        if name not in CORRUPTIONS:
+            raise ValueError(
+                f"{name} is no corruption; true tries all. {suggestion(str(name), CORRUPTIONS)}"
+            )
+    return value if isinstance(value, list) else [value]
 
 
 class EvaluateConfig(FoldsConfig):
@@ -509,6 +524,7 @@ class EvaluateConfig(FoldsConfig):
     calibrate: bool = False
     trust: bool = False
     wanted_precision: Precision | None = None
+    corruptions: Annotated[bool | list[str], BeforeValidator(_are_corruptions)] = False
 
     @model_validator(mode="after")
     def _check_network(self) -> "EvaluateConfig":

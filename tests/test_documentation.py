@@ -28,8 +28,8 @@ README: Final = Page(ROOT / "README.md")
 SITE: Final = [Page(file) for file in PAGES]
 WITH_COMMANDS: Final = [page for page in [README, *SITE] if page.commands or page.python]
 SLOW: Final = {  # typed by `make test-all`; their words are checked each time
-    "augment", "compare-and-search", "cpu-and-gpu", "evaluate", "manage-runs", "notebook",
-    "own-network", "read-the-report", "resume", "switches",
+    "augment", "check-data", "compare-and-search", "cpu-and-gpu", "evaluate", "explain",
+    "manage-runs", "notebook", "own-network", "read-the-report", "resume", "robustness", "switches",
 }  # fmt: skip
 TYPED: Final = [
     pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.path.stem in SLOW else [])

@@ -119,7 +119,7 @@ class ImageLogger(pl.Callback):
             classes = trainer.datamodule.index.classes  # type: ignore[attr-defined]
             titles = [[one_line(classes[label], 16)] for label in labels]
             heading = "first batch, as the network sees it"
-            _show(trainer, "training/images", contact_sheet(heading, images, titles))
+            show(trainer, "training/images", contact_sheet(heading, images, titles))
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
@@ -173,7 +173,7 @@ def _show_mistakes(
     if len(worst) < len(wrong):
         heading += f"; the {len(worst)} with the highest confidence"
     images = data.array[getattr(data.subsets, subset)[worst]] if len(worst) else []
-    _show(trainer, name, contact_sheet(heading, images, titles))
+    show(trainer, name, contact_sheet(heading, images, titles))
 
 
 def _writers(trainer: pl.Trainer) -> list[Any]:
@@ -183,7 +183,8 @@ def _writers(trainer: pl.Trainer) -> list[Any]:
     ]
 
 
-def _show(trainer: pl.Trainer, name: str, sheet: Image.Image) -> None:
+def show(trainer: pl.Trainer, name: str, sheet: Image.Image) -> None:
+    """Show an image on TensorBoard, where it is the logger."""
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=QUALITY)
     image = Summary.Image(

@@ -1,8 +1,8 @@
 """Analysis of a data set for its card: index, folds, duplicates, label errors, warnings."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
 from signlang.errors import DataError, SettingError
 from signlang.files import parse_json, write_csv, write_json
 from signlang.hands.hand_input import build_input
+from signlang.hands.hand_store import find_hands
 from signlang.reporting.formatting import counted
 from signlang.runs.folder import find_folder
 
@@ -49,6 +50,8 @@ class Analysis:
         suspects: Images whose label is probably wrong.
         samples: Number of images on a sample sheet.
         hands: (N,) whether a hand is found; None: not searched.
+        turned: Degrees by which hands are turned against those of their class, by row, the
+            farthest first.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Analysis:
     suspects: list[Suspect]
     samples: int
     hands: Flags | None = None
+    turned: Mapping[int, float] = field(default_factory=dict)
 
     @cached_property
     def odd(self) -> dict[int, str]:
@@ -141,9 +145,11 @@ def analyse(cfg: DictConfig) -> Analysis:
     )
     node: Any = OmegaConf.to_container(cfg.hands, resolve=True)
     seen = build_input(node, str(cfg.cache_dir))
-    hands = None
+    hands, turned = None, {}
     if seen is not None:
-        hands = seen.found(index.root, index.paths, digests, str(cfg.cache_dir))
+        found = find_hands(index.root, index.paths, digests, seen.networks, str(cfg.cache_dir))
+        hands = np.array([hand is not None for hand in found], dtype=np.bool_)
+        turned = statistics.turned_hands(found, index.labels)
     return Analysis(
         name=cfg.data.name,
         index=index,
@@ -161,6 +167,7 @@ def analyse(cfg: DictConfig) -> Analysis:
         suspects=label_errors.suspicious_labels(index.labels, predictions) if predictions else [],
         samples=cfg.samples,
         hands=hands,
+        turned=turned,
     )
 
 
@@ -183,7 +190,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     odd = (("odd", analysis.index.paths[row], reason) for row, reason in analysis.odd.items())
     bad = [("unusable", file.path, file.reason) for file in analysis.index.excluded]
     write_csv(out / "files.csv", ("state", "path", "reason"), [*bad, *odd])
-    for name in ("groups.csv", "suspicious.csv", "hands.csv"):
+    for name in ("groups.csv", "suspicious.csv", "hands.csv", "turned.csv"):
         (out / name).unlink(missing_ok=True)  # of an earlier card
     rows_of_groups = list(_group_rows(analysis))
     if rows_of_groups:
@@ -191,6 +198,12 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     if analysis.hands is not None:
         missing = [(analysis.index.paths[n], analysis.label(n)) for n in analysis.without_hand]
         write_csv(out / "hands.csv", ("path", "label"), missing)
+    if analysis.turned:
+        lines = (
+            (analysis.index.paths[row], analysis.label(row), f"{degrees:.0f}")
+            for row, degrees in analysis.turned.items()
+        )
+        write_csv(out / "turned.csv", ("path", "label", "degrees"), lines)
     if analysis.predictions is None:
         return
     header = "path,label,suggested,p_label,p_suggested"
@@ -236,6 +249,8 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         rows["hands found in"] = (
             f"{len(index) - count:,} images, and not in {count:,}, which hands.csv lists"
         )
+    if analysis.turned:
+        rows["turned hands"] = f"{counted(len(analysis.turned), 'image')}, which turned.csv lists"
     if any(analysis.unused):
         fewest, most = min(analysis.unused), max(analysis.unused)
         rows["left out of training"] = f"{fewest:,} to {most:,} images a fold, too near to its own"
@@ -328,7 +343,13 @@ UNEVEN: Final = 1.5  # times as many images in the largest class as in the small
 
 def warnings(analysis: Analysis) -> list[str]:
     """Sentences on faults and limits of the data set, the most serious first."""
-    return [*_wrong_labels(analysis), *_leaks(analysis), *_people(analysis), *_rest(analysis)]
+    return [
+        *_wrong_labels(analysis),
+        *_turned(analysis),
+        *_leaks(analysis),
+        *_people(analysis),
+        *_rest(analysis),
+    ]
 
 
 def _wrong_labels(analysis: Analysis) -> Iterator[str]:
@@ -346,6 +367,15 @@ def _wrong_labels(analysis: Analysis) -> Iterator[str]:
             f"{counted(count, 'label')} {'is' if count == 1 else 'are'} probably wrong according "
             "to networks that were not trained on these images and predict "
             f"{analysis.agreement:.1%} of all labels: check them."
+        )
+
+
+def _turned(analysis: Analysis) -> Iterator[str]:
+    if analysis.turned:
+        yield (
+            f"{counted(len(analysis.turned), 'hand')} "
+            f"{'points' if len(analysis.turned) == 1 else 'point'} elsewhere than the others of "
+            f"the class, by {statistics.TURNED:g} degrees or more: does the image lie on its side?"
         )
 
 

@@ -279,6 +279,18 @@ def hands_section(analysis: Analysis) -> Section | None:
                 f"No hand is found in these{first_of(len(shown), len(without))}: {names}",
             )
         )
+    if analysis.turned:
+        shown = list(analysis.turned)[:NO_HAND]
+        names = ", ".join(f"{index.paths[row]} {analysis.turned[row]:+.0f}°" for row in shown)
+        blocks.append(
+            ImageBlock(
+                "turned",
+                f"{counted(len(shown), 'image')} of turned hands",
+                thumbnail_grid(index, shown, columns=8),
+                "Hands that point elsewhere than those of their class, with the angle, clockwise"
+                f"{first_of(len(shown), len(analysis.turned))}: {names}. All are in turned.csv.",
+            )
+        )
     return Section("Hands", blocks)
 
 
@@ -292,7 +304,7 @@ def first_of(rows: int, total: int) -> str:
 
 
 FIGURES: Final = re.compile(
-    r"(counts|signers|sizes|hands|(samples|mean|duplicates|suspicious)-\d+)\.png"
+    r"(counts|signers|sizes|hands|turned|(samples|mean|duplicates|suspicious)-\d+)\.png"
 )
 FEW: Final = 3  # sizes that a table shows better than a chart
 LISTED: Final = 20  # rows of a table of signers

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from signlang.data.collection import data_set_classes, data_settings, read_data_
 from signlang.data.index import Index
 from signlang.data.sources import Root, images_root
 from signlang.errors import DataError, RunError
-from signlang.evaluation import class_mapping
+from signlang.evaluation import class_mapping, corruptions
 from signlang.evaluation.predictors import BATCH, BatchPredictor, find_network
 from signlang.evaluation.results import Evaluation, TrainingOverlap
 from signlang.hands.hand_input import prepared
@@ -171,6 +172,7 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     # before all images are decoded and torch is imported
     class_mapping.map_classes(data_set_classes(data, cfg.cache_dir), classes, mapping)
     index, predictor = read_data_set(data, cfg.cache_dir), load()
+    plan = corruptions.planned(cfg.corruptions, predictor, str(cfg.cache_dir))
     _warn_of_unknown_classes(mapping or {}, index)
     matches = class_mapping.map_classes(index.classes, predictor.classes, mapping)
     overlap = training_overlap(predictor, index, str(cfg.cache_dir))
@@ -192,7 +194,10 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     )
     if not evaluation.known.any():
         raise DataError("None of the images that are left is of a class that the network knows.")
-    return evaluation
+    if not plan.kinds:
+        return evaluation
+    robustness = corruptions.robustness(evaluation, plan, str(cfg.cache_dir))
+    return replace(evaluation, robustness=robustness)
 
 
 def _hands(predictor: BatchPredictor, index: Index, rows: Ints, cache_dir: str) -> Flags | None:

@@ -10,7 +10,7 @@ from signlang import __version__
 from signlang.arrays import Flags
 from signlang.data import sources
 from signlang.evaluation import results, writer
-from signlang.evaluation.results import Evaluation, by_class, by_set, by_signer
+from signlang.evaluation.results import Evaluation, Robustness, by_class, by_set, by_signer
 from signlang.metrics import classification
 from signlang.metrics.classification import (
     Predictions,
@@ -32,7 +32,7 @@ from signlang.reporting.page import (
     Table,
     Text,
 )
-from signlang.reporting.plots import BLUE, COLOURS, INK, new_axes
+from signlang.reporting.plots import BLUE, COLOURS, INK, new_axes, new_figure, style_axes
 
 
 def confusion_view(evaluation: Evaluation) -> Predictions:
@@ -96,7 +96,39 @@ def rejection_chart(curve: RiskCoverage, threshold: float) -> Figure:
     return figure
 
 
-FIGURES: Final = re.compile(r"(confusion|mistakes|unknown|reliability(-2)?|rejection)\.png")
+def robustness_chart(robustness: Robustness, clean: float, has_hands: bool) -> Figure:
+    """Draw accuracy by grade of each corruption, with its interval, from the images as they are."""
+    kinds = robustness.kinds
+    columns = min(len(kinds), 4)
+    lines = -(-len(kinds) // columns)
+    figure = new_figure(max(2.1 * columns, 4.2), 1.9 * lines + 0.6)
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel, (kind, scores) in zip(panels, kinds.items(), strict=False):
+        style_axes(panel)
+        grades = [0, *(one.grade for one in scores)]
+        ends = [one.accuracy.interval or (one.accuracy.value,) * 2 for one in scores]
+        panel.plot(grades, [clean, *(one.accuracy.value for one in scores)], color=BLUE,
+                   marker="o", markersize=3, label="accuracy", clip_on=False)  # fmt: skip
+        low, high = zip((clean, clean), *ends, strict=True)
+        panel.fill_between(grades, low, high, color=BLUE, alpha=0.2, linewidth=0,
+                           label="95 % interval")  # fmt: skip
+        if has_hands:
+            missing = [one.without_hand.value for one in scores if one.without_hand]
+            panel.plot(grades[1:], missing, color=COLOURS[1], linestyle="--", label="no hand found")
+        panel.set_title(kind.replace("_", " "))
+        panel.set(ylim=(0, 1.02), xticks=range(6))
+    for panel in panels[len(kinds) :]:
+        panel.set_axis_off()
+    figure.supxlabel("grade; 0 is the image as it is", color=INK, fontsize=11)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False,
+                  labelcolor=INK)  # fmt: skip
+    return figure
+
+
+FIGURES: Final = re.compile(
+    r"(confusion|mistakes|unknown|reliability(-2)?|rejection|robustness|corrupted)\.png"
+)
 CLASSES: Final = 60  # in a table; all are in per_class.csv
 SIGNERS: Final = 10
 
@@ -124,6 +156,7 @@ def evaluation_page(evaluation: Evaluation) -> Page:
         _signers,
         _mistakes,
         _confidence,
+        _robustness,
         _unknown,
         _matches,
     ]
@@ -273,6 +306,43 @@ def _confidence(evaluation: Evaluation) -> Section:
     alt = f"Errors among the accepted images against their share: {_last(curve)}."
     blocks.append(ImageBlock("rejection", alt, chart, "Risk and coverage by reject threshold"))
     return Section("Calibration", blocks)
+
+
+def _robustness(evaluation: Evaluation) -> Section | None:
+    robustness = evaluation.robustness
+    if robustness is None:
+        return None
+    clean = evaluation.share(evaluation.correct, evaluation.known)
+    text = (
+        "Each image of a shared class is damaged before its hand is looked for and before it is "
+        "resized, always in the same way, so that two networks see the same images. The grades "
+        f"are our own, not those of a camera. As they are, {writer.with_interval(clean)} of the "
+        "images are recognised. All figures are in corruptions.csv."
+    )
+    worst = min(robustness.scores, key=lambda one: one.accuracy.value)
+    alt = f"Accuracy by grade of each corruption, from {worst.accuracy.value:.4f} ({worst.kind})."
+    chart = robustness_chart(robustness, clean.value, evaluation.hands is not None)
+    grades = writer.grade_header(robustness)
+    rows = writer.robustness_cells(robustness, lambda one: one.accuracy)
+    blocks: Blocks = [
+        Text(text),
+        ImageBlock("robustness", alt, chart),
+        _grades("Accuracy and 95 % interval by grade", grades, rows),
+    ]
+    if evaluation.hands is not None:
+        rows = writer.robustness_cells(robustness, lambda one: one.without_hand)
+        blocks.append(_grades("Share of images in which no hand is found", grades, rows))
+    alt = "One image in all grades of each corruption."
+    blocks.append(ImageBlock("corrupted", alt, robustness.sheet, "The grades, of one image"))
+    return Section("Robustness", blocks)
+
+
+def _grades(caption: str, grades: list[str], cells: list[list[str]]) -> Table:
+    rows: Rows = [
+        [kind, *(Number(cell.replace("\n", " (") + ")" * ("\n" in cell)) for cell in rest)]
+        for kind, *rest in cells
+    ]
+    return Table(caption, ["corruption", *grades], rows)
 
 
 def _last(curve: RiskCoverage) -> str:

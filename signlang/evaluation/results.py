@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from signlang.arrays import Flags, Floats, Ints
 from signlang.data.boxes import MARGIN
@@ -47,6 +48,50 @@ class TrainingOverlap:
         return self.trained_on | self.selected_on
 
 
+@dataclass(frozen=True)
+class CorruptionScore:
+    """Results of one grade of a corruption.
+
+    Attributes:
+        kind: Of corruption.
+        grade: From 1, the mildest.
+        amount: How strong it is.
+        accuracy: Recognised images of shared classes.
+        without_hand: Those in which no hand is found; None where the network sees whole images.
+    """
+
+    kind: str
+    grade: int
+    amount: str
+    accuracy: Proportion
+    without_hand: Proportion | None
+
+
+@dataclass(frozen=True, eq=False)
+class Robustness:
+    """Results on corrupted images.
+
+    Attributes:
+        scores: Of each kind and grade.
+        remarks: Sentences on what is left out.
+        sheet: One image in all grades of each kind.
+        seconds: Duration.
+    """
+
+    scores: tuple[CorruptionScore, ...]
+    remarks: tuple[str, ...]
+    sheet: Image.Image
+    seconds: float
+
+    @property
+    def kinds(self) -> dict[str, list[CorruptionScore]]:
+        """Scores of each kind, by grade."""
+        return {
+            kind: [one for one in self.scores if one.kind == kind]
+            for kind in dict.fromkeys(one.kind for one in self.scores)
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Predictions of a network for labelled images, and the metrics derived from them.
@@ -63,6 +108,7 @@ class Evaluation:
         seconds: Duration of the predictions.
         box_margin: Of the crops, if there are any.
         hands: (n,) whether a hand was found; None where the network sees whole images.
+        robustness: Results on corrupted images; None where they were not asked for.
     """
 
     predictor: BatchPredictor
@@ -76,6 +122,7 @@ class Evaluation:
     seconds: float
     box_margin: float = MARGIN
     hands: Flags | None = None
+    robustness: Robustness | None = None
 
     @cached_property
     def labels(self) -> Ints:
@@ -312,6 +359,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         sentences.append(
             f"{counted(len(evaluation.index.excluded), 'file')} could not be used: see files.csv."
         )
+    if evaluation.robustness is not None:
+        sentences += evaluation.robustness.remarks
     return sentences
 
 

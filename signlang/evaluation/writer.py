@@ -1,6 +1,6 @@
 """Output files and terminal tables of an evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,15 @@ from signlang.console import log, show_columns, show_table
 from signlang.data.index import distinct_name, other_root
 from signlang.errors import SettingError
 from signlang.evaluation import results
-from signlang.evaluation.results import ClassScore, Evaluation, by_class, by_set, by_signer
+from signlang.evaluation.results import (
+    ClassScore,
+    CorruptionScore,
+    Evaluation,
+    Robustness,
+    by_class,
+    by_set,
+    by_signer,
+)
 from signlang.files import SET, parse_json, write_csv, write_json
 from signlang.metrics import classification
 from signlang.metrics.calibration import calibration_effects, fields_of
@@ -52,6 +60,51 @@ def show_evaluation(evaluation: Evaluation, out: Path) -> None:
         ]
         header = ("signer", "images", "recognised", "95 % interval")
         show_columns(coverage_text("signers", len(lines), len(signers)), header, lines, flexible=0)
+    show_robustness(evaluation)
+
+
+def show_robustness(evaluation: Evaluation) -> None:
+    """Show the accuracy under each corruption, and the share without a hand."""
+    if evaluation.robustness is None:
+        return
+    clean = evaluation.share(evaluation.correct, evaluation.known)
+    title = f"corrupted images: accuracy and 95 % interval; as they are {with_interval(clean)}"
+    grades = grade_header(evaluation.robustness)
+    rows = robustness_cells(evaluation.robustness, lambda one: one.accuracy)
+    show_columns(title, ["corruption", *grades], rows, flexible=0)
+    if evaluation.hands is not None:
+        rows = robustness_cells(evaluation.robustness, lambda one: one.without_hand)
+        title = "share of the corrupted images in which no hand is found"
+        show_columns(title, ["corruption", *grades], rows, flexible=0)
+
+
+def grade_header(robustness: Robustness) -> list[str]:
+    """Names of the columns of grades."""
+    return [f"grade {number + 1}" for number in range(max(map(len, robustness.kinds.values())))]
+
+
+def robustness_cells(
+    robustness: Robustness, share: Callable[[CorruptionScore], Proportion | None]
+) -> list[list[str]]:
+    """One row for each kind of corruption: a share of each grade."""
+    grades = len(grade_header(robustness))
+    rows = []
+    for kind, scores in robustness.kinds.items():
+        cells = [short_share(share(one)) for one in scores]
+        rows.append([kind, *cells, *["-"] * (grades - len(cells))])
+    return rows
+
+
+def short_share(share: Proportion | None) -> str:
+    r"""Write a share above its interval, in nine characters a line.
+
+    >>> short_share(Proportion(81, 263, (0.2553, 0.3662))), short_share(None)
+    ('0.308\n0.26-0.37', '-')
+    """
+    if share is None or not share.total:
+        return "-"
+    ends = "-".join(f"{end:.2f}" for end in share.interval) if share.interval else "no interval"
+    return f"{share.value:.3f}\n{ends}"
 
 
 def headlines(evaluation: Evaluation) -> dict[str, str]:
@@ -152,10 +205,14 @@ def coverage_text(what: str, rows: int, total: int) -> str:
 
 LONGEST: Final = 60  # characters of the data set's name in the folder's
 OUTPUTS: Final = (
-    "predictions.csv", "per_class.csv", "per_signer.csv", "per_set.csv", "files.csv",
-    "metrics.json",
+    "predictions.csv", "per_class.csv", "per_signer.csv", "per_set.csv", "corruptions.csv",
+    "files.csv", "metrics.json",
 )  # fmt: skip
 FOUND: Final = ("not found", "found")
+PER_CORRUPTION: Final = (
+    "corruption", "grade", "amount", "images", "recognised", "accuracy", "low", "high",
+    "without_hand",
+)  # fmt: skip
 PER_CLASS: Final = (
     "class", "network_class", "matched", "images", "recognised", "accuracy", "low", "high",
     "accuracy_among_shared", "mistaken_for", "times", "rejected",
@@ -222,6 +279,8 @@ def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None
             rows = [(name, share.total, *_recognised(share)) for name, share in shares.items()]
             header = [kind, "images", "recognised", "accuracy", "low", "high"]
             write_csv(out / f"per_{kind}.csv", header, rows)
+    if evaluation.robustness is not None:
+        write_csv(out / "corruptions.csv", PER_CORRUPTION, _corruptions(evaluation))
     if evaluation.index.excluded:
         bad = ((file.path, file.reason) for file in evaluation.index.excluded)
         write_csv(out / "files.csv", ("path", "reason"), bad)
@@ -284,6 +343,7 @@ def metrics_json(evaluation: Evaluation) -> dict[str, Any]:
         "unknown_classes_rejected": classification.as_json(
             evaluation.share(~evaluation.accepted, ~known)
         ),
+        **_corruptions_json(evaluation.robustness),
         "intervals_by": {"kind": evaluation.clusters.kind, "count": evaluation.clusters.count},
         "remarks": [*results.warnings(evaluation), *results.notes(evaluation)],
         "seconds": round(evaluation.seconds, 3),
@@ -334,6 +394,35 @@ def _classes(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
             f"{one.shared_only.value:.6f}" if known else "",
             one.mistaken_for, one.times, one.rejected,
         )  # fmt: skip
+
+
+def _corruptions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
+    """The images as they are, then each grade of each corruption."""
+    assert evaluation.robustness is not None
+    known, hands = evaluation.known, evaluation.hands
+    clean = evaluation.share(evaluation.correct, known)
+    missing = None if hands is None else evaluation.share(~hands, known)
+    for one in (CorruptionScore("none", 0, "", clean, missing), *evaluation.robustness.scores):
+        without = "" if one.without_hand is None else f"{one.without_hand.value:.6f}"
+        share = one.accuracy
+        cells = _recognised(share) if share.total else (0, "", "", "")
+        yield one.kind, one.grade, one.amount, share.total, *cells, without
+
+
+def _corruptions_json(robustness: Robustness | None) -> dict[str, Any]:
+    """Accuracy of each grade of each corruption, with its interval."""
+    if robustness is None:
+        return {}
+    as_json = classification.as_json
+    scores = [
+        {
+            "corruption": one.kind, "grade": one.grade, "amount": one.amount,
+            "accuracy": as_json(one.accuracy),
+            "without_hand": one.without_hand and as_json(one.without_hand),
+        }
+        for one in robustness.scores
+    ]  # fmt: skip
+    return {"corruptions": {"seconds": round(robustness.seconds, 1), "scores": scores}}
 
 
 def _recognised(share: Proportion) -> tuple[object, ...]:

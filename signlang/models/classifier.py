@@ -119,14 +119,17 @@ class Classifier(pl.LightningModule):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 images (B, size, size, 3) to logits (B, classes)."""
+        logits: torch.Tensor = self.network(self.normalized(images))
+        return logits
+
+    def normalized(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 images (B, size, size, 3) to what the network gets, (B, 3, size, size)."""
         count, height, width, channels = images.shape
         # whole rows: broadcasting three numbers along each pixel takes four times as long
         mean, scale = (v.flatten().repeat(height * width) for v in (self.mean, self.scale))
         normalized = images.reshape(count, -1).to(self.mean.dtype).sub_(mean).mul_(scale)
         # a view: the bytes are in channels-last order already
-        planes = normalized.view(count, height, width, channels).permute(0, 3, 1, 2)
-        logits: torch.Tensor = self.network(planes)
-        return logits
+        return normalized.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def predict_images(self, images: Any) -> torch.Tensor:

@@ -30,7 +30,7 @@ ELSEWHERE: Final = (
     "lr_find", "wanted_precision", "data.root", "data.signers",
     "data.pattern", "data.groups", "data.boxes", "data.box_margin", "data.source", "data.sets",
     "data.mapping", "data.classes", "data.pretrained", "model.weights", "model.learning_rate",
-    "ckpt_path",
+    "ckpt_path", "callbacks.explanations",
     "callbacks.images", "callbacks.progress", "callbacks.history", "callbacks.cost",
     "callbacks.last", "callbacks.checkpoint.save_weights_only",
 )  # fmt: skip

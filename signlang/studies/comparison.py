@@ -160,7 +160,7 @@ def glossary_section() -> Section:
 
 
 FIGURES: Final = re.compile(
-    r"((cost|factors)|(curves|confusion|mistakes|reliability)(-\d+)?)\.png"
+    r"((cost|factors)|(curves|confusion|mistakes|explanations|reliability)(-\d+)?)\.png"
 )  # fmt: skip
 
 
@@ -188,6 +188,7 @@ def report_page(ranking: Ranking) -> Page:
         sections.curves(ranking),
         sections.confusion(ranking),
         sections.mistakes(ranking),
+        sections.explanations(ranking),
         sections.reliability(ranking),
         sections.provenance_rows(study),
         glossary_section(),

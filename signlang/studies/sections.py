@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from signlang.data import sources
+from signlang.data import image_io, sources
 from signlang.data.boxes import Crop
+from signlang.data.image_io import BadImageError
 from signlang.errors import DataError
 from signlang.metrics import classification
 from signlang.metrics.classification import reliability_diagram
@@ -15,6 +16,7 @@ from signlang.studies.leaderboard_columns import EACH_FOLD, REPORT, chosen, ends
 from signlang.studies.ranking import Pair, Ranking, Row
 from signlang.studies.study import Setting, Study
 
+EXPLANATIONS: Final = "explanations.png"  # in a run folder, of callbacks=explain
 PACKAGES: Final = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy")
 
 
@@ -330,6 +332,29 @@ def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> Imag
         return Text(f"The images of {label} cannot be shown: they are not in {root} any more.")
     alt = f"The {len(rows)} worst mistakes of {label}; the table below names them"
     return ImageBlock(name, alt, plots.mistakes_figure(predictions, rows, images), label)
+
+
+def explanations(ranking: Ranking) -> Section | None:
+    """Where the networks look, of the first run that says so; None where none does."""
+    blocks: Blocks = []
+    for number, row in enumerate(bests(ranking), start=1):
+        files = [run.path / EXPLANATIONS for run in row.setting.runs]
+        file = next((one for one in files if one.is_file()), None)
+        if file is None:
+            continue
+        name, alt = named("explanations", number), f"Where {row.label} looks"
+        try:
+            sheet = image_io.decode(image_io.read_bytes(file))
+        except BadImageError as error:
+            blocks.append(Text(f"{file} cannot be shown: {error}."))
+            continue
+        blocks.append(ImageBlock(name, alt, sheet, f"{row.label}, {file.parent.name}"))
+    text = (
+        "Of images: what speaks for the predicted sign in the last layer that has places "
+        "(Grad-CAM). A map tells where, not why. Of points: how much the right sign loses when a "
+        "point is that of another image."
+    )
+    return Section("Where the networks look", [Text(text), *blocks]) if blocks else None
 
 
 def reliability(ranking: Ranking) -> Section:

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,6 +18,8 @@ from PIL import Image, ImageEnhance
 from signlang.data import image_io, index
 from signlang.datacard import duplicates, label_errors, statistics
 from signlang.errors import DataError
+from signlang.hands.finder import Hand
+from signlang.hands.hand_networks import HandNetworks
 from signlang.reporting.page import Notes, Page, Section, Table, Text
 
 SIZE = 64
@@ -378,3 +381,55 @@ def test_names_cannot_break_out_of_the_card(tmp_path: Path) -> None:
     assert "<script>" not in (tmp_path / "card.html").read_text()
     assert "<script>" not in (tmp_path / "card.md").read_text()
     assert r"| &lt;script&gt;\|\`\*x\*? |" in (tmp_path / "card.md").read_text()
+
+
+def pointing(degrees: float, right: float = 1.0) -> Hand:
+    """A hand that points so far clockwise from upwards."""
+    points = np.zeros((21, 3), np.float32)
+    points[:, :2] = (40, 70)
+    points[9, :2] += (20 * np.sin(np.radians(degrees)), -20 * np.cos(np.radians(degrees)))
+    return Hand(points, right, 1.0)
+
+
+def test_hands_that_point_elsewhere_than_their_class_are_found() -> None:
+    upright = [pointing(angle) for angle in (-20, -10, 0, 10, 20)]
+    sideways = [pointing(80 + angle) for angle in (-10, 0, 10)]
+    sideways += [pointing(-80 + angle, right=0.1) for angle in (-10, 0, 10)]  # left hands
+    anywhere = [pointing(angle) for angle in (0, 90, 180, 270)]
+    odd = [pointing(-95), pointing(-80, right=0.2), pointing(40), None]
+    hands = [*upright, *odd, *sideways, pointing(0), *anywhere]
+    labels = np.array([0] * 9 + [1] * 7 + [2] * 4)
+    turned = statistics.turned_hands(hands, labels)
+    assert list(turned) == [5, 6, 15]
+    assert turned[5] == pytest.approx(-95, abs=12)
+    assert turned[6] == pytest.approx(-80, abs=12), "counted as it is seen, not as mirrored"
+    assert turned[15] == pytest.approx(-69, abs=3)
+    assert statistics.turned_hands([None, None], labels[:2]) == {}
+
+
+def test_photographs_that_lie_on_their_side_are_listed(
+    shared: Path, real_networks: HandNetworks, tmp_path: Path
+) -> None:
+    cache = Path(os.environ.get("SIGNLANG_HANDS_CACHE", "~/.cache/signlang")).expanduser()
+    networks = Path("hands") / real_networks.key
+    shutil.copytree(cache / networks, tmp_path / "cache" / networks)
+    for name in "27":
+        (tmp_path / "signs" / name).mkdir(parents=True)
+        files = sorted((shared / "data/digits/Dataset" / name).glob("IMG_11*"))[:8]
+        for number, file in enumerate(files):
+            drawn = Image.open(file).convert("RGB")
+            if name == "7" and number in {2, 5}:
+                drawn = drawn.rotate(90 if number == 2 else -90)
+            drawn.save(tmp_path / "signs" / name / f"{number}.png")
+    words = ["data=folder", "data.root=signs", "hands=crop", "out=card"]
+    done = run(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    listed = {row["path"]: float(row["degrees"]) for row in rows_of(tmp_path / "card/turned.csv")}
+    assert listed == {
+        "7/2.png": pytest.approx(-90, abs=25),
+        "7/5.png": pytest.approx(90, abs=25),
+    }
+    assert "2 images, which turned.csv lists" in done.stdout
+    card = (tmp_path / "card/card.md").read_text("utf-8")
+    assert "2 hands point elsewhere than the others of the class" in card
+    assert (tmp_path / "card/figures/turned.png").is_file()
