@@ -302,7 +302,8 @@ def _corrupted(
             continue
         seen, found = corrupt(image, kind, grade, seed, hand), True
         if predictor.hands is not None:
-            seen, found = predictor.hands(seen)
+            seen, own = predictor.hands(seen)
+            found = own is not None
         made.variants.append(number)
         made.pixels.append(image_io.resize_image(seen, predictor.image_sizes[0]))
         made.found.append(found)
