@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,7 @@ from signlang.files import (
 if TYPE_CHECKING:  # it can draw images
     from signlang.data.sources import Root
 
+CHUNK: Final = 50  # files of one task: Pillow decodes under the interpreter's lock
 VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
 
 
@@ -71,7 +73,9 @@ def inspect_files(
     missing = [(p, s) for p, s in zip(paths, signatures, strict=True) if p not in entries]
     if missing:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = pool.map(lambda item: _inspect_one(root / item[0], thumbnails), missing)
+            chunks = image_io.batched([root / path for path, _ in missing], CHUNK)
+            inspected = pool.map(lambda chunk: [_inspect_one(p, thumbnails) for p in chunk], chunks)
+            results = chain.from_iterable(inspected)
             for (path, signature), result in zip(
                 missing, track(results, "checking images", len(missing)), strict=True
             ):
