@@ -201,7 +201,7 @@ def check_listed_arguments(target: str, arguments: Mapping[str, Any]) -> None:
     """
     for key, value in arguments.items():
         fetches = any(word in key.lower() for word in FETCHING)
-        named = key in {"model_name", "architecture"}
+        named = key in {"model_name", "architecture", "image"}
         remote = named and not str(value).replace("_", "").replace(".", "").isalnum()
         if remote or (fetches and value) or key.startswith("_") or not _is_plain(value):
             raise RunError(

@@ -200,7 +200,8 @@ def test_what_is_listed_takes_nothing_that_fetches() -> None:
 
     harmless = {"model_name", "architecture", "num_classes", "image_size", "scriptable",
                 "exportable", "no_jit", "progress", "kwargs", "transform_input",
-                "quantize", "width", "dropout", "movement"}  # fmt: skip
+                "quantize", "width", "dropout", "movement", "image", "normalization",
+                "points_rate"}  # fmt: skip
     factories = {f"signlang.models.networks.{name}": getattr(networks, name)
                  for name in networks.FACTORIES}  # fmt: skip
     factories |= {f"torchvision.models.{name}": getattr(models, name)
@@ -212,6 +213,8 @@ def test_what_is_listed_takes_nothing_that_fetches() -> None:
         for name in set(inspect.signature(factory).parameters) - harmless:
             with pytest.raises(RunError, match=name):
                 check_listed_arguments(target, {name: "x"})
+    with pytest.raises(RunError, match="image=hf-hub"):
+        check_listed_arguments("signlang.models.networks.fusion", {"image": "hf-hub:a/b"})
     for target in ("torch.optim.lr_scheduler", "torch.nn.Module", "torchvision.models.get_weight",
                    "timm.create_model.__globals__", "signlang.models.networks.FACTORIES",
                    "signlang.models.classifier.Classifier"):  # fmt: skip

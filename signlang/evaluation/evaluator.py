@@ -17,7 +17,7 @@ from signlang.data.collection import data_set_classes, data_settings, read_data_
 from signlang.data.index import Index
 from signlang.data.sources import Root, images_root
 from signlang.errors import DataError, RunError
-from signlang.evaluation import class_mapping, corruptions
+from signlang.evaluation import class_mapping
 from signlang.evaluation.predictors import BATCH, BatchPredictor, find_network
 from signlang.evaluation.results import Evaluation, TrainingOverlap
 from signlang.hands.hand_input import prepared
@@ -172,6 +172,8 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     # before all images are decoded and torch is imported
     class_mapping.map_classes(data_set_classes(data, cfg.cache_dir), classes, mapping)
     index, predictor = read_data_set(data, cfg.cache_dir), load()
+    from signlang.evaluation import corruptions  # brings matplotlib
+
     plan = corruptions.planned(cfg.corruptions, predictor, str(cfg.cache_dir))
     _warn_of_unknown_classes(mapping or {}, index)
     matches = class_mapping.map_classes(index.classes, predictor.classes, mapping)

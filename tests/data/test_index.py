@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,9 +262,9 @@ def test_only_what_is_new_is_decoded(
     inspected: list[str] = []
     inspect = image_io.inspect_image
 
-    def counted(data: bytes, suffix: str = "") -> image_io.ImageFacts:
+    def counted(data: bytes, suffix: str, *more: Any) -> image_io.ImageFacts:
         inspected.append(suffix)
-        return inspect(data, suffix)
+        return inspect(data, suffix, *more)
 
     monkeypatch.setattr(image_io, "inspect_image", counted)
     before = index_of(folder, cache_dir)

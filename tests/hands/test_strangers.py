@@ -25,6 +25,7 @@ def of(sets: dict[str, Path], *names: str) -> str:
     return f"data.sets={{{places}}}"
 
 
+@pytest.mark.slow
 def test_each_set_is_read_by_points_of_the_others_and_calibrates_them(
     sets: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -48,6 +49,7 @@ def test_each_set_is_read_by_points_of_the_others_and_calibrates_them(
     assert (setting["wanted_precision"], set(setting["folds"])) == (0.95, {"0", "1"})
 
 
+@pytest.mark.slow
 def test_one_set_alone_can_be_what_is_trained_on(sets: dict[str, Path], tmp_path: Path) -> None:
     words = ["-m", "experiment=strangers_asl_only", of(sets, "asl_alphabet", "second", "third")]
     result = run_command(tmp_path, *words, *SHORT)

@@ -148,6 +148,7 @@ def test_a_sweep_that_is_finished_imports_no_torch(tiny: Path, tmp_path: Path) -
     assert finished(tmp_path) == before
 
 
+@pytest.mark.slow  # make test-faults kills workers as well
 def test_a_killed_worker_costs_only_its_own_job(tiny: Path, tmp_path: Path) -> None:
     words = ("-m", *TWO_AT_ONCE, *QUICK, f"data.root={tiny}",
              "fold=0,1,2", *LONG)  # fmt: skip
@@ -250,6 +251,7 @@ def test_a_search_over_all_folds_is_told_as_optimistic(searched: tuple[Path, Res
         assert "hydra.sweeper.nested=true" in text
 
 
+@pytest.mark.slow
 def test_a_nested_search_chooses_in_each_fold_and_counts_the_chosen_only(
     tiny: Path, tmp_path: Path
 ) -> None:
