@@ -169,9 +169,7 @@ def decode(data: bytes) -> Image.Image:
         BadImageError: If the bytes are no image, are cut off, hold a film or an animation, more
             than 100 million pixels, or numbers without a known range.
     """
-    with _as_bad_image():
-        image = image_limits.open_image(data)
-    return decode_opened(image)
+    return decode_opened(_opened(data))
 
 
 def decode_opened(image: Image.Image) -> Image.Image:
@@ -211,8 +209,7 @@ def inspect_image(
     Raises:
         BadImageError: As `decode`.
     """
-    with _as_bad_image():
-        image = image_limits.open_image(data)
+    image = _opened(data)
     _load(image)
     kind, mode = str(image.format), image.mode
     odd = []
@@ -291,6 +288,11 @@ def _as_bad_image() -> Iterator[None]:
         raise BadImageError(str(error)) from None
     except _DAMAGE as why:
         raise BadImageError(f"damaged or cut off ({why})") from None
+
+
+def _opened(data: bytes) -> Image.Image:
+    with _as_bad_image():
+        return image_limits.open_image(data)
 
 
 def _load(image: Image.Image) -> None:

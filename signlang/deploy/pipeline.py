@@ -212,10 +212,11 @@ def mean_hands(
     try:
         images = images or trained_run.find_images(run, cfg.images, str(cfg.cache_dir))
         points = replace(images, size=GRID, hands=HandPoints(hands.networks))
+        training = run.subset("train")
         rows = [
             row
             for label in range(len(run.classes))
-            for row in evenly_spaced([r for r in run.subset("train") if r[1] == label], HANDS_DRAWN)
+            for row in evenly_spaced([r for r in training if r[1] == label], HANDS_DRAWN)
         ]
         pixels = np.concatenate(list(points.batches(rows, "drawing the signs")))
     except DataError as error:

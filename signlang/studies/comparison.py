@@ -5,8 +5,6 @@ import shlex
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from signlang import __version__, console
 from signlang.console import log
 from signlang.errors import RunError, SettingError
@@ -29,7 +27,7 @@ from signlang.studies import leaderboard, sections, verdicts
 from signlang.studies import plots as study_plots
 from signlang.studies.leaderboard_columns import EACH_FOLD, RANK, REPORT, chosen
 from signlang.studies.ranking import Ranking, rank_settings, warn_of_unusable
-from signlang.studies.study import Study, read_study
+from signlang.studies.study import Study, accuracy_by_fold, read_study
 
 NO_GRID: Final = (
     "The settings are not every combination of the levels of their factors, equally often. A mean "
@@ -48,10 +46,7 @@ def effects(ranking: Ranking) -> Section | None:
     levels = {factor: [setting.choice(factor) for setting in settings] for factor in study.factors}
     if not factor_effects.is_grid(levels):
         return Section("Effect of each factor", [Text(NO_GRID)])
-    values = np.full((len(settings), max(s.folds for s in settings)), np.nan)
-    for row, setting in zip(values, settings, strict=True):
-        for run in setting.runs:
-            row[run.fold] = run.metric("accuracy")
+    values = accuracy_by_fold(settings)
     level_effects = {
         factor: dict(sorted(of_factor.items(), key=lambda effect: _size(effect[0])))
         for factor, of_factor in factor_effects.factor_effects(levels, values).items()

@@ -27,7 +27,7 @@ from signlang.metrics.significance import (
 from signlang.runs.folder import RECORD, find_folder, fold_folders
 from signlang.runs.lifecycle import FoldState, unfinished_fold
 from signlang.runs.results import Run
-from signlang.studies.study import Setting, Study, read_study
+from signlang.studies.study import Setting, Study, accuracy_by_fold, read_study
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,10 +236,7 @@ def _over_folds(best: Setting, other: Setting) -> Comparison | None:
 
 def _p_over_folds(settings: Sequence[Setting]) -> Floats:
     """(pairs,) p values of `_over_folds` for all pairs, those with the first setting first."""
-    accuracy = np.full((len(settings), max(setting.folds for setting in settings)), np.nan)
-    for row, setting in zip(accuracy, settings, strict=True):
-        for run in setting.runs:
-            row[run.fold] = run.metric("accuracy")
+    accuracy = accuracy_by_fold(settings)
     return np.concatenate([
         corrected_t_p(accuracy[place] - accuracy[place + 1 :], setting.test_share)
         for place, setting in enumerate(settings)

@@ -182,6 +182,15 @@ class Setting:
         return choice_of(self.runs[0].record, key)
 
 
+def accuracy_by_fold(settings: Sequence[Setting]) -> Floats:
+    """(settings, folds) accuracy of each finished run; nan where there is none."""
+    values = np.full((len(settings), max(setting.folds for setting in settings)), np.nan)
+    for row, setting in zip(values, settings, strict=True):
+        for run in setting.runs:
+            row[run.fold] = run.metric("accuracy")
+    return values
+
+
 @dataclass(frozen=True, eq=False)
 class CrossFit:
     """A calibration fitted on the out-of-fold predictions of a setting.
