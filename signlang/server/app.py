@@ -82,13 +82,18 @@ def onnx_response(data: bytes, request: Request, *, packed: bool = False) -> Res
         request: What is answered.
         packed: Whether to compress it, where the client reads that.
     """
-    tag = f'W/"{hashlib.sha256(data).hexdigest()}"'
+    tag = _tag(data)
     headers = {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     if packed and "gzip" in request.headers.get("accept-encoding", ""):
         data, headers["Content-Encoding"] = _packed(data), "gzip"
     return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+@lru_cache(maxsize=32)
+def _tag(data: bytes) -> str:
+    return f'W/"{hashlib.sha256(data).hexdigest()}"'
 
 
 @lru_cache(maxsize=8)
