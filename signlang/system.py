@@ -30,6 +30,11 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
+def child_environment() -> dict[str, str]:
+    """Environment in which another Python finds the modules that this one finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+
+
 def check_accelerator(accelerator: str) -> None:
     """Refuse a GPU that cannot be there, without importing torch to ask for it.
 

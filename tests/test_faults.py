@@ -17,7 +17,7 @@ from conftest import ROOT, run_command
 
 import signlang
 from signlang import files
-from signlang.data.index import inspect_files
+from signlang.data.file_check import inspect_files
 from signlang.deploy.bundle_writer import assemble_bundle
 from signlang.errors import RunError
 from signlang.runs.folder import RunFolder

@@ -9,9 +9,8 @@ import mmap
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,8 +22,10 @@ from signlang import files
 from signlang.arrays import Pixels
 from signlang.console import log, track
 from signlang.data import image_io
-from signlang.data.image_io import Thumbnails
+from signlang.data.boxes import Crop
+from signlang.data.image_io import Thumbnails, map_in_order
 from signlang.data.index import Index
+from signlang.data.workers import map_files
 from signlang.errors import DataError, SettingError
 from signlang.files import atomic_write, bytes_text, parse_json
 
@@ -35,7 +36,7 @@ from signlang.system import check_stop, cpu_count
 VERSION: Final = 2  # of the pixels; raise it when `image_io` decodes or resizes differently
 ALWAYS_VERIFIED: Final = 1 << 30  # bytes; the checksum of a larger file would cost seconds
 RESIDENT: Final = 1 << 28  # bytes of a mapped file that may count as this process' memory
-_CHUNK: Final = 256  # images
+_CHUNK: Final = 256  # images that are held at a time
 
 
 class Preparation(Protocol):
@@ -203,26 +204,38 @@ def _build(
 def _images(
     index: Index, size: int, prepare: Prepare, known: Mapping[str, Pixels]
 ) -> Iterator[Pixels]:
-    """Decode on all cores, in order, in chunks that bound the memory."""
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for start in range(0, len(index), _CHUNK):
-            rows = range(start, min(start + _CHUNK, len(index)))
-            yield from pool.map(lambda row: _decode(index, row, size, prepare, known), rows)
+    """Decode on all cores, in order, in bounded memory."""
+    rows = range(len(index))
+    if prepare is _as_it_is and not known:
+        yield from map_files(partial(_decode, size=size), [_file(index, row) for row in rows])
+        return
+
+    def decode(row: int) -> Pixels:
+        thumbnail = known.get(index.facts[row].digest)
+        if thumbnail is not None and index.crop(row) is None:
+            return thumbnail
+        return _decode(_file(index, row), size, partial(prepare, row))
+
+    yield from map_in_order(decode, rows, cpu_count(), ahead=_CHUNK)
+
+
+File = tuple[Path, str, Crop | None]
+
+
+def _file(index: Index, row: int) -> File:
+    return index.root / index.paths[row], index.facts[row].digest, index.crop(row)
 
 
 def _decode(
-    index: Index, row: int, size: int, prepare: Prepare, known: Mapping[str, Pixels]
+    file: File, size: int, prepare: Callable[[Image.Image], Image.Image] | None = None
 ) -> Pixels:
-    path = index.root / index.paths[row]
-    thumbnail = known.get(index.facts[row].digest)
-    if thumbnail is not None and index.crop(row) is None:
-        return thumbnail
+    path, digest, crop = file
     try:
         data = image_io.read_bytes(path)
-        if image_io.digest_of(data) != index.facts[row].digest:
+        if image_io.digest_of(data) != digest:
             raise image_io.BadImageError("changed while it was being read")
-        image = prepare(row, image_io.decode_crop(data, index.crop(row)))
-        return image_io.resize_image(image, size)
+        image = image_io.decode_crop(data, crop)
+        return image_io.resize_image(prepare(image) if prepare else image, size)
     except image_io.BadImageError as error:
         raise DataError(f"{path}: {error}. Repeat the command.") from None
 

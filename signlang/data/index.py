@@ -1,21 +1,16 @@
-"""The image index: every file decoded once and checked, with labels, signers and a fingerprint.
+"""The image index: checked files with labels, signers and a fingerprint.
 
-Results are cached by path, size and modification time, so that a second command on the same folder
-decodes nothing. All later modules refer to images by their row in the index.
+All later modules refer to images by their row in the index.
 """
 
 import hashlib
-import json
 import os
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,11 +19,11 @@ import numpy.typing as npt
 
 from signlang import files
 from signlang.arrays import Ints, connected
-from signlang.console import log, track
-from signlang.data import image_io
+from signlang.console import log
 from signlang.data.boxes import MARGIN, BadBoxError, Crop
+from signlang.data.file_check import inspect_files
 from signlang.data.image_folder import ImageEntry, list_entries, read_groups, read_signers
-from signlang.data.image_io import BadImageError, ImageFacts, Thumbnails
+from signlang.data.image_io import ImageFacts, Thumbnails
 from signlang.data.patterns import several, sources_of_copies
 from signlang.errors import DataError, SettingError, listing
 from signlang.files import (
@@ -36,93 +31,12 @@ from signlang.files import (
     GROUP,
     IMAGE_COLUMNS,
     SET,
-    atomic_write,
-    parse_json,
     write_csv,
     write_json,
 )
 
 if TYPE_CHECKING:  # it can draw images
     from signlang.data.sources import Root
-
-CHUNK: Final = 50  # files of one task: Pillow decodes under the interpreter's lock
-VERSION: Final = 1  # of the cached results; raise it when `image_io.inspect_image` changes
-
-
-def inspect_files(
-    root: Path, paths: Sequence[str], cache_file: Path, thumbnails: Thumbnails | None = None
-) -> list[ImageFacts | str]:
-    """Decode every image without a cached result, in parallel.
-
-    Args:
-        root: Folder that the paths are relative to.
-        paths: Files.
-        cache_file: Cached results; created, updated, and replaced if damaged.
-        thumbnails: Gets the images that are decoded.
-
-    Returns:
-        For each path its facts, or the reason why it cannot be used.
-    """
-    previous = _previous_results(cache_file)
-    signatures = [_file_signature(root / path) for path in paths]
-    entries: dict[str, list[Any]] = {
-        path: previous[path]
-        for path, signature in zip(paths, signatures, strict=True)
-        if signature and path in previous and previous[path][:2] == signature
-    }
-    missing = [(p, s) for p, s in zip(paths, signatures, strict=True) if p not in entries]
-    if missing:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            chunks = image_io.batched([root / path for path, _ in missing], CHUNK)
-            inspected = pool.map(lambda chunk: [_inspect_one(p, thumbnails) for p in chunk], chunks)
-            results = chain.from_iterable(inspected)
-            for (path, signature), result in zip(
-                missing, track(results, "checking images", len(missing)), strict=True
-            ):
-                # what could not be read, or changed meanwhile, may be there again as it was
-                lasting = signature == _file_signature(root / path)
-                entries[path] = [*(signature if signature and lasting else [0, 0]), result]
-        body = json.dumps(entries)
-        checksum = zlib.crc32(body.encode())
-        with atomic_write(cache_file) as temporary:
-            temporary.write_text(f'{{"version": {VERSION}, "crc32": {checksum}, {FILES}{body}}}')
-    return [_restored(entries[path][2]) for path in paths]
-
-
-def _inspect_one(path: Path, thumbnails: Thumbnails | None) -> list[Any] | str:
-    try:
-        data = image_io.read_bytes(path)
-        return list(astuple(image_io.inspect_image(data, path.suffix, thumbnails)))
-    except BadImageError as error:
-        return str(error)
-
-
-def _restored(result: list[Any] | str) -> ImageFacts | str:
-    return result if isinstance(result, str) else ImageFacts(*result)
-
-
-def _file_signature(path: Path) -> list[int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
-FILES: Final = '"files": '  # the checksum is of what follows, but for the last brace
-
-
-def _previous_results(cache_file: Path) -> dict[str, list[Any]]:
-    try:
-        text = cache_file.read_text()
-        content = parse_json(text)
-        checksum = zlib.crc32(text.partition(FILES)[2][:-1].encode())
-        if content.get("crc32", checksum) != checksum:  # earlier versions wrote none
-            log.warning("%s was damaged: checking the images again", cache_file)
-            return {}
-        return dict(content["files"]) if content["version"] == VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def frame_number(path: str) -> int | None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from signlang.arrays import Floats, Floats32, Pixels
 from signlang.data.synthetic import hand
-from signlang.system import check_stop
+from signlang.system import check_stop, child_environment
 
 # Albedo of skin from very light to very dark, RGB; a signer's tone lies between two neighbours.
 TONES = np.array(
@@ -250,12 +250,11 @@ def _write_all(folder: Path, signers: int, takes: int, size: int, seed: int, wor
     else:
         # Threads gain nothing here (many short calls that hold the interpreter's lock), and
         # multiprocessing would either fork threads or import the caller's main module again.
-        paths = os.pathsep.join(entry for entry in sys.path if entry)
         command = [sys.executable, "-m", "signlang.data.synthetic.generator", str(folder)]
         tasks = [
             subprocess.Popen(
                 [*command, *map(str, (number, signers, workers, takes, size, seed))],
-                env={**os.environ, "PYTHONPATH": paths},
+                env=child_environment(),
                 process_group=0,  # Ctrl-C is for this process, which ends them
             )
             for number in range(workers)

@@ -1,0 +1,114 @@
+"""Processes that work on image files beside this one, where threads would wait for each other.
+
+Pillow decodes JPEG under the interpreter's lock. `multiprocessing` would fork threads, or import
+the caller's main module again; these processes are programs of their own, which end with their
+input.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+from signlang.data.image_io import batched, map_in_order
+from signlang.system import child_environment, cpu_count
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK: Final = 50  # items that are sent at a time
+FEWEST: Final = 4000  # files; for fewer, starting processes takes longer than they save
+
+
+def map_files(
+    function: Callable[[Item], Result], items: Sequence[Item], fewest: int = FEWEST
+) -> Iterator[Result]:
+    """Map a function over many files on all cores, in order.
+
+    A process that is killed, or that cannot be started, loses nothing: this one does its work.
+
+    Args:
+        function: A function of a module, or a `functools.partial` of one; it and the items are
+            pickled.
+        items: Its arguments.
+        fewest: Number of items from which processes are started; threads do for fewer.
+    """
+    count = cpu_count()
+    with _processes(count if len(items) >= fewest and count > 1 else 0) as idle:
+        ask = partial(_ask, idle, function)
+        for results in map_in_order(ask, batched(items, CHUNK), count, ahead=2 * count):
+            yield from results
+
+
+Idle = SimpleQueue["subprocess.Popen[bytes] | None"]
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Idle]:
+    """Start processes; yields those that wait for work, with None for each that does not exist."""
+    idle: Idle = SimpleQueue()
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(count):
+            with suppress(OSError):  # too many processes
+                started.append(_start())
+                idle.put(started[-1])
+        for _ in range(cpu_count() - len(started)):
+            idle.put(None)
+        yield idle
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=child_environment(), process_group=0,  # Ctrl-C is for the process that starts them
+    )  # fmt: skip
+
+
+def _ask(idle: Idle, function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:
+    process = idle.get()
+    try:
+        answer = None if process is None else _answer(process, (function, chunk))
+    except (OSError, EOFError, pickle.UnpicklingError):  # it was killed
+        process = answer = None
+    finally:
+        idle.put(process)
+    return [function(item) for item in chunk] if answer is None else answer
+
+
+def _answer(process: "subprocess.Popen[bytes]", question: Any) -> list[Any] | None:
+    assert process.stdin
+    assert process.stdout
+    pickle.dump(question, process.stdin)
+    process.stdin.flush()
+    answer: list[Any] | None = pickle.load(process.stdout)  # noqa: S301  our own process
+    return answer
+
+
+def _work() -> None:
+    """Answer chunks from the standard input until it ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a decoder prints must not get between them
+    while True:
+        try:
+            function, chunk = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own process
+        except EOFError:
+            return
+        results: list[Any] | None = None
+        with suppress(Exception):  # raised again where it is understood
+            results = [function(item) for item in chunk]
+        pickle.dump(results, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _work()
