@@ -1,27 +1,25 @@
 """What the tests share: real data where it is, tiny generated data, and the commands."""
 
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import made_hands
 import numpy as np
 import pytest
 from PIL import Image
+from typist import Result as Result
+from typist import Typist
 
 from signlang import hydra_app
 from signlang.errors import SettingError
 from signlang.hands.hand_networks import HandNetworks, find_networks
-
-if TYPE_CHECKING:
-    from typist import Typist
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SIGNLANG_SHARED", ROOT.parent / "shared"))
@@ -83,26 +81,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("tiny") / "Bilder, (1)")
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 def run_command(place: Path, *words: str, verb: str = "train", **environment: str) -> Result:
     """Run `python -m signlang.<verb> ...` in a folder, as a user does."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"signlang.{verb}", *words],
-        cwd=place,
-        env={**os.environ, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+    return the_typist().type(place, verb, *words, **environment)
+
+
+@lru_cache(maxsize=1)
+def the_typist() -> Typist:
+    """Runs the commands of the session."""
+    return Typist(Path(tempfile.mkdtemp(prefix="signlang-typist-")))
 
 
 # a run of seconds; the folder's name has a comma, blanks and brackets on purpose
@@ -136,14 +123,12 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return bundle, result
 
 
-@pytest.fixture(scope="session")
-def typist(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Typist"]:
-    """Runs many commands, as `run_command` does, without the seconds that imports take."""
-    from typist import Typist
-
-    one = Typist(tmp_path_factory.mktemp("typist"))
-    yield one
-    one.close()
+@pytest.fixture(scope="session", autouse=True)
+def typist() -> Iterator[Typist]:
+    """Runs commands, see `run_command`."""
+    yield the_typist()
+    the_typist().close()
+    shutil.rmtree(the_typist().folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,23 @@
-"""Types many commands in a row: a process that imports torch once and forks for each.
+"""Types commands: a process that imports torch once and forks for each.
 
-A command runs as `python -m signlang VERB ...` does, in a process and a folder of its own, without
-the seconds that imports take. What forks itself, a sweep with `hydra/launcher=local`, is started in
-the usual way: its launcher refuses a process that has imported torch.
+A command runs as `python -m signlang.VERB ...` does, in a process and a folder of its own, without
+the seconds that imports take. Some need an interpreter of their own: what forks itself, a sweep
+with `hydra/launcher=local`, whose launcher refuses a process that has imported torch; the service;
+and whatever is started with other variables of the environment.
 """
 
 import importlib
 import json
 import os
+import runpy
+import select
+import signal
 import subprocess
 import sys
-import traceback
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
-
-from conftest import Result, run_command
 
 # what the verbs import when there is work; nothing of it starts a thread
 NEEDED: Final = (
@@ -24,10 +27,21 @@ NEEDED: Final = (
 )  # fmt: skip
 FORKING: Final = "hydra/launcher=local"
 OUT, ERR = "out.txt", "err.txt"
+SECONDS: Final = 600  # that a command may take
+WIDTH: Final = {"COLUMNS": "200"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Typist:
-    """The process; close it.
+    """The process, which is started when it is needed; close it.
 
     Args:
         folder: Where it keeps what commands print.
@@ -35,26 +49,45 @@ class Typist:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, str(folder)], env={**os.environ, "COLUMNS": "200"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+
+    @cached_property
+    def process(self) -> "subprocess.Popen[str]":
+        """What forks."""
+        return subprocess.Popen(
+            [sys.executable, __file__, str(self.folder)], env={**os.environ, **WIDTH}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
-    def type(self, place: Path, verb: str, *words: str) -> Result:
+    def type(self, place: Path, verb: str, *words: str, **environment: str) -> Result:
         """Run a command in a folder, to its end."""
-        if FORKING in words:
-            return run_command(place, *words, verb=verb)
+        if environment or verb == "serve" or FORKING in words:
+            return run_anew(place, verb, *words, **environment)
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
-        stdin.write(json.dumps([str(place), verb, *words]) + "\n")
+        variables = dict(os.environ)  # tests change them
+        stdin.write(json.dumps([str(place), variables, verb, *words]) + "\n")
         stdin.flush()
+        if not select.select([stdout], [], [], SECONDS)[0]:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise subprocess.TimeoutExpired([verb, *words], SECONDS)
         code = int(stdout.readline())
         return Result(code, *((self.folder / name).read_text("utf-8") for name in (OUT, ERR)))
 
     def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
+        """End the process, if it was started."""
+        if "process" in vars(self):
+            self.process.communicate()
+
+
+def run_anew(place: Path, verb: str, *words: str, **environment: str) -> Result:
+    """Run `python -m signlang.VERB ...` in a folder, as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"signlang.{verb}", *words],
+        cwd=place, env={**os.environ, **WIDTH, **environment}, capture_output=True, text=True,
+        timeout=SECONDS,
+    )  # fmt: skip
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def serve(folder: Path) -> None:
@@ -62,35 +95,26 @@ def serve(folder: Path) -> None:
     for name in NEEDED:
         importlib.import_module(name)
     for line in sys.stdin:
-        place, *words = json.loads(line)
         child = os.fork()
         if not child:
-            os._exit(_exit_code(folder, place, words))
+            _run(folder, *json.loads(line))
+            return
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
 
 
-def _exit_code(folder: Path, place: str, words: list[str]) -> int:
-    """Run a command in this process, as a new one would."""
-    for number, name in enumerate((OUT, ERR), 1):
+def _run(folder: Path, place: str, variables: dict[str, str], verb: str, *words: str) -> None:
+    """Run a command in this process, which ends as a new one would."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for name, number in ((OUT, 1), (ERR, 2)):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    os.environ.clear()
+    os.environ.update({**variables, **WIDTH})
     os.chdir(place)
     sys.path[:0] = [place]
-    sys.argv = ["signlang", *words]
-    from signlang.__main__ import main
-
-    code: object = 0
-    try:
-        main()
-    except SystemExit as ended:
-        code = ended.code or 0
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code if isinstance(code, int) else 1
+    sys.argv[1:] = words
+    runpy.run_module(f"signlang.{verb}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
