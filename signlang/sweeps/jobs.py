@@ -5,9 +5,11 @@ import gc
 import json
 import multiprocessing
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,30 +118,43 @@ class Jobs:
         return JobResult(error=error, remarks=tuple(remarks))
 
 
-def measure_latencies(jobs: Jobs, launched: Iterable[Sequence[str]]) -> None:
+Measure = Callable[["partial[dict[str, Any] | str]"], "dict[str, Any] | str"]
+
+
+def measure_latencies(
+    jobs: Jobs, launched: Iterable[Sequence[str]], run_alone: Measure | None = None
+) -> None:
     """Measure the time per image again that jobs took while others ran beside them.
 
-    Each network is measured once, in a process of its own, and all of its runs get the figure.
-    Runs of other machines are left as they are.
+    Each network is measured once, and all of its runs get the figure. Runs of other machines are
+    left as they are.
 
     Args:
         jobs: What composes their configurations.
         launched: Overrides of each.
+        run_alone: Calls a function in a process beside which none works; None: in a new one.
     """
     networks = _measured_beside_others(jobs, launched)
     if not networks:
         return
     log.info("measuring the time per image again, one network at a time")
+    for nodes, folders in networks:
+        measured = (run_alone or _run_anew)(partial(_latency, folders[0].path, nodes))
+        if isinstance(measured, str):
+            log.warning("%s: its time per image stays as it is: %s", folders[0].path, measured)
+            continue
+        for folder in folders:
+            _write_latency(folder, measured)
+
+
+def _run_anew(function: "partial[dict[str, Any] | str]") -> dict[str, Any] | str:
     # a process that has not imported torch; forking one that has is not safe
     context = multiprocessing.get_context("spawn")
-    for nodes, folders in networks:
-        with ProcessPoolExecutor(1, mp_context=context, initializer=_ignore_interrupts) as pool:
-            try:
-                measured = pool.submit(_latency, folders[0].path, nodes).result()
-                for folder in folders:
-                    _write_latency(folder, measured)
-            except Exception as error:  # a network of the user's own may raise anything
-                log.warning("%s: its time per image stays as it is: %s", folders[0].path, error)
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_ignore_interrupts) as pool:
+        try:
+            return pool.submit(function).result()
+        except BrokenProcessPool as error:
+            return str(error)
 
 
 def _measured_beside_others(
@@ -164,12 +179,16 @@ def _measured_beside_others(
     return list(networks.values())
 
 
-def _latency(run: Path, nodes: dict[str, Any]) -> dict[str, Any]:
+def _latency(run: Path, nodes: dict[str, Any]) -> dict[str, Any] | str:
+    """The time per image of a run's network, or why it cannot be measured."""
     from signlang.callbacks.cost import latency
     from signlang.runs.trained_run import load_trained_run
 
-    trained = load_trained_run(run, nodes=nodes)
-    return latency(trained.classifier, trained.image_size)
+    try:
+        trained = load_trained_run(run, nodes=nodes)
+        return latency(trained.classifier, trained.image_size)
+    except Exception as error:  # a network of the user's own may raise anything
+        return str(error)
 
 
 def _ignore_interrupts() -> None:

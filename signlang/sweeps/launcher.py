@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.plugins.launcher import Launcher as HydraLauncher
@@ -23,8 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from signlang import console, system
 from signlang.console import CONSOLE, duration, log, verbose
 from signlang.errors import SettingError
-from signlang.sweeps.jobs import JobResult, Jobs, display_text
+from signlang.sweeps.jobs import JobResult, Jobs, Measure, display_text
 from signlang.system import cpu_count
+
+Result = TypeVar("Result")
 
 
 class SweepProgress:
@@ -148,6 +151,7 @@ class WorkerPool:
     task: Callable[[Any], JobResult]
     at_once: int
     _workers: list[_Worker] = field(default_factory=list)
+    _threads: int = 1
 
     def run(self, jobs: Mapping[int, Any], names: Mapping[int, str]) -> dict[int, JobResult]:
         """Run jobs; the workers then wait for more until they are closed.
@@ -164,11 +168,11 @@ class WorkerPool:
         """
         queue, outcomes = list(jobs), dict[int, JobResult]()
         at_once = max(1, min(self.at_once, len(jobs)))
-        meter, threads = SweepProgress(len(jobs), at_once), max(1, cpu_count() // at_once)
+        meter, self._threads = SweepProgress(len(jobs), at_once), max(1, cpu_count() // at_once)
         try:
             with system.stopping_between_batches(), meter:
                 while queue or self._is_busy():
-                    while queue and (worker := self._idle(threads)):
+                    while queue and (worker := self._idle()):
                         worker.job, worker.started = queue.pop(0), time.monotonic()
                         worker.connection.send(jobs[worker.job])
                     for worker in self._ready():
@@ -187,6 +191,26 @@ class WorkerPool:
             ) from None
         return outcomes
 
+    def call(self, function: "partial[Result]") -> Result | str:
+        """Let a worker call a function while none has a job.
+
+        Args:
+            function: It and what it returns are pickled; it raises nothing.
+
+        Returns:
+            What it returns, or how the worker ended.
+        """
+        worker = self._idle()
+        assert worker is not None
+        worker.connection.send(function)
+        try:
+            answer: Result = worker.connection.recv()
+        except (EOFError, OSError):
+            self._workers.remove(worker)
+            worker.process.join()
+            return _death(worker.process.exitcode)
+        return answer
+
     def close(self) -> None:
         """End the workers, in the middle of a job if they have one."""
         for worker in self._workers:
@@ -202,7 +226,7 @@ class WorkerPool:
     def _is_busy(self) -> bool:
         return any(worker.job is not None for worker in self._workers)
 
-    def _idle(self, threads: int) -> _Worker | None:
+    def _idle(self) -> _Worker | None:
         """A worker without a job, started if fewer than allowed are running."""
         self._workers = [w for w in self._workers if w.job is not None or w.process.is_alive()]
         for worker in self._workers:
@@ -213,7 +237,9 @@ class WorkerPool:
         assert "torch" not in sys.modules, "torch must not be imported before workers are forked"
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.task, threads, os.getpid()))
+        process = context.Process(
+            target=_work, args=(theirs, self.task, self._threads, os.getpid())
+        )
         process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
@@ -251,7 +277,7 @@ class WorkerPool:
 def _work(
     connection: Connection, task: Callable[[Any], JobResult], threads: int, parent: int
 ) -> None:
-    """Work on one job after another, until it receives None."""
+    """Work on one job after another, or call a function, until it receives None."""
     with suppress(OSError):
         os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on once
     os.environ |= dict.fromkeys(THREADS, str(threads))  # read when torch is imported, in a moment
@@ -260,7 +286,7 @@ def _work(
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt, system.StopRequested):
         while (job := connection.recv()) is not None:
-            connection.send(task(job))
+            connection.send(job() if isinstance(job, partial) else task(job))
 
 
 def _end_with(parent: int) -> None:
@@ -288,6 +314,7 @@ class SerialLauncher(HydraLauncher):
     """Skips what is finished, and runs the other jobs one after another in this process."""
 
     at_once = 1  # jobs that run at the same time
+    run_alone: Measure | None = None  # see `measure_latencies`
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -367,6 +394,7 @@ class LocalLauncher(SerialLauncher):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.at_once = worker_count(self.asked)
         self.workers = WorkerPool(lambda job: self.jobs.run(*job), self.at_once)
+        self.run_alone = self.workers.call
 
     def run(
         self, jobs: Mapping[int, tuple[Sequence[str], int]], names: Mapping[int, str]

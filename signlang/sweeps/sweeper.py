@@ -66,11 +66,12 @@ class GridSweeper(HydraSweeper):
         overrides = self._parsed(arguments)
         try:
             returned = self.run(overrides)
+            system.restore_signals()
+            run_alone = getattr(self.launcher, "run_alone", None)  # of a launcher of ours
+            measure_latencies(self.jobs, self.launched, run_alone)
         finally:
             if isinstance(self.launcher, SerialLauncher):
                 self.launcher.close()
-        system.restore_signals()
-        measure_latencies(self.jobs, self.launched)
         self._compare()
         failed = sum(job.status == JobStatus.FAILED for job in returned)
         if failed:
