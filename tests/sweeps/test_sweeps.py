@@ -454,3 +454,23 @@ def test_how_many_jobs_a_machine_carries() -> None:
     assert worker_count(3) == 3
     with pytest.raises(SettingError, match=r"hydra\.launcher\.jobs=many"):
         worker_count("many")
+
+
+def test_a_worker_that_dies_while_it_is_asked_is_told_and_replaced(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "from functools import partial\n"
+        "from signlang.sweeps.launcher import WorkerPool\n"
+        "pool = WorkerPool(print, 2)\n"
+        "first, same = (pool.call(partial(os.getpid)) for _ in range(2))\n"
+        "died = pool.call(partial(signal.raise_signal, signal.SIGKILL))\n"
+        "another = pool.call(partial(os.getpid))\n"
+        "pool.close()\n"
+        "print(first == same != another, os.getpid() in (first, another), died)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("True False its process was killed by signal SIGKILL"), (
+        done.stderr
+    )
