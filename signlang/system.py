@@ -24,10 +24,13 @@ GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD
 
 
 def cpu_count() -> int:
-    """Number of CPU cores that this process may use."""
+    """Number of CPU cores that this process may use; in a job of SLURM those of its task."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")  # not every cluster binds its tasks to cores
+    return min(count, int(given)) if given.isdigit() and int(given) else count
 
 
 def check_accelerator(accelerator: str) -> None:

@@ -99,21 +99,26 @@ class Jobs:
         return None if metrics is None else JobResult(float(metrics["validation"]["accuracy"]))
 
     def run(self, overrides: Sequence[str], number: int) -> JobResult:
-        """Run a job in this process, and leave no network of it in memory."""
-        with console.remarks() as remarks:
-            returned = run_job(
-                hydra_context=self.context,
-                task_function=self.task,
-                config=self.configuration(overrides, number),
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-        gc.collect()  # trainer, callbacks and module know one another: only this frees them
-        value: Any = returned._return_value  # the property writes to the screen and raises
-        if returned.status == JobStatus.COMPLETED:
-            return JobResult(float(value), remarks=tuple(remarks))
-        error = str(value) if isinstance(value, SignlangError) else repr(value)
-        return JobResult(error=error, remarks=tuple(remarks))
+        """Run a job in this process."""
+        return run_configuration(self.context, self.task, self.configuration(overrides, number))
+
+
+def run_configuration(context: HydraContext, task: TaskFunction, config: DictConfig) -> JobResult:
+    """Run the job of a configuration in this process, and leave no network of it in memory."""
+    with console.remarks() as remarks:
+        returned = run_job(
+            hydra_context=context,
+            task_function=task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+    gc.collect()  # trainer, callbacks and module know one another: only this frees them
+    value: Any = returned._return_value  # the property writes to the screen and raises
+    if returned.status == JobStatus.COMPLETED:
+        return JobResult(float(value), remarks=tuple(remarks))
+    error = str(value) if isinstance(value, SignlangError) else repr(value)
+    return JobResult(error=error, remarks=tuple(remarks))
 
 
 def measure_latencies(jobs: Jobs, launched: Iterable[Sequence[str]]) -> None:

@@ -22,6 +22,7 @@ from signlang.console import log
 from signlang.errors import SettingError, SignlangError, SweepError
 from signlang.sweeps.jobs import Jobs, measure_latencies
 from signlang.sweeps.launcher import LocalLauncher, SerialLauncher
+from signlang.sweeps.slurm import SlurmLauncher
 
 if TYPE_CHECKING:
     from signlang.runs.folder import Search
@@ -285,7 +286,7 @@ def register() -> None:
         sys.modules[ROOT] = ModuleType(ROOT)
         sys.modules[ROOT].__path__ = []
     home = sys.modules[HOME] = ModuleType(HOME)
-    for plugin in (SerialLauncher, LocalLauncher, GridSweeper, OptunaSweeper):
+    for plugin in (SerialLauncher, LocalLauncher, SlurmLauncher, GridSweeper, OptunaSweeper):
         plugin.__module__ = HOME
         setattr(home, plugin.__name__, plugin)
         Plugins.instance().register(plugin)
