@@ -168,7 +168,7 @@ class SlurmLauncher(SerialLauncher):
 
     def __init__(self, cluster: str, folder: str, max_num_timeout: int, **parameters: Any) -> None:
         self.cluster, self.folder, self.max_num_timeout = cluster, folder, max_num_timeout
-        self.parameters = {
+        self.parameters: dict[str, Any] = {
             name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for name, value in parameters.items()
             if value is not None
@@ -196,9 +196,14 @@ class SlurmLauncher(SerialLauncher):
                 f"hydra/launcher=slurm needs SLURM, and there is no {missing[0]} here: type the "
                 "command on a machine from which jobs are submitted."
             )
-        self.executor = self._executor()
+        if self.cluster == "slurm" and subprocess.run(["sacct"], capture_output=True).returncode:
+            log.warning(
+                "SLURM keeps no accounts here (sacct): a job that is killed will not be noticed. "
+                "Stop this command then, and repeat it."
+            )
+        self.executor = self.build_executor()
 
-    def _executor(self) -> "submitit.AutoExecutor":
+    def build_executor(self) -> "submitit.AutoExecutor":
         """What submits jobs.
 
         Raises:

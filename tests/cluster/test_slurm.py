@@ -26,7 +26,7 @@ import time
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 
-SECONDS = {"0": 1.0, "1": 1.0, "2": 2.5}
+SECONDS = {"0": 1.0, "1": 1.0, "2": 2.0}
 
 
 class Slow(pl.Callback):
@@ -37,7 +37,7 @@ class Slow(pl.Callback):
 """
 ON_SLURM = (
     "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",
-    "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10",
+    "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5",
 )  # fmt: skip
 LOCALLY = ("hydra/launcher=local", "hydra.launcher.jobs=2")
 
@@ -63,12 +63,12 @@ class Sweep:
             "callbacks.early_stopping=null", "callbacks.images=null",
         )  # fmt: skip
 
-    def run(self, *launcher: str) -> Result:
-        return run_command(self.place, *launcher, *self.words, **self.environment)
+    def run(self, *changes: str) -> Result:
+        return run_command(self.place, *self.words, *changes, **self.environment)
 
     @contextmanager
-    def begun(self, *launcher: str) -> Iterator["subprocess.Popen[str]"]:
-        words = [sys.executable, "-m", "signlang.train", *launcher, *self.words]
+    def begun(self, *changes: str) -> Iterator["subprocess.Popen[str]"]:
+        words = [sys.executable, "-m", "signlang.train", *self.words, *changes]
         with subprocess.Popen(
             words, cwd=self.place, env={**os.environ, **self.environment}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -85,7 +85,7 @@ class Sweep:
         ).stdout  # fmt: skip
 
     def wait_for_epochs(self, count: int, *runs: tuple[str, int]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while any(self.epochs(*run) < count for run in runs):
             assert time.monotonic() < deadline, "the runs have not begun"
             time.sleep(0.2)
@@ -142,7 +142,7 @@ def test_jobs_that_are_cancelled_killed_and_stopped_leave_the_study_of_a_local_s
         array = sweep.call("squeue", "-h", "-o", "%F").split()[0]
         sweep.call("scancel", f"{array}_{cancelled}")
         os.kill(process_of(killed), signal.SIGKILL)
-        _, err = command.communicate(timeout=400)
+        _, err = command.communicate(timeout=900)
     assert command.returncode == 1, err
     assert f"its job {array}_{cancelled} ended as CANCELLED" in err
     assert f"its job {array}_{killed} ended as FAILED" in err
@@ -153,7 +153,7 @@ def test_jobs_that_are_cancelled_killed_and_stopped_leave_the_study_of_a_local_s
     log = sweep.log("0.001", 2)
     jobs = (sweep.place / "runs" / "Bilder_1" / ".submitit").glob(f"{array}_{stopped}_0_log.out")
     assert "Caught signal SIGUSR2" in next(jobs).read_text()
-    assert log.count("resuming after epoch") == log.count("INFO signlang: interrupted") == 1
+    assert log.count("resuming after epoch") == log.count("INFO signlang: interrupted") >= 1
     assert int(log.partition("resuming after epoch ")[2].split()[0].rstrip(",.")) > 3
     assert sweep.epochs("0.001", 2) == 30, "each epoch was trained once"
 
@@ -179,10 +179,10 @@ def test_a_job_that_is_preempted_resumes(
     cluster: Mapping[str, str], tiny: Path, tmp_path: Path
 ) -> None:
     sweep = Sweep(tmp_path / "slurm", tiny, {**cluster, "SLOW": "1"})
-    with sweep.begun(*ON_SLURM, "hydra.launcher.timeout_min=10") as command:
+    with sweep.begun(*ON_SLURM, "hydra.launcher.timeout_min=10", "fold=0") as command:
         sweep.wait_for_epochs(3, ("0.001", 0))
         sweep.call("srun", "-p", "urgent", "-n", str(os.cpu_count()), "true")
-        _, err = command.communicate(timeout=400)
+        _, err = command.communicate(timeout=900)
     assert command.returncode == 0, err
     log = sweep.log("0.001", 0)
     assert "interrupted" in log
