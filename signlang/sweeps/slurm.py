@@ -1,6 +1,5 @@
 """Launcher of sweep jobs as an array of jobs of SLURM, by submitit, and what such a job does."""
 
-import inspect
 import itertools
 import os
 import shutil
@@ -15,15 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hydra.core.utils import setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from signlang import hydra_app, system
+from signlang import system
 from signlang.console import log
 from signlang.errors import SettingError
-from signlang.sweeps.jobs import JobResult, run_configuration
-from signlang.sweeps.launcher import PATIENCE, THREADS, SerialLauncher, SweepProgress
+from signlang.sweeps.jobs import JobResult, RemoteJob
+from signlang.sweeps.launcher import PATIENCE, SerialLauncher, SweepProgress
 
 if TYPE_CHECKING:  # the extra `cluster`
     import submitit
@@ -47,33 +45,23 @@ class SlurmJob:
     Each task of the job runs it; what several tasks share, Lightning finds out by itself.
 
     Attributes:
-        context: Hydra's.
-        task: The dotted name of what the job does.
-        configuration: Its configuration, as it was when the job was submitted.
-        threads: Of the processor, where SLURM does not say how many.
+        job: What is to be done.
         limits: What is allowed, for the error of a job that was stopped too often.
     """
 
-    context: HydraContext
-    task: str
-    configuration: DictConfig
-    threads: int
+    job: RemoteJob
     limits: str
 
     def __call__(self) -> tuple[JobResult, float]:
-        """Run the job, which resumes from its last checkpoint if there is one.
+        """Run the job.
 
         Returns:
             How it ended, and after how many seconds. A job that SLURM stops returns nothing.
         """
         started = time.monotonic()
-        # read when torch is imported, in a moment
-        os.environ |= dict.fromkeys(THREADS, str(min(self.threads, system.cpu_count())))
-        setup_globals()
-        task = hydra_app.sweep_task(self.task)
         with _requeueing() as requeue:
             try:
-                result = run_configuration(self.context, task, self.configuration)
+                result = self.job.run()
             except (KeyboardInterrupt, system.StopRequested):
                 if not requeue.refused:
                     requeue.leave()
@@ -266,14 +254,11 @@ class SlurmLauncher(SerialLauncher):
             f"hydra.launcher.max_num_timeout={self.max_num_timeout}"
         )
         threads = int(self.parameters.get("cpus_per_task", system.cpu_count()))
-        task = _dotted_name(inspect.unwrap(self.jobs.task))
         submitted = {}
         try:
             with self.executor.batch():
                 for number, job in jobs.items():
-                    work = SlurmJob(
-                        self.jobs.context, task, self.jobs.configuration(*job), threads, limits,
-                    )  # fmt: skip
+                    work = SlurmJob(self.jobs.remote(*job, threads), limits)
                     submitted[number] = _Submitted(self.executor.submit(work))
         except (FailedJobError, FailedSubmissionError) as error:
             raise SettingError(f"SLURM accepts no such jobs: {_last_line(error)}") from None
@@ -382,14 +367,6 @@ class _Submitted:
         """Remove what was for this process and the job only; its logs stay."""
         for file in (self.result_file, self.job.paths.submitted_pickle):
             file.unlink(missing_ok=True)
-
-
-def _dotted_name(task: TaskFunction) -> str:
-    """The name of a task in the module that it lies in, which is `__main__` here but not there."""
-    module = task.__module__
-    if module == "__main__" and (spec := sys.modules[module].__spec__):
-        module = spec.name
-    return f"{module}.{task.__qualname__}"
 
 
 def _batches(numbers: list[int], size: int) -> Iterator[list[int]]:
