@@ -1,45 +1,22 @@
 """Sweeps on a SLURM of one node, started here: jobs that are lost, stopped and preempted."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, Result, run_command
+from cluster_sweep import LOCALLY, PATIENCE, Sweep
 from start_slurm import reason_against, running_slurm
 
 pytestmark = [
     pytest.mark.slow,  # minutes: no time limit of SLURM is below one
     pytest.mark.skipif(bool(reason_against()), reason=reason_against()),
 ]
-# fold 0 and 1 of the first setting sleep a second in each epoch, fold 2 longer than its time limit
-SLOW = """
-import os
-import time
-
-import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
-
-SECONDS = {"0": 1.0, "1": 1.0, "2": 2.0}
-
-
-class Slow(pl.Callback):
-    def on_train_epoch_end(self, trainer, pl_module):
-        words = dict(word.lstrip("+").split("=", 1) for word in HydraConfig.get().overrides.task)
-        if "SLOW" in os.environ and words["optimizer.lr"] == "0.001":
-            time.sleep(SECONDS[words["fold"]])
-"""
 ON_SLURM = (
     "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",
     "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5",
 )  # fmt: skip
-LOCALLY = ("hydra/launcher=local", "hydra.launcher.jobs=2")
 
 
 @pytest.fixture(scope="module")
@@ -47,72 +24,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, s
     """The environment variables of a cluster."""
     with running_slurm(tmp_path_factory.mktemp("slurm")) as environment:
         yield environment
-
-
-class Sweep:
-    """A sweep of six runs in a folder."""
-
-    def __init__(self, place: Path, tiny: Path, environment: Mapping[str, str]) -> None:
-        place.mkdir()
-        (place / "slow.py").write_text(SLOW)
-        self.place = place
-        self.environment = {**environment, "PYTHONPATH": path_with(place)}
-        self.words = (
-            "-m", *QUICK, f"data.root={tiny}", "fold=0,1,2", "optimizer.lr=0.001,0.003",
-            "+callbacks.slow._target_=slow.Slow", "trainer.max_epochs=30",
-            "callbacks.early_stopping=null", "callbacks.images=null",
-        )  # fmt: skip
-
-    def run(self, *changes: str) -> Result:
-        return run_command(self.place, *self.words, *changes, **self.environment)
-
-    @contextmanager
-    def begun(self, *changes: str) -> Iterator["subprocess.Popen[str]"]:
-        words = [sys.executable, "-m", "signlang.train", *self.words, *changes]
-        with subprocess.Popen(
-            words, cwd=self.place, env={**os.environ, **self.environment}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ) as command:  # fmt: skip
-            try:
-                yield command
-            finally:
-                command.kill()
-
-    def call(self, *words: str) -> str:
-        return subprocess.run(
-            words, env={**os.environ, **self.environment}, text=True, check=True,
-            capture_output=True,
-        ).stdout  # fmt: skip
-
-    def wait_for_epochs(self, count: int, *runs: tuple[str, int]) -> None:
-        deadline = time.monotonic() + 300
-        while any(self.epochs(*run) < count for run in runs):
-            assert time.monotonic() < deadline, "the runs have not begun"
-            time.sleep(0.2)
-
-    def folder(self, rate: str, fold: int) -> Path:
-        for file in self.place.glob(f"runs/*/*/fold={fold}/record.json"):
-            if json.loads(file.read_text())["settings"]["optimizer.lr"] == float(rate):
-                return file.parent
-        return self.place / "nowhere"
-
-    def epochs(self, rate: str, fold: int) -> int:
-        file = self.folder(rate, fold) / "history.csv"
-        return len(file.read_text().splitlines()) - 1 if file.exists() else 0
-
-    def files(self, name: str) -> dict[str, str]:
-        """The text of a file of each run, by the setting and fold."""
-        return {
-            "/".join(file.parts[-3:-1]): file.read_text()
-            for file in self.place.glob(f"runs/*/*/fold=*/{name}")
-        }
-
-    def log(self, rate: str, fold: int) -> str:
-        return (self.folder(rate, fold) / "run.log").read_text()
-
-
-def path_with(place: Path) -> str:
-    return os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def process_of(task: int) -> int:
@@ -142,7 +53,7 @@ def test_jobs_that_are_cancelled_killed_and_stopped_leave_the_study_of_a_local_s
         array = sweep.call("squeue", "-h", "-o", "%F").split()[0]
         sweep.call("scancel", f"{array}_{cancelled}")
         os.kill(process_of(killed), signal.SIGKILL)
-        _, err = command.communicate(timeout=900)
+        _, err = command.communicate(timeout=PATIENCE)
     assert command.returncode == 1, err
     assert f"its job {array}_{cancelled} ended as CANCELLED" in err
     assert f"its job {array}_{killed} ended as FAILED" in err
@@ -164,15 +75,7 @@ def test_jobs_that_are_cancelled_killed_and_stopped_leave_the_study_of_a_local_s
         assert "resuming after epoch" in sweep.log("0.001", fold)
     assert sweep.files("predictions.csv") == local.files("predictions.csv")
     assert len(sweep.files("predictions.csv")) == 6
-    assert accuracies(sweep) == accuracies(local)
-
-
-def accuracies(sweep: Sweep) -> list[list[str]]:
-    """Name and accuracy of each setting."""
-    lines = (sweep.place / "runs/Bilder_1/leaderboard.csv").read_text().splitlines()
-    header = lines[0].split(",")
-    columns = [header.index(name) for name in ("name", "accuracy", "macro_f1", "folds_done")]
-    return [[line.split(",")[column] for column in columns] for line in lines[1:]]
+    assert sweep.accuracies() == local.accuracies()
 
 
 def test_a_job_that_is_preempted_resumes(
@@ -182,7 +85,7 @@ def test_a_job_that_is_preempted_resumes(
     with sweep.begun(*ON_SLURM, "hydra.launcher.timeout_min=10", "fold=0") as command:
         sweep.wait_for_epochs(3, ("0.001", 0))
         sweep.call("srun", "-p", "urgent", "-n", str(os.cpu_count()), "true")
-        _, err = command.communicate(timeout=900)
+        _, err = command.communicate(timeout=PATIENCE)
     assert command.returncode == 0, err
     log = sweep.log("0.001", 0)
     assert "interrupted" in log
