@@ -76,14 +76,18 @@ class RayLauncher(SerialLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Prepare; Ray is asked when there is work.
+        """Join the cluster; one of this machine is started when there is work.
 
         Raises:
-            SettingError: If Ray is not installed.
+            SettingError: If Ray is not installed, or no cluster is there.
         """
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if find_spec("ray") is None:
             raise SettingError('hydra/launcher=ray needs Ray: pip install "signlang[cluster]".')
+        if self.address == "local":
+            self.at_once = max(1, system.cpu_count() // self.threads)
+        else:
+            self._connect()
 
     def run(
         self, jobs: Mapping[int, tuple[Sequence[str], int]], names: Mapping[int, str]

@@ -1,6 +1,7 @@
 """Launcher of sweep jobs as an array of jobs of SLURM, by submitit, and what such a job does."""
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from signlang import system
 from signlang.console import log
 from signlang.errors import SettingError
+from signlang.files import write_json
 from signlang.sweeps.jobs import JobResult, RemoteJob
 from signlang.sweeps.launcher import PATIENCE, SerialLauncher, SweepProgress
 
@@ -33,6 +35,7 @@ COMMON: Final = {
     "stderr_to_stdout",
 }  # fmt: skip
 LARGEST_ARRAY: Final = 1000  # jobs; SLURM's own default is that indices stay below 1001
+JOBS: Final = "_jobs.json"  # end of the name of the file with the overrides of each job of an array
 BETWEEN_LOOKS: Final = 1.0  # seconds from one look for results to the next
 BETWEEN_CALLS: Final = 30  # seconds from one call of sacct to the next, at most
 LATE: Final = 15.0  # seconds in which the file of a result must show on a shared file system
@@ -106,15 +109,19 @@ class _Requeue:
             self.refused = True
             signal.raise_signal(signal.SIGTERM)
 
-    def leave(self) -> None:
-        """End this process, without a result, after SIGTERM.
+    def at_end(self) -> None:
+        """Requeue a job that is preempted, once SIGTERM has arrived.
 
-        A job that is preempted gets some time from SIGTERM on: it has to requeue itself, because
-        SLURM takes a job that ends in that time for one that failed.
+        It gets some time from then on, but has to requeue itself: SLURM takes a job that ends in
+        that time for one that failed.
         """
         job = os.environ.get("SLURM_JOB_ID")
-        if self.code is None and job and _squeue(job, "%T") == "RUNNING":
+        if self.code is None and not self.refused and job and _squeue(job, "%T") == "RUNNING":
             self(_preemption_signal(), None)
+
+    def leave(self) -> None:
+        """End this process, without a result."""
+        self.at_end()
         sys.exit(143 if self.code is None else self.code)
 
 
@@ -124,7 +131,7 @@ def _requeueing() -> Iterator[_Requeue]:
     number = _preemption_signal()
     requeue = _Requeue(signal.getsignal(number))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it
-    system.end_at_signals()
+    system.end_at_signals(before_end=requeue.at_end)
     signal.signal(number, requeue)
     try:
         yield requeue
@@ -139,8 +146,13 @@ def _preemption_signal() -> signal.Signals:
 
 
 def _squeue(jobs: str, field: str) -> str:
-    """What SLURM says of jobs that wait, run or end: `%i` their numbers, `%T` their states."""
-    words = ["squeue", "-h", "-j", jobs, "-o", field]
+    """What SLURM says of jobs that wait, run or end: `%i` their numbers, `%T` their states.
+
+    Args:
+        jobs: Their numbers, or those of arrays, with commas; all of this user if empty.
+        field: Of each, a line.
+    """
+    words = ["squeue", "-h", "-r", *(["-j", jobs] if jobs else ["--me"]), "-o", field]
     return subprocess.run(words, capture_output=True, text=True).stdout.strip()
 
 
@@ -222,15 +234,21 @@ class SlurmLauncher(SerialLauncher):
     ) -> dict[int, JobResult]:
         """Submit jobs that are not finished, and wait for all of them.
 
+        Those that an earlier command has submitted, which ended before them, are not submitted
+        again.
+
         Raises:
             SettingError: If sbatch refuses them.
             Interrupted: Once they are cancelled.
         """
         outcomes: dict[int, JobResult] = {}
         meter = SweepProgress(len(jobs), min(self.at_once, len(jobs)))
+        earlier = self._submitted_before(jobs)
+        new = [number for number in jobs if number not in earlier]
         with system.stopping_between_batches(), meter:
-            for numbers in _batches(list(jobs), LARGEST_ARRAY):
-                submitted = self._submit({number: jobs[number] for number in numbers})
+            for numbers in _batches(new, LARGEST_ARRAY) if new else [[]]:
+                submitted = {**earlier, **self._submit({n: jobs[n] for n in numbers})}
+                earlier = {}
                 try:
                     self._wait(submitted, jobs, names, meter, outcomes)
                 except (KeyboardInterrupt, system.StopRequested):
@@ -240,6 +258,32 @@ class SlurmLauncher(SerialLauncher):
                         "cancelled. The same command resumes from there."
                     ) from None
         return outcomes
+
+    def _submitted_before(
+        self, jobs: Mapping[int, tuple[Sequence[str], int]]
+    ) -> dict[int, "_Submitted"]:
+        """Jobs of an earlier command that still wait or run."""
+        import submitit
+
+        files = [*Path(self.folder).glob(f"*{JOBS}")]
+        if self.cluster != "slurm" or not files:
+            return {}
+        active = set(_squeue("", "%i").split())
+        known = {
+            tuple(overrides): job_id
+            for file in files
+            for job_id, overrides in json.loads(file.read_text("utf-8")).items()
+            if job_id in active
+        }
+        found = {
+            number: known[key] for number, job in jobs.items() if (key := tuple(job[0])) in known
+        }
+        if found:
+            log.info("%d jobs of an earlier command are still there: waiting for them", len(found))
+        return {
+            number: _Submitted(submitit.SlurmJob(self.executor.folder, job_id))
+            for number, job_id in found.items()
+        }
 
     def _submit(self, jobs: Mapping[int, tuple[Sequence[str], int]]) -> dict[int, "_Submitted"]:
         """Submit jobs as one array.
@@ -253,6 +297,8 @@ class SlurmLauncher(SerialLauncher):
             f"hydra.launcher.timeout_min={self.parameters.get('timeout_min')}, "
             f"hydra.launcher.max_num_timeout={self.max_num_timeout}"
         )
+        if not jobs:
+            return {}
         threads = int(self.parameters.get("cpus_per_task", system.cpu_count()))
         submitted = {}
         try:
@@ -264,6 +310,8 @@ class SlurmLauncher(SerialLauncher):
             raise SettingError(f"SLURM accepts no such jobs: {_last_line(error)}") from None
         array = next(iter(submitted.values())).job.job_id.partition("_")[0]
         if self.cluster == "slurm":
+            overrides = {one.job.job_id: list(jobs[number][0]) for number, one in submitted.items()}
+            write_json(Path(self.folder) / f"{array}{JOBS}", overrides)
             log.info("%d jobs submitted to SLURM: squeue -j %s; their logs are in %s",
                      len(jobs), array, self.folder)  # fmt: skip
         return submitted

@@ -1,5 +1,6 @@
 """A sweep of six runs, some of them slow enough to be disturbed, in a folder of its own."""
 
+import csv
 import json
 import os
 import subprocess
@@ -110,7 +111,6 @@ class Sweep:
 
     def accuracies(self) -> list[list[str]]:
         """Name, accuracy and folds of each setting, from the leaderboard."""
-        lines = (self.place / "runs/Bilder_1/leaderboard.csv").read_text().splitlines()
-        header = lines[0].split(",")
-        columns = [header.index(name) for name in ("name", "accuracy", "macro_f1", "folds_done")]
-        return [[line.split(",")[column] for column in columns] for line in lines[1:]]
+        columns = ("label", "accuracy", "macro_f1", "folds_done")
+        with (self.place / "runs/Bilder_1/leaderboard.csv").open(newline="") as stream:
+            return [[row[column] for column in columns] for row in csv.DictReader(stream)]

@@ -118,3 +118,19 @@ def test_what_slurm_does_not_know_is_refused_in_a_sentence(
     assert result.code == 2
     assert text in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_repeated_command_waits_for_the_jobs_of_one_that_was_killed(
+    cluster: Mapping[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    sweep = Sweep(tmp_path / "slurm", tiny, {**cluster, "SLOW": "1"})
+    words = (*ON_SLURM, "hydra.launcher.timeout_min=10", "fold=0,1")
+    with sweep.begun(*words) as command:
+        sweep.wait_for_epochs(1, ("0.001", 0))
+        command.kill()  # as the end of a session does
+    again = sweep.run(*words)
+    assert again.code == 0, again.err
+    assert "jobs of an earlier command are still there: waiting for them" in again.err
+    assert "submitted to SLURM" not in again.err
+    assert len(sweep.files("metrics.json")) == 4
+    assert "resuming" not in sweep.log("0.001", 0), "nobody disturbed it"
