@@ -1,6 +1,6 @@
-"""The launcher of SLURM where there is none: its scripts, its errors, and its jobs on this machine.
+"""Launchers of clusters where there is none: scripts, errors, and jobs of SLURM on this machine.
 
-`tests/cluster/test_slurm.py` runs sweeps on a real one.
+`tests/cluster/` runs sweeps on real ones.
 """
 
 import os
@@ -81,6 +81,19 @@ def test_a_machine_without_slurm_is_told_so(tiny: Path, tmp_path: Path) -> None:
     assert result.code == 2
     assert "hydra/launcher=slurm needs SLURM, and there is no sbatch here" in result.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("name", "package"), [("slurm", "submitit"), ("ray", "Ray")])
+def test_a_missing_extra_is_named(name: str, package: str, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['ray'] = sys.modules['submitit'] = None\n"  # as if not installed
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    words = ("-m", f"hydra/launcher={name}", *QUICK, f"data.root={tiny}", "fold=0,1")
+    result = run_command(tmp_path, *words, PYTHONPATH=path)
+    assert result.code == 2
+    wanted = f'hydra/launcher={name} needs {package}: pip install "signlang[cluster]".'
+    assert result.err.strip() == wanted
 
 
 @pytest.mark.parametrize(("given", "count"), [("1", 1), ("100000", None), ("", None), ("x", None)])
