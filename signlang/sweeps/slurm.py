@@ -243,7 +243,10 @@ class SlurmLauncher(SerialLauncher):
         """
         outcomes: dict[int, JobResult] = {}
         meter = SweepProgress(len(jobs), min(self.at_once, len(jobs)))
-        earlier = self._submitted_before(jobs)
+        # a result is unpickled: none may be there already, from whoever made the folder
+        for file in Path(self.folder).glob("*_result.pkl"):
+            file.unlink(missing_ok=True)
+        earlier = self._submitted_before(jobs) if self.cluster == "slurm" else {}
         new = [number for number in jobs if number not in earlier]
         with system.stopping_between_batches(), meter:
             for numbers in _batches(new, LARGEST_ARRAY) if new else [[]]:
@@ -265,13 +268,10 @@ class SlurmLauncher(SerialLauncher):
         """Jobs of an earlier command that still wait or run."""
         import submitit
 
-        files = [*Path(self.folder).glob(f"*{JOBS}")]
-        if self.cluster != "slurm" or not files:
-            return {}
         active = set(_squeue("", "%i").split())
         known = {
             tuple(overrides): job_id
-            for file in files
+            for file in Path(self.folder).glob(f"*{JOBS}")
             for job_id, overrides in json.loads(file.read_text("utf-8")).items()
             if job_id in active
         }
@@ -281,7 +281,7 @@ class SlurmLauncher(SerialLauncher):
         if found:
             log.info("%d jobs of an earlier command are still there: waiting for them", len(found))
         return {
-            number: _Submitted(submitit.SlurmJob(self.executor.folder, job_id))
+            number: _Submitted(submitit.SlurmJob(self.executor.folder, job_id), own=False)
             for number, job_id in found.items()
         }
 
@@ -330,7 +330,7 @@ class SlurmLauncher(SerialLauncher):
             for number, one in list(left.items()):
                 if not one.is_done():
                     continue
-                if one.result_file.exists():
+                if one.own and one.result_file.exists():
                     outcomes[number], seconds = one.result()
                 else:
                     outcomes[number], seconds = self._lost(one, jobs[number]), one.seconds()
@@ -373,11 +373,14 @@ class _Submitted:
         job: submitit's.
         started: When it was first seen to run.
         ended: When it was first seen to have ended without a result.
+        own: Whether this command has submitted it; what another one says of its jobs is not
+            unpickled, its run folders tell as much.
     """
 
     job: "submitit.Job[tuple[JobResult, float]]"
     started: float | None = None
     ended: float | None = None
+    own: bool = True
     submitted: float = field(default_factory=time.monotonic)
 
     @property
