@@ -19,6 +19,7 @@ EXTRAS: Final = {
     },
     "export": {"onnx", "onnxscript"},
     "search": {"optuna"},
+    "cluster": {"submitit", "ray"},
     "wandb": {"wandb"},
     "mlflow": {"mlflow", "sqlalchemy", "alembic"},
 }  # fmt: skip

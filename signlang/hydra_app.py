@@ -159,6 +159,18 @@ class _Jobs:
         return SignlangError(f"{count} job{'s' * (count > 1)} of the sweep failed, see above.")
 
 
+def sweep_task(name: str) -> Callable[[Any], Any]:
+    """The task of a sweep's job that runs in a process without `run`, on another machine.
+
+    Args:
+        name: The dotted name of the task.
+    """
+    from hydra.utils import get_method
+
+    register_resolvers()
+    return _Jobs(get_method(name))
+
+
 def override_words(verb: str, words: Sequence[str]) -> list[str]:
     """The words of a command line as Hydra understands them.
 

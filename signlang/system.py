@@ -24,10 +24,13 @@ GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD
 
 
 def cpu_count() -> int:
-    """Number of CPU cores that this process may use."""
+    """Number of CPU cores that this process may use; in a job of SLURM those of its task."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")  # not every cluster binds its tasks to cores
+    return min(count, int(given)) if given.isdigit() and int(given) else count
 
 
 def child_environment() -> dict[str, str]:
@@ -154,6 +157,7 @@ class _Signals:
         process: The process that notes signals; one that it forks for batches must not.
         noted: The signal that has arrived; 0 for none.
         at_once: Signals end the process although they are noted elsewhere.
+        before_end: Called before a signal ends the process.
     """
 
     command: bool = False
@@ -161,6 +165,7 @@ class _Signals:
     process: int = 0
     noted: int = 0
     at_once: bool = False
+    before_end: Callable[[], None] | None = None
 
 
 _signals: Final = _Signals()
@@ -185,6 +190,8 @@ def _note(number: int, _: object) -> None:
 def _end(number: int, _: object) -> None:
     if not _signals.command:
         raise KeyboardInterrupt
+    if _signals.before_end is not None:
+        _signals.before_end()
     if _signals.silent:
         os._exit(128 + number)
     end_process(number)
@@ -204,9 +211,14 @@ def _handle(handler: Callable[[int, Any], None] | None) -> None:
             signal.signal(number, handler or default)
 
 
-def end_at_signals(*, silent: bool = False) -> None:
-    """Let Ctrl-C and SIGTERM end this command at once, without a trace: nothing is at stake."""
-    _signals.command, _signals.silent = True, silent
+def end_at_signals(*, silent: bool = False, before_end: Callable[[], None] | None = None) -> None:
+    """Let Ctrl-C and SIGTERM end this command at once, without a trace: nothing is at stake.
+
+    Args:
+        silent: Print nothing: this is a worker of a sweep.
+        before_end: Called first.
+    """
+    _signals.command, _signals.silent, _signals.before_end = True, silent, before_end
     _handle(_end)
 
 

@@ -22,7 +22,7 @@ ROOMS: Final = (
     "inference", "models", "reporting", "hands", "metrics", "data",
 )  # fmt: skip
 ABOVE: Final = ("__main__", "api")  # they import verbs
-MOST_MODULES: Final = 111
+MOST_MODULES: Final = 113
 # the same kind of thing in two rooms
 SHARED_NAMES: Final = {
     "__main__": "commands of a package, python -m signlang and python -m signlang.hands",
@@ -160,4 +160,4 @@ def test_torch_waits_until_there_is_work_for_it() -> None:
 
 def test_tests_mirror_the_rooms() -> None:
     folders = {file.parent.name for file in (ROOT / "tests").rglob("test_*.py")} - {"tests"}
-    assert folders <= set(ROOMS)
+    assert folders - {"cluster"} <= set(ROOMS)  # sweeps that need the daemons of a cluster

@@ -196,7 +196,7 @@ def test_the_help_of_a_verb_lists_the_groups_that_it_has(tmp_path: Path) -> None
     assert "model:" not in shown
     assert "hydra/launcher" not in shown
     train = run_command(tmp_path, "--help").out
-    assert "hydra/launcher: basic, local, serial" in train
+    assert "hydra/launcher: basic, local, ray, serial, slurm" in train
     assert "debug: fast, overfit, profile" in train
     assert "Components" not in run_command(tmp_path, "--help", verb="serve").out
 

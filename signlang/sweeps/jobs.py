@@ -2,29 +2,36 @@
 
 import copy
 import gc
+import inspect
 import json
 import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from signlang import console
+from signlang import console, hydra_app
 from signlang.components import TARGET, configured_nodes
 from signlang.console import log
 from signlang.errors import SignlangError
-from signlang.system import cpu_name
+from signlang.system import cpu_count, cpu_name
 
 if TYPE_CHECKING:  # it imports numpy
     from signlang.runs.folder import RunFolder
+
+# environment variables that libraries read for the number of their threads
+THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+                  "OPENCV_FOR_THREADS_NUM")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,21 +108,63 @@ class Jobs:
         return None if metrics is None else JobResult(float(metrics["validation"]["accuracy"]))
 
     def run(self, overrides: Sequence[str], number: int) -> JobResult:
-        """Run a job in this process, and leave no network of it in memory."""
-        with console.remarks() as remarks:
-            returned = run_job(
-                hydra_context=self.context,
-                task_function=self.task,
-                config=self.configuration(overrides, number),
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-        gc.collect()  # trainer, callbacks and module know one another: only this frees them
-        value: Any = returned._return_value  # the property writes to the screen and raises
-        if returned.status == JobStatus.COMPLETED:
-            return JobResult(float(value), remarks=tuple(remarks))
-        error = str(value) if isinstance(value, SignlangError) else repr(value)
-        return JobResult(error=error, remarks=tuple(remarks))
+        """Run a job in this process."""
+        return run_configuration(self.context, self.task, self.configuration(overrides, number))
+
+    def remote(self, overrides: Sequence[str], number: int, threads: int) -> "RemoteJob":
+        """A job for a process on another machine."""
+        task = _dotted_name(inspect.unwrap(self.task))
+        return RemoteJob(self.context, task, self.configuration(overrides, number), threads)
+
+
+@dataclass
+class RemoteJob:
+    """A job that is pickled, for a process on another machine.
+
+    Attributes:
+        context: Hydra's.
+        task: The dotted name of what the job does.
+        configuration: Its configuration, as it was when the job was submitted.
+        threads: Of the processor.
+    """
+
+    context: HydraContext
+    task: str
+    configuration: DictConfig
+    threads: int
+
+    def run(self) -> JobResult:
+        """Run the job, which resumes from its last checkpoint if there is one."""
+        # read when torch is imported, in a moment
+        os.environ |= dict.fromkeys(THREADS, str(min(self.threads, cpu_count())))
+        setup_globals()
+        return run_configuration(self.context, hydra_app.sweep_task(self.task), self.configuration)
+
+
+def _dotted_name(task: TaskFunction) -> str:
+    """The name of a task in the module that it lies in, which is `__main__` here but not there."""
+    module = task.__module__
+    if module == "__main__" and (spec := sys.modules[module].__spec__):
+        module = spec.name
+    return f"{module}.{task.__qualname__}"
+
+
+def run_configuration(context: HydraContext, task: TaskFunction, config: DictConfig) -> JobResult:
+    """Run the job of a configuration in this process, and leave no network of it in memory."""
+    with console.remarks() as remarks:
+        returned = run_job(
+            hydra_context=context,
+            task_function=task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+    gc.collect()  # trainer, callbacks and module know one another: only this frees them
+    value: Any = returned._return_value  # the property writes to the screen and raises
+    if returned.status == JobStatus.COMPLETED:
+        return JobResult(float(value), remarks=tuple(remarks))
+    error = str(value) if isinstance(value, SignlangError) else repr(value)
+    return JobResult(error=error, remarks=tuple(remarks))
 
 
 Measure = Callable[["partial[dict[str, Any] | str]"], "dict[str, Any] | str"]

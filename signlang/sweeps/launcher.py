@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from signlang import console, system
 from signlang.console import CONSOLE, duration, log, verbose
 from signlang.errors import SettingError
-from signlang.sweeps.jobs import JobResult, Jobs, Measure, display_text
+from signlang.sweeps.jobs import THREADS, JobResult, Jobs, Measure, display_text
 from signlang.system import cpu_count
 
 Result = TypeVar("Result")
@@ -84,8 +84,6 @@ class SweepProgress:
 
 
 JOB_MEMORY: Final = 2 * 2**30  # bytes; torch with one small network takes about half of it
-THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-                  "OPENCV_FOR_THREADS_NUM")  # fmt: skip
 PATIENCE: Final = 10.0  # seconds that an interrupted worker gets to leave its run in order
 ATTEMPTS: Final = 2  # the second signal ends a worker at once
 

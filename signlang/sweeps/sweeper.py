@@ -22,6 +22,8 @@ from signlang.console import log
 from signlang.errors import SettingError, SignlangError, SweepError
 from signlang.sweeps.jobs import Jobs, measure_latencies
 from signlang.sweeps.launcher import LocalLauncher, SerialLauncher
+from signlang.sweeps.ray import RayLauncher
+from signlang.sweeps.slurm import SlurmLauncher
 
 if TYPE_CHECKING:
     from signlang.runs.folder import Search
@@ -286,7 +288,8 @@ def register() -> None:
         sys.modules[ROOT] = ModuleType(ROOT)
         sys.modules[ROOT].__path__ = []
     home = sys.modules[HOME] = ModuleType(HOME)
-    for plugin in (SerialLauncher, LocalLauncher, GridSweeper, OptunaSweeper):
+    launchers = (SerialLauncher, LocalLauncher, SlurmLauncher, RayLauncher)
+    for plugin in (*launchers, GridSweeper, OptunaSweeper):
         plugin.__module__ = HOME
         setattr(home, plugin.__name__, plugin)
         Plugins.instance().register(plugin)
