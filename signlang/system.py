@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ ARITHMETIC: Final = {  # flags of a processor that decide its results and speed,
     "amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "bf16": "bf16", "avx512f": "AVX-512",
     "avx2": "AVX2",
 }  # fmt: skip
+THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+                  "OPENCV_FOR_THREADS_NUM")  # fmt: skip  # read when torch is imported
 GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, Windows' (WSL)
 
 
@@ -130,6 +133,13 @@ def device() -> str:
     threads = torch.get_num_threads()
     text = f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
     return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, however that ended: its work is not needed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 class StopRequested(BaseException):

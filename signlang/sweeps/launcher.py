@@ -81,8 +81,6 @@ class SweepProgress:
 
 
 JOB_MEMORY: Final = 2 * 2**30  # bytes; torch with one small network takes about half of it
-THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-                  "OPENCV_FOR_THREADS_NUM")  # fmt: skip
 PATIENCE: Final = 10.0  # seconds that an interrupted worker gets to leave its run in order
 ATTEMPTS: Final = 2  # the second signal ends a worker at once
 
@@ -254,20 +252,15 @@ def _work(
     """Work on one job after another, until it receives None."""
     with suppress(OSError):
         os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on once
-    os.environ |= dict.fromkeys(THREADS, str(threads))  # read when torch is imported, in a moment
+    os.environ |= dict.fromkeys(
+        system.THREADS, str(threads)
+    )  # read when torch is imported, in a moment
     console.mute()
     system.end_at_signals(silent=True)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=system.end_with, args=(parent,), daemon=True).start()
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt, system.StopRequested):
         while (job := connection.recv()) is not None:
             connection.send(task(job))
-
-
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, however that ended: its work is not needed."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def _death(code: int | None) -> str:
