@@ -249,12 +249,27 @@ def ending_at_once() -> Iterator[None]:
         _signals.at_once = False
 
 
+_watches: Final[list[Callable[[], None]]] = []
+
+
+@contextmanager
+def watching(look: Callable[[], None]) -> Iterator[None]:
+    """Let `check_stop` call a function, which may raise, as long as the block runs."""
+    _watches.append(look)
+    try:
+        yield
+    finally:
+        _watches.remove(look)
+
+
 def check_stop() -> None:
-    """Stop here if Ctrl-C or SIGTERM has arrived.
+    """Stop here if Ctrl-C or SIGTERM has arrived, or what is watched raises.
 
     Raises:
         StopRequested: It is called between two batches, images or jobs, where all is in order.
     """
+    for look in _watches:
+        look()
     if _signals.noted and os.getpid() == _signals.process:
         raise StopRequested
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import QUICK, Result, run_command
+from conftest import QUICK, run_command
 
 from signlang import api
 from signlang.data.datamodule import EpochBatchSampler
