@@ -254,7 +254,7 @@ _watches: Final[list[Callable[[], None]]] = []
 
 @contextmanager
 def watching(look: Callable[[], None]) -> Iterator[None]:
-    """Let `check_stop` call a function, which may raise, as long as the block runs."""
+    """Let `check_watches` call a function, which may raise, as long as the block runs."""
     _watches.append(look)
     try:
         yield
@@ -262,14 +262,19 @@ def watching(look: Callable[[], None]) -> Iterator[None]:
         _watches.remove(look)
 
 
+def check_watches() -> None:
+    """Look whether this process may still write, see `signlang.locks`."""
+    for look in _watches:
+        look()
+
+
 def check_stop() -> None:
-    """Stop here if Ctrl-C or SIGTERM has arrived, or what is watched raises.
+    """Stop here if Ctrl-C or SIGTERM has arrived, or what is watched is lost.
 
     Raises:
         StopRequested: It is called between two batches, images or jobs, where all is in order.
     """
-    for look in _watches:
-        look()
+    check_watches()
     if _signals.noted and os.getpid() == _signals.process:
         raise StopRequested
 

@@ -364,7 +364,7 @@ class RunFolder:
                     "choose another folder with runs_dir=DIR."
                 ) from None
             for inner in (self.path, self.checkpoints):
-                remove_abandoned(inner)
+                remove_abandoned(inner, alone=True)
             yield
 
     def start(self, record: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -422,7 +422,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
-            if entry.name in {LOCK, locks.LEASE}:
+            if entry.name == LOCK or entry.name.startswith(f"{LOCK}."):  # its lease
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
