@@ -194,4 +194,4 @@ def test_machines_that_are_lost_leave_no_run_twice_and_none_stuck(tmp_path: Path
 
 @pytest.mark.slow
 def test_the_same_two_hundred_times(tmp_path: Path) -> None:
-    assert campaign(tmp_path / "place", "--rounds", "200")["taken over"] > 50
+    assert campaign(tmp_path / "place", "--rounds", "200")["killed with a run"] > 50

@@ -39,7 +39,7 @@ EACH: Final = 2  # processes of a machine
 OPEN: Final = 4  # runs that all processes compete for
 STEPS: Final = 40
 STEP: Final = 0.01  # seconds
-LATE: Final = 1.5  # seconds beyond the expiry until the next process must have begun
+LATE: Final = 1.5  # seconds beyond the expiry until a process must know whether it has a run
 
 
 @dataclass
@@ -63,6 +63,7 @@ def work(place: Path, machine: str, expiry: float, seed: int) -> None:
         unfinished = (n for n in count() if not (place / f"run{n}" / "metrics.json").exists())
         names = [f"run{next(unfinished)}" for _ in range(OPEN)]
         name = rng.choice(names)
+        log.write("want", name)
         try:
             train(RunFolder(place / name), name, log)
         except RunError as error:
@@ -118,8 +119,8 @@ class Campaign:
     rng: random.Random
     numbers: Iterator[int] = field(default_factory=count)
     running: dict[int, str] = field(default_factory=dict)  # machine of each process
-    ended: dict[int, float] = field(default_factory=dict)  # when each was killed
     suspended: dict[int, float] = field(default_factory=dict)  # until when
+    slept: set[int] = field(default_factory=set)  # those that were suspended
 
     def start(self, machine: str) -> None:
         """Start a process of a machine."""
@@ -144,7 +145,6 @@ class Campaign:
         """End a process by SIGKILL, and return its machine."""
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-        self.ended[process] = time.monotonic()
         self.suspended.pop(process, None)
         return self.running.pop(process)
 
@@ -161,6 +161,7 @@ class Campaign:
             self.start(self.kill(process))
         elif process not in self.suspended:
             os.kill(process, signal.SIGSTOP)
+            self.slept.add(process)
             self.suspended[process] = time.monotonic() + self.rng.uniform(0.5, 2) * self.expiry
         return what
 
@@ -176,7 +177,7 @@ class Campaign:
 
     def finish(self) -> None:
         """Let what was begun end."""
-        self.wait(2 * self.expiry)
+        self.wait(4 * self.expiry)
         (self.place / "enough").touch()
         self.wait(2 * self.expiry + STEPS * STEP * 4)
         for process in list(self.running):
@@ -189,7 +190,11 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A run in the hands of one process, from its begin to the last that it did to it."""
+    """A run in the hands of one process, from its begin to the last that it did to it.
+
+    Attributes:
+        how: It went: `end`, `lost` (it was suspended too long) or `killed`.
+    """
 
     process: int
     begin: float
@@ -197,14 +202,19 @@ class Stretch:
     how: str
 
 
-def stretches(place: Path, ended: dict[int, float]) -> dict[str, list[Stretch]]:
+def events(place: Path) -> Iterator[tuple[int, list[tuple[str, str, float]]]]:
+    """Each process, and what it did: kind, run and time."""
+    for file in sorted((place / "log").iterdir()):
+        lines = file.read_text().splitlines()
+        yield int(file.suffix[1:]), [(what, run, at) for what, run, at in map(json.loads, lines)]
+
+
+def stretches(place: Path) -> dict[str, list[Stretch]]:
     """By run, in the order in which they began."""
     found: dict[str, list[Stretch]] = {}
-    for file in (place / "log").iterdir():
-        process = int(file.suffix[1:])
+    for process, done in events(place):
         begun: dict[str, tuple[float, float]] = {}
-        for line in file.read_text().splitlines():
-            what, run, moment = json.loads(line)
+        for what, run, moment in done:
             if what == "begin":
                 begun[run] = moment, moment
             elif what == "step":
@@ -214,39 +224,43 @@ def stretches(place: Path, ended: dict[int, float]) -> dict[str, list[Stretch]]:
                 end = moment if what == "end" else last
                 found.setdefault(run, []).append(Stretch(process, begin, end, what))
         for run, (begin, last) in begun.items():
-            end = ended.get(process, last)
-            found.setdefault(run, []).append(Stretch(process, begin, end, "killed"))
+            found.setdefault(run, []).append(Stretch(process, begin, last, "killed"))
     return {run: sorted(some, key=lambda s: s.begin) for run, some in found.items()}
+
+
+def waits(place: Path, slept: set[int]) -> list[float]:
+    """How long each process that was not suspended waited to have a run, or to be refused it."""
+    return [
+        after[2] - before[2]
+        for process, done in events(place)
+        if process not in slept
+        for before, after in pairwise(done)
+        if before[0] == "want"
+    ]
 
 
 def verdict(campaign: Campaign) -> dict[str, Any]:
     """Whether no run was in two hands, each was finished once, and none was stuck."""
-    found = stretches(campaign.place, campaign.ended)
+    found = stretches(campaign.place)
+    each = [stretch for some in found.values() for stretch in some]
+    ends = {run: sum(s.how == "end" for s in some) for run, some in found.items()}
     twice = [
-        (run, first, second)
-        for run, some in found.items()
+        (first, second)
+        for some in found.values()
         for first, second in pairwise(some)
         if second.begin < first.end
     ]
-    ends = {run: sum(s.how == "end" for s in some) for run, some in found.items()}
-    waits = [
-        second.begin - first.end
-        for some in found.values()
-        for first, second in pairwise(some)
-        if first.how != "end"
-    ]
-    builds = found.get("cache", [])
+    waited = waits(campaign.place, campaign.slept)
     return {
-        "runs finished": sum(ends[run] == 1 for run in ends if run != "cache"),
+        "runs finished": sum(number == 1 for run, number in ends.items() if run != "cache"),
         "runs finished twice": sum(number > 1 for number in ends.values()),
-        "taken over": len(waits),
-        "of those that woke up, stopped": sum(
-            s.how == "lost" for some in found.values() for s in some
-        ),
+        "runs left unfinished": sum(number == 0 for number in ends.values()),
+        "killed with a run": sum(s.how == "killed" for s in each),
+        "stopped with a run that was taken over": sum(s.how == "lost" for s in each),
         "in two hands": len(twice),
-        "longest wait, seconds": round(max(waits, default=0.0), 2),
-        "stuck": sum(wait > campaign.expiry + LATE for wait in waits),
-        "cache built": sum(s.how == "end" for s in builds),
+        "longest wait, seconds": round(max(waited), 2),
+        "stuck": sum(wait > campaign.expiry + LATE for wait in waited),
+        "cache built": ends.get("cache", 0),
     }
 
 
@@ -298,7 +312,7 @@ def main() -> None:
     words = parser.parse_args()
     result = campaign(words.place, words.rounds, words.expiry, words.seed)
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    wrong = ("runs finished twice", "in two hands", "stuck")
+    wrong = ("runs finished twice", "runs left unfinished", "in two hands", "stuck")
     sys.exit(any(result[key] for key in wrong) or result["cache built"] != 1)
 
 

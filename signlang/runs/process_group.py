@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.modules.batchnorm import _NormBase
@@ -89,6 +90,13 @@ class RankEnvironment(ClusterEnvironment):
         return self.rank.node
 
 
+class LeftSignals(_SignalConnector):
+    """Leaves signals to the command: at SIGTERM Lightning waits for all ranks, in a handler."""
+
+    def register_signal_handlers(self) -> None:
+        """Register none."""
+
+
 class RankStrategy(DDPStrategy):
     """Lightning's DDP for processes that have met already.
 
@@ -97,14 +105,12 @@ class RankStrategy(DDPStrategy):
     validation and checkpoint, which then hold what all ranks have seen.
 
     Args:
-        rank: Of this process.
         find_unused_parameters: Whether the network may leave parameters out.
     """
 
-    def __init__(self, rank: Rank, *, find_unused_parameters: bool = False) -> None:
+    def __init__(self, *, find_unused_parameters: bool = False) -> None:
         options: Any = {FORWARD_SYNC: False}
         super().__init__(
-            cluster_environment=RankEnvironment(rank),
             **options,
             find_unused_parameters=find_unused_parameters,
         )

@@ -12,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import BaseFinetuning, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -187,11 +189,16 @@ def build_trainer(
         rank: Of this process, if several train together.
     """
     precision = choose_precision(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
-    more: dict[str, Any] = {}
-    if rank is not None:
-        unused = cfg.trainer.get("strategy") == UNUSED_PARAMETERS
-        more = {"strategy": process_group.RankStrategy(rank, find_unused_parameters=unused)}
-    return _trainer(cfg, [DivergenceGuard(), *callbacks], loggers, precision, **more)
+    callbacks = [DivergenceGuard(), *callbacks]
+    if rank is None:
+        return _trainer(cfg, callbacks, loggers, precision)
+    unused = cfg.trainer.get("strategy") == UNUSED_PARAMETERS
+    trainer = _trainer(
+        cfg, callbacks, loggers, precision, process_group.RankEnvironment(rank),
+        strategy=process_group.RankStrategy(find_unused_parameters=unused),
+    )  # fmt: skip
+    trainer._signal_connector = process_group.LeftSignals(trainer)
+    return trainer
 
 
 def build_tester(
@@ -201,8 +208,10 @@ def build_tester(
 
     Of several processes one tests, so that no image counts twice to make their shares equal.
     """
-    alone = ALONE if process_count(cfg.trainer) > 1 else {}
-    return _trainer(cfg, callbacks, loggers, "32-true", **alone)
+    if process_count(cfg.trainer) == 1:
+        return _trainer(cfg, callbacks, loggers, "32-true")
+    # named, or Lightning would look for those that srun started, and refuse to be alone
+    return _trainer(cfg, callbacks, loggers, "32-true", LightningEnvironment(), **ALONE)
 
 
 @dataclass(frozen=True)
@@ -502,7 +511,7 @@ def _hands(module: HandSignDataModule) -> dict[str, Any]:
 
 def _trainer(
     cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], precision: str,
-    **more: Any,
+    *environment: ClusterEnvironment, **more: Any,
 ) -> pl.Trainer:  # fmt: skip
     return instantiate_component(
         cfg.trainer,
@@ -512,7 +521,7 @@ def _trainer(
         logger=loggers or False,
         precision=precision,
         enable_checkpointing=True,  # History is a checkpoint callback; see `build_callbacks`
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *environment],
         default_root_dir=cfg.run_folder,
         **more,
     )
