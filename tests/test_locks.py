@@ -21,7 +21,7 @@ from signlang import files, locks, system
 from signlang.errors import RunError
 from signlang.runs.folder import RunFolder
 
-EXPIRY = 1.2  # seconds
+EXPIRY = 0.8  # seconds
 LEASE = ".lock.1"
 
 
@@ -82,7 +82,7 @@ def test_a_machine_that_is_lost_leaves_a_lock_that_expires(
         started = time.monotonic()
         with RunFolder(tmp_path).locked():
             waited = time.monotonic() - started
-        assert EXPIRY <= waited < EXPIRY + 1
+        assert EXPIRY <= waited < EXPIRY + 2
         with pytest.raises(RunError, match="taken over"):  # it was only asleep
             lease.check()
 
@@ -91,7 +91,7 @@ def test_a_lease_that_names_nobody_expires_too(tmp_path: Path) -> None:
     (tmp_path / LEASE).touch()  # its process was killed before it wrote anything
     started = time.monotonic()
     with RunFolder(tmp_path).locked():
-        assert EXPIRY <= time.monotonic() - started < EXPIRY + 1
+        assert EXPIRY <= time.monotonic() - started < EXPIRY + 2
 
 
 def test_who_lost_the_lease_stops_and_writes_nothing_more(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def campaign(place: Path, *words: str) -> dict[str, Any]:
 
 
 def test_machines_that_are_lost_leave_no_run_twice_and_none_stuck(tmp_path: Path) -> None:
-    result = campaign(tmp_path / "place", "--rounds", "4", "--expiry", "0.6")
+    result = campaign(tmp_path / "place", "--rounds", "3", "--expiry", "0.4")
     assert result["runs finished"] > 1
 
 

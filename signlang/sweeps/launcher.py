@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from signlang import console, system
 from signlang.console import CONSOLE, duration, log, verbose
 from signlang.errors import SettingError
+from signlang.runs import ranks
 from signlang.sweeps.jobs import JobResult, Jobs, display_text
 from signlang.system import cpu_count
 
@@ -291,7 +292,17 @@ class SerialLauncher(HydraLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run jobs; a failing one stops none of the others."""
+        """Run jobs; a failing one stops none of the others.
+
+        Raises:
+            SettingError: If `srun` started this command several times.
+        """
+        together = ranks.started_together()
+        if together > 1:
+            raise SettingError(
+                f"srun started {together} processes, and each would run the whole sweep: start it "
+                "in one (srun --ntasks=1), which starts those that trainer.devices names itself."
+            )
         setup_globals()
         outcomes: dict[int, JobResult] = {}
         started = time.perf_counter()
@@ -338,7 +349,7 @@ class LocalLauncher(SerialLauncher):
     """Skips what is finished, and runs the other jobs side by side on this machine.
 
     Args:
-        jobs: How many at once, or `auto`, see `worker_count`.
+        jobs: How many at once, or `auto`, see `worker_count`; fewer if each has several processes.
     """
 
     def __init__(self, jobs: int | str = "auto") -> None:
@@ -358,7 +369,8 @@ class LocalLauncher(SerialLauncher):
                 "the jobs run one after another."
             )
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.at_once = worker_count(self.asked)
+        processes = ranks.process_count(config.trainer) if self.asked == "auto" else 1
+        self.at_once = max(1, worker_count(self.asked) // processes)
         self.workers = WorkerPool(lambda job: self.jobs.run(*job), self.at_once)
 
     def run(

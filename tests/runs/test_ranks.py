@@ -140,6 +140,21 @@ def test_srun_must_start_as_many_processes_as_the_settings_name() -> None:
         given_rank({"devices": 2}, environment)
 
 
+def slurm(number: int, port: int) -> dict[str, str]:
+    """What `srun --ntasks=2` sets for one of its tasks."""
+    return {
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number), "SLURM_NODEID": "0", "SLURM_JOB_ID": str(port - 15000),
+        "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost", "SLURM_CPUS_PER_TASK": "1",
+    }  # fmt: skip
+
+
+def test_tasks_of_slurm_do_not_each_run_a_sweep(tmp_path: Path) -> None:
+    result = run_command(tmp_path, "-m", *TWO, "data=synthetic", "fold=0,1", **slurm(0, 15001))
+    assert result.code == 2, result.err
+    assert "srun started 2 processes, and each would run the whole sweep" in result.err
+
+
 def start(place: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "signlang.train", *words],
@@ -254,15 +269,6 @@ def test_two_processes_train_each_run_of_a_sweep(
     files = sorted(tmp_path.glob("runs/*/*/*/metrics.json"))
     assert len(files) == 3
     assert len({file.parent.parent for file in files}) == 1
-
-
-def slurm(number: int, port: int) -> dict[str, str]:
-    """What `srun --ntasks=2` sets for one of its tasks."""
-    return {
-        "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": str(number),
-        "SLURM_LOCALID": str(number), "SLURM_NODEID": "0", "SLURM_JOB_ID": str(port - 15000),
-        "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost", "SLURM_CPUS_PER_TASK": "1",
-    }  # fmt: skip
 
 
 @pytest.mark.slow
