@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +40,21 @@ def history_in(place: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def others() -> set[int]:
-    """Processes on this machine that train along with a rank 0."""
+def others(place: Path) -> set[int]:
+    """Processes that train along with a rank 0 that was started in a folder."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"ranks.follow_parent" in command:
-            found.add(int(folder.name))
+        with suppress(OSError):
+            command, here = (folder / "cmdline").read_bytes(), (folder / "cwd").readlink()
+            if b"ranks.follow_parent" in command and here == place:
+                found.add(int(folder.name))
     return found
 
 
 def test_two_processes_train_one_run(tiny: Path, tmp_path: Path) -> None:
-    before = others()
     result = run_command(tmp_path, *TWO, f"data.root={tiny}")
     assert result.code == 0, result.err
-    assert others() <= before, "no process is left"
+    assert not others(tmp_path), "no process is left"
     run, metrics, history = run_in(tmp_path), metrics_in(tmp_path), history_in(tmp_path)
     assert len(history) == metrics["epochs"] == 3
     # two processes have counted each image once: one process that tests finds the same
@@ -186,22 +183,14 @@ def uninterrupted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return outcome(place)
 
 
-@pytest.fixture
-def cleared() -> Iterator[set[int]]:
-    """Other ranks that were there before; a test must leave no more."""
-    before = others()
-    yield before
-    assert others() <= before
-
-
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run_which_is_then_resumed(
-    tiny: Path, tmp_path: Path, uninterrupted: Any, cleared: set[int]
+    tiny: Path, tmp_path: Path, uninterrupted: Any
 ) -> None:
     words = (*LONG, f"data.root={tiny}", "augment=digits")
     process = start(tmp_path, *words)
     wait_for_epoch(tmp_path, 3, process)
-    (other,) = others() - cleared
+    (other,) = others(tmp_path)
     killed = time.monotonic()
     os.kill(other, signal.SIGKILL)
     _, errors = process.communicate(timeout=30)
@@ -210,6 +199,7 @@ def test_a_process_that_is_killed_ends_the_run_which_is_then_resumed(
     assert re.search(r"Process 2 of the 2 that train this run was killed by signal SIGKILL", errors)
     assert "The same command resumes the run." in errors
     assert "Traceback" not in errors
+    assert not others(tmp_path)
     again = run_command(tmp_path, *words)
     assert again.code == 0, again.err
     assert "resuming after epoch" in again.err
@@ -219,7 +209,7 @@ def test_a_process_that_is_killed_ends_the_run_which_is_then_resumed(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_ends_takes_its_processes_with_it(
-    tiny: Path, tmp_path: Path, uninterrupted: Any, cleared: set[int], number: signal.Signals
+    tiny: Path, tmp_path: Path, uninterrupted: Any, number: signal.Signals
 ) -> None:
     words = (*LONG, f"data.root={tiny}", "augment=digits")
     process = start(tmp_path, *words)
@@ -227,9 +217,9 @@ def test_a_run_that_ends_takes_its_processes_with_it(
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     deadline = time.monotonic() + 15
-    while others() - cleared and time.monotonic() < deadline:
+    while others(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not others() - cleared
+    assert not others(tmp_path)
     if number != signal.SIGKILL:
         assert process.returncode == 128 + number
         assert re.search(
@@ -259,9 +249,7 @@ def test_a_fault_of_another_process_alone_is_told(tiny: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["serial", "local"])
-def test_two_processes_train_each_run_of_a_sweep(
-    tiny: Path, tmp_path: Path, cleared: set[int], launcher: str
-) -> None:
+def test_two_processes_train_each_run_of_a_sweep(tiny: Path, tmp_path: Path, launcher: str) -> None:
     result = run_command(
         tmp_path, "-m", *TWO, f"data.root={tiny}", "fold=0,1,2", f"hydra/launcher={launcher}"
     )
@@ -269,6 +257,7 @@ def test_two_processes_train_each_run_of_a_sweep(
     files = sorted(tmp_path.glob("runs/*/*/*/metrics.json"))
     assert len(files) == 3
     assert len({file.parent.parent for file in files}) == 1
+    assert not others(tmp_path)
 
 
 @pytest.mark.slow
