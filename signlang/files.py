@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import time
 import unicodedata
 import uuid
 import zipfile
@@ -16,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from signlang import system
 from signlang.errors import DataError, SettingError
 
 try:
@@ -142,14 +145,22 @@ def atomic_write(file: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
+            system.check_watches()
             temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside a file or folder for what is to replace it."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    """A name beside a file or folder for what is to replace it; it ends with the machine's mark."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_machine_mark()}")
+
+
+def _machine_mark() -> str:
+    return hashlib.blake2b(socket.gethostname().encode(), digest_size=2).hexdigest()
+
+
+FORGOTTEN: Final = 3600.0  # seconds since the last change of a temporary file of another machine
 
 
 TEMPORARY: Final = re.compile(r"\.(.+)\.[0-9a-f]{12}")  # see `temporary_path`
@@ -179,17 +190,23 @@ def in_use(path: Path, *, folder: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-def remove_abandoned(folder: Path, name: str | None = None) -> None:
+def remove_abandoned(folder: Path, name: str | None = None, *, alone: bool = False) -> None:
     """Remove temporary files and folders of processes that were killed.
+
+    Those of another machine, whose locks may not be seen, are left alone for an hour.
 
     Args:
         folder: In which they lie; it must be ours, unless a name is given.
         name: Of the file or folder that they were to replace; None: of any.
+        alone: No process of any machine writes into the folder but this one.
     """
     with suppress(OSError):
         for entry in os.scandir(folder):
             found = TEMPORARY.fullmatch(entry.name)
-            if found and name in {None, found[1]} and not entry.is_symlink():
+            if not found or name not in {None, found[1]} or entry.is_symlink():
+                continue
+            forgotten = time.time() - entry.stat().st_mtime > FORGOTTEN
+            if alone or forgotten or entry.name.endswith(_machine_mark()):
                 _remove_if_abandoned(Path(entry.path))
 
 

@@ -147,21 +147,10 @@ def _status(path: Path) -> Status:
 
 def _is_locked(path: Path) -> bool:
     """Whether a process is at work in a run folder."""
-    from filelock import FileLock, Timeout
-
+    from signlang import locks
     from signlang.runs.folder import LOCK
 
-    if not (path / LOCK).is_file():
-        return False
-    lock = FileLock(path / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:  # of somebody else, or on a disk that cannot be written to
-        return False
-    lock.release()
-    return False
+    return locks.is_held(path / LOCK)
 
 
 def _together(name: str, folds: Sequence[Listed]) -> list[Listed]:

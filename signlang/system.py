@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ ARITHMETIC: Final = {  # flags of a processor that decide its results and speed,
     "amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16", "bf16": "bf16", "avx512f": "AVX-512",
     "avx2": "AVX2",
 }  # fmt: skip
+THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+                  "OPENCV_FOR_THREADS_NUM")  # fmt: skip  # read when torch is imported
 GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, Windows' (WSL)
 
 
@@ -140,6 +143,13 @@ def device() -> str:
     return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, however that ended: its work is not needed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 class StopRequested(BaseException):
     """Ctrl-C or SIGTERM, raised between two batches by `check_stop`.
 
@@ -256,12 +266,32 @@ def ending_at_once() -> Iterator[None]:
         _signals.at_once = False
 
 
+_watches: Final[list[Callable[[], None]]] = []
+
+
+@contextmanager
+def watching(look: Callable[[], None]) -> Iterator[None]:
+    """Let `check_watches` call a function, which may raise, as long as the block runs."""
+    _watches.append(look)
+    try:
+        yield
+    finally:
+        _watches.remove(look)
+
+
+def check_watches() -> None:
+    """Look whether this process may still write, see `signlang.locks`."""
+    for look in _watches:
+        look()
+
+
 def check_stop() -> None:
-    """Stop here if Ctrl-C or SIGTERM has arrived.
+    """Stop here if Ctrl-C or SIGTERM has arrived, or what is watched is lost.
 
     Raises:
         StopRequested: It is called between two batches, images or jobs, where all is in order.
     """
+    check_watches()
     if _signals.noted and os.getpid() == _signals.process:
         raise StopRequested
 

@@ -251,10 +251,12 @@ class TrainerConfig(Component):
     limit_test_batches: Batches | None = None
     enable_checkpointing: bool = True
     precision: Literal["auto", "32-true", "bf16-mixed"]
-    devices: Literal[1] = Field(
-        default=1, description="1: a run trains on one device; parallel folds use several"
-    )
-    num_nodes: Literal[1] = Field(default=1, description="1, as trainer.devices")
+    accelerator: Text = "auto"
+    devices: Count = 1
+    num_nodes: Count = 1
+    strategy: Any = None
+    sync_batchnorm: bool = False
+    use_distributed_sampler: bool = False
     gradient_clip_val: float | None = Field(default=None, ge=0)
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
     logger: Any = None
@@ -270,6 +272,36 @@ class TrainerConfig(Component):
             if value is not None and (name != "barebones" or value is not False):
                 raise ValueError(f"trainer.{name}={typed(value)}: {instead}.")
         return self
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> "TrainerConfig":
+        """Several processes share their gradients by DDP, and the data module divides batches."""
+        if self.use_distributed_sampler:
+            raise ValueError(
+                "trainer.use_distributed_sampler=true: the data module divides each batch among "
+                "the devices; leave it out."
+            )
+        if self.devices * self.num_nodes == 1:
+            return self
+        if self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"trainer.strategy={typed(self.strategy)}: a run on several devices is trained "
+                f"with ddp, or {UNUSED_PARAMETERS} if the network does not use all of its weights."
+            )
+        if self.accelerator not in {"auto", "cpu", "gpu", "cuda"}:
+            raise ValueError(
+                f"trainer.accelerator={self.accelerator}: a run is trained on several devices on "
+                "cpu or gpu only; say trainer.devices=1."
+            )
+        if self.sync_batchnorm and self.accelerator == "cpu":
+            raise ValueError(
+                "trainer.sync_batchnorm=true: PyTorch has it for GPUs only; leave it out."
+            )
+        return self
+
+
+UNUSED_PARAMETERS: Final = "ddp_find_unused_parameters_true"
+STRATEGIES: Final = (None, "auto", "ddp", UNUSED_PARAMETERS)
 
 
 class FoldsConfig(Config):
@@ -376,6 +408,23 @@ class TrainConfig(FoldsConfig):
             raise ValueError("lr_find=true takes 100 steps: leave trainer.fast_dev_run out.")
         if self.lr_find and self.ckpt_path is not None:
             raise ValueError("lr_find=true starts from the first weights: leave ckpt_path out.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_devices(self) -> "TrainConfig":
+        """Each device has an equal part of every batch, and shares the gradients of all weights."""
+        devices = self.trainer.devices * self.trainer.num_nodes
+        if self.batch_size % devices:
+            near = max(1, round(self.batch_size / devices)) * devices
+            raise ValueError(
+                f"batch_size={self.batch_size} cannot be divided equally among {devices} devices: "
+                f"say batch_size={near}, of which each computes {near // devices}."
+            )
+        if devices > 1 and self.callbacks.get("finetuning") is not None:
+            raise ValueError(
+                "callbacks.finetuning thaws weights in the middle of the training, which several "
+                "devices would not share: say trainer.devices=1, or callbacks=default."
+            )
         return self
 
     @model_validator(mode="after")

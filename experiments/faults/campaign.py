@@ -61,7 +61,7 @@ WRITES_TO: Final = {
 NEEDS_RUNS: Final = ("compare", "export", "evaluate")
 # no result: logs, charts of times, how it was started, checkpoints (predictions show their weights)
 NO_RESULT: Final = re.compile(
-    r"(^|/)(events\.out\..*|run\.log|\.lock|\.hydra/.*|hparams\.yaml|record\.json|.*\.ckpt"
+    r"(^|/)(events\.out\..*|run\.log|\.lock(\..*)?|\.hydra/.*|hparams\.yaml|record\.json|.*\.ckpt"
     r"|cost\.png|bundle/card\.(md|html))$"
 )
 TIMES: Final = {

@@ -47,6 +47,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class SeedEachEpoch(pl.Callback):
     """Seeds torch for each epoch, so that dropout depends on the run's seed and the epoch only.
 
+    Of several processes that train together each has a seed of its own, the first one that of a
+    process that trains alone.
+
     Args:
         seed: Seed of the run.
     """
@@ -59,7 +62,9 @@ class SeedEachEpoch(pl.Callback):
     ) -> None:
         """Seed torch at the first batch of each epoch."""
         if batch_idx == 0:
-            state = np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(2)
+            others = (trainer.global_rank,) if trainer.global_rank else ()
+            sequence = np.random.SeedSequence((self.seed, trainer.current_epoch, *others))
+            state = sequence.generate_state(2)
             torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
 

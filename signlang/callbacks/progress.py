@@ -204,7 +204,7 @@ class History(Checkpoint):
         batch_idx: int,
     ) -> None:  # fmt: skip
         """Stop the clock of training; only its value at the last batch is used."""
-        self.images += len(batch[1])
+        self.images += len(batch[1]) * trainer.world_size
         if trainer.is_last_batch and torch.cuda.is_available():
             torch.cuda.synchronize()  # once an epoch: the batches were only queued so far
         self.training_seconds = time.perf_counter() - self.started - self.validating
@@ -223,10 +223,10 @@ class History(Checkpoint):
         """Rewrite all rows atomically."""
         row = self._row(trainer)
         self.rows.append(row)
-        self._write()
+        self._write(trainer)
         if self.file is None:
             return
-        pl_module.log(SPEED, float(row[SPEED]))
+        pl_module.log(SPEED, float(row[SPEED]), sync_dist=True)
         log.info(
             "epoch %s  %s",
             _of_epochs(trainer, trainer.current_epoch + 1),
@@ -240,7 +240,7 @@ class History(Checkpoint):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file of a run that had trained its last epoch before it was interrupted."""
-        self._write()
+        self._write(trainer)
 
     def _row(self, trainer: pl.Trainer) -> dict[str, str]:
         groups = ("train/", RATE, "validation/")[: 2 + self._is_validated(trainer)]
@@ -265,8 +265,8 @@ class History(Checkpoint):
         """Whether the metrics of the validation subset are of this epoch."""
         return self.validated == trainer.current_epoch
 
-    def _write(self) -> None:
-        if self.file is None:
+    def _write(self, trainer: pl.Trainer) -> None:
+        if self.file is None or not trainer.is_global_zero:
             return
         header = tuple(dict.fromkeys(name for row in self.rows for name in row)) or ("epoch",)
         rows = [tuple(row.get(name, "") for name in header) for row in self.rows]

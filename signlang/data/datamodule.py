@@ -17,6 +17,7 @@ from signlang import arrays
 from signlang.data import augmentation, image_cache
 from signlang.data.image_io import map_in_order
 from signlang.data.splits import Fold
+from signlang.errors import DataError
 from signlang.system import cpu_count
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -33,14 +34,20 @@ class EpochBatchSampler:
     Order and seeds depend on the run's seed and the epoch alone: not on the number of workers, nor
     on whether the epochs before were trained in this process.
 
+    Several processes that train together each take an equal part of every batch; what is left over
+    at the end of an epoch, fewer images than processes, waits for another one. For evaluation each
+    has a part of the rows, and no row is in two of them.
+
     Args:
         rows: (n,) rows of the index.
-        size: Rows of a batch; the last one may be shorter.
+        size: Rows of a batch, of all processes together in training; the last one may be shorter.
         seed: Of the run.
         epoch: Tells the epoch that is about to begin; None for evaluation, in order.
         labels: (n, levels) what an epoch has equal shares of: the classes of the rows and, further
             right, what each of them is divided by. Images of a large class wait for another epoch,
             those of a small one come several times.
+        rank: Number of this process.
+        processes: How many train together.
     """
 
     def __init__(
@@ -50,28 +57,40 @@ class EpochBatchSampler:
         seed: int = 0,
         epoch: Callable[[], int] | None = None,
         labels: np.ndarray[Any, np.dtype[np.int64]] | None = None,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.rows, self.size, self.seed, self.epoch = rows, size, seed, epoch
-        self.labels = labels
+        self.labels, self.rank, self.processes = labels, rank, processes
+        if epoch is None:  # the first process has the first rows
+            self.rows = np.array_split(rows, processes)[rank]
 
     def __len__(self) -> int:
         """Batches of an epoch; a last one of a single image joins the one before it."""
-        count = len(self.rows)
-        alone = self.epoch is not None and count % self.size == 1 and 1 < self.size < count
-        return -(-count // self.size) - alone
+        if self.epoch is None:
+            return -(-len(self.rows) // self.size)
+        each, count = self.size // self.processes, len(self.rows) // self.processes
+        alone = count % each == 1 and 1 < each < count
+        return -(-count // each) - alone
 
     def __iter__(self) -> Iterator[BatchRows]:
         """Yield the batches of the epoch that begins now."""
-        rows, epoch = self.rows, self.epoch() if self.epoch else 0
+        rows, epoch, size = self.rows, 0, self.size
         if self.epoch:
+            epoch = self.epoch()
             rng = np.random.default_rng((self.seed, epoch))
             if self.labels is not None:
                 rows = rows[balanced(np.arange(len(rows)), self.labels, rng)]
-            rows = rng.permutation(rows)
+            # all processes draw the same order; each takes every n-th row of it
+            usable = len(rows) // self.processes * self.processes
+            rows = rng.permutation(rows)[self.rank : usable : self.processes]
+            size //= self.processes
+        others = (self.rank,) if self.rank else ()  # the first has the seeds of one that is alone
         for number in range(len(self)):
-            seed = int(np.random.SeedSequence((self.seed, epoch, number)).generate_state(1)[0])
-            end = len(rows) if number == len(self) - 1 else (number + 1) * self.size
-            yield seed, rows[number * self.size : end]
+            sequence = np.random.SeedSequence((self.seed, epoch, number, *others))
+            seed = int(sequence.generate_state(1)[0])
+            end = len(rows) if number == len(self) - 1 else (number + 1) * size
+            yield seed, rows[number * size : end]
 
 
 def balanced(
@@ -241,7 +260,9 @@ class HandSignDataModule(pl.LightningDataModule):
         )
         rows = self.subsets.train
         labels = self._balanced_labels(rows)
-        batches = EpochBatchSampler(rows, self.fold.batch_size, self.seed, self._epoch, labels)
+        batches = EpochBatchSampler(
+            rows, self.fold.batch_size, self.seed, self._epoch, labels, *self._ranks()
+        )
         return self._loader(batches, transform, self.workers)
 
     def _balanced_labels(
@@ -266,16 +287,28 @@ class HandSignDataModule(pl.LightningDataModule):
         return self._plain(self.subsets.test)
 
     def _plain(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Loader:
+        rank, processes = self._ranks()
+        if len(rows) < processes:
+            raise DataError(
+                f"{len(rows)} images cannot be divided among {processes} processes: use fewer "
+                "devices, or a larger split.validation."
+            )
         return self._loader(
-            EpochBatchSampler(rows, EVALUATION_BATCH),
+            EpochBatchSampler(rows, EVALUATION_BATCH, rank=rank, processes=processes),
             augmentation.Augmentation([], self.image_size),
         )
+
+    def _ranks(self) -> tuple[int, int]:
+        """Number of this process, and how many train together."""
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
     def _loader(
         self, batches: EpochBatchSampler, transform: augmentation.Augmentation, workers: int = 0
     ) -> Loader:
         images = AugmentedBatches(self.array, self.index.labels, transform)
-        spare = torch.cuda.is_available() or cpu_count() > torch.get_num_threads()
+        beside = self.trainer.num_devices if self.trainer is not None else 1
+        spare = torch.cuda.is_available() or cpu_count() > torch.get_num_threads() * beside
         if spare and not workers:  # without a spare core the thread would only hold up the network
             return Prefetcher(images, batches)
         return DataLoader(

@@ -9,16 +9,14 @@ import mmap
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from PIL import Image
 
-from signlang import files
+from signlang import files, locks
 from signlang.arrays import Pixels
 from signlang.console import log, track
 from signlang.data import image_io
@@ -31,12 +29,13 @@ from signlang.files import atomic_write, bytes_text, parse_json
 
 if TYPE_CHECKING:  # it can draw images
     from signlang.data.sources import Root
-from signlang.system import check_stop, cpu_count
+from signlang.system import cpu_count
 
 VERSION: Final = 2  # of the pixels; raise it when `image_io` decodes or resizes differently
 ALWAYS_VERIFIED: Final = 1 << 30  # bytes; the checksum of a larger file would cost seconds
 RESIDENT: Final = 1 << 28  # bytes of a mapped file that may count as this process' memory
 _CHUNK: Final = 256  # images that are held at a time
+WAITING: Final = "waiting for another process that decodes the same images"
 
 
 class Preparation(Protocol):
@@ -140,7 +139,7 @@ def decode_images(
     suffix = f"-{preparation.key}" if preparation else ""
     name = f"{index.content}-{size}-v{VERSION}{suffix}.npy"
     file = files.cache_folder(cache_dir, "pixels") / name
-    with _cached(FileLock(file.with_suffix(".lock"))):
+    with locks.exclusive(file.with_suffix(".lock"), wait=WAITING):
         if not _is_intact(file, (len(index), size, size, 3)):
             prepare: Prepare = _as_it_is
             if preparation is not None:
@@ -160,17 +159,6 @@ Prepare = Callable[[int, Image.Image], Image.Image]
 
 def _as_it_is(row: int, image: Image.Image) -> Image.Image:
     return image
-
-
-def _cached(lock: FileLock) -> AcquireReturnProxy[Any]:
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process that decodes the same images")
-    while True:
-        check_stop()
-        with suppress(Timeout):
-            return lock.acquire(timeout=0.5)
 
 
 RESERVE: Final = 64_000_000  # bytes that stay free on the disk of the cache

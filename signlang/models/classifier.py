@@ -207,7 +207,7 @@ class Classifier(pl.LightningModule):
             weight = torch.tensor(counts, dtype=torch.float32, device=self.device)
             metrics.update(value=torch.stack(losses), weight=weight,
                            preds=torch.cat(logits), target=torch.cat(labels))  # fmt: skip
-        self.log("learning_rate", self.learning_rate)
+        self.log("learning_rate", self.learning_rate, sync_dist=True)
         self._log_epoch("train")
 
     def on_validation_epoch_end(self) -> None:
@@ -354,7 +354,8 @@ class Classifier(pl.LightningModule):
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         values["step"] = torch.tensor(float(self.current_epoch))  # dashboards count epochs
         # the validation of the best checkpoint, after training, does not belong to the curve
-        self.log_dict(values, logger=self.trainer.state.fn != "validate")
+        # metrics are of all processes already; Lightning warns of what it has not averaged itself
+        self.log_dict(values, logger=self.trainer.state.fn != "validate", sync_dist=True)
         metrics.reset()
 
 

@@ -11,15 +11,15 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
 from pydantic import Field
 
+from signlang import locks
 from signlang.console import log
 from signlang.constraints import Count, Index, Probability, Strict, Text, read_validated
 from signlang.data.boxes import Crop
@@ -342,33 +342,30 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process out of the folder as long as the block runs.
+        """Keep every other process, of all machines, out of the folder as long as the block runs.
 
-        The lock ends with the process, however that ends.
+        The lock ends with the process, however that ends; with its machine, after `locks.EXPIRY`.
 
         Raises:
             RunError: If another process holds the lock, or the folder cannot be created.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_links()
-            lock = FileLock(self.path / LOCK)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"Another process is at work in {self.path}: wait until it ends."
-            ) from None
-        except OSError as error:
-            raise RunError(
-                f"The run folder {self.path} cannot be created ({error.strerror}): "
-                "choose another folder with runs_dir=DIR."
-            ) from None
-        for inner in (self.path, self.checkpoints):
-            remove_abandoned(inner)
-        try:
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._refuse_links()
+                stack.enter_context(locks.exclusive(self.path / LOCK))
+            except locks.HeldError as held:
+                raise RunError(
+                    f"Another process is at work in {self.path}{held}: wait until it ends."
+                ) from None
+            except OSError as error:
+                raise RunError(
+                    f"The run folder {self.path} cannot be created ({error.strerror}): "
+                    "choose another folder with runs_dir=DIR."
+                ) from None
+            for inner in (self.path, self.checkpoints):
+                remove_abandoned(inner, alone=True)
             yield
-        finally:
-            lock.release()
 
     def start(self, record: Mapping[str, Any], *, overwrite: bool) -> None:
         """Write `record.json`, or check that the one in place is of this run.
@@ -425,7 +422,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
-            if entry.name == LOCK:
+            if entry.name == LOCK or entry.name.startswith(f"{LOCK}."):  # its lease
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeVar
@@ -11,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import BaseFinetuning, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -45,12 +48,13 @@ from signlang.metrics.classification import (
 )
 from signlang.models.classifier import Classifier, load_classifier
 from signlang.reporting import tensorboard
-from signlang.runs import identity
+from signlang.runs import identity, process_group
 from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import hand_input_of, partial_data, plain, settle
+from signlang.runs.ranks import Peers, Rank, process_count
 from signlang.runs.results import OPTIMISTIC
-from signlang.system import choose_precision
-from signlang.validation import NORMALIZATIONS
+from signlang.system import choose_precision, trains_on_gpu
+from signlang.validation import NORMALIZATIONS, UNUSED_PARAMETERS
 
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
 # what dashboards other than TensorBoard compare runs by
@@ -61,6 +65,12 @@ HPARAMS: Final = (
 )  # fmt: skip
 SUBSETS: Final = ("validation", "test")
 NEVER: Final = 10**9  # epochs
+ALONE: Final[Mapping[str, Any]] = {
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
+    "sync_batchnorm": False,
+}
 METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
 
@@ -168,18 +178,90 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def build_trainer(
-    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]
+    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], rank: Rank | None = None
 ) -> pl.Trainer:
-    """Build the trainer that fits."""
+    """Build the trainer that fits.
+
+    Args:
+        cfg: The configuration.
+        callbacks: See `build_callbacks`.
+        loggers: See `build_loggers`; only rank 0 has some.
+        rank: Of this process, if several train together.
+    """
     precision = choose_precision(str(cfg.trainer.precision), str(cfg.trainer.accelerator))
-    return _trainer(cfg, [DivergenceGuard(), *callbacks], loggers, precision)
+    callbacks = [DivergenceGuard(), *callbacks]
+    if rank is None:
+        return _trainer(cfg, callbacks, loggers, precision)
+    unused = cfg.trainer.get("strategy") == UNUSED_PARAMETERS
+    trainer = _trainer(
+        cfg, callbacks, loggers, precision, process_group.RankEnvironment(rank),
+        strategy=process_group.RankStrategy(find_unused_parameters=unused),
+    )  # fmt: skip
+    trainer._signal_connector = process_group.LeftSignals(trainer)
+    return trainer
 
 
 def build_tester(
     cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger]
 ) -> pl.Trainer:
-    """Build the trainer that tests, always in float32, as the server computes."""
-    return _trainer(cfg, callbacks, loggers, "32-true")
+    """Build the trainer that tests, always in float32, as the server computes, and in one process.
+
+    Of several processes one tests, so that no image counts twice to make their shares equal.
+    """
+    if process_count(cfg.trainer) == 1:
+        return _trainer(cfg, callbacks, loggers, "32-true")
+    # named, or Lightning would look for those that srun started, and refuse to be alone
+    return _trainer(cfg, callbacks, loggers, "32-true", LightningEnvironment(), **ALONE)
+
+
+@dataclass(frozen=True)
+class SharedWork:
+    """What rank 0 sends to the other ranks of its run.
+
+    Attributes:
+        settings: The configuration of the run, resolved.
+        fold: Images and subsets, so that all ranks have the same.
+        checkpoint: To resume from, or None.
+    """
+
+    settings: dict[str, Any]
+    fold: Fold
+    checkpoint: str | None
+
+
+def fit(
+    trainer: pl.Trainer, model: Classifier, data: HandSignDataModule, work: SharedWork, peers: Peers
+) -> None:
+    """Train, together with the other ranks if there are some.
+
+    Args:
+        trainer: See `build_trainer`.
+        model: With its initial weights.
+        data: The images.
+        work: The same for the other ranks.
+        peers: They; none but for several devices.
+    """
+    on_gpu = trains_on_gpu(str(work.settings["trainer"]["accelerator"]))
+    with process_group.shared_training(peers, work, on_gpu=on_gpu):
+        trainer.fit(model, data, ckpt_path=work.checkpoint, weights_only=True)  # from elsewhere
+
+
+def follow(rank: Rank) -> None:
+    """Train along as another rank than 0, and write nothing.
+
+    Raises:
+        RunError: If rank 0, or another one, has ended.
+    """
+    with process_group.joined_training(rank) as work:
+        if work is None:
+            return
+        cfg = OmegaConf.create(work.settings)
+        cfg.trainer.profiler = None
+        callbacks = build_callbacks(cfg)
+        data = build_datamodule(cfg, work.fold)
+        model = build_classifier(cfg, data)
+        trainer = build_trainer(cfg, callbacks, [], rank)
+        trainer.fit(model, data, ckpt_path=work.checkpoint, weights_only=True)
 
 
 def find_learning_rate(cfg: DictConfig, fold: Fold) -> float:
@@ -191,7 +273,12 @@ def find_learning_rate(cfg: DictConfig, fold: Fold) -> float:
     place = Path(cfg.run_folder).parent
     with TemporaryDirectory(prefix="signlang-") as temporary:  # of the weights that it restores
         cfg.run_folder = temporary
-        endless = {"max_epochs": -1, "max_steps": -1, "check_val_every_n_epoch": NEVER}
+        endless: dict[str, Any] = {
+            "max_epochs": -1,
+            "max_steps": -1,
+            "check_val_every_n_epoch": NEVER,
+        }
+        endless |= ALONE if process_count(cfg.trainer) > 1 else {}
         cfg = OmegaConf.create(plain(cfg) | {"trainer": plain(cfg.trainer) | endless})
         settle(cfg, fold)
         data = build_datamodule(cfg, fold)
@@ -423,8 +510,9 @@ def _hands(module: HandSignDataModule) -> dict[str, Any]:
 
 
 def _trainer(
-    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], precision: str
-) -> pl.Trainer:
+    cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], precision: str,
+    *environment: ClusterEnvironment, **more: Any,
+) -> pl.Trainer:  # fmt: skip
     return instantiate_component(
         cfg.trainer,
         pl.Trainer,
@@ -433,8 +521,9 @@ def _trainer(
         logger=loggers or False,
         precision=precision,
         enable_checkpointing=True,  # History is a checkpoint callback; see `build_callbacks`
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *environment],
         default_root_dir=cfg.run_folder,
+        **more,
     )
 
 

@@ -14,24 +14,20 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from signlang import console, hydra_app
+from signlang import console, hydra_app, system
 from signlang.components import TARGET, configured_nodes
 from signlang.console import log
 from signlang.errors import SignlangError
-from signlang.system import cpu_count, cpu_name
+from signlang.system import cpu_name
 
 if TYPE_CHECKING:  # it imports numpy
     from signlang.runs.folder import RunFolder
-
-# environment variables that libraries read for the number of their threads
-THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-                  "OPENCV_FOR_THREADS_NUM")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class RemoteJob:
     def run(self) -> JobResult:
         """Run the job, which resumes from its last checkpoint if there is one."""
         # read when torch is imported, in a moment
-        os.environ |= dict.fromkeys(THREADS, str(min(self.threads, cpu_count())))
+        os.environ |= dict.fromkeys(system.THREADS, str(min(self.threads, system.cpu_count())))
         setup_globals()
         return run_configuration(self.context, hydra_app.sweep_task(self.task), self.configuration)
 

@@ -24,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from signlang import console, system
 from signlang.console import CONSOLE, duration, log, verbose
 from signlang.errors import SettingError
-from signlang.sweeps.jobs import THREADS, JobResult, Jobs, Measure, display_text
+from signlang.runs import ranks
+from signlang.sweeps.jobs import JobResult, Jobs, Measure, display_text
 from signlang.system import cpu_count
 
 Result = TypeVar("Result")
@@ -278,20 +279,14 @@ def _work(
     """Work on one job after another, or call a function, until it receives None."""
     with suppress(OSError):
         os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on once
-    os.environ |= dict.fromkeys(THREADS, str(threads))  # read when torch is imported, in a moment
+    # read when torch is imported, in a moment
+    os.environ |= dict.fromkeys(system.THREADS, str(threads))
     console.mute()
     system.end_at_signals(silent=True)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=system.end_with, args=(parent,), daemon=True).start()
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt, system.StopRequested):
         while (job := connection.recv()) is not None:
             connection.send(job() if isinstance(job, partial) else task(job))
-
-
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, however that ended: its work is not needed."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def _death(code: int | None) -> str:
@@ -323,7 +318,17 @@ class SerialLauncher(HydraLauncher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run jobs; a failing one stops none of the others."""
+        """Run jobs; a failing one stops none of the others.
+
+        Raises:
+            SettingError: If `srun` started this command several times.
+        """
+        together = ranks.started_together()
+        if together > 1:
+            raise SettingError(
+                f"srun started {together} processes, and each would run the whole sweep: start it "
+                "in one (srun --ntasks=1), which starts those that trainer.devices names itself."
+            )
         setup_globals()
         outcomes: dict[int, JobResult] = {}
         started = time.perf_counter()
@@ -370,7 +375,7 @@ class LocalLauncher(SerialLauncher):
     """Skips what is finished, and runs the other jobs side by side on this machine.
 
     Args:
-        jobs: How many at once, or `auto`, see `worker_count`.
+        jobs: How many at once, or `auto`, see `worker_count`; fewer if each has several processes.
     """
 
     def __init__(self, jobs: int | str = "auto") -> None:
@@ -390,7 +395,8 @@ class LocalLauncher(SerialLauncher):
                 "the jobs run one after another."
             )
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.at_once = worker_count(self.asked)
+        processes = ranks.process_count(config.trainer) if self.asked == "auto" else 1
+        self.at_once = max(1, worker_count(self.asked) // processes)
         self.workers = WorkerPool(lambda job: self.jobs.run(*job), self.at_once)
         self.run_alone = self.workers.call
 
