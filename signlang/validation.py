@@ -570,7 +570,12 @@ def _has_onnx(formats: list[str]) -> list[str]:
 class ExportConfig(Config):
     """`conf/export.yaml`."""
 
-    run: ExistingFolder
+    run: Annotated[
+        list[ExistingFolder],
+        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+        Field(min_length=1, description="the path of a run folder, or a list of them"),
+    ]
+    ensemble: bool
     name: FolderName | None
     zip: bool
     overwrite: bool

@@ -46,6 +46,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "mirrored 0.1": {"movement": {"mirrored": 0.1}},
     "label smoothing 0.1": {"smoothing": 0.1},
     "60 epochs": {"epochs": 60},
+    "12 epochs": {"epochs": 12},
     "width 128": {"width": 128},
     "dropout 0.3": {"dropout": 0.3},
     "weight decay 0.3": {"decay": 0.3},
