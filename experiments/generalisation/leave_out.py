@@ -33,7 +33,7 @@ LETTERS: Final = tuple("ABCDEFGHIKLMNOPQRSTUVWXY")  # J and Z move
 SEEDS: Final = {1: 3, 2: 1, 3: 3}  # by the number of sets that are trained on
 BASE: Final[dict[str, Any]] = {
     "width": 48, "dropout": 0.1, "movement": {}, "epochs": 24, "batch": 128, "rate": 1e-2,
-    "decay": 0.01, "smoothing": 0.0, "average": 0.0, "balance": "set",
+    "decay": 0.01, "smoothing": 0.0, "average": 0.0, "balance": "set", "reject_empty": False,
 }  # fmt: skip
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "base": {},
@@ -52,6 +52,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "weight decay 0.3": {"decay": 0.3},
     "average of weights": {"average": 0.99},
     "batch 32": {"batch": 32},
+    "reject_empty": {"reject_empty": True},
 }
 
 
@@ -93,8 +94,9 @@ def train(points: Points, sets: tuple[str, ...], options: dict[str, Any], seed: 
     torch.manual_seed(seed)
     rows = np.flatnonzero(np.isin(points.sets, sets))
     network = LandmarkNetwork(
-        len(LETTERS), options["width"], options["dropout"], Movement(**options["movement"])
-    )
+        len(LETTERS), options["width"], options["dropout"], Movement(**options["movement"]),
+        options["reject_empty"],
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(
         network.parameters(), options["rate"], weight_decay=options["decay"], fused=True
     )

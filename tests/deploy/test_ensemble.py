@@ -200,7 +200,7 @@ def test_members_that_differ_are_refused(
 def test_an_ensemble_finds_the_hand_as_its_members_do(
     some_without: Path, made_cache: Path, tmp_path: Path
 ) -> None:
-    words = [*LANDMARKS, "trainer.max_epochs=6"]
+    words = [*LANDMARKS, "trainer.max_epochs=6", "model.network.reject_empty=true"]
     runs = [member(tmp_path, some_without, *words, f"fold={fold}") for fold in (0, 1)]
     out = export(runs, tmp_path / "b")
     bundle = load_bundle(out)
@@ -209,3 +209,8 @@ def test_an_ensemble_finds_the_hand_as_its_members_do(
     assert (out / "signs.json").is_file()
     expected = apply_temperature(mean_of(runs, files_of(some_without)), bundle.temperature)
     np.testing.assert_allclose(predicted(out, some_without), expected, atol=1e-4)
+    loaded = api.load_bundle(out)
+    for one in loaded.predict(sorted(some_without.rglob("*4.png"))):
+        assert one.hand is False
+        assert one.unknown
+        np.testing.assert_allclose([share for _, share in one.top_k], 1 / 3, atol=1e-6)
