@@ -575,7 +575,7 @@ class ExportConfig(Config):
         BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
         Field(min_length=1, description="the path of a run folder, or a list of them"),
     ]
-    ensemble: bool
+    ensemble: Literal[False, "folds", "seeds"] = Field(description="false, folds or seeds")
     name: FolderName | None
     zip: bool
     overwrite: bool

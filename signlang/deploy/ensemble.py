@@ -62,6 +62,13 @@ class Ensemble(TrainedRun):
         return int(np.unique(np.array(paths), return_counts=True)[1].min())
 
     @property
+    def per_set(self) -> dict[str, float]:
+        """Accuracy of `predictions` on each of several data sets."""
+        sets = np.array(self.predictions.sets or ())
+        correct = self.predictions.correct
+        return {str(one): round(float(correct[sets == one].mean()), 6) for one in np.unique(sets)}
+
+    @property
     def accuracies(self) -> list[float]:
         """Of each member on its own test fold."""
         return [float(member.metrics["test"]["accuracy"]) for member in self.members]

@@ -250,7 +250,7 @@ def describe_models(
     """Measurements for `bundle.json`."""
     accuracy: dict[str, Any] = {"run": run.metrics["test"]["accuracy"]}
     if isinstance(run, Ensemble):
-        accuracy["of"] = run.evidence
+        accuracy |= {"of": run.evidence, **({"per_set": run.per_set} if run.per_set else {})}
     if measured.images and not measured.known:
         accuracy |= {name: round(measured.accuracy(name), 6) for name in measured.correct}
         ends = [round(end, 6) for end in measured.interval] if measured.interval else None
@@ -280,6 +280,8 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
     if isinstance(run, Ensemble):
         rows["members"] = ", ".join(_short_name(one) for one in run.members)
         rows["accuracy of each"] = ", ".join(f"{one:.4f}" for one in run.accuracies)
+        if run.per_set:
+            rows["of each set"] = ", ".join(f"{k} {v:.4f}" for k, v in run.per_set.items())
         rows["accuracy of the mean"] = f"{rows.pop('accuracy of the run')} of {run.evidence}"
     for name in measured.latency_ms:
         told = measured.images and not measured.known

@@ -150,17 +150,36 @@ def choose_run(word: str, runs_dir: Path) -> Path:
     return folds[0]
 
 
-def choose_folds(word: str, runs_dir: Path) -> list[Path]:
+def choose_members(word: str, runs_dir: Path, *, seeds: bool = False) -> list[Path]:
     """The run folders of all finished folds of the setting that `run=word` names.
 
     Of a study it is the setting that `choose_run` takes; a word that names one fold means that one.
+
+    Args:
+        word: See `runs.folder.find_folder`.
+        runs_dir: The folder of the studies.
+        seeds: Also those of the settings of its study that differ in the seed alone.
 
     Raises:
         SignlangError: As `choose_run`.
     """
     folds, why = _find_runs(word, runs_dir)
     _tell(word, folds[0].parent if len(folds) > 1 else folds[0], why)
-    return folds
+    if not seeds:
+        return folds
+    setting = folds[0].resolve().parent
+    study, wanted = read_study(setting.parent), {path.name for path in folds}
+    own = next((one for one in study.settings if one.name == setting.name), None)
+    if own is None:
+        raise RunError(f"run={word}: {setting} is no setting of a study with a finished run.")
+    alike = [one for one in study.settings if _without_seed(one) == _without_seed(own)]
+    return [run.path for one in alike for run in one.runs if run.path.name in wanted]
+
+
+def _without_seed(setting: Setting) -> tuple[str, str]:
+    run = setting.runs[0]
+    settings = {k: value for k, value in run.settings.items() if k.rpartition(".")[2] != "seed"}
+    return json.dumps(settings, sort_keys=True), str(run.record["data"]["fingerprint"])
 
 
 def _find_runs(word: str, runs_dir: Path) -> tuple[list[Path], str]:
@@ -208,7 +227,7 @@ def locate_run(cfg: DictConfig) -> None:
 def locate_members(cfg: DictConfig) -> None:
     """Put a list of run folders in the place of `cfg.run`: several are an ensemble.
 
-    With `cfg.ensemble` each name stands for all finished folds of its setting.
+    With `cfg.ensemble` each name stands for what `choose_members` finds.
 
     Raises:
         SignlangError: As `choose_run`, and if an ensemble has one member only.
@@ -217,14 +236,15 @@ def locate_members(cfg: DictConfig) -> None:
         return
     words = [str(word) for word in (cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run])]
     runs_dir = Path(str(cfg.runs_dir)).expanduser()
-    if cfg.ensemble is not True:
+    if cfg.ensemble not in {"folds", "seeds"}:
         cfg.run = [str(choose_run(word, runs_dir)) for word in words]
         return
-    found = [path for word in words for path in choose_folds(word, runs_dir)]
+    seeds = cfg.ensemble == "seeds"
+    found = [path for word in words for path in choose_members(word, runs_dir, seeds=seeds)]
     if len(found) == 1:
         raise RunError(
-            f"ensemble=true: {found[0]} is one run. Name a study or the folder of its folds, or "
-            "several runs."
+            f"ensemble={cfg.ensemble}: {found[0]} is one run. Name a study, the folder of several "
+            "folds, or several runs."
         )
     cfg.run = [str(path) for path in found]
 

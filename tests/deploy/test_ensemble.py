@@ -1,4 +1,4 @@
-"""`export ensemble=true` and `export run=[A,B]`: one bundle, the mean of its members."""
+"""`export ensemble=folds|seeds` and `export run=[A,B]`: one bundle, the mean of its members."""
 
 import json
 from pathlib import Path
@@ -22,6 +22,7 @@ from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import apply_temperature
 from signlang.runs import trained_run
 from signlang.runs.results import read_finished_run
+from signlang.studies.ranking import choose_members
 
 LANDMARKS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
 
@@ -54,7 +55,7 @@ def export(runs: list[Path], out: Path, *words: str) -> Path:
 def of_folds(folds: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Named by the folder of the setting, in which lie its folds."""
     out = tmp_path_factory.mktemp("ensemble") / "b"
-    return export([folds[0].parent], out, "ensemble=true", "quantize=true", "int8_loss=0.5")
+    return export([folds[0].parent], out, "ensemble=folds", "quantize=true", "int8_loss=0.5")
 
 
 def mean_of(runs: list[Path], files: list[bytes]) -> Floats:
@@ -138,7 +139,7 @@ def test_each_network_keeps_its_ends(of_folds: Path) -> None:
 
 def test_seeds_of_one_fold_have_an_accuracy_of_their_own(folds: list[Path], tmp_path: Path) -> None:
     """No member was trained on the test fold: the mean can be measured there."""
-    out = export([folds[0], folds[3]], tmp_path / "b", "calibration=run")
+    out = export([folds[0]], tmp_path / "b", "ensemble=seeds", "calibration=run")
     info = load_bundle(out).info
     first, second = (read_csv(run / "predictions.csv") for run in (folds[0], folds[3]))
     right = 0
@@ -161,6 +162,14 @@ def test_the_study_calibrates_the_mean(folds: list[Path], of_folds: Path) -> Non
     ).read_text("utf-8")
     with pytest.raises(RunError, match=r"calibration=study cannot .* not all folds are finished"):
         export([folds[0], folds[3]], of_folds.parent / "c", "calibration=study")
+
+
+def test_seeds_of_a_setting_are_found(folds: list[Path]) -> None:
+    study, runs_dir = folds[0].parents[1], folds[0].parents[2]
+    assert set(choose_members(str(folds[0].parent), runs_dir, seeds=True)) == set(folds)
+    assert set(choose_members(str(folds[3]), runs_dir, seeds=True)) == {folds[0], folds[3]}
+    assert choose_members(str(folds[1]), runs_dir, seeds=True) == [folds[1]]
+    assert len(choose_members(str(study), runs_dir)) in {1, 3}  # those of the better seed
 
 
 def test_predictions_are_pooled_by_image(folds: list[Path]) -> None:
@@ -192,8 +201,8 @@ def test_members_that_differ_are_refused(
         export([folds[0], points], tmp_path / "b")
     with pytest.raises(SettingError, match="must be named once"):
         export([folds[0], folds[0]], tmp_path / "b")
-    with pytest.raises(RunError, match=r"is one run\. Name a study or the folder of its folds"):
-        export([folds[0]], tmp_path / "b", "ensemble=true")
+    with pytest.raises(RunError, match=r"is one run\. Name a study, the folder of"):
+        export([folds[0]], tmp_path / "b", "ensemble=folds")
     assert not (tmp_path / "b").exists()
 
 
