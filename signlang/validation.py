@@ -218,6 +218,9 @@ class HandsConfig(Config):
         default="full", description="full (the whole image) or blank (a grey one)"
     )
     image_size: Count | None = None
+    views: Literal[1, 2] = Field(
+        default=1, description="1, or 2 for the mean of the points of a hand and its mirror image"
+    )
     model: ExistingPath | None = None
 
 

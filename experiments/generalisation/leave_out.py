@@ -68,7 +68,7 @@ def settings_of(variant: str) -> dict[str, Any]:
 class Points:
     """The points of all images, with their labels, signers and sets."""
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, words: str, views: int = 1) -> None:
         key, _, value = words.partition("=")
         if key != "data.sets":
             raise SystemExit("Give the sets first: 'data.sets={name: DIR, ...}'.")
@@ -78,7 +78,7 @@ class Points:
             {"source": source, "root": None, "sets": yaml.safe_load(value), "classes": LETTERS,
              "on_bad_image": "error"}, cache,
         )  # fmt: skip
-        hands = HandPoints(find_networks(None, cache))
+        hands = HandPoints(find_networks(None, cache, views))
         images = decode_images(index, GRID, cache, hands)[np.arange(len(index))]
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         self.labels = torch.from_numpy(index.labels)
@@ -141,9 +141,10 @@ def main() -> None:
     parser.add_argument("--test", help="only what is not trained on this set")
     parser.add_argument("--single", default="asl_alphabet")
     parser.add_argument("--seeds", type=int, help="of each choice; default: 1 or 3")
+    parser.add_argument("--views", type=int, default=1, help="hands.views; another OUT for each")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    points = Points(given.sets)
+    points = Points(given.sets, given.views)
     np.savez_compressed(given.out / "labels.npz", labels=points.labels.numpy(), sets=points.sets)
     part, parts = map(int, given.part.split("/"))
     jobs = [

@@ -27,6 +27,7 @@ from signlang.studies.ranking import choose_members
 
 LANDMARKS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
 REJECTS = "model.network.reject_empty=true"
+VIEWS = "hands.views=2"
 CROP = ("hands=crop", "hands.mirror=true", "data.stored_size=48", "optimizer.lr=1e-3")
 BOTH = ("model=fusion", "model.pretrained=false", "hands=both", "image_size=64", "augment=digits")
 
@@ -215,9 +216,9 @@ def test_members_that_differ_are_refused(
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param((*LANDMARKS, REJECTS), id="landmarks"),
+        pytest.param((*LANDMARKS, REJECTS, VIEWS), id="landmarks"),
         pytest.param(CROP, id="crop", marks=pytest.mark.slow),
-        pytest.param((*BOTH, REJECTS), id="both", marks=pytest.mark.slow),
+        pytest.param((*BOTH, REJECTS, VIEWS), id="both", marks=pytest.mark.slow),
     ],
 )
 def test_an_ensemble_finds_the_hand_as_its_members_do(
@@ -229,6 +230,7 @@ def test_an_ensemble_finds_the_hand_as_its_members_do(
     bundle = load_bundle(out)
     assert load_hands(bundle) is not None
     assert bundle.info["format"] == 3
+    assert bundle.info["hands"]["networks"].endswith("-2views") is (VIEWS in kind)
     assert (out / "signs.json").is_file()
     expected = apply_temperature(mean_of(runs, files_of(some_without)), bundle.temperature)
     np.testing.assert_allclose(predicted(out, some_without), expected, atol=1e-4)
