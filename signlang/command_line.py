@@ -47,7 +47,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     "list": Verb("STUDY", "show studies and runs: status, accuracy, date", "study"),
     "describe": Verb("IMAGES", "write the data card of a data set", "data.root", implied=FOLDER),
     "evaluate": Verb("RUN data.root=IMAGES", "show labelled images to a network", "run"),
-    "export": Verb("RUN", "write a run as a bundle, without torch", "run"),
+    "export": Verb("RUN", "write a run as a bundle, without torch", "run", several=True),
     "predict": Verb("bundle=BUNDLE PATH...", "recognise signs with a bundle",
                     "paths", several=True),
     "serve": Verb("BUNDLE...", "serve bundles over HTTP, with a webcam page",
@@ -164,7 +164,7 @@ def hydra_words(verb: str, words: Sequence[str]) -> list[str]:
     """Give the paths of a command their key, as Hydra knows keys only.
 
     >>> hydra_words("export", ["runs/digits/a,split=signer/fold=0", "zip=true"])
-    ['zip=true', "run='runs/digits/a,split=signer/fold=0'"]
+    ['zip=true', "run=['runs/digits/a,split=signer/fold=0']"]
     >>> hydra_words("serve", ["a.zip", "bundle=b, c", "port=0"])
     ['port=0', "bundle=['a.zip','b, c']"]
     >>> hydra_words("describe", ["IMAGES"])

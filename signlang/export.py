@@ -1,4 +1,4 @@
-"""Export a finished run as a bundle: `python -m signlang.export run=runs/digits/.../fold=0`."""
+"""Export runs as a bundle: `python -m signlang.export run=runs/digits/.../fold=0`."""
 
 from pathlib import Path
 
@@ -18,13 +18,14 @@ def export(cfg: DictConfig) -> Path:
     validation.check_export_packages()
     from signlang.studies import ranking
 
-    ranking.locate_run(cfg)
+    ranking.locate_members(cfg)
     validation.check_export_config(cfg)  # in milliseconds: before torch is imported
-    from signlang.runs import trained_run
+    from signlang.runs.trained_run import load_trained_run
 
-    trained = trained_run.load_trained_run(Path(str(cfg.run)).expanduser(), trust=cfg.trust)
+    loaded = [load_trained_run(Path(run).expanduser(), trust=cfg.trust) for run in cfg.run]
     from signlang.deploy import (  # torch is there now
         bundle_writer,
+        ensemble,
         model_card,
         onnx_export,
         parity,
@@ -33,7 +34,11 @@ def export(cfg: DictConfig) -> Path:
     from signlang.inference.bundle import load_bundle
     from signlang.inference.onnx_model import OnnxModel
 
-    trained = pipeline.choose_calibration(trained, str(cfg.calibration))
+    trained = (
+        pipeline.choose_calibration(loaded[0], str(cfg.calibration))
+        if len(loaded) == 1
+        else ensemble.build_ensemble(loaded, str(cfg.calibration))
+    )
     out, images = bundle_writer.bundle_target(cfg, trained), pipeline.run_images(cfg, trained)
     with bundle_writer.assemble_bundle(out) as folder:
         graph = onnx_export.network_graph(trained)

@@ -335,6 +335,7 @@ PATHS: Final = {
     "bundles_dir", "evaluations_dir", "predictions", "mapping", "classes", "studies",
     "augment.backgrounds", "study", "name", "hands.model",
 }  # fmt: skip
+LISTS: Final = {"run", "bundle", "studies"}  # those of them that may be lists
 FUNCTION: Final = re.compile(r"\w+\(")  # of Hydra: range(5), tag(log, interval(1e-4, 1e-2))
 
 
@@ -352,18 +353,29 @@ def quoted(word: str, *, sweeps: bool = False) -> str:
     ('model=squeezenet', "run='runs/digits/squeezenet+lr=0.01/fold=0'")
     >>> quoted("data.root=a,b"), quoted("data.root=a,b", sweeps=True), quoted("data.root=(x")
     ("data.root='a,b'", 'data.root=a,b', "data.root='(x'")
+    >>> quoted("run=[a+x=1/fold=0, b]")
+    "run=['a+x=1/fold=0','b']"
     """
     key, equals, value = word.partition("=")
     if not equals or key.startswith("-") or value[:1] in {"'", '"'} or value.isalnum():
         return word
+    if key in LISTS and _is_list(value):
+        items = (item.strip() for item in value[1:-1].split(","))
+        return f"{key}=[{','.join(map(command_line.quote, items))}]"
     is_path = key.lstrip("+") in PATHS and value[:1] not in {"[", "$"} and value != "null"
-    run = value.rpartition("/")[2].startswith("fold=")  # even if mistyped
+    run = value[:1] != "[" and value.rpartition("/")[2].startswith("fold=")  # even if mistyped
     literal = run or command_line.exists(value) or (is_path and "," in value and not sweeps)
     if key == "data.pattern" and value != "null":  # its braces are no dictionary
         literal = True
     if not literal and (is_path or not FUNCTION.match(value)):
         literal = not _is_readable(word)
     return f"{key}={command_line.quote(value)}" if literal else word
+
+
+def _is_list(value: str) -> bool:
+    """Whether a value is a list of paths without quotes of its own."""
+    brackets = value[:1] == "[" and value[-1:] == "]" and len(value) > 2
+    return brackets and not set("'\"[$") & set(value[1:]) and not command_line.exists(value)
 
 
 def _is_readable(word: str) -> bool:

@@ -218,6 +218,9 @@ class HandsConfig(Config):
         default="full", description="full (the whole image) or blank (a grey one)"
     )
     image_size: Count | None = None
+    views: Literal[1, 2] = Field(
+        default=1, description="1, or 2 for the mean of the points of a hand and its mirror image"
+    )
     model: ExistingPath | None = None
 
 
@@ -619,7 +622,12 @@ def _has_onnx(formats: list[str]) -> list[str]:
 class ExportConfig(Config):
     """`conf/export.yaml`."""
 
-    run: ExistingFolder
+    run: Annotated[
+        list[ExistingFolder],
+        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+        Field(min_length=1, description="the path of a run folder, or a list of them"),
+    ]
+    ensemble: Literal[False, "folds", "seeds"] = Field(description="false, folds or seeds")
     name: FolderName | None
     zip: bool
     overwrite: bool

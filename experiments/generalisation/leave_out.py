@@ -33,7 +33,7 @@ LETTERS: Final = tuple("ABCDEFGHIKLMNOPQRSTUVWXY")  # J and Z move
 SEEDS: Final = {1: 3, 2: 1, 3: 3}  # by the number of sets that are trained on
 BASE: Final[dict[str, Any]] = {
     "width": 48, "dropout": 0.1, "movement": {}, "epochs": 24, "batch": 128, "rate": 1e-2,
-    "decay": 0.01, "smoothing": 0.0, "average": 0.0, "balance": "set",
+    "decay": 0.01, "smoothing": 0.0, "average": 0.0, "balance": "set", "reject_empty": False,
 }  # fmt: skip
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "base": {},
@@ -46,11 +46,13 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "mirrored 0.1": {"movement": {"mirrored": 0.1}},
     "label smoothing 0.1": {"smoothing": 0.1},
     "60 epochs": {"epochs": 60},
+    "12 epochs": {"epochs": 12},
     "width 128": {"width": 128},
     "dropout 0.3": {"dropout": 0.3},
     "weight decay 0.3": {"decay": 0.3},
     "average of weights": {"average": 0.99},
     "batch 32": {"batch": 32},
+    "reject_empty": {"reject_empty": True},
 }
 
 
@@ -66,7 +68,7 @@ def settings_of(variant: str) -> dict[str, Any]:
 class Points:
     """The points of all images, with their labels, signers and sets."""
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, words: str, views: int = 1) -> None:
         key, _, value = words.partition("=")
         if key != "data.sets":
             raise SystemExit("Give the sets first: 'data.sets={name: DIR, ...}'.")
@@ -76,7 +78,7 @@ class Points:
             {"source": source, "root": None, "sets": yaml.safe_load(value), "classes": LETTERS,
              "on_bad_image": "error"}, cache,
         )  # fmt: skip
-        hands = HandPoints(find_networks(None, cache))
+        hands = HandPoints(find_networks(None, cache, views))
         images = decode_images(index, GRID, cache, hands)[np.arange(len(index))]
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         self.labels = torch.from_numpy(index.labels)
@@ -92,8 +94,9 @@ def train(points: Points, sets: tuple[str, ...], options: dict[str, Any], seed: 
     torch.manual_seed(seed)
     rows = np.flatnonzero(np.isin(points.sets, sets))
     network = LandmarkNetwork(
-        len(LETTERS), options["width"], options["dropout"], Movement(**options["movement"])
-    )
+        len(LETTERS), options["width"], options["dropout"], Movement(**options["movement"]),
+        options["reject_empty"],
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(
         network.parameters(), options["rate"], weight_decay=options["decay"], fused=True
     )
@@ -138,9 +141,10 @@ def main() -> None:
     parser.add_argument("--test", help="only what is not trained on this set")
     parser.add_argument("--single", default="asl_alphabet")
     parser.add_argument("--seeds", type=int, help="of each choice; default: 1 or 3")
+    parser.add_argument("--views", type=int, default=1, help="hands.views; another OUT for each")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    points = Points(given.sets)
+    points = Points(given.sets, given.views)
     np.savez_compressed(given.out / "labels.npz", labels=points.labels.numpy(), sets=points.sets)
     part, parts = map(int, given.part.split("/"))
     jobs = [

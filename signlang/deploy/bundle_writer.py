@@ -36,7 +36,9 @@ def bundle_name(cfg: DictConfig, run: TrainedRun) -> str:
     if cfg.name is not None:
         return str(cfg.name)
     facts = run.metrics
-    words = f"{facts.get('study', facts['data'])}-{facts['model']}-fold{facts['fold']}"
+    count = len(run.members)
+    which = f"ensemble{count}" if count > 1 else f"fold{facts['fold']}"
+    words = f"{facts.get('study', facts['data'])}-{facts['model']}-{which}"
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in words)
 
 
@@ -114,8 +116,11 @@ def write_files(
     write_json(folder / "classes.json", list(run.classes))
     if drawn:
         write_json(folder / SIGNS, drawn)
-    write_json(folder / "record.json", strip_paths(dict(run.record)))
-    write_json(folder / "metrics.json", strip_paths(dict(run.metrics)))
+    for name, facts in (
+        ("record.json", [dict(member.record) for member in run.members]),
+        ("metrics.json", [dict(member.metrics) for member in run.members]),
+    ):
+        write_json(folder / name, strip_paths(facts[0] if len(facts) == 1 else {"members": facts}))
 
 
 def write_manifest(folder: Path, info: Mapping[str, Any]) -> None:
@@ -139,6 +144,12 @@ def manifest_fields(
     model, calibration = run.classifier, run.calibration
     mean, std = (model.mean / 255).flatten(), (1 / (255 * model.scale)).flatten()
     found: dict[str, Any] = {}
+    if len(run.members) > 1:
+        found["ensemble"] = {
+            "members": len(run.members),
+            "accuracies": [one.metrics["test"]["accuracy"] for one in run.members],
+            "fingerprints": [one.metrics["fingerprint"] for one in run.members],
+        }
     if hands is not None:
         found["hands"] = {"networks": hands.networks.key, "options": hands.options}
     return {

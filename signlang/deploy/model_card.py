@@ -7,8 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
+from signlang.arrays import Floats32
 from signlang.console import log
-from signlang.deploy.pipeline import ExportMeasurements
+from signlang.deploy.ensemble import OF_MEMBERS, Ensemble
+from signlang.deploy.pipeline import ExportMeasurements, tested_on
 from signlang.errors import RunError
 from signlang.metrics import classification
 from signlang.metrics.calibration import FALLBACK_THRESHOLD, IN_SAMPLE, OF_STUDY, Calibration
@@ -43,6 +47,12 @@ def data(run: TrainedRun) -> Section:
     """What it was trained and tested on."""
     data, settings = run.record["data"], run.record["settings"]
     counts = f"{data['train']:,} training, {data['validation']:,} validation, {data['test']:,} test"
+    folds: Rows = [
+        ["fold", f"{one.metrics['fold']} of {one.metrics['folds']}, split {one.metrics['split']}"]
+        for one in run.members
+    ]
+    if len(run.members) > 1:
+        counts += " for the first member"
     rows: Rows = [
         ["data set", str(data["name"])],
         ["licence of the data", LICENCES.get(str(data["name"]), "not stated")],
@@ -50,7 +60,7 @@ def data(run: TrainedRun) -> Section:
         ["people in them", f"{run.signers:,}" if run.signers else "not known"],
         ["left out", f"{data['excluded']:,}"],
         ["cropped to a box", _cropped(data)],
-        ["fold", f"{run.metrics['fold']} of {run.metrics['folds']}, split {run.metrics['split']}"],
+        *folds,
         ["protocol", str(run.metrics["protocol"])],
         ["augmentation", str(settings.get("augment.name", "none"))],
         ["first weights", first_weights(settings).split()[0]],
@@ -72,11 +82,12 @@ def cost(run: TrainedRun, measured: ExportMeasurements) -> Section:
         [name, Number(f"{measured.size_mb[name]:.2f}"), Number(f"{measured.latency_ms[name]:.2f}")]
         for name in measured.size_mb
     ]
+    of_all = f" of {len(run.members)} members together" if len(run.members) > 1 else ""
     text = (
-        f"{cost['parameters']:,} parameters; {cost['flops'] / 1e6:,.1f} million FLOPs for an "
-        "image, as fvcore counts them (a multiply-add is 1)."
+        f"{cost['parameters']:,} parameters{of_all}; {cost['flops'] / 1e6:,.1f} million FLOPs for "
+        "an image, as fvcore counts them (a multiply-add is 1)."
         if cost["flops"] is not None
-        else f"{cost['parameters']:,} parameters."
+        else f"{cost['parameters']:,} parameters{of_all}."
     )
     caption = "Files, and the median time for one image of its size on one thread of the exporter"
     return Section("Cost", [Text(text), Table(caption, ["model", "MB", "ms"], rows)])
@@ -139,7 +150,7 @@ def origin(run: TrainedRun) -> Section:
         ["processor", str(run.environment["processor"] or "not known")],
         ["precision of training", str(run.environment["precision"] or "not known")],
         ["torch", str(run.environment["torch"] or "not known")],
-        ["fingerprint of the run", str(record["fingerprint"])],
+        *[["fingerprint of the run", str(one.record["fingerprint"])] for one in run.members],
         *settings,
     ]
     return Section("Origin", [Table("All settings are in record.json", ["", ""], rows)])
@@ -151,6 +162,8 @@ SPLITS: Final = {
     "blocks": "other stretches of the film",
     "dataset": "a data set not seen in training",
 }
+# what the accuracy is that of, by whether it is of images that no network of the bundle knows
+ACCURACY: Final = {True: "accuracy on its test fold", False: "accuracy of members on test folds"}
 FIGURES: Final = re.compile(r"confusion\.png")
 USE: Final = (
     "It names the static hand sign that an image of one hand shows, among the classes below, in "
@@ -169,7 +182,7 @@ def card(run: TrainedRun, measured: ExportMeasurements, info: Mapping[str, Any])
     test = run.metrics["test"]
     others = _cross_validation(run)
     tiles = {
-        "accuracy on its test fold": f"{test['accuracy']:.4f}",
+        ACCURACY[bool(run.unseen)]: f"{test['accuracy']:.4f}",
         "classes": f"{len(run.classes)}",
         "images": f"{run.record['data']['images']:,}",
         "size": f"{measured.size_mb['fp32']:.1f} MB",
@@ -184,6 +197,8 @@ def card(run: TrainedRun, measured: ExportMeasurements, info: Mapping[str, Any])
         interface(run, info),
         origin(run),
     ]
+    if len(run.members) > 1:
+        tiles |= {"members": f"{len(run.members)}"}
     return Page(
         name="card",
         title=f"Model card: {info['name']}",
@@ -198,7 +213,7 @@ def card(run: TrainedRun, measured: ExportMeasurements, info: Mapping[str, Any])
 
 def _cross_validation(run: TrainedRun) -> list[CrossValidation]:
     try:
-        return ranking.cross_validation(run)
+        return ranking.cross_validation(run.members[0])
     except RunError as error:
         log.warning("the card does without the other folds of the study: %s", error)
         return []
@@ -213,6 +228,8 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
             "Its test fold was assigned at random: the same signers, and often nearly the same "
             "images, were in training. The accuracy on unseen signers is usually lower."
         )
+    if isinstance(run, Ensemble) and not run.unseen:
+        texts.insert(0, _not_measured(run))
     apart = [one for one in others if one.split == "signer"]
     if apart:
         texts.append(
@@ -233,6 +250,16 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
         "Signs that need movement are beyond it.",
     ]
     return texts
+
+
+def _not_measured(run: Ensemble) -> str:
+    accuracies = run.accuracies
+    return (
+        f"Its {len(accuracies)} members together were trained on all images of the data set: the "
+        "accuracy of their mean on new images has not been measured. Alone, on their test folds, "
+        f"they reach {np.mean(accuracies):.4f} on average ({min(accuracies):.4f} to "
+        f"{max(accuracies):.4f}); the mean is usually a little better."
+    )
 
 
 def _framing(run: TrainedRun) -> str:
@@ -263,6 +290,8 @@ def _accuracy(
     predictions = run.predictions
     name, k, n = run.metrics["split"], run.metrics["fold"], run.metrics["folds"]
     first = f"this network, test fold {k} of {n} ({SPLITS.get(name, name)})"
+    if isinstance(run, Ensemble):
+        first = f"{run.evidence} ({SPLITS.get(name, name)})"
     accuracy = f"{run.metrics['test']['accuracy']:.4f}"
     rows: Rows = [[*_row(first, accuracy, predictions.accuracy), str(predictions.clusters or "-")]]
     for one in others:
@@ -282,12 +311,14 @@ def _accuracy(
         blocks.append(
             Text(
                 f"With 8-bit numbers ({measured.quantized}) it recognises "
-                f"{measured.accuracy('int8'):.4f} of the test fold instead of "
+                f"{measured.accuracy('int8'):.4f} of {tested_on(measured)}, instead of "
                 f"{measured.accuracy('fp32'):.4f}."
             )
         )
-    if measured.probabilities is not None:
-        blocks += _confusion(run, measured)
+    if isinstance(run, Ensemble):
+        blocks += _confusion(run.predictions, run.evidence)
+    elif measured.probabilities is not None:
+        blocks += _confusion(_measured_predictions(run, measured.probabilities), "the test fold")
     return Section("Accuracy", blocks)
 
 
@@ -295,24 +326,24 @@ def _row(text: str, accuracy: str, images: Proportion) -> Sequence[Cell]:
     return [text, images.total, Number(accuracy), Number(interval_text(images.interval))]
 
 
-def _confusion(run: TrainedRun, measured: ExportMeasurements) -> list[Text | ImageBlock | Table]:
-    import numpy as np
-
+def _measured_predictions(run: TrainedRun, probabilities: Floats32) -> Predictions:
     rows = run.subset("test")
-    assert measured.probabilities is not None
     paths = tuple(path for path, _ in rows)
-    predictions = Predictions(
+    return Predictions(
         run.classes,
         paths,
         trained_run.label_array(rows),
-        measured.probabilities.astype(np.float64),
+        probabilities.astype(np.float64),
         np.full(len(rows), run.metrics["fold"]),
         None,
         run.folder.image_table.clusters_of(paths),
     )
-    wrong = int((~predictions.correct).sum())
-    alt = f"Confusion matrix: {wrong} of {len(rows)} images of the test fold predicted wrongly."
-    caption = "What was taken for what, on the test fold"
+
+
+def _confusion(predictions: Predictions, tested: str) -> list[Text | ImageBlock | Table]:
+    wrong, count = int((~predictions.correct).sum()), len(predictions.paths)
+    alt = f"Confusion matrix: {wrong} of {count} images predicted wrongly."
+    caption = f"What was taken for what, on {tested}"
     blocks: list[Text | ImageBlock | Table] = [
         ImageBlock("confusion", alt, plots.confusion_figure(predictions), caption)
     ]
@@ -337,6 +368,8 @@ def _confidence(run: TrainedRun) -> Section:
                 )
             ],
         )
+    if calibration.source == OF_MEMBERS:
+        return _confidence_of_members(calibration)
     divided = f"divided by {calibration.temperature:.4g}" if calibration.kept else "as trained"
     text = (
         f"Logits are {divided}: a temperature was fitted on {_images_of(calibration)} and is "
@@ -355,7 +388,34 @@ def _confidence(run: TrainedRun) -> Section:
             "the other folds alone gave. Each fold has a network of its own; what fits all of them "
             "together need not fit this one as well."
         )
-    below = (
+    if isinstance(run, Ensemble):
+        text += f" {_mean_of(run)}"
+    return Section("Confidence", [Text(text), _threshold(calibration)])
+
+
+def _mean_of(run: Ensemble) -> str:
+    """By how many networks the images were predicted that calibrate the mean."""
+    fewer, count = len({one.path.resolve().parent for one in run.members}), len(run.members)
+    text = f"Each image was predicted by {'one network' if fewer == 1 else f'{fewer} networks'}"
+    if fewer == count:
+        return f"{text}, as many as the bundle holds."
+    return (
+        f"{text}, of which the bundle holds {count}: their mean is less sure on average, so that "
+        "it accepts fewer images at this threshold."
+    )
+
+
+def _confidence_of_members(calibration: Calibration) -> Section:
+    text = (
+        "The logits of each member are divided by a temperature of its own, fitted on its "
+        f"validation images (at least {calibration.images}): {calibration.reason}. The threshold "
+        "is the highest of the members'. The mean of the members has not been calibrated as such."
+    )
+    return Section("Confidence", [Text(text), _threshold(calibration)])
+
+
+def _threshold(calibration: Calibration) -> Text:
+    return Text(
         f"A guess of a probability below {calibration.reject_threshold:.4g} is better called "
         f"unknown: of the others, {calibration.wanted_precision:.0%} should be right, on images "
         f"like these.{_reached(calibration)}"
@@ -364,7 +424,6 @@ def _confidence(run: TrainedRun) -> Section:
         f"{FALLBACK_THRESHOLD} stands in: a guess of a probability below it is more likely wrong "
         "than right, and is called unknown."
     )
-    return Section("Confidence", [Text(text), Text(below)])
 
 
 def _images_of(calibration: Calibration) -> str:

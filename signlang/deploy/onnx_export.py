@@ -23,6 +23,7 @@ from signlang.runs.trained_run import TrainedRun
 
 OPSET: Final = 18  # what torch's exporter is written for; others are converted from it
 PROGRAM: Final = "model.pt2"
+SMALLEST: Final = 1e-30  # of a probability whose logarithm is taken
 CHATTER: Final = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 LAYERS: Final = ("Conv", "Gemm", "MatMul")
 # what stands between layers and can stay in 8 bits; normalization and softmax are left in float
@@ -32,7 +33,11 @@ OPERATIONS: Final = (
 
 
 class InferenceModule(nn.Module):
-    """Inference: normalize uint8 images, run the network, apply the temperature, softmax."""
+    """Inference: normalize uint8 images, run the network, apply the temperature, softmax.
+
+    Args:
+        run: The run, or a member of an ensemble.
+    """
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -54,12 +59,33 @@ class InferenceModule(nn.Module):
         return torch.softmax(logits, dim=1)
 
 
+class EnsembleModule(nn.Module):
+    """The mean of the probabilities of several networks, and a temperature of its own."""
+
+    def __init__(self, run: TrainedRun) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(InferenceModule(member) for member in run.members)
+        self.temperature = run.calibration.temperature
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 (N, 3, size, size) to probabilities (N, classes)."""
+        mean = torch.stack([member(images) for member in self.members]).mean(dim=0)
+        if self.temperature != 1:
+            return torch.softmax(mean.clamp_min(SMALLEST).log() / self.temperature, dim=1)
+        return mean
+
+
+def inference_module(run: TrainedRun) -> nn.Module:
+    """What a bundle computes: uint8 (N, 3, size, size) to probabilities (N, classes)."""
+    return InferenceModule(run) if len(run.members) == 1 else EnsembleModule(run)
+
+
 class ProgramModule(nn.Module):
     """The same for images as training hands them out: uint8 (N, size, size, 3)."""
 
     def __init__(self, run: TrainedRun) -> None:
         super().__init__()
-        self.service = InferenceModule(run)
+        self.service = inference_module(run)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 (N, size, size, 3) to probabilities (N, classes)."""
@@ -76,7 +102,7 @@ def network_graph(run: TrainedRun) -> onnx.ModelProto:
     size = run.image_size
     with _quiet(), _exporting(run, "ONNX"):
         program = torch.onnx.export(
-            InferenceModule(run).eval(),
+            inference_module(run).eval(),
             (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
             dynamo=True,
             external_data=False,
@@ -253,11 +279,42 @@ def _quantized(
 
 
 def _kept(network: onnx.ModelProto, recipe: QuantizationRecipe) -> list[str]:
-    """Names of the operations that stay in float."""
-    layers = [node for node in network.graph.node if node.op_type in LAYERS]
-    kept: Sequence[onnx.NodeProto] = [layers[0], layers[-1]] if recipe.keep_ends else []
-    depthwise = [node for node in layers if recipe.keep_depthwise and _is_depthwise(node)]
-    return sorted({node.name for node in [*kept, *depthwise]})
+    """Names of the operations that stay in float.
+
+    Several networks in one graph have ends of their own each. The mean of their probabilities is
+    never of 8 bits.
+    """
+    nodes = network.graph.node
+    after, before = _beyond(nodes, LAYERS), _beyond(nodes, LAYERS, upwards=True)
+    layers = [node for node in nodes if node.op_type in LAYERS]
+    kept = _beyond(nodes, ("Softmax",)) - before
+    if recipe.keep_ends:
+        kept |= {node.name for node in layers if not {node.name} <= after & before}
+    if recipe.keep_depthwise:
+        kept |= {node.name for node in layers if _is_depthwise(node)}
+    return sorted(kept)
+
+
+def _beyond(
+    nodes: Sequence[onnx.NodeProto], kinds: Sequence[str], *, upwards: bool = False
+) -> set[str]:
+    """Names of the operations that use what one of some kinds made; upwards: those that it uses.
+
+    Args:
+        nodes: Of a graph, each after those that it uses.
+        kinds: Of operations.
+        upwards: Against the direction of the graph.
+    """
+    names: set[str] = set()
+    values: set[str] = set()
+    for node in reversed(nodes) if upwards else nodes:
+        ahead, behind = (node.output, node.input) if upwards else (node.input, node.output)
+        beyond = not values.isdisjoint(ahead)
+        if beyond:
+            names.add(node.name)
+        if beyond or node.op_type in kinds:
+            values |= {*behind} - {""}  # what is left out has no name
+    return names
 
 
 def _is_depthwise(node: onnx.NodeProto) -> bool:

@@ -21,6 +21,7 @@ from signlang.deploy.onnx_export import PROGRAM
 from signlang.errors import BundleError, DataError
 from signlang.hands.hand_input import HandInput, prepared
 from signlang.inference.onnx_model import OnnxModel
+from signlang.metrics.calibration import apply_temperature
 from signlang.runs import trained_run
 from signlang.runs.trained_run import Rows, RunImages, TrainedRun
 
@@ -175,13 +176,16 @@ def resized_image(run: TrainedRun, image: Image.Image) -> Pixels:
 
 
 def reference_probabilities(run: TrainedRun, batch: Pixels) -> AnyFloats:
-    """(n, classes) calibrated probabilities of the run's own network, by torch."""
+    """(n, classes) calibrated probabilities of the run's own network, or networks, by torch."""
+    images = torch.from_numpy(batch)
     with torch.inference_mode():
-        logits = run.classifier(torch.from_numpy(batch))
-        probabilities: AnyFloats = (
-            (logits / run.calibration.temperature).double().softmax(1).numpy()
-        )
-    return probabilities
+        each: list[AnyFloats] = [
+            (member.classifier(images) / member.calibration.temperature).double().softmax(1).numpy()
+            for member in run.members
+        ]
+    if len(each) == 1:
+        return each[0]
+    return apply_temperature(np.mean(each, axis=0), run.calibration.temperature)
 
 
 def largest_difference(

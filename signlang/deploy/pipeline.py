@@ -16,6 +16,7 @@ from signlang.arrays import Floats32, Pixels
 from signlang.console import log, show_table
 from signlang.data.image_io import resize_batch
 from signlang.deploy import bundle_writer, onnx_export
+from signlang.deploy.ensemble import Ensemble
 from signlang.deploy.parity import Parity, check_unchanged
 from signlang.errors import BundleError, DataError, RunError
 from signlang.hands.hand_input import GRID, HandInput, HandPoints, encoded_points
@@ -38,6 +39,8 @@ class ExportMeasurements:
 
     Attributes:
         images: Of the test fold; 0 where they were not at hand.
+        known: Whether members of an ensemble were trained on them: its accuracy on them says
+            nothing of other images.
         correct: How many of them each precision recognises.
         probabilities: (n, classes) of fp32, or None.
         latency_ms: Median time of each precision for one image of the network's size.
@@ -54,6 +57,7 @@ class ExportMeasurements:
     size_mb: Mapping[str, float]
     quantized: str
     interval: Interval | None
+    known: bool = False
 
     def accuracy(self, precision: str) -> float:
         """Share of the test fold that is recognised."""
@@ -170,26 +174,35 @@ def measure(
     size = {name: round(len(data) / 1e6, 3) for name, data in models.items()}
     if images is None:
         return ExportMeasurements(0, {}, None, latency, size, int8_layers, None)
-    rows = run.subset("test")
+    rows = run.unseen or run.subset("test")
+    known = not run.unseen
     outputs = images.probabilities(list(networks.values()), rows, "predicting the test fold")
     labels = trained_run.label_array(rows)
     correct = {
         name: int((p.argmax(1) == labels).sum()) for name, p in zip(networks, outputs, strict=True)
     }
-    check_unchanged(run, rows, outputs[0])
-    clusters = run.folder.image_table.clusters_of([path for path, _ in rows])
-    interval = clustered_interval(outputs[0].argmax(1) == labels, clusters.names)
+    interval = None
+    if not known:
+        check_unchanged(run, rows, outputs[0])
+        clusters = run.folder.image_table.clusters_of([path for path, _ in rows])
+        interval = clustered_interval(outputs[0].argmax(1) == labels, clusters.names)
     result = ExportMeasurements(
-        len(rows), correct, outputs[0], latency, size, int8_layers, interval
+        len(rows), correct, outputs[0], latency, size, int8_layers, interval, known
     )
     if result.int8_loss is not None and result.int8_loss > cfg.int8_loss:
         raise BundleError(
-            f"int8 recognises {result.accuracy('int8'):.4f} of the test fold instead of "
+            f"int8 recognises {result.accuracy('int8'):.4f} of {tested_on(result)} instead of "
             f"{result.accuracy('fp32'):.4f}: it loses {result.int8_loss:.4f}, more than "
             f"int8_loss={cfg.int8_loss}. No bundle was written. Leave quantize=true out, give more "
             "calibration_images, or allow a greater loss."
         )
     return result
+
+
+def tested_on(measured: ExportMeasurements) -> str:
+    """Which images the measurements are of, in words."""
+    most = ", on which most members were trained" if measured.known else ""
+    return f"the test fold{most}"
 
 
 def mean_hands(
@@ -236,7 +249,9 @@ def describe_models(
 ) -> dict[str, Any]:
     """Measurements for `bundle.json`."""
     accuracy: dict[str, Any] = {"run": run.metrics["test"]["accuracy"]}
-    if measured.images:
+    if isinstance(run, Ensemble):
+        accuracy |= {"of": run.evidence, **({"per_set": run.per_set} if run.per_set else {})}
+    if measured.images and not measured.known:
         accuracy |= {name: round(measured.accuracy(name), 6) for name in measured.correct}
         ends = [round(end, 6) for end in measured.interval] if measured.interval else None
         accuracy |= {"images": measured.images, "interval": ends}
@@ -262,8 +277,15 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
         f"{agreement.largest_difference:.1e}",
         "accuracy of the run": f"{run.metrics['test']['accuracy']:.4f}",
     }
+    if isinstance(run, Ensemble):
+        rows["members"] = ", ".join(_short_name(one) for one in run.members)
+        rows["accuracy of each"] = ", ".join(f"{one:.4f}" for one in run.accuracies)
+        if run.per_set:
+            rows["of each set"] = ", ".join(f"{k} {v:.4f}" for k, v in run.per_set.items())
+        rows["accuracy of the mean"] = f"{rows.pop('accuracy of the run')} of {run.evidence}"
     for name in measured.latency_ms:
-        share = f"accuracy {measured.accuracy(name):.4f}, " if measured.images else ""
+        told = measured.images and not measured.known
+        share = f"accuracy {measured.accuracy(name):.4f}, " if told else ""
         rows[name] = f"{share}{measured.size_mb[name]:.1f} MB, {measured.latency_ms[name]:.2f} ms"
     if measured.quantized:
         rows["int8"] += f" ({measured.quantized})"
@@ -284,6 +306,11 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
             "use it": f"python -m signlang.predict bundle={shlex.quote(str(out))} IMAGES",
         },
     )
+
+
+def _short_name(run: TrainedRun) -> str:
+    here = run.path.resolve()
+    return f"{here.parent.name}/{here.name}"
 
 
 def _network_images(run: TrainedRun, images: RunImages, rows: trained_run.Rows) -> Iterator[Pixels]:

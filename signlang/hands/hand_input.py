@@ -265,8 +265,8 @@ def build_input(node: Mapping[str, Any] | None, cache_dir: str) -> HandInput | N
 
     if not node or not node.get(TARGET):
         return None
-    networks = find_networks(node.get("model"), cache_dir)
-    own = {key: value for key, value in node.items() if key not in {"name", "model"}}
+    networks = find_networks(node.get("model"), cache_dir, node.get("views", 1))
+    own = {key: value for key, value in node.items() if key not in {"name", "model", "views"}}
     made = build(own, {"networks": networks}, key="hands")
     if not isinstance(made, HandInput):
         raise SettingError(

@@ -15,12 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from signlang import files
 from signlang.console import log
 from signlang.errors import DataError, SettingError
-from signlang.hands.finder import HandFinder
+from signlang.hands.finder import CROP, POINTS, HandFinder
 
 WHEEL: Final = "mediapipe==0.10.21"
 WHEEL_SHA256: Final = "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3"
@@ -79,6 +81,9 @@ class HandNetworks:
         return HandFinder(self.palm, self.landmarks)
 
 
+MIRRORED: Final = "-2views"  # end of the key of networks that see the mirrored hand as well
+
+
 def key_of(palm: bytes, landmarks: bytes) -> str:
     """Digest of two TFLite files, with the version of the pipeline around them."""
     state = hashlib.blake2b(digest_size=4)
@@ -87,29 +92,33 @@ def key_of(palm: bytes, landmarks: bytes) -> str:
     return state.hexdigest()
 
 
-def find_networks(model: str | None, cache_dir: str) -> HandNetworks:
+def find_networks(model: str | None, cache_dir: str, views: int = 1) -> HandNetworks:
     """Find the networks in the cache, or convert those of a `.task` file.
 
     Args:
         model: `hands.model`, MediaPipe's hand_landmarker.task; None: those of `signlang hands`.
         cache_dir: The cache folder.
+        views: `hands.views`; 2: points are the mean of those of the hand and of its mirror image.
 
     Raises:
         SettingError: If they are not there; says how to get them.
         DataError: If the file is no such model.
     """
     if model is not None:
-        return _of_task(str(Path(model).expanduser()), cache_dir)
-    return _read(str(network_folder(cache_dir, DEFAULT_KEY)))
+        networks = _of_task(str(Path(model).expanduser()), cache_dir)
+    else:
+        networks = _read(str(network_folder(cache_dir, DEFAULT_KEY)))
+    return _with_views(networks, cache_dir) if views == 2 else networks
 
 
-def key_of_model(model: str | None) -> str:
-    """Key of the networks of `hands.model`; None: those of `signlang hands`.
+def key_of_model(model: str | None, views: int = 1) -> str:
+    """Key of the networks of `hands.model` and `hands.views`.
 
     Raises:
         DataError: If the file is no such model.
     """
-    return DEFAULT_KEY if model is None else _task_key(Path(model).expanduser())
+    own = DEFAULT_KEY if model is None else _task_key(Path(model).expanduser())
+    return own + MIRRORED * (views == 2)
 
 
 def networks_of_key(key: str, cache_dir: str | None) -> HandNetworks:
@@ -123,6 +132,8 @@ def networks_of_key(key: str, cache_dir: str | None) -> HandNetworks:
         SettingError: If they are not in the cache.
     """
     place = cache_dir or os.environ.get("SIGNLANG_CACHE") or "~/.cache/signlang"
+    if key.endswith(MIRRORED):
+        return _with_views(networks_of_key(key.removesuffix(MIRRORED), place), place)
     if key != DEFAULT_KEY and not _is_complete(network_folder(place, key)):
         raise SettingError(
             f"The run found hands with other networks ({key}) than those of signlang hands: type "
@@ -158,7 +169,7 @@ def _is_complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in NAMES)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _read(folder: str) -> HandNetworks:
     place = Path(folder)
     if not _is_complete(place):
@@ -222,9 +233,71 @@ def _converted(archive: Path, names: Mapping[str, str], cache_dir: str, key: str
             f'{error.name} is not installed: pip install "signlang[hands]" brings it.'
         ) from None
     license_ = raw.get(LICENSE, NOTICE.format(name=archive.name).encode())
-    folder = network_folder(cache_dir, key)
+    return _written(network_folder(cache_dir, key), {**made, LICENSE: license_})
+
+
+def _written(folder: Path, contents: Mapping[str, bytes]) -> Path:
     folder.mkdir(exist_ok=True)
-    for name, data in {**made, LICENSE: license_}.items():
+    for name, data in contents.items():
         with files.atomic_write(folder / name) as temporary:
             temporary.write_bytes(data)
     return folder
+
+
+def _with_views(networks: HandNetworks, cache_dir: str) -> HandNetworks:
+    """The same networks, of which the second averages two views; kept in the cache."""
+    folder = network_folder(cache_dir, networks.key + MIRRORED)
+    if not _is_complete(folder):
+        made = {PALM: networks.palm, LANDMARKS: averaged_over_mirror(networks.landmarks)}
+        _written(folder, {**made, LICENSE: networks.license.encode()})
+    return _read(str(folder))
+
+
+def averaged_over_mirror(landmarks: bytes) -> bytes:
+    """The network of landmarks, seeing each image and its mirror image; the mean of what it says.
+
+    Python, service and browser take it for the one network that it is. It takes twice the time.
+    The points of the mirror image are mirrored back, and its left hands are right ones.
+    """
+    try:
+        import onnx
+        from onnx import helper, numpy_helper
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f'{error.name} is not installed: pip install "signlang[hands]" brings it.'
+        ) from None
+    own = onnx.load_from_string(landmarks)
+    (given,), names = own.graph.input, [output.name for output in own.graph.output]
+    inner = onnx.compose.add_prefix(own, "hand/")
+    back = np.tile(np.array([-0.5, 0.5, 0.5], np.float32), POINTS)
+    beside = np.tile(np.array([CROP / 2, 0, 0], np.float32), POINTS)
+    one_half = np.array([0.5], np.float32)
+    # what the second view says, times its factor, and what is added to it
+    factors = {"points": (back, beside), "handedness": (-one_half, one_half)}
+    constants: dict[str, Any] = {
+        "last": np.array([-1], np.int64), "end": np.array([-CROP - 1], np.int64),
+        "along": np.array([2], np.int64), "half": one_half,
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Slice", ["images", "last", "end", "along", "last"], ["mirrored"]),
+        helper.make_node("Concat", ["images", "mirrored"], [f"hand/{given.name}"], axis=0),
+        *inner.graph.node,
+    ]
+    for name in names:
+        factor, shift = factors.get(name, (one_half, np.zeros(1, np.float32)))
+        constants |= {f"{name}/factor": factor, f"{name}/shift": shift}
+        nodes += [
+            helper.make_node("Split", [f"hand/{name}"], [f"{name}/1", f"{name}/2"], axis=0),
+            helper.make_node("Mul", [f"{name}/1", "half"], [f"{name}/first"]),
+            helper.make_node("Mul", [f"{name}/2", f"{name}/factor"], [f"{name}/scaled"]),
+            helper.make_node("Add", [f"{name}/scaled", f"{name}/shift"], [f"{name}/second"]),
+            helper.make_node("Add", [f"{name}/first", f"{name}/second"], [name]),
+        ]
+    graph = helper.make_graph(
+        nodes, "landmarks", [given], list(own.graph.output),
+        [*inner.graph.initializer,
+         *(numpy_helper.from_array(value, name) for name, value in constants.items())],
+    )  # fmt: skip
+    whole = helper.make_model(graph, opset_imports=own.opset_import, ir_version=own.ir_version)
+    onnx.checker.check_model(whole, full_check=True)
+    return bytes(whole.SerializeToString())

@@ -60,7 +60,8 @@ class FusionNetwork(nn.Module):
         logits = torch.stack([self.classifier(seen), self.landmarks(points)], dim=1)
         if self.training:
             return logits
-        return torch.logsumexp(logits.log_softmax(2), dim=1) - math.log(2)
+        mean = torch.logsumexp(logits.log_softmax(2), dim=1) - math.log(2)
+        return self.landmarks.without_empty(mean, points)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Parameters with their learning rates: the points are a small network from scratch."""

@@ -48,6 +48,9 @@ class LandmarkNetwork(nn.Module):
         width: Outputs of the two hidden layers.
         dropout: Share of them that is dropped in training.
         movement: Of the points in training; None: that of `Movement`.
+        reject_empty: An image without a hand has all classes equally probable, whatever it is
+            called in training; else it is learnt like any other image, and all of them get the
+            class that most of them have.
     """
 
     first: torch.Tensor
@@ -59,9 +62,10 @@ class LandmarkNetwork(nn.Module):
         width: int = 48,
         dropout: float = 0.1,
         movement: Movement | None = None,
+        reject_empty: bool = False,
     ) -> None:
         super().__init__()
-        self.movement = movement or Movement()
+        self.movement, self.reject_empty = movement or Movement(), reject_empty
         pairs = torch.triu_indices(POINTS, POINTS, offset=1)
         self.register_buffer("first", pairs[0], persistent=False)
         self.register_buffer("second", pairs[1], persistent=False)
@@ -76,7 +80,11 @@ class LandmarkNetwork(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (B, 3, 8, 8) to (B, num_classes) logits."""
         logits: torch.Tensor = self.classifier(self.hidden(images))
-        return logits
+        return self.without_empty(logits, images)
+
+    def without_empty(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, n) of images (B, 3, 8, 8); zeros of those that are to be rejected."""
+        return logits * decode_points(images)[1] if self.reject_empty else logits
 
     def hidden(self, images: torch.Tensor) -> torch.Tensor:
         """Map (B, 3, 8, 8) to (B, width), what the classes are told by."""

@@ -40,7 +40,8 @@ UNNAMED: Final = {"fold", *ELSEWHERE} - {
     "data.pretrained", "model.weights", "model.learning_rate", "ckpt_path",
 }  # fmt: skip
 # settings that came later, with the value under which a run is what it was without them
-NEUTRAL: Final = {"split.gap": 0, "balance": "none", "mixup": 0.0, "cutmix": 0.0}
+NEUTRAL: Final = {"split.gap": 0, "balance": "none", "mixup": 0.0, "cutmix": 0.0,
+                  "model.network.reject_empty": False}  # fmt: skip
 PACKAGES: Final = (
     "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",
@@ -271,8 +272,10 @@ def _with_networks(kept: dict[str, Any], cfg: DictConfig) -> dict[str, Any]:
     """Name the networks that find hands by their content; hands=none leaves no trace."""
     if kept.get("hands.name", "none") == "none":
         return {key: value for key, value in kept.items() if not is_below(key, ["hands"])}
-    kept.pop("hands.model", None)
-    return kept | {"hands.networks": hand_networks.key_of_model(cfg.hands.get("model"))}
+    for key in ("hands.model", "hands.views"):
+        kept.pop(key, None)
+    key = hand_networks.key_of_model(cfg.hands.get("model"), cfg.hands.get("views", 1))
+    return kept | {"hands.networks": key}
 
 
 def first_weights(settings: Mapping[str, Any]) -> str:

@@ -86,6 +86,16 @@ class TrainedRun(Run):
     stored: Calibration | None
 
     @property
+    def members(self) -> "tuple[TrainedRun, ...]":
+        """The runs whose probabilities are averaged: itself, see `deploy.ensemble`."""
+        return (self,)
+
+    @property
+    def unseen(self) -> "Rows":
+        """Paths and labels of images on which its accuracy can be measured."""
+        return self.subset("test")
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names, in the order of the logits."""
         return self.classifier.classes

@@ -143,20 +143,61 @@ def choose_run(word: str, runs_dir: Path) -> Path:
     Raises:
         SignlangError: If no run, or several of no common study, have that name.
     """
+    folds, why = _find_runs(word, runs_dir)
+    if len(folds) > 1 and not why:
+        why = f"the first of {len(folds)} finished folds"
+    _tell(word, folds[0], why)
+    return folds[0]
+
+
+def choose_members(word: str, runs_dir: Path, *, seeds: bool = False) -> list[Path]:
+    """The run folders of all finished folds of the setting that `run=word` names.
+
+    Of a study it is the setting that `choose_run` takes; a word that names one fold means that one.
+
+    Args:
+        word: See `runs.folder.find_folder`.
+        runs_dir: The folder of the studies.
+        seeds: Also those of the settings of its study that differ in the seed alone.
+
+    Raises:
+        SignlangError: As `choose_run`.
+    """
+    folds, why = _find_runs(word, runs_dir)
+    _tell(word, folds[0].parent if len(folds) > 1 else folds[0], why)
+    if not seeds:
+        return folds
+    setting = folds[0].resolve().parent
+    study, wanted = read_study(setting.parent), {path.name for path in folds}
+    own = next((one for one in study.settings if one.name == setting.name), None)
+    if own is None:
+        raise RunError(f"run={word}: {setting} is no setting of a study with a finished run.")
+    alike = [one for one in study.settings if _without_seed(one) == _without_seed(own)]
+    return [run.path for one in alike for run in one.runs if run.path.name in wanted]
+
+
+def _without_seed(setting: Setting) -> tuple[str, str]:
+    run = setting.runs[0]
+    settings = {k: value for k, value in run.settings.items() if k.rpartition(".")[2] != "seed"}
+    return json.dumps(settings, sort_keys=True), str(run.record["data"]["fingerprint"])
+
+
+def _find_runs(word: str, runs_dir: Path) -> tuple[list[Path], str]:
+    """The finished runs that a word names, and why this setting of several."""
     folder = find_folder(word, runs_dir)
     if folder.is_file() or any((folder / name).is_file() for name in (RECORD, "bundle.json")):
-        _tell(word, folder, "")
-        return folder
+        return [folder], ""
     folds = fold_folders(folder)
     if folds:
         finished = [path for path in folds.values() if (path / "metrics.json").is_file()]
+        states = "; ".join(
+            f"{p.name} {unfinished_fold(p)}" for p in folds.values() if p not in finished
+        )
         if not finished:
-            states = "; ".join(f"{p.name} {unfinished_fold(p)}" for p in folds.values())
             raise RunError(f"run={word}: no fold of {folder} is finished: {states}.")
-        _tell(word, finished[0], f"the first of {len(finished)} finished folds")
-        return finished[0]
+        return finished, ""
     if not folder.is_dir() or not any(fold_folders(inner) for inner in folder.iterdir()):
-        return folder
+        return [folder], ""
     study = read_study(folder)
     warn_of_unusable(study)
     best = min(study.settings, key=lambda s: (not s.is_complete, -s.recorded_accuracy, s.name))
@@ -170,8 +211,7 @@ def choose_run(word: str, runs_dir: Path) -> Path:
     )
     if others:
         why += f"; {others} more have other data or folds, and cannot be ranked with it"
-    _tell(word, best.runs[0].path, why)
-    return best.runs[0].path
+    return [run.path for run in best.runs], why
 
 
 def locate_run(cfg: DictConfig) -> None:
@@ -182,6 +222,31 @@ def locate_run(cfg: DictConfig) -> None:
     """
     if not OmegaConf.is_missing(cfg, "run") and cfg.run is not None:
         cfg.run = str(choose_run(str(cfg.run), Path(str(cfg.runs_dir)).expanduser()))
+
+
+def locate_members(cfg: DictConfig) -> None:
+    """Put a list of run folders in the place of `cfg.run`: several are an ensemble.
+
+    With `cfg.ensemble` each name stands for what `choose_members` finds.
+
+    Raises:
+        SignlangError: As `choose_run`, and if an ensemble has one member only.
+    """
+    if OmegaConf.is_missing(cfg, "run") or cfg.run is None:
+        return
+    words = [str(word) for word in (cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run])]
+    runs_dir = Path(str(cfg.runs_dir)).expanduser()
+    if cfg.ensemble not in {"folds", "seeds"}:
+        cfg.run = [str(choose_run(word, runs_dir)) for word in words]
+        return
+    seeds = cfg.ensemble == "seeds"
+    found = [path for word in words for path in choose_members(word, runs_dir, seeds=seeds)]
+    if len(found) == 1:
+        raise RunError(
+            f"ensemble={cfg.ensemble}: {found[0]} is one run. Name a study, the folder of several "
+            "folds, or several runs."
+        )
+    cfg.run = [str(path) for path in found]
 
 
 def _tell(word: str, taken: Path, why: str) -> None:

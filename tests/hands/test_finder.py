@@ -11,6 +11,7 @@ from PIL import Image
 from signlang.arrays import Pixels
 from signlang.errors import DataError
 from signlang.hands.finder import (
+    CROP,
     HandFinder,
     Palm,
     Region,
@@ -20,7 +21,7 @@ from signlang.hands.finder import (
     hand_region,
     merge_palms,
 )
-from signlang.hands.hand_networks import HandNetworks
+from signlang.hands.hand_networks import HandNetworks, averaged_over_mirror
 
 EXPECTED = Path(__file__).parent / "mediapipe_points.json"
 
@@ -162,3 +163,29 @@ def test_a_turned_photograph_has_the_same_hand(real_networks: HandNetworks, shar
     apart = np.linalg.norm(back - upright.points[:, :2], axis=1) / upright.size
     assert np.median(apart) < 0.03
     assert turned.right == pytest.approx(upright.right, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["made_networks", "real_networks"])
+def test_two_views_are_the_mean_of_a_hand_and_its_mirror_image(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    import onnxruntime
+
+    alone = request.getfixturevalue(kind).landmarks
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (2, CROP, CROP, 3), dtype=np.uint8)
+    crops[0, :, : CROP // 2] //= 4
+    names = ["points", "presence", "handedness"]
+    one, both = (
+        onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        for data in (alone, averaged_over_mirror(alone))
+    )
+    points, presence, right = one.run(names, {"images": crops})
+    turned = one.run(names, {"images": np.ascontiguousarray(crops[:, :, ::-1])})
+    back = turned[0].reshape(2, 21, 3).copy()
+    back[..., 0] = CROP - back[..., 0]
+    mean = both.run(names, {"images": crops})
+    np.testing.assert_allclose(mean[0], (points + back.reshape(2, 63)) / 2, atol=1e-3)
+    np.testing.assert_allclose(mean[1], (presence + turned[1]) / 2, atol=1e-5)
+    np.testing.assert_allclose(mean[2], (right + 1 - turned[2]) / 2, atol=1e-5)
+    assert np.abs(mean[0] - points).max() > 1

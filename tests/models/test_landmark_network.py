@@ -50,3 +50,21 @@ def test_the_configuration_sets_the_movement() -> None:
     assert network.movement == Movement(rotation=5, mirrored=0.1)
     with pytest.raises(TypeError, match="mirored"):
         networks.landmarks(3, 8, mirored=0.1)
+
+
+@pytest.mark.parametrize("kind", ["landmarks", "fusion"])
+def test_without_a_hand_no_sign_is_more_probable(kind: str) -> None:
+    torch.manual_seed(0)
+    side = 8 if kind == "landmarks" else 64
+    images = torch.rand(3, 3, side, side)
+    images[0, :, -1] = 0  # the whole of the points' row, or the last eight numbers
+    images[1:, :, -1, 7 if kind == "landmarks" else 63] = 1  # there is a hand
+    learnt, rejected = (
+        getattr(networks, kind)(4, side, reject_empty=reject).eval() for reject in (False, True)
+    )
+    rejected.load_state_dict(learnt.state_dict())
+    with torch.no_grad():
+        before, after = learnt(images).softmax(1), rejected(images).softmax(1)
+    assert torch.allclose(after[0], torch.full((4,), 0.25))
+    assert float((before[0] - 0.25).abs().max()) > 0.001
+    assert torch.allclose(after[1:], before[1:], atol=1e-4)
