@@ -132,8 +132,9 @@ def networks_of_key(key: str, cache_dir: str | None) -> HandNetworks:
         SettingError: If they are not in the cache.
     """
     place = cache_dir or os.environ.get("SIGNLANG_CACHE") or "~/.cache/signlang"
-    if key.endswith(MIRRORED):
-        return _with_views(networks_of_key(key.removesuffix(MIRRORED), place), place)
+    own = key.removesuffix(MIRRORED)
+    if own != key and own.isalnum():  # it may come from elsewhere, and names what is written
+        return _with_views(networks_of_key(own, place), place)
     if key != DEFAULT_KEY and not _is_complete(network_folder(place, key)):
         raise SettingError(
             f"The run found hands with other networks ({key}) than those of signlang hands: type "
