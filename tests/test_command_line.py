@@ -144,7 +144,7 @@ def test_help_shows_the_comment_of_each_setting(tmp_path: Path) -> None:
     )
     lines = watched(tmp_path, "signlang.train", "--help", "--config-dir=own", "model=mine").out
     for line in (
-        "batch_size: 32  # images of each step",
+        "batch_size: 32  # images of each step, of all devices together",
         "  max_epochs: 24",
         "fold: 0  # which fold is the test set, from 0",
         "  lr: ${oc.select:model.learning_rate,6e-4}  # of the network; with one-cycle the peak",

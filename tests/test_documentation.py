@@ -211,7 +211,7 @@ def test_all_verbs_are_shown() -> None:
 
 def test_few_commands_are_not_run() -> None:
     left_out = [c.line for page in WITH_COMMANDS for c in page.commands if c.why_not]
-    assert len(left_out) <= 6, left_out
+    assert len(left_out) <= 9, left_out
 
 
 def test_every_target_that_is_named_is_there() -> None:

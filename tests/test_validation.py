@@ -31,7 +31,7 @@ WRONG = {
     "model.weights=w.pt": "model.weights=w.pt: there is no such file or folder.",
     "model=timm": "model.architecture is missing",
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: it must be a number of at least",
-    "trainer.devices=2": "trainer.devices=2: it must be 1: a run trains on one device",
+    "trainer.devices=0": "trainer.devices=0: it must be a whole number of at least 1",
     "+trainer.gradient_clip_algorithm=median": "it must be norm or value",
     "workers=1000": "workers=1000: it must be a whole number from 0 to ",
     "image_size=100000": "image_size=100000: it must be a whole number from 1 to 2048",

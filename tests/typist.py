@@ -66,7 +66,7 @@ class Typist:
         assert stdin is not None
         assert stdout is not None
         variables = dict(os.environ)  # tests change them
-        stdin.write(json.dumps([str(place), variables, verb, *words]) + "\n")
+        stdin.write(json.dumps([str(place.resolve()), variables, verb, *words]) + "\n")
         stdin.flush()
         if not select.select([stdout], [], [], SECONDS)[0]:
             os.killpg(self.process.pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from torch import distributed
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
@@ -225,8 +225,8 @@ def _keys(what: str, rank: Rank) -> list[str]:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error is what the ranks that are left get when another one ends."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(name in text for name in ("gloo", "NCCL", "TCP"))
+    named = any(name in str(error) for name in ("gloo", "NCCL"))  # gloo has no error of its own
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and named)
 
 
 @contextmanager
