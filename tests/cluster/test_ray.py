@@ -27,7 +27,7 @@ def address() -> Iterator[str]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     words = (
         "start", "--head", "--block", f"--port={address.partition(':')[2]}", "--num-cpus=2",
-        "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats",
+        "--include-dashboard=false", "--disable-usage-stats",
     )  # fmt: skip
     with subprocess.Popen(
         [str(Path(sys.executable).with_name("ray")), *words], start_new_session=True,
