@@ -38,7 +38,8 @@ def address(token: Mapping[str, str]) -> Iterator[str]:
     )  # fmt: skip
     with subprocess.Popen(
         [str(Path(sys.executable).with_name("ray")), *words], start_new_session=True,
-        env={**os.environ, **token, "SLOW": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, **token, "SLOW": "1"}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as cluster:  # fmt: skip
         deadline = time.monotonic() + PATIENCE
         while not _listens(address):
