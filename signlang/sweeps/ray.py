@@ -43,7 +43,8 @@ class RayJob:
             How it ended, and after how many seconds.
         """
         started = time.monotonic()
-        console.mute()  # Ray would send every line to the screen of the sweep
+        console.start(verbose=False)  # which sets what the logs of runs contain
+        console.mute()  # lines for a screen are for that of the sweep
         os.chdir(self.folder)
         sys.path += [place for place in self.path if place not in sys.path]
         return self.job.run(), time.monotonic() - started

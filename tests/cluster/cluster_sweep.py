@@ -67,6 +67,7 @@ class Sweep:
             words, cwd=self.place, env={**os.environ, **self.environment}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ) as command:  # fmt: skip
+            self.command = command
             try:
                 yield command
             finally:
@@ -84,6 +85,7 @@ class Sweep:
         deadline = time.monotonic() + PATIENCE
         while any(self.epochs(*run) < count for run in runs):
             assert time.monotonic() < deadline, "the runs have not begun"
+            assert self.command.poll() is None, self.command.communicate()[1]
             time.sleep(0.2)
 
     def folder(self, rate: str, fold: int) -> Path:

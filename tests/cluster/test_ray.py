@@ -1,12 +1,13 @@
 """A sweep on a Ray cluster that is started here, a worker of which is killed."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,18 +21,25 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def token() -> Mapping[str, str]:
+    """What the processes of a cluster and its users must share, made for this one."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+@pytest.fixture(scope="module")
+def address(token: Mapping[str, str]) -> Iterator[str]:
     """The address of a cluster of two processors, beside this process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     words = (
         "start", "--head", "--block", f"--port={address.partition(':')[2]}", "--num-cpus=2",
-        "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats",
+        "--include-dashboard=false", "--disable-usage-stats",
     )  # fmt: skip
     with subprocess.Popen(
         [str(Path(sys.executable).with_name("ray")), *words], start_new_session=True,
-        env={**os.environ, "SLOW": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, **token, "SLOW": "1"}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as cluster:  # fmt: skip
         deadline = time.monotonic() + PATIENCE
         while not _listens(address):
@@ -60,10 +68,12 @@ def worker_in(folder: Path) -> int:
     raise AssertionError(f"nobody is at work in {folder}")
 
 
-def test_a_sweep_on_ray_survives_a_killed_worker(address: str, tiny: Path, tmp_path: Path) -> None:
+def test_a_sweep_on_ray_survives_a_killed_worker(
+    address: str, token: Mapping[str, str], tiny: Path, tmp_path: Path
+) -> None:
     local = Sweep(tmp_path / "local", tiny, {})
     assert local.run(*LOCALLY).code == 0
-    sweep = Sweep(tmp_path / "ray", tiny, {})
+    sweep = Sweep(tmp_path / "ray", tiny, token)
     with sweep.begun("hydra/launcher=ray", f"hydra.launcher.address={address}") as command:
         sweep.wait_for_epochs(3, ("0.001", 0))
         os.kill(worker_in(sweep.folder("0.001", 0)), signal.SIGKILL)
@@ -79,9 +89,9 @@ def test_a_sweep_on_ray_survives_a_killed_worker(address: str, tiny: Path, tmp_p
 
 
 def test_ray_on_this_machine_tells_of_jobs_that_fail_and_ends_with_the_sweep(
-    tiny: Path, tmp_path: Path
+    token: Mapping[str, str], tiny: Path, tmp_path: Path
 ) -> None:
-    sweep = Sweep(tmp_path / "ray", tiny, {})
+    sweep = Sweep(tmp_path / "ray", tiny, token)
     result = sweep.run(
         "hydra/launcher=ray", "fold=0,7", "optimizer.lr=0.003", "trainer.max_epochs=2"
     )
@@ -91,8 +101,10 @@ def test_ray_on_this_machine_tells_of_jobs_that_fail_and_ends_with_the_sweep(
     assert "Traceback" not in result.err
 
 
-def test_an_address_without_a_cluster_is_told_in_a_sentence(tiny: Path, tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path / "ray", tiny, {"RAY_gcs_rpc_server_connect_timeout_s": "2"})
+def test_an_address_without_a_cluster_is_told_in_a_sentence(
+    token: Mapping[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    sweep = Sweep(tmp_path / "ray", tiny, token)
     result = sweep.run("hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:9")
     assert result.code == 2
     assert "hydra.launcher.address=127.0.0.1:9: " in result.err
