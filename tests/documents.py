@@ -13,10 +13,7 @@ PAGES: Final = sorted((ROOT / "docs").rglob("*.md"))
 FENCE: Final = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 NOT_RUN: Final = "not run by the tests: "  # the title of a block, with the reason
 # a reason must be one of these: what the machine of the tests does not have
-REASONS: Final = {
-    "needs Docker", "needs a GPU", "needs SLURM", "needs Ray", "needs a cluster",
-    "needs several devices",
-}  # fmt: skip
+REASONS: Final = {"needs Docker", "needs a GPU", "needs SLURM", "needs Ray"}
 
 
 @dataclass(frozen=True)
