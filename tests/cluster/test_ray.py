@@ -99,13 +99,3 @@ def test_ray_on_this_machine_tells_of_jobs_that_fail_and_ends_with_the_sweep(
     assert "fold=7: there are 3 folds, counted from 0 to 2." in result.err
     assert "fold=0: validation accuracy" in result.err
     assert "Traceback" not in result.err
-
-
-def test_an_address_without_a_cluster_is_told_in_a_sentence(
-    token: Mapping[str, str], tiny: Path, tmp_path: Path
-) -> None:
-    sweep = Sweep(tmp_path / "ray", tiny, token)
-    result = sweep.run("hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:9")
-    assert result.code == 2
-    assert "hydra.launcher.address=127.0.0.1:9: " in result.err
-    assert "Traceback" not in result.err
