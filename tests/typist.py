@@ -6,6 +6,8 @@ with `hydra/launcher=local`, whose launcher refuses a process that has imported 
 and whatever is started with other variables of the environment.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -14,6 +16,8 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+import traceback
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,18 +98,18 @@ def serve(folder: Path) -> None:
     """Fork for each line of the standard input, and answer with the exit code."""
     for name in NEEDED:
         importlib.import_module(name)
+    gc.freeze()  # a collection would copy what processes share
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            _run(folder, *json.loads(line))
-            return
+            os._exit(_exit_code(folder, *json.loads(line)))
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
 
 
-def _run(folder: Path, place: str, variables: dict[str, str], verb: str, *words: str) -> None:
-    """Run a command in this process, which ends as a new one would."""
+def _exit_code(folder: Path, place: str, variables: dict[str, str], verb: str, *words: str) -> int:
+    """Run a command in this process, and all that a process does at its end but to free memory."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for name, number in ((OUT, 1), (ERR, 2)):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
@@ -114,7 +118,19 @@ def _run(folder: Path, place: str, variables: dict[str, str], verb: str, *words:
     os.chdir(place)
     sys.path[:0] = [place]
     sys.argv[1:] = words
-    runpy.run_module(f"signlang.{verb}", run_name="__main__", alter_sys=True)
+    code: object = 0
+    try:
+        runpy.run_module(f"signlang.{verb}", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as at the end of main
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code if isinstance(code, int) else 1
 
 
 if __name__ == "__main__":
