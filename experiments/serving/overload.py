@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,9 +36,11 @@ def parse() -> argparse.Namespace:
 
 
 @contextmanager
-def serving(checkout: Path, bundle: Path, precision: str) -> Iterator[int]:
-    """Run a service with the code of a checkout; yields its port."""
-    words = [f"bundle={bundle.resolve()}", f"precision={precision}", "port=0"]
+def serving(
+    checkout: Path, bundle: Path, precision: str, workers: int = 1
+) -> Iterator[tuple[int, int]]:
+    """Run a service with the code of a checkout; yields its port and its process."""
+    words = [f"bundle={bundle.resolve()}", f"precision={precision}", f"workers={workers}", "port=0"]
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
     with subprocess.Popen(
         [sys.executable, "-m", "signlang.serve", *words], env=environment, text=True,
@@ -52,11 +54,30 @@ def serving(checkout: Path, bundle: Path, precision: str) -> Iterator[int]:
         reader = multiprocessing.Process(target=_drain, args=(process.stdout.fileno(),))
         reader.start()  # a full pipe would stop the service
         try:
-            yield port
+            yield port, process.pid
         finally:
             process.terminate()
             process.wait()
             reader.terminate()
+
+
+def prediction_request(image: Path) -> bytes:
+    """A whole request that sends a JPEG."""
+    data = image.read_bytes()
+    head = (
+        "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+def write_rows(out: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a table, and say on what machine it was measured."""
+    with out.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(platform.processor() or platform.machine(), os.cpu_count(), "cores")
 
 
 def _drain(file: int) -> None:
@@ -112,17 +133,12 @@ async def load(port: int, request: bytes, clients: int, seconds: float) -> dict[
 def main() -> None:
     """Measure each version in turn."""
     options = parse()
-    image = options.image.read_bytes()
-    head = (
-        "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
-        f"Content-Length: {len(image)}\r\n\r\n"
-    )
-    request = head.encode() + image
+    request = prediction_request(options.image)
     rows = []
     for number in range(options.rounds):
         for version in options.versions:
             name, _, checkout = version.partition("=")
-            with serving(Path(checkout), options.bundle, options.precision) as port:
+            with serving(Path(checkout), options.bundle, options.precision) as (port, _):
                 asyncio.run(load(port, request, 8, 2.0))
                 for clients in CLIENTS:
                     result = asyncio.run(load(port, request, clients, options.seconds))
@@ -131,11 +147,7 @@ def main() -> None:
                         "clients": clients, **result,
                     })  # fmt: skip
                     print(rows[-1], flush=True)
-    with options.out.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(platform.processor() or platform.machine(), os.cpu_count(), "cores")
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":
