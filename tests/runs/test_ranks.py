@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import QUICK, run_command
+from started import start, wait_for_epoch
 
 from signlang import api
 from signlang.data.datamodule import EpochBatchSampler
@@ -150,24 +149,6 @@ def test_tasks_of_slurm_do_not_each_run_a_sweep(tmp_path: Path) -> None:
     result = run_command(tmp_path, "-m", *TWO, "data=synthetic", "fold=0,1", **slurm(0, 15001))
     assert result.code == 2, result.err
     assert "srun started 2 processes, and each would run the whole sweep" in result.err
-
-
-def start(place: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "signlang.train", *words],
-        cwd=place, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
-    )  # fmt: skip
-
-
-def wait_for_epoch(place: Path, epochs: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for file in place.glob("runs/*/*/fold=0/history.csv"):
-            if len(file.read_text().splitlines()) > epochs:
-                return
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.02)
-    raise AssertionError("the run did not come so far")
 
 
 def outcome(place: Path) -> tuple[Any, Any, bytes]:

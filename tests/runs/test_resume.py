@@ -14,6 +14,7 @@ import pytest
 import torch
 from boards import events_of, hparams_page
 from conftest import QUICK, run_command
+from started import start, wait_for_epoch
 
 EPOCHS = 12
 
@@ -41,24 +42,6 @@ def outcome(place: Path) -> tuple[Any, Any, bytes, list[str]]:
 
 def epochs_of(place: Path) -> int:
     return len((run_in(place) / "history.csv").read_text().splitlines()) - 1
-
-
-def start(place: Path, *command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "signlang.train", *command],
-        cwd=place, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def wait_for_epoch(place: Path, epochs: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for file in place.glob("runs/*/*/fold=0/history.csv"):
-            if len(file.read_text().splitlines()) > epochs:
-                return
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.01)
-    raise AssertionError("the run did not come so far")
 
 
 @pytest.fixture(scope="module")
