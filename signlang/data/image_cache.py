@@ -217,15 +217,8 @@ def _file(index: Index, row: int) -> File:
 def _decode(
     file: File, size: int, prepare: Callable[[Image.Image], Image.Image] | None = None
 ) -> Pixels:
-    path, digest, crop = file
-    try:
-        data = image_io.read_bytes(path)
-        if image_io.digest_of(data) != digest:
-            raise image_io.BadImageError("changed while it was being read")
-        image = image_io.decode_crop(data, crop)
-        return image_io.resize_image(prepare(image) if prepare else image, size)
-    except image_io.BadImageError as error:
-        raise DataError(f"{path}: {error}. Repeat the command.") from None
+    image = image_io.read_unchanged(*file)
+    return image_io.resize_image(prepare(image) if prepare else image, size)
 
 
 def _is_intact(file: Path, shape: tuple[int, ...]) -> bool:

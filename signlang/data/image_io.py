@@ -25,6 +25,7 @@ from signlang.arrays import Pixels
 from signlang.data import image_limits
 from signlang.data.boxes import Crop
 from signlang.data.image_limits import ImageLimitError
+from signlang.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -194,6 +195,26 @@ def decode_crop(data: bytes, crop: Crop | None) -> Image.Image:
     if crop.right > image.width or crop.bottom > image.height:
         raise BadImageError(f"{image.width} x {image.height} pixels, so {crop} is no part of it")
     return image.crop(crop)
+
+
+def read_unchanged(path: Path, digest: str, crop: Crop | None = None) -> Image.Image:
+    """Read and decode a file as `decode_crop` does, if it is the one that was inspected.
+
+    Args:
+        path: The file.
+        digest: Of the content that it had, see `ImageFacts`.
+        crop: The part that is wanted; None: the whole.
+
+    Raises:
+        DataError: If it has changed since, or cannot be used any more.
+    """
+    try:
+        data = read_bytes(path)
+        if digest_of(data) != digest:
+            raise BadImageError("changed while it was being read")
+        return decode_crop(data, crop)
+    except BadImageError as error:
+        raise DataError(f"{path}: {error}. Repeat the command.") from None
 
 
 def inspect_image(

@@ -97,8 +97,8 @@ def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image
 
 def thumbnail(index: Index, row: int) -> Image.Image:
     """One image, padded to `THUMBNAIL_SIZE` x `THUMBNAIL_SIZE` pixels."""
-    data = image_io.read_bytes(index.root / index.paths[row])
-    image = image_io.decode_crop(data, index.crop(row))
+    path, digest = index.root / index.paths[row], index.facts[row].digest
+    image = image_io.read_unchanged(path, digest, index.crop(row))
     return ImageOps.pad(
         image, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, color=BACKGROUND
     )

@@ -14,16 +14,9 @@ import numpy as np
 
 from signlang import files
 from signlang.console import log, track
-from signlang.data.image_io import (
-    BadImageError,
-    batched,
-    decode,
-    digest_of,
-    map_in_order,
-    read_bytes,
-)
+from signlang.data.image_io import batched, map_in_order, read_unchanged
 from signlang.errors import DataError
-from signlang.hands.finder import POINTS, Hand, HandFinder
+from signlang.hands.finder import POINTS, Hand
 from signlang.hands.hand_networks import HandNetworks
 from signlang.system import cpu_count
 
@@ -109,7 +102,8 @@ def _search(
         finder = networks.finder()
 
         def search(item: tuple[str, str]) -> tuple[str, Hand | None]:
-            return item[0], _hand_in(finder, root / item[1], item[0])
+            image = read_unchanged(root / item[1], item[0])
+            return item[0], finder(np.asarray(image, dtype=np.uint8))
 
         found = map_in_order(search, missing.items(), cpu_count(), ahead=2 * CHUNK)
         for chunk in batched(track(found, "finding hands", len(missing)), CHUNK):
@@ -132,13 +126,3 @@ def _stored(database: sqlite3.Connection, digests: Iterable[str]) -> Known:
         )
         known.update((digest, from_bytes(data)) for digest, data in rows)
     return known
-
-
-def _hand_in(finder: HandFinder, path: Path, digest: str) -> Hand | None:
-    try:
-        data = read_bytes(path)
-        if digest_of(data) != digest:
-            raise BadImageError("changed while it was being read")
-        return finder(np.asarray(decode(data), dtype=np.uint8))
-    except BadImageError as error:
-        raise DataError(f"{path}: {error}. Repeat the command.") from None

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import write_tiny
 from PIL import Image
 
 from signlang import api
+from signlang.data.index import read_index
+from signlang.datacard.card import thumbnail
+from signlang.errors import DataError
 
 
 def card(root: Path, out: Path) -> tuple[str, bool]:
@@ -27,3 +31,20 @@ def test_equal_numbers_are_a_sentence_and_unequal_ones_a_chart(tmp_path: Path) -
     text, drawn = card(root, tmp_path / "uneven")
     assert "6 signers, 6 to 7 images of each (median 6)" in text
     assert drawn
+
+
+def test_an_image_that_changes_while_the_card_is_made_is_refused(tmp_path: Path) -> None:
+    """Its sample would not be of the data set that the card describes."""
+    index = read_index(write_tiny(tmp_path / "images"), cache_dir=str(tmp_path / "cache"))
+    file = tmp_path / "images" / index.paths[0]
+    content = file.read_bytes()
+    other = tmp_path / "images" / index.paths[1]
+    for changed in (other.read_bytes(), content[:99]):
+        file.write_bytes(changed)
+        with pytest.raises(DataError, match=rf"{file.name}: changed while .*Repeat the command"):
+            thumbnail(index, 0)
+    file.unlink()
+    with pytest.raises(DataError, match=r"no such file\. Repeat the command"):
+        thumbnail(index, 0)
+    file.write_bytes(content)
+    thumbnail(index, 0)

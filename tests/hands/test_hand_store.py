@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from signlang.data.image_io import digest_of
+from signlang.data.image_io import digest_of, read_unchanged
 from signlang.errors import DataError
 from signlang.hands import hand_store
 from signlang.hands.finder import Hand
@@ -42,13 +42,13 @@ def test_only_new_images_are_searched(
         "A/A4.png", "B/B4.png", "ß/ß4.png",
     ]  # fmt: skip
     searched = []
-    real = hand_store._hand_in
+    real = read_unchanged
 
-    def counted(*arguments: object) -> Hand | None:
-        searched.append(arguments[1])
-        return real(*arguments)  # type: ignore[arg-type]
+    def counted(path: Path, digest: str) -> Image.Image:
+        searched.append(path)
+        return real(path, digest)
 
-    monkeypatch.setattr(hand_store, "_hand_in", counted)
+    monkeypatch.setattr(hand_store, "read_unchanged", counted)
     again = find_hands(some_without, paths, digests, made_networks, str(tmp_path))
     assert searched == [some_without / paths[0]]
     assert again[0] is not None
