@@ -1,5 +1,6 @@
 """This machine (cores, GPU, precision, git commit), and the signals that end work."""
 
+import multiprocessing
 import os
 import platform
 import signal
@@ -34,6 +35,23 @@ def cpu_count() -> int:
         count = os.cpu_count() or 1
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")  # not every cluster binds its tasks to cores
     return min(count, int(given)) if given.isdigit() and int(given) else count
+
+
+def check_shared_memory(processes: int) -> None:
+    """Refuse processes of a loader where the shared memory has no place for their locks.
+
+    torch would fail in the middle of starting them, and Lightning by what follows from that.
+
+    Raises:
+        SettingError: If `/dev/shm` is full.
+    """
+    try:  # a queue to and from each, of four locks at most; each takes a page
+        _ = [multiprocessing.Lock() for _ in range(4 * (processes + 1))] if processes else []
+    except OSError as error:
+        raise SettingError(
+            f"workers={processes} need shared memory, and there is none left ({error.strerror}): "
+            "free some of /dev/shm, in a container give it more (--shm-size), or set workers=0."
+        ) from None
 
 
 def child_environment() -> dict[str, str]:

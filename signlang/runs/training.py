@@ -53,7 +53,7 @@ from signlang.runs.folder import RunFolder
 from signlang.runs.lifecycle import hand_input_of, partial_data, plain, settle
 from signlang.runs.ranks import Peers, Rank, process_count
 from signlang.runs.results import OPTIMISTIC
-from signlang.system import choose_precision, trains_on_gpu
+from signlang.system import check_shared_memory, choose_precision, trains_on_gpu
 from signlang.validation import NORMALIZATIONS, UNUSED_PARAMETERS
 
 CallbackType = TypeVar("CallbackType", bound=pl.Callback)
@@ -75,7 +75,12 @@ METRICS: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 
 
 def build_datamodule(cfg: DictConfig, fold: Fold) -> HandSignDataModule:
-    """Build the data module, and seed everything random."""
+    """Build the data module, and seed everything random.
+
+    Raises:
+        SettingError: If its processes could not share memory.
+    """
+    check_shared_memory(cfg.workers)
     module = HandSignDataModule(
         fold=fold,
         augment=plain(cfg.augment),
