@@ -212,3 +212,24 @@ def test_a_full_disk_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
     assert "No space left on device" in result.err
     assert "repeat the command" in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_full_shared_memory_is_told_before_processes_are_started(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("mounting a small /dev/shm needs root")
+    code = (
+        "from signlang.errors import SettingError\n"
+        "from signlang.system import check_shared_memory\n"
+        "check_shared_memory(0)\n"
+        "try:\n"
+        "    check_shared_memory(2)\n"
+        "except SettingError as error:\n"
+        "    print(error)\n"
+    )
+    full = "mount -t tmpfs -o size=4k tmpfs /dev/shm || exit 9; "
+    words = ["unshare", "--mount", "sh", "-c", f'{full}exec "$@"', "sh", sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    if done.returncode in (1, 9) and "mount" in done.stderr + done.stdout:
+        pytest.skip("no file system can be mounted here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("workers=2 need shared memory, and there is none left"), done
