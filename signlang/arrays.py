@@ -42,3 +42,13 @@ def connected(keys: Sequence[Sequence[str | None]]) -> Ints:
                 parent[other] = one
     roots = np.array([first(item) for item in range(len(parent))], dtype=np.int64)
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def seed_sequence(*numbers: int, rank: int = 0) -> np.random.SeedSequence:
+    """Seeds that follow from numbers, other ones in each of several processes.
+
+    Args:
+        numbers: Of at least 0.
+        rank: Number of the process; the first one has the seeds of a process that is alone.
+    """
+    return np.random.SeedSequence((*numbers, rank) if rank else numbers)

@@ -1,6 +1,5 @@
 """This machine (cores, GPU, precision, git commit), and the signals that end work."""
 
-import multiprocessing
 import os
 import platform
 import signal
@@ -45,6 +44,8 @@ def check_shared_memory(processes: int) -> None:
     Raises:
         SettingError: If `/dev/shm` is full.
     """
+    import multiprocessing  # which most commands do without
+
     try:  # a queue to and from each, of four locks at most; each takes a page
         _ = [multiprocessing.Lock() for _ in range(4 * (processes + 1))] if processes else []
     except OSError as error:
@@ -159,6 +160,19 @@ def device() -> str:
     threads = torch.get_num_threads()
     text = f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
     return f"{torch.cuda.get_device_name()} ({text})" if torch.cuda.is_available() else text
+
+
+def killed_by(code: int) -> str:
+    """Say what killed a process.
+
+    Args:
+        code: Its exit code as Python has it, negative.
+
+    >>> killed_by(-9)
+    'was killed by signal SIGKILL, perhaps for want of memory'
+    """
+    memory = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+    return f"was killed by signal {signal.Signals(-code).name}{memory}"
 
 
 def end_with(parent: int) -> None:

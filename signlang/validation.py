@@ -276,6 +276,11 @@ class TrainerConfig(Component):
                 raise ValueError(f"trainer.{name}={typed(value)}: {instead}.")
         return self
 
+    @property
+    def processes(self) -> int:
+        """How many train the run together."""
+        return self.devices * self.num_nodes
+
     @model_validator(mode="after")
     def _check_processes(self) -> "TrainerConfig":
         """Several processes share their gradients by DDP, and the data module divides batches."""
@@ -284,7 +289,7 @@ class TrainerConfig(Component):
                 "trainer.use_distributed_sampler=true: the data module divides each batch among "
                 "the devices; leave it out."
             )
-        if self.devices * self.num_nodes == 1:
+        if self.processes == 1:
             return self
         if self.strategy not in STRATEGIES:
             raise ValueError(
@@ -416,7 +421,7 @@ class TrainConfig(FoldsConfig):
     @model_validator(mode="after")
     def _check_devices(self) -> "TrainConfig":
         """Each device has an equal part of every batch, and shares the gradients of all weights."""
-        devices = self.trainer.devices * self.trainer.num_nodes
+        devices = self.trainer.processes
         if self.batch_size % devices:
             near = max(1, round(self.batch_size / devices)) * devices
             raise ValueError(

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from overload import CODE, LENGTH, prediction_request, serving, write_rows
+from overload import ask, prediction_request, serving, write_rows
 
 
 def parse() -> argparse.Namespace:
@@ -44,14 +44,8 @@ class Client:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 while not over.is_set():
                     began = began or time.monotonic()
-                    writer.write(self.request)
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    code, length = CODE.match(head), LENGTH.search(head)
-                    assert code
-                    assert length
-                    await reader.readexactly(int(length[1]))
-                    now = time.monotonic()
-                    if code[1] == b"200":
+                    is_answered, now = await ask(reader, writer, self.request), time.monotonic()
+                    if is_answered:
                         self.waits.append((now, now - began))
                         began = None
                     else:

@@ -85,6 +85,17 @@ def _drain(file: int) -> None:
         pass
 
 
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
+    """Send a request over a connection and read the answer; whether it was 200."""
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    code, length = CODE.match(head), LENGTH.search(head)
+    assert code
+    assert length
+    await reader.readexactly(int(length[1]))
+    return code[1] == b"200"
+
+
 class Client:
     """Asks again at once, whatever it is answered; opens a new connection where one is closed."""
 
@@ -100,13 +111,7 @@ class Client:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 while time.monotonic() < until:
                     started = time.monotonic()
-                    writer.write(self.request)
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    code, length = CODE.match(head), LENGTH.search(head)
-                    assert code
-                    assert length
-                    await reader.readexactly(int(length[1]))
-                    if code[1] == b"200":
+                    if await ask(reader, writer, self.request):
                         self.answered.append(time.monotonic() - started)
                     else:
                         self.refused += 1

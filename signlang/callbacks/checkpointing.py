@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
+from signlang.arrays import seed_sequence
 from signlang.errors import DivergedError
 from signlang.files import atomic_write
 from signlang.system import check_stop
@@ -62,8 +62,7 @@ class SeedEachEpoch(pl.Callback):
     ) -> None:
         """Seed torch at the first batch of each epoch."""
         if batch_idx == 0:
-            others = (trainer.global_rank,) if trainer.global_rank else ()
-            sequence = np.random.SeedSequence((self.seed, trainer.current_epoch, *others))
+            sequence = seed_sequence(self.seed, trainer.current_epoch, rank=trainer.global_rank)
             state = sequence.generate_state(2)
             torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 

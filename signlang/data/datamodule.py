@@ -85,9 +85,8 @@ class EpochBatchSampler:
             usable = len(rows) // self.processes * self.processes
             rows = rng.permutation(rows)[self.rank : usable : self.processes]
             size //= self.processes
-        others = (self.rank,) if self.rank else ()  # the first has the seeds of one that is alone
         for number in range(len(self)):
-            sequence = np.random.SeedSequence((self.seed, epoch, number, *others))
+            sequence = arrays.seed_sequence(self.seed, epoch, number, rank=self.rank)
             seed = int(sequence.generate_state(1)[0])
             end = len(rows) if number == len(self) - 1 else (number + 1) * size
             yield seed, rows[number * size : end]

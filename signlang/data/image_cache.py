@@ -141,7 +141,7 @@ def decode_images(
     file = files.cache_folder(cache_dir, "pixels") / name
     with locks.exclusive(file.with_suffix(".lock"), wait=WAITING):
         if not _is_intact(file, (len(index), size, size, 3)):
-            prepare: Prepare = _as_it_is
+            prepare: Prepare | None = None
             if preparation is not None:
                 if any(index.crops or ()):
                     raise SettingError(
@@ -157,15 +157,11 @@ def decode_images(
 Prepare = Callable[[int, Image.Image], Image.Image]
 
 
-def _as_it_is(row: int, image: Image.Image) -> Image.Image:
-    return image
-
-
 RESERVE: Final = 64_000_000  # bytes that stay free on the disk of the cache
 
 
 def _build(
-    index: Index, size: int, file: Path, prepare: Prepare, known: Mapping[str, Pixels]
+    index: Index, size: int, file: Path, prepare: Prepare | None, known: Mapping[str, Pixels]
 ) -> None:
     shape = (len(index), size, size, 3)
     needed = math.prod(shape)
@@ -190,11 +186,11 @@ def _build(
 
 
 def _images(
-    index: Index, size: int, prepare: Prepare, known: Mapping[str, Pixels]
+    index: Index, size: int, prepare: Prepare | None, known: Mapping[str, Pixels]
 ) -> Iterator[Pixels]:
     """Decode on all cores, in order, in bounded memory."""
     rows = range(len(index))
-    if prepare is _as_it_is and not known:
+    if prepare is None and not known:
         yield from map_files(partial(_decode, size=size), [_file(index, row) for row in rows])
         return
 
@@ -202,7 +198,7 @@ def _images(
         thumbnail = known.get(index.facts[row].digest)
         if thumbnail is not None and index.crop(row) is None:
             return thumbnail
-        return _decode(_file(index, row), size, partial(prepare, row))
+        return _decode(_file(index, row), size, partial(prepare, row) if prepare else None)
 
     yield from map_in_order(decode, rows, cpu_count(), ahead=_CHUNK)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from omegaconf import DictConfig
 
 import signlang
+from signlang.deploy.ensemble import Ensemble
 from signlang.errors import BundleError, SettingError
 from signlang.files import (
     atomic_write,
@@ -144,10 +145,10 @@ def manifest_fields(
     model, calibration = run.classifier, run.calibration
     mean, std = (model.mean / 255).flatten(), (1 / (255 * model.scale)).flatten()
     found: dict[str, Any] = {}
-    if len(run.members) > 1:
+    if isinstance(run, Ensemble):
         found["ensemble"] = {
             "members": len(run.members),
-            "accuracies": [one.metrics["test"]["accuracy"] for one in run.members],
+            "accuracies": run.accuracies,
             "fingerprints": [one.metrics["fingerprint"] for one in run.members],
         }
     if hands is not None:

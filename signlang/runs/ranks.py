@@ -242,10 +242,7 @@ def _death(code: int | None) -> str:
     >>> _death(-9), _death(3)
     ('was killed by signal SIGKILL, perhaps for want of memory', 'failed with exit code 3')
     """
-    if code is None or code >= 0:
-        return f"failed with exit code {code}"
-    memory = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-    return f"was killed by signal {signal.Signals(-code).name}{memory}"
+    return f"failed with exit code {code}" if code is None or code >= 0 else system.killed_by(code)
 
 
 def follow_parent(

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from signlang import console, system
 from signlang.console import CONSOLE, duration, log, verbose
-from signlang.errors import SettingError
+from signlang.errors import Interrupted, SettingError
 from signlang.runs import ranks
 from signlang.sweeps.jobs import JobResult, Jobs, Measure, display_text
 from signlang.system import cpu_count
@@ -184,10 +184,7 @@ class WorkerPool:
                         system.check_stop()
         except (KeyboardInterrupt, system.StopRequested):
             self._interrupt()
-            raise system.interruption(
-                f"Interrupted after {len(outcomes)} of {len(jobs)} jobs. The same command resumes "
-                "from there."
-            ) from None
+            raise interrupted(len(outcomes), len(jobs)) from None
         return outcomes
 
     def call(self, function: "partial[Result]") -> Result | str:
@@ -296,11 +293,25 @@ def _death(code: int | None) -> str:
     'its process was killed by signal SIGKILL, perhaps for want '
     """
     if code is not None and code < 0:
-        why = f"was killed by signal {signal.Signals(-code).name}"
-        why += ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-    else:
-        why = f"ended with exit code {code}"
-    return f"its process {why}. The same command resumes from its last finished epoch."
+        return _resumable(f"its process {system.killed_by(code)}")
+    return _resumable(f"its process ended with exit code {code}")
+
+
+def _resumable(what: str) -> str:
+    return f"{what}. The same command resumes from its last finished epoch."
+
+
+def interrupted(done: int, total: int, remark: str = "") -> Interrupted:
+    """The error of a sweep that is stopped.
+
+    Args:
+        done: Jobs that have ended.
+        total: All of them.
+        remark: What became of the others.
+    """
+    return system.interruption(
+        f"Interrupted after {done} of {total} jobs{remark}. The same command resumes from there."
+    )
 
 
 class SerialLauncher(HydraLauncher):
@@ -366,6 +377,16 @@ class SerialLauncher(HydraLauncher):
             The outcome of each.
         """
         return {number: self.jobs.run(*job) for number, job in jobs.items()}
+
+    def lost(self, job: tuple[Sequence[str], int], what: str) -> JobResult:
+        """How a job ended that has left no result.
+
+        Args:
+            job: Its overrides, and its number in the sweep.
+            what: What is known of its end.
+        """
+        finished = self.jobs.skipped(*job)  # it was killed after it had written its metrics
+        return finished or JobResult(error=_resumable(what))
 
     def close(self) -> None:
         """End what runs jobs, once there are no more."""

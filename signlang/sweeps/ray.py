@@ -17,7 +17,7 @@ from signlang import console, system
 from signlang.console import log
 from signlang.errors import SettingError
 from signlang.sweeps.jobs import JobResult, RemoteJob
-from signlang.sweeps.launcher import PATIENCE, SerialLauncher, SweepProgress
+from signlang.sweeps.launcher import PATIENCE, SerialLauncher, SweepProgress, interrupted
 
 BETWEEN_LOOKS: Final = 0.5  # seconds
 
@@ -125,10 +125,7 @@ class RayLauncher(SerialLauncher):
                 for reference in left:
                     ray.cancel(reference)
                 ray.wait([*left], num_returns=len(left), timeout=PATIENCE)
-                raise system.interruption(
-                    f"Interrupted after {len(outcomes)} of {len(jobs)} jobs. The same command "
-                    "resumes from there."
-                ) from None
+                raise interrupted(len(outcomes), len(jobs)) from None
         return outcomes
 
     def close(self) -> None:
@@ -175,12 +172,7 @@ class RayLauncher(SerialLauncher):
             lines = [line for line in str(error).splitlines() if line.strip()]
             return JobResult(error=lines[-1].strip()), 0.0
         except RayError as error:
-            finished = self.jobs.skipped(*job)  # it was lost after it had written its metrics
-            lost = JobResult(
-                error=f"its process was lost ({type(error).__name__}). The same command resumes "
-                "from its last finished epoch."
-            )
-            return finished or lost, 0.0
+            return self.lost(job, f"its process was lost ({type(error).__name__})"), 0.0
         return outcome
 
 

@@ -1,6 +1,5 @@
 """Launcher of sweep jobs as an array of jobs of SLURM, by submitit, and what such a job does."""
 
-import itertools
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from signlang.console import log
 from signlang.errors import SettingError
 from signlang.files import write_json
 from signlang.sweeps.jobs import JobResult, RemoteJob
-from signlang.sweeps.launcher import PATIENCE, SerialLauncher, SweepProgress
+from signlang.sweeps.launcher import PATIENCE, SerialLauncher, SweepProgress, interrupted
 
 if TYPE_CHECKING:  # the extra `cluster`
     import submitit
@@ -241,6 +240,8 @@ class SlurmLauncher(SerialLauncher):
             SettingError: If sbatch refuses them.
             Interrupted: Once they are cancelled.
         """
+        from signlang.data.image_io import batched  # brings numpy, which --help does not need
+
         outcomes: dict[int, JobResult] = {}
         meter = SweepProgress(len(jobs), min(self.at_once, len(jobs)))
         # a result is unpickled: none may be there already, from whoever made the folder
@@ -249,16 +250,15 @@ class SlurmLauncher(SerialLauncher):
         earlier = self._submitted_before(jobs) if self.cluster == "slurm" else {}
         new = [number for number in jobs if number not in earlier]
         with system.stopping_between_batches(), meter:
-            for numbers in _batches(new, LARGEST_ARRAY) if new else [[]]:
+            for numbers in batched(new, LARGEST_ARRAY) if new else [[]]:
                 submitted = {**earlier, **self._submit({n: jobs[n] for n in numbers})}
                 earlier = {}
                 try:
                     self._wait(submitted, jobs, names, meter, outcomes)
                 except (KeyboardInterrupt, system.StopRequested):
                     self._cancel(submitted)
-                    raise system.interruption(
-                        f"Interrupted after {len(outcomes)} of {len(jobs)} jobs; the others are "
-                        "cancelled. The same command resumes from there."
+                    raise interrupted(
+                        len(outcomes), len(jobs), "; the others are cancelled"
                     ) from None
         return outcomes
 
@@ -333,25 +333,18 @@ class SlurmLauncher(SerialLauncher):
                 if one.own and one.result_file.exists():
                     outcomes[number], seconds = one.result()
                 else:
-                    outcomes[number], seconds = self._lost(one, jobs[number]), one.seconds()
+                    outcomes[number], seconds = self.lost(jobs[number], one.end), one.seconds()
                 meter.count(names[number], outcomes[number], seconds)
                 left.pop(number).remove_pickles()
             meter.refresh([one.started for one in left.values() if one.started is not None])
             system.check_stop()
             time.sleep(BETWEEN_LOOKS * max(1.0, len(left) / 100))  # each look asks for a file
 
-    def _lost(self, one: "_Submitted", job: tuple[Sequence[str], int]) -> JobResult:
-        """How a job ended that has left no result."""
-        finished = self.jobs.skipped(*job)  # it was killed after it had written its metrics
-        return finished or JobResult(
-            error=f"its job {one.job.job_id} ended as {one.job.state}, see "
-            f"{os.path.relpath(one.job.task(0).paths.stderr)}. The same command resumes from its "
-            "last finished epoch."
-        )
-
     def _cancel(self, submitted: Mapping[int, "_Submitted"]) -> None:
         """Cancel jobs, and let those that run leave their folders in order."""
         left = [one.job for one in submitted.values() if not one.result_file.exists()]
+        if not left:  # scancel and squeue without jobs mean others
+            return
         arrays = ",".join({job.job_id.partition("_")[0] for job in left})
         if self.cluster == "slurm":
             subprocess.run(["scancel", *arrays.split(",")], capture_output=True)
@@ -395,8 +388,17 @@ class _Submitted:
         try:
             return self.job.task(0).result()
         except UncompletedJobError as error:
-            log_file = os.path.relpath(self.job.task(0).paths.stderr)
-            return JobResult(error=f"{_last_line(error)}, see {log_file}"), self.seconds()
+            return JobResult(error=f"{_last_line(error)}, see {self.log_file}"), self.seconds()
+
+    @property
+    def log_file(self) -> str:
+        """What the job wrote about its errors."""
+        return os.path.relpath(self.job.task(0).paths.stderr)
+
+    @property
+    def end(self) -> str:
+        """How it ended without a result, as SLURM's accounting has it."""
+        return f"its job {self.job.job_id} ended as {self.job.state}, see {self.log_file}"
 
     def is_done(self) -> bool:
         """Whether there is a result, or the job has ended some time ago and none came."""
@@ -418,13 +420,6 @@ class _Submitted:
         """Remove what was for this process and the job only; its logs stay."""
         for file in (self.result_file, self.job.paths.submitted_pickle):
             file.unlink(missing_ok=True)
-
-
-def _batches(numbers: list[int], size: int) -> Iterator[list[int]]:
-    for start in itertools.count(0, size):
-        if start >= len(numbers):
-            return
-        yield numbers[start : start + size]
 
 
 def _last_line(error: BaseException) -> str:
