@@ -10,10 +10,11 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from signlang.data.image_io import batched, map_in_order
 from signlang.system import child_environment, cpu_count
@@ -46,6 +47,37 @@ def map_files(
 
 
 Idle = SimpleQueue["subprocess.Popen[bytes] | None"]
+
+
+@contextmanager
+def background_processes() -> Iterator["Submit"]:
+    """Start processes that work beside this one, one for each core, until the block ends.
+
+    Yields:
+        A function that submits chunks of items; like `map_files`, it takes the work of a process
+        that is killed.
+    """
+    with ThreadPoolExecutor(cpu_count()) as pool, _processes(cpu_count()) as idle:
+
+        def submit(
+            function: Callable[[Item], Result], items: Sequence[Item], chunk: int
+        ) -> list[Future[list[Result]]]:
+            return [pool.submit(_ask, idle, function, part) for part in batched(items, chunk)]
+
+        try:
+            yield submit
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Submit(Protocol):
+    """Submits a function and its arguments, by chunks, to processes in the background."""
+
+    def __call__(
+        self, function: Callable[[Item], Result], items: Sequence[Item], chunk: int
+    ) -> list[Future[list[Result]]]:
+        """The results of each chunk."""
+        ...
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Formatting of numbers, p values, counts and names for reports and messages."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # for types alone
@@ -46,6 +46,16 @@ def seven_digits(probability: float) -> str:
     ('0.9876543', '1.234568e-12', '1')
     """
     return f"{probability:.7g}"
+
+
+def seven_digits_each(probabilities: Iterable[float]) -> list[str]:
+    """Write probabilities as `seven_digits` does, all of an image at once.
+
+    >>> seven_digits_each([0.98765432, 1.23456789e-12, 1.0])
+    ['0.9876543', '1.234568e-12', '1']
+    """
+    values = tuple(probabilities)
+    return (",".join(["%.7g"] * len(values)) % values).split(",") if values else []
 
 
 def with_spread(mean: float, spread: float) -> str:

@@ -56,10 +56,17 @@ CHECKED: Final = (
 )  # fmt: skip
 
 
+AT_ONCE: Final = 2**18  # bytes, the buffer that `file_digest` fills with zeros for each file
+
+
 def _file_checksum(file: Path) -> str:
     """Checksum of a file; empty if it cannot be read."""
     try:
-        with file.open("rb") as stream:
+        with file.open("rb", buffering=0) as stream:
+            start = stream.read(AT_ONCE)
+            if len(start) < AT_ONCE and not stream.read(1):
+                return hashlib.blake2b(start).hexdigest()[:32]
+            stream.seek(0)
             return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
     except OSError:
         return ""
@@ -77,9 +84,13 @@ def _unchanged_since(file: Path) -> tuple[int, int]:
 @lru_cache(maxsize=2**16)
 def _recorded_checksums(run: Path, _: tuple[int, int]) -> tuple[Mapping[str, Any], str]:
     """Checksums that `metrics.json` holds, and its own; read once of each content."""
-    metrics = RunFolder(run).metrics() or {}
+    return _checksums_of(RunFolder(run).metrics() or {})
+
+
+def _checksums_of(metrics: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """Checksums that the content of a `metrics.json` holds, and its own."""
     known = metrics.get(CHECKSUMS)
-    return known if isinstance(known, dict) else {}, _metrics_checksum(metrics)
+    return known if isinstance(known, dict) else {}, _checksum_of_content(metrics)
 
 
 @lru_cache(maxsize=2**18)
@@ -88,10 +99,15 @@ def _checksum_once(file: Path, _: tuple[int, int]) -> str:
     return _file_checksum(file)
 
 
+def _checksum_of_content(metrics: Mapping[str, Any]) -> str:
+    """Checksum of metrics that were read from a file."""
+    content = {key: value for key, value in metrics.items() if key != CHECKSUMS}
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def _metrics_checksum(metrics: Mapping[str, Any]) -> str:
     """Checksum of metrics, as they are once they were written and read."""
-    content = json.loads(json.dumps({k: v for k, v in metrics.items() if k != CHECKSUMS}))
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return _checksum_of_content(json.loads(json.dumps(metrics)))
 
 
 @cache
@@ -326,12 +342,20 @@ class RunFolder:
             own = {**metrics[CHECKSUMS], name: _file_checksum(self.path / name)}
             self.finish({**metrics, CHECKSUMS: own})
 
-    def report_changes(self, *names: str) -> None:
+    def report_changes(self, *names: str, metrics: Mapping[str, Any] | None = None) -> None:
         """Warn of files that are not as the run has left them; of each once.
 
         Nothing is known of the files of earlier versions, which wrote no checksums.
+
+        Args:
+            names: Of the files.
+            metrics: Content of `metrics.json`, where it was read already.
         """
-        known, of_metrics = _recorded_checksums(self.path, _unchanged_since(self.path / METRICS))
+        known, of_metrics = (
+            _recorded_checksums(self.path, _unchanged_since(self.path / METRICS))
+            if metrics is None
+            else _checksums_of(metrics)
+        )
         for name in names:
             file = self.path / name
             if name in known:

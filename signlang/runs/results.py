@@ -273,8 +273,7 @@ class Run:
         Raises:
             RunError: As `predictions`.
         """
-        predictions = self.predictions
-        results = classification_metrics(predictions.probabilities, predictions.labels)
+        predictions, results = self.predictions, dict(self._computed)
         if _is_coarse(predictions):
             results["loss"] = self.recorded_metric("loss")
         allowed = EXACT if "environment" in self.metrics else BEFORE
@@ -290,6 +289,24 @@ class Run:
                 self.path / "metrics.json", "; ".join(odd),
             )  # fmt: skip
         return results
+
+    @cached_property
+    def _computed(self) -> Mapping[str, float]:
+        predictions = self.predictions
+        return classification_metrics(predictions.probabilities, predictions.labels)
+
+    def set_predictions(self, predictions: Predictions, metrics: Mapping[str, float]) -> None:
+        """Take what another process has read, in place of reading it.
+
+        Args:
+            predictions: Of `read_predictions`.
+            metrics: Their `classification_metrics`.
+        """
+        self.__dict__.update(_read_predictions=predictions, _computed=metrics)
+
+    @cached_property
+    def _read_predictions(self) -> Predictions:
+        return read_predictions(self.folder, self.fold)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -318,7 +335,7 @@ class Run:
         Raises:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
         """
-        predictions = read_predictions(self.folder, self.fold)
+        predictions = self._read_predictions
         right, accuracy = int(predictions.correct.sum()), self.recorded_metric("accuracy")
         if abs(right - accuracy * len(predictions.paths)) > ROUNDED:
             raise RunError(
@@ -369,7 +386,7 @@ def read_run(path: Path) -> Run | None:
             f"{path / 'metrics.json'} and record.json beside it are of different runs. "
             f"{TRAIN_AGAIN}"
         )
-    folder.report_changes("metrics.json", "record.json", "history.csv")
+    folder.report_changes("metrics.json", "record.json", "history.csv", metrics=metrics)
     return Run(path, metrics, record, read_history(path))
 
 

@@ -26,6 +26,7 @@ from signlang.reporting.page import (
 from signlang.studies import leaderboard, sections, verdicts
 from signlang.studies import plots as study_plots
 from signlang.studies.leaderboard_columns import EACH_FOLD, RANK, REPORT, chosen
+from signlang.studies.prefetch import prefetched
 from signlang.studies.ranking import Ranking, rank_settings, warn_of_unusable
 from signlang.studies.study import Study, accuracy_by_fold, read_study
 
@@ -233,8 +234,9 @@ def compare_study(
     if study.incomplete and not allow_incomplete:
         raise RunError(_incomplete(study))
     warn_of_unusable(study)
-    ranking = rank_settings(study)
-    write_comparison(ranking, out, sort)
+    with prefetched(study):
+        ranking = rank_settings(study)
+        write_comparison(ranking, out, sort)
     leaderboard.show_leaderboard(ranking, sort)
     for sentence in study.remarks:
         log.warning("%s", sentence)

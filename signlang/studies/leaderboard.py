@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from signlang import __version__, console
+from signlang.data.image_io import map_in_order
 from signlang.errors import SettingError, suggestion
 from signlang.files import atomic_write, write_csv
 from signlang.reporting import tensorboard
-from signlang.reporting.formatting import seven_digits
+from signlang.reporting.formatting import seven_digits_each
 from signlang.reporting.page import markdown
 from signlang.runs.identity import hyperparameters
 from signlang.runs.results import COLUMNS as PREDICTION_COLUMNS
@@ -51,14 +52,19 @@ def ranked(ranking: Ranking, sort: str = RANK) -> list[tuple[Row, Line]]:
         sort: A column; what is missing comes last.
     """
     columns = csv_columns(ranking.study)
-    lines = [
-        (row, {key: column.value(row) for key, column in columns.items()}) for row in ranking.rows
+    return [
+        (row, {key: column.value(row) for key, column in columns.items()})
+        for row in _in_order(ranking, sort)
     ]
+
+
+def _in_order(ranking: Ranking, sort: str) -> list[Row]:
+    rows = list(ranking.rows)
     if sort != RANK:  # which may tie, but is in order already
-        falling = columns[sort].higher_is_better
-        lines.sort(key=lambda pair: _place(pair[1][sort], falling=falling))
+        column = csv_columns(ranking.study)[sort]
+        rows.sort(key=lambda row: _place(column.value(row), falling=column.higher_is_better))
     order = list(dict.fromkeys(row.setting.fold_assignment for row in ranking.rows))
-    return sorted(lines, key=lambda pair: order.index(pair[0].setting.fold_assignment))
+    return sorted(rows, key=lambda row: order.index(row.setting.fold_assignment))
 
 
 def write_leaderboard(ranking: Ranking, out: Path, sort: str = RANK) -> None:
@@ -101,9 +107,14 @@ def _predictions(setting: Setting, names: Sequence[str]) -> Iterator[list[str]]:
     position = {name: number for number, name in enumerate(table.classes)}
     places = [position.get(name) for name in names]
     for path, label, predicted, fold, probabilities in zip(
-        table.paths, table.labels, table.predicted, table.folds, table.probabilities, strict=True
+        table.paths,
+        table.labels,
+        table.predicted,
+        table.folds,
+        table.probabilities.tolist(),
+        strict=True,
     ):
-        p = [seven_digits(value) for value in probabilities]
+        p = seven_digits_each(probabilities)
         yield [
             setting.name, str(fold), path, table.classes[label], table.classes[predicted],
             p[predicted], *("" if place is None else p[place] for place in places),
@@ -166,7 +177,7 @@ def show_leaderboard(ranking: Ranking, sort: str = RANK) -> None:
 def _sections(ranking: Ranking, sort: str) -> Iterator[tuple[str, Rows]]:
     """Settings that share their folds, with what they share in words."""
     names = sections.fold_assignments(row.setting for row in ranking.rows)
-    rows = [row for row, _ in ranked(ranking, sort)]
+    rows = _in_order(ranking, sort)
     for assignment, members in groupby(rows, key=lambda row: row.setting.fold_assignment):
         yield names[assignment], list(members)
 
@@ -242,6 +253,7 @@ def fold_accuracies_and_mean(row: Row) -> str:
 
 CROSS_VALIDATED: Final = "cross_validated"  # beside the runs whose means it holds
 ALL_FOLDS: Final = "all"  # in the place of the number of a fold
+WRITERS: Final = 4  # files that are written to the disk at a time
 
 
 def write_tensorboard(ranking: Ranking, out: Path) -> Path:
@@ -252,9 +264,9 @@ def write_tensorboard(ranking: Ranking, out: Path) -> Path:
     Returns:
         The folder of them all.
     """
-    place = out / CROSS_VALIDATED
-    for row in ranking.rows:
-        setting = row.setting
+    place, layout = out / CROSS_VALIDATED, tensorboard.layout()
+
+    def write(setting: Setting) -> None:
         run = setting.runs[0]
         values = hyperparameters(run.record, run.metrics) | {"fold": ALL_FOLDS}
         means = {f"test/{name}": setting.mean(name) for name in tensorboard.FINAL}
@@ -262,7 +274,7 @@ def write_tensorboard(ranking: Ranking, out: Path) -> Path:
             (run.fold, {f"test/each fold/{name}": run.metric(name) for name in tensorboard.FINAL})
             for run in setting.runs
         )
-        summaries = [*tensorboard.hparams_row(values), tensorboard.layout()]
+        summaries = [*tensorboard.hparams_row(values), layout]
         tensorboard.write_events(
             place / setting.name,
             [
@@ -270,6 +282,11 @@ def write_tensorboard(ranking: Ranking, out: Path) -> Path:
                 *((step, tensorboard.scalars(figures)) for step, figures in [(0, means), *folds]),
             ],
         )
+
+    # threads wait for the disk together
+    settings = (row.setting for row in ranking.rows)
+    for _ in map_in_order(write, settings, workers=WRITERS, ahead=2 * WRITERS):
+        pass
     names = {row.setting.name for row in ranking.rows}
     for folder in place.iterdir():
         if folder.is_dir() and folder.name not in names:

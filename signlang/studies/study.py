@@ -4,7 +4,7 @@ Only run folders are read, and nothing in them is changed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -110,7 +110,13 @@ class Setting:
 
     def mean(self, name: str) -> float:
         """Mean of a figure over the finished folds."""
-        return float(self.values(name).mean())
+        if name not in self._means:
+            self._means[name] = float(self.values(name).mean())
+        return self._means[name]
+
+    @cached_property
+    def _means(self) -> dict[str, float]:
+        return {}
 
     @property
     def recorded_accuracy(self) -> float:
@@ -137,6 +143,10 @@ class Setting:
             return f"not all folds are finished (fold {lacking})"
         return ""
 
+    def expect_cross_fit(self, result: "Callable[[], CrossFit | None]") -> None:
+        """Let `cross_fit` ask for what another process fits; where that is None, it fits itself."""
+        self.__dict__["_expected_cross_fit"] = result
+
     @cached_property
     def cross_fit(self) -> "CrossFit | None":
         """Calibration of the networks of all folds together; None if `not_calibrated`.
@@ -146,8 +156,12 @@ class Setting:
         """
         if self.not_calibrated:
             return None
-        own = read_calibration(self.runs[0].path) or Calibration()
-        return cross_fit(self.predictions, own.wanted_precision)
+        fitted = self._expected_cross_fit()
+        return fitted if fitted is not None else read_cross_fit(self.runs[0].path, self.predictions)
+
+    @cached_property
+    def _expected_cross_fit(self) -> "Callable[[], CrossFit | None]":
+        return lambda: None
 
     @cached_property
     def remarks(self) -> list[str]:
@@ -226,6 +240,16 @@ class CrossFit:
                 for fold, (fitted, effects) in self.folds.items()
             },
         }
+
+
+def read_cross_fit(run: Path, predictions: Predictions) -> CrossFit:
+    """Fit as `cross_fit`, for the precision that a run was calibrated for.
+
+    Raises:
+        RunError: If its calibration cannot be read.
+    """
+    own = read_calibration(run) or Calibration()
+    return cross_fit(predictions, own.wanted_precision)
 
 
 def cross_fit(predictions: Predictions, wanted_precision: float) -> CrossFit:
