@@ -146,6 +146,13 @@ class ImageTable:
     rows: Sequence[Mapping[str, str]]
 
     @cached_property
+    def is_whole(self) -> bool:
+        """Whether there are rows, and each has all columns."""
+        return bool(self.rows) and all(
+            row.get(column) is not None for row in self.rows for column in IMAGE_COLUMNS
+        )
+
+    @cached_property
     def row_of(self) -> Mapping[str, int]:
         """The row of each path."""
         return {row["path"]: number for number, row in enumerate(self.rows)}
@@ -271,7 +278,7 @@ class RunFolder:
                 f"{file} names its column of subsets part, as earlier versions of signlang did: "
                 "rename it to subset, or train the run again with overwrite=true."
             )
-        if not rows or any(row.get(column) is None for row in rows for column in IMAGE_COLUMNS):
+        if not table.is_whole:
             raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}")
         return table
 

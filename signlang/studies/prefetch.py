@@ -23,7 +23,7 @@ from signlang.runs.results import read_predictions
 from signlang.studies.study import CrossFit, Setting, Study, read_cross_fit
 from signlang.system import cpu_count
 
-FEWEST: Final = 60  # settings; for fewer, starting processes takes longer than they save
+FEWEST: Final = 200  # settings; for fewer, starting processes takes longer than they save
 READ: Final = 5  # settings that are sent at a time
 FITTED: Final = 20
 Result = TypeVar("Result")
