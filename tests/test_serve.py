@@ -225,6 +225,8 @@ def test_other_mistakes_get_a_sentence_too(client: httpx.Client) -> None:
     for path in ("/page/../../../pyproject.toml", "/page/%2e%2e/bundle.py", "/page//etc/passwd"):
         assert client.get(path).status_code == 404
     assert client.get("/v1/models/few/card").status_code == 404
+    got = client.get("/v1/models/few/hands/null.onnx")  # 422, of which the description knew nothing
+    assert (got.status_code, got.json()["error"][:16]) == (404, "There is nothing")
 
 
 def test_the_page_is_loaded_once_and_nothing_beside_it(client: httpx.Client) -> None:

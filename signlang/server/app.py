@@ -139,6 +139,9 @@ BODY: Final = {
 }
 
 
+NOTHING_HERE: Final = "There is nothing at this address; /docs lists what there is."
+
+
 def protected(options: ServeConfig, *codes: int) -> dict[str, Any]:
     """What a protected route asks for and may refuse; nothing is asked without a key.
 
@@ -400,13 +403,15 @@ def _explain_errors(app: FastAPI) -> None:
             allowed = (error.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
             return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
         sentence = {
-            404: "There is nothing at this address; /docs lists what there is.",
+            404: NOTHING_HERE,
             405: "This address takes other methods; /docs lists them.",
         }.get(error.status_code, "This request cannot be answered.")
         return error_response(error.status_code, sentence, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
+        if all(issue["loc"][0] == "path" for issue in error.errors()):
+            return error_response(404, NOTHING_HERE)
         names = ", ".join(sorted({str(issue["loc"][-1]) for issue in error.errors()}))
         return error_response(422, f"This setting of the request has no usable value: {names}.")
 
