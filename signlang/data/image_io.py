@@ -312,6 +312,8 @@ def _as_bad_image() -> Iterator[None]:
 
 
 def _opened(data: bytes) -> Image.Image:
+    if not data:
+        raise BadImageError("empty (0 bytes)")
     with _as_bad_image():
         return image_limits.open_image(data)
 
@@ -336,11 +338,28 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+STRIP: Final = 1 << 20  # pixels that are converted at a time
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:
-        image = _from_sixteen_bits(image)
+    """Convert to 8-bit RGB in strips: a whole copy for each step takes five times the memory."""
     if image.mode == "F":
         raise BadImageError("floating-point pixels of unknown range")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    rows = max(1, STRIP // max(1, image.width))
+    if rows >= image.height:
+        return _strip_as_rgb(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_strip_as_rgb(strip), (0, top))
+    return rgb
+
+
+def _strip_as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        image = _from_sixteen_bits(image)
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -361,8 +380,6 @@ def read_image(data: bytes) -> Pixels:
     Raises:
         BadImageError: If they are no image, damaged, animated, or above the limits.
     """
-    if not data:
-        raise BadImageError("empty (0 bytes)")
     return np.asarray(decode(data), dtype=np.uint8)
 
 

@@ -21,10 +21,10 @@ from signlang.data.image_io import (
     BadImageError,
     as_images,
     batched,
+    decode,
     is_image_name,
     map_in_order,
     read_bytes,
-    read_image,
     resize_image,
 )
 from signlang.errors import SettingError
@@ -255,7 +255,7 @@ class Predictor:
     def _read(self, source: ImageSource) -> tuple[str, Pixels | str, bool]:
         try:
             data = read_bytes(Path(source.name)) if source.data is None else source.data
-            image, found = self._seen(Image.fromarray(read_image(data)))
+            image, found = self._seen(decode(data))
             return source.name, resize_image(image, self.bundle.image_sizes[0]), found
         except BadImageError as error:
             return source.name, str(error), True

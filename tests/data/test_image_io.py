@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from signlang.data import image_limits
+from signlang.data import image_io, image_limits
 from signlang.data.image_io import (
     BadImageError,
     ImageFacts,
@@ -184,6 +186,86 @@ def test_more_than_sixteen_bits_have_no_known_range(wrong: int) -> None:
         decode(encoded(Image.fromarray(values), "TIFF"))
     values[1, 2] = 0xFFFF
     assert np.asarray(decode(encoded(Image.fromarray(values), "TIFF"))).max() == 255
+
+
+def all_kinds() -> Iterator[tuple[str, bytes]]:
+    """One file of each way to store pixels, of noise, 61 x 97."""
+    noise = np.random.default_rng(0).integers(0, 256, (97, 61, 4), dtype=np.uint8)
+    image, grey = Image.fromarray(noise), Image.fromarray(noise[..., 0])
+    deep = Image.fromarray(noise[..., :2].copy().view(np.uint16)[..., 0])
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        yield f"PNG {mode}", encoded(image.convert(mode))
+    yield "PNG P, one colour clear", encoded(image.convert("P"), transparency=3)
+    yield "PNG P, all a little", encoded(image.convert("P"), transparency=bytes(range(256)))
+    yield "PNG RGB, one colour clear", encoded(image.convert("RGB"), transparency=(9, 80, 200))
+    yield "PNG L, one level clear", encoded(grey, transparency=9)
+    yield "PNG 16 bits", encoded(deep)
+    yield "PNG 16 bits, one level clear", encoded(deep, transparency=5)
+    yield "TIFF 16 bits", encoded(deep, "TIFF")
+    yield "TIFF 32 bits", encoded(Image.fromarray(noise[..., 1].astype(np.int32) * 200), "TIFF")
+    yield "TIFF CMYK", encoded(image.convert("CMYK"), "TIFF")
+    yield "TIFF LAB", encoded(image.convert("RGB").convert("LAB"), "TIFF")
+    for mode in ("L", "RGB", "CMYK"):
+        yield f"JPEG {mode}", encoded(image.convert(mode), "JPEG")
+    yield "GIF", encoded(image.convert("P"), "GIF", transparency=7)
+    yield "WebP", encoded(image, "WEBP", lossless=True)
+
+
+def converted_whole(data: bytes) -> np.ndarray[Any, Any]:
+    """Pixels as they were before large images were converted in strips."""
+    image: Image.Image = Image.open(io.BytesIO(data))
+    image.load()
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(((values * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
+    if ("A" in image.mode and image.mode != "LAB") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize(("name", "data"), [*all_kinds()], ids=[name for name, _ in all_kinds()])
+@pytest.mark.parametrize("strip", [1, 700, 61 * 96, 1 << 20])
+def test_strips_make_the_pixels_of_the_whole(
+    name: str, data: bytes, strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_io, "STRIP", strip)
+    assert np.array_equal(read_image(data), converted_whole(data))
+
+
+PEAK = """
+import sys, time
+from pathlib import Path
+from signlang.data.image_io import decode, resize_image
+
+def status(key):
+    return int(Path("/proc/self/status").read_text().partition(key + ":")[2].split()[0]) // 1024
+
+small, large = (Path(name).read_bytes() for name in sys.argv[1:])
+resize_image(decode(small), 224)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+resize_image(decode(large), 224)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize(
+    ("mode", "size", "most"),  # bytes for each pixel: what is decoded, the result, and a rest
+    [("RGB", (3000, 3000), 6), ("RGBA", (3000, 3000), 12), ("I;16", (3000, 3000), 9),
+     ("RGB", (164, 32768), 12)],
+)  # fmt: skip
+def test_a_large_image_is_not_copied_again_and_again(
+    mode: str, size: tuple[int, int], most: int, tmp_path: Path
+) -> None:
+    files = [tmp_path / "small.png", tmp_path / "large.png"]
+    for file, shape in zip(files, ((9, 9), size), strict=True):
+        Image.new("RGB", shape, (9, 80, 200)).convert("L" if mode == "I;16" else mode).save(file)
+        if mode == "I;16":
+            Image.fromarray(np.full(shape[::-1], 9000, dtype=np.uint16)).save(file)
+    done = subprocess.run([sys.executable, "-c", PEAK, *files], capture_output=True, check=True)
+    assert int(done.stdout) < most * size[0] * size[1] / 2**20
 
 
 def test_half_transparent_pixels_are_mixed_with_white() -> None:
