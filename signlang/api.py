@@ -369,6 +369,7 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from signlang import console, hydra_app
 
@@ -382,7 +383,9 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
             words = hydra_app.override_words(verb, overrides)
             with initialize_config_dir(str(hydra_app.CONF), version_base="1.3"):
                 cfg = compose(verb, overrides=words, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (
+            HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError,
+        ) as error:  # fmt: skip
             raise hydra_app.readable(error, verb) from None
         HydraConfig.instance().set_config(cfg)
         console.start(cfg.verbose is not False)

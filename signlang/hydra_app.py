@@ -45,6 +45,7 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     jobs = _Jobs(task)
     traces = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -64,10 +65,14 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         KeyboardInterrupt,
         system.StopRequested,
         ValueError,
+        RecursionError,
+        YAMLError,
         ModuleNotFoundError,
     ) as why:
         ours = not isinstance(why, ModuleNotFoundError) or missing_extra(why) is not why
-        if traces or not ours or (type(why) is ValueError and NULL_GROUP not in str(why)):
+        # of the task they are faults of the program, before it of a file of settings
+        fault = type(why) is ValueError or isinstance(why, RecursionError | YAMLError)
+        if traces or not ours or (fault and jobs.started):
             raise
         ended = isinstance(why, (SweepError, KeyboardInterrupt, system.StopRequested))
         message = (None if ended else jobs.summary()) or readable(why, config_name)
@@ -108,7 +113,7 @@ class _Jobs:
     """The task, telling of a failing job of a sweep when it fails; Hydra would at the end."""
 
     def __init__(self, task: Callable[[Any], Any]) -> None:
-        self.task = task
+        self.task, self.started = task, False
         self.failed_of_sweep: list[SignlangError] = []
 
     def __call__(self, cfg: Any) -> Any:
@@ -117,6 +122,7 @@ class _Jobs:
 
         from signlang import console
 
+        self.started = True
         hydra = HydraConfig.get()
         words = " ".join(hydra.overrides.task)
         console.start(cfg.verbose is not False)
@@ -392,6 +398,7 @@ def _is_readable(word: str) -> bool:
 def readable(error: BaseException, config_name: str) -> BaseException:
     """Shorten Hydra's message to one sentence, with the fix."""
     from hydra.errors import MissingConfigException
+    from yaml import YAMLError
 
     if isinstance(error, _Ended) and error.__cause__ is not None:
         return error.__cause__
@@ -401,6 +408,10 @@ def readable(error: BaseException, config_name: str) -> BaseException:
         return missing_extra(error)
     if NULL_GROUP in str(error):
         return SettingError("A group cannot be null: --help lists the choices of each.")
+    if isinstance(error, YAMLError | RecursionError) or type(error) in {
+        ValueError, UnicodeDecodeError,
+    }:  # fmt: skip
+        return unreadable_file(error)
     if isinstance(error, KeyboardInterrupt | system.StopRequested):
         return error if isinstance(error, Interrupted) else system.interruption()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
@@ -424,6 +435,22 @@ def readable(error: BaseException, config_name: str) -> BaseException:
     lines = [line for line in str(error).splitlines() if line.strip()]
     cause = [line for line in str(error.__cause__ or "").splitlines() if line.strip()]
     return SettingError(f"{' '.join([*lines[:2], *cause[:1]])} See --help for all settings.")
+
+
+def unreadable_file(error: BaseException) -> SettingError:
+    """Say which file of settings is not as YAML, or Hydra, wants it.
+
+    Args:
+        error: That the files raise, of --config-dir for example.
+    """
+    mark = getattr(error, "problem_mark", None)  # of PyYAML: file, and line from 0
+    name = mark.name if mark else getattr(error, "name", None)
+    place = f"{name or 'A file of settings'}{f', line {mark.line + 1}' if mark else ''}"
+    what = str(getattr(error, "problem", None) or error).splitlines()[0][:200]
+    if isinstance(error, RecursionError):
+        what = "it is nested too deeply"
+    fix = "Fix it" if name else "Fix it (HYDRA_FULL_ERROR=1 shows where)"
+    return SettingError(f"{place} cannot be read: {what}. {fix}, or leave it out.")
 
 
 def default_config(config_name: str, groups: Sequence[str]) -> "DictConfig":

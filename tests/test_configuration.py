@@ -1,5 +1,6 @@
 """Every shipped part of the configuration composes, and its parts can be made."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -187,6 +188,28 @@ def test_a_configuration_folder_of_ones_own_joins(tiny: Path, tmp_path: Path) ->
     shown = run_command(tmp_path, f"--config-dir={own}", "--help")
     assert "mine, mobilenetv2" in shown.out
     assert "batch_size: 7" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"batch_size: 7\n  a: b: c\n", r"default\.yaml, line 2 cannot be read: mapping values "),
+        (b"batch_size: [7\n", r"default\.yaml, line 2 cannot be read: expected ',' or ']'"),
+        (b"seed: \0\n", r"default\.yaml cannot be read: unacceptable character"),
+        (b"seed: " + b"[" * 1200, r"A file of settings cannot be read: it is nested too deeply"),
+        (b"# @package a: b: c\nseed: 1\n", r"A file of settings cannot be read: Too many "),
+        (b"seed: " + b"9" * 5000, r"A file of settings cannot be read: Exceeds the limit"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_read_is_named(
+    content: bytes, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own" / "local").mkdir(parents=True)
+    (tmp_path / "own" / "local" / "default.yaml").write_bytes(content)
+    done = run_command(tmp_path, "--config-dir=own", "data=synthetic")
+    assert (done.code, "Traceback" in done.err) == (2, False), done.err
+    assert re.search(expected, " ".join(done.err.split())), done.err
+    assert re.search(r"Fix it.*, or leave it out", " ".join(done.err.split()))
 
 
 def test_the_help_of_a_verb_lists_the_groups_that_it_has(tmp_path: Path) -> None:
