@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import made_hands
 import numpy as np
 import onnx
 import onnx.compose
@@ -16,7 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from signlang.deploy.onnx_resize import resize_graph
-from signlang.hands.hand_input import HandInput
+from signlang.hands.finder import POINTS
+from signlang.hands.hand_input import HandCrop, HandInput
+from signlang.hands.hand_networks import HandNetworks
 from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, SIGNS
 
 COLOURS = {
@@ -156,6 +159,15 @@ def write(
         (folder / key).write_bytes(value)
     (folder / "bundle.json").write_text(json.dumps(info, indent=2))
     return folder
+
+
+def write_full(folder: Path) -> Path:
+    """Write a bundle with all kinds of files: it finds hands, and has drawings of two signs."""
+    networks = HandNetworks(
+        "made", made_hands.palm_network(), made_hands.landmark_network(), "free for all"
+    )
+    hand = [[round(0.1 * number, 1), 0.5] for number in range(POINTS)]
+    return write(folder, hands=HandCrop(networks), signs={"A": hand, "L": hand})
 
 
 def image(sign: str, size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -290,11 +290,15 @@ def load_hands(bundle: Bundle) -> HandInput | None:
     if facts is None:
         return None
     palm, landmarks, license_ = (bundle.read(name) for name in HAND_FILES)
-    networks = HandNetworks(str(facts["networks"]), palm, landmarks, license_.decode())
     try:
+        networks = HandNetworks(str(facts["networks"]), palm, landmarks, license_.decode())
         return from_options(facts["options"], networks)
     except SettingError as error:
         raise BundleError(f"{bundle.path}: {error}") from None
+    except UnicodeDecodeError:
+        raise BundleError(
+            f"{HAND_FILES[2]} of {bundle.path} is damaged: it is no text. {EXPORT_AGAIN}"
+        ) from None
 
 
 Place = Annotated[list[float], Field(min_length=2, max_length=2)]
