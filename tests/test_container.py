@@ -78,3 +78,44 @@ def test_linters_find_nothing(linter: str, file: str) -> None:
         pytest.skip(f"no {linter} for this platform")
     done = subprocess.run([found, str(ROOT / file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_lock_is_audited_and_no_package_is_passed_over() -> None:
+    """`pip-audit` itself calls packages safe that its database does not know."""
+    done = subprocess.run(["make", "-n", "audit"], cwd=ROOT, capture_output=True, text=True)
+    assert "for lock in requirements*.lock;" in done.stdout
+    assert "--strict" in done.stdout
+    assert len(list(ROOT.glob("requirements*.lock"))) == 3
+    workflow = yaml.safe_load((ROOT / ".github/workflows/audit.yml").read_text("utf-8"))
+    assert any("make audit" in step.get("run", "") for step in
+               workflow["jobs"]["vulnerabilities"]["steps"])  # fmt: skip
+
+
+IMAGES = {"node:20-bookworm-slim": "1", "python:3.11-slim-bookworm": "2"}
+
+
+@pytest.mark.parametrize("is_reached", [True, False])
+def test_base_images_are_pinned_all_or_none(tmp_path: Path, is_reached: bool) -> None:
+    """`docker` is a script here: no registry is reached by tests."""
+    for name in ("Makefile", "Dockerfile"):
+        shutil.copy(ROOT / name, tmp_path)
+    before = (tmp_path / "Dockerfile").read_text("utf-8")
+    script = tmp_path / "bin" / "docker"
+    script.parent.mkdir()
+    cases = "\n".join(f"{name}) echo sha256:{digit * 64};;" for name, digit in IMAGES.items()
+                      if is_reached or digit == "1")  # fmt: skip
+    script.write_text(f"#!/bin/sh\ncase $4 in\n{cases}\n*) exit 1;;\nesac\n")
+    script.chmod(0o755)
+    path = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
+    for _ in range(2):  # a second time renews them
+        done = subprocess.run(
+            ["make", "-s", "pin-images"], cwd=tmp_path, env={**os.environ, "PATH": path},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        after = (tmp_path / "Dockerfile").read_text("utf-8")
+        assert (done.returncode == 0) == is_reached, done.stderr
+        expected = before
+        for name, digit in IMAGES.items():
+            expected = expected.replace(f"FROM {name}", f"FROM {name}@sha256:{digit * 64}")
+        assert after == (expected if is_reached else before)
+    assert {file.name for file in tmp_path.iterdir()} == {"Makefile", "Dockerfile", "bin"}
