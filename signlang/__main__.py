@@ -32,6 +32,7 @@ def overview() -> str:
     )
 
 
+@command_line.standard_streams()
 def main() -> None:
     """Run the verb that the first word names, with the rest of the words.
 

@@ -4,7 +4,11 @@ Neither Hydra nor torch is imported here, so that the list of the verbs and the 
 once.
 """
 
-from collections.abc import Container, Mapping, Sequence
+import errno
+import os
+import sys
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,8 +17,44 @@ from typing import Final
 from signlang import __version__
 from signlang.errors import SettingError
 
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, the limit of a file
 VERSION: Final = "--version"
 HELP: Final = ("--help", "-h")
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Let a command run, and end in order, with whatever it gets as standard streams.
+
+    A closed one is like an empty one. A reader that has seen enough, `head` for one, is no error;
+    a disk that has no room for the output is one, in a sentence.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        _discard_output()
+        if isinstance(error.__context__, SystemExit):  # it had ended, and knew how
+            raise error.__context__ from None
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        _discard_output()
+        sys.stderr.write(
+            f"{error.strerror}: the output was not written. Free some space, and repeat the "
+            "command.\n"
+        )
+        sys.exit(1)
+
+
+def _discard_output() -> None:
+    """Send what is left of the standard output nowhere: Python writes it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ PACKAGE: Final = Path(__file__).parent
 CONF: Final = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 
+@command_line.standard_streams()
 def run(task: Callable[[Any], Any], config_name: str) -> None:
     """Run a task with the configuration that the command line composes, then leave the process.
 
@@ -80,14 +81,11 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
 
         show_error(str(message))
         sys.exit(getattr(message, "exit_code", 130))
-    except BrokenPipeError:  # whoever read the help, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         system.end_at_signals()  # while the interpreter ends
 
 
-FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_WRITABLE: Final = (*FULL, errno.EROFS)
+NOT_WRITABLE: Final = (*command_line.FULL, errno.EROFS)
 
 
 def unwritten(error: OSError) -> str:
@@ -101,7 +99,7 @@ def unwritten(error: OSError) -> str:
     if path is not None and (temporary := TEMPORARY.fullmatch(path.name)):
         path = path.with_name(temporary[1])
     what = f"{path} was" if path else "some of the files were"
-    fix = "Free some space" if error.errno in FULL else "Choose another folder"
+    fix = "Free some space" if error.errno in command_line.FULL else "Choose another folder"
     return f"{error.strerror}: {what} not written. {fix}, and repeat the command."
 
 

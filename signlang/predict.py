@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Final, Literal, TextIO
@@ -180,6 +180,7 @@ def _opened(out: Path | None) -> Iterator[TextIO]:
         raise SettingError(f"out={out} cannot be written ({error.strerror}).") from None
 
 
+@command_line.standard_streams()
 def main() -> None:
     """Entry point of the command."""
     words = sys.argv[1:]
@@ -200,10 +201,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)
-    except BrokenPipeError:  # who read us, `head` for one, has seen enough
-        with suppress(OSError):
-            sys.stdout.close()
-        sys.exit(0)
 
 
 if __name__ == "__main__":

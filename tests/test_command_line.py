@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import bundles
 import pytest
 from conftest import QUICK, Result, run_command
 from hydra import compose, initialize_config_dir
@@ -56,6 +57,35 @@ def watched(
     )  # fmt: skip
     assert "imported: " not in done.stderr, done.stderr
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+STREAMS = {
+    "stdout closed": ("{} >&-", 0, ""),
+    "stdin closed": ("{} <&-", 0, ""),
+    "stderr closed": ("{} 2>&-", 0, ""),
+    "nothing reads": ("{} | true", 0, ""),
+    "a full disk": ("{} > /dev/full", 1, "the output was not written. Free some space"),
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize(
+    ("words", "case"),
+    [
+        *((words, case) for words in ("signlang", "signlang.predict {} {}") for case in STREAMS),
+        *((f"signlang.{verb} --help", "a full disk") for verb in ("list", "predict", "hands")),
+    ],
+)
+def test_any_standard_streams_will_do(words: str, case: str, tmp_path: Path) -> None:
+    bundle, image = bundles.write(tmp_path / "bundle"), tmp_path / "a.png"
+    bundles.image("A").save(image)
+    redirected, code, expected = STREAMS[case]
+    command = f"{sys.executable} -m {words.format(f'bundle={bundle}', image)}"
+    line = f"set -o pipefail; {redirected.format(command)}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert expected in done.stderr
 
 
 def umbrella(place: Path, *words: str) -> Result:

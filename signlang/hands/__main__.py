@@ -66,6 +66,7 @@ def get_networks(config: HandsConfig) -> None:
     console.log.info("hand networks: %s (Apache-2.0, see %s)", folder, hand_networks.LICENSE)
 
 
+@command_line.standard_streams()
 def main() -> None:
     """Entry point of the command."""
     words = sys.argv[1:]
