@@ -85,7 +85,7 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         system.end_at_signals()  # while the interpreter ends
 
 
-NOT_WRITABLE: Final = (*command_line.FULL, errno.EROFS)
+NOT_WRITABLE: Final = (*command_line.FULL, errno.EROFS, errno.ENAMETOOLONG)
 
 
 def unwritten(error: OSError) -> str:

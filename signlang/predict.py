@@ -176,7 +176,7 @@ def _opened(out: Path | None) -> Iterator[TextIO]:
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
         ):
             yield stream
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    except OSError as error:
         raise SettingError(f"out={out} cannot be written ({error.strerror}).") from None
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_command
+from conftest import QUICK, ROOT, run_command, write_tiny
 
 import signlang
 from signlang import files
@@ -212,6 +212,24 @@ def test_a_full_disk_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
     assert "No space left on device" in result.err
     assert "repeat the command" in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_path_that_is_too_long_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
+    words = (*QUICK, f"data.root={tiny}", f"runs_dir={'/'.join(['d' * 200] * 30)}")
+    result = run_command(tmp_path, *words)
+    assert (result.code, "Traceback" in result.err) == (1, False), result.err
+    assert "File name too long" in result.err
+    assert "Choose another folder, and repeat the command" in result.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_a_class_whose_name_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    images = write_tiny(tmp_path / "images", 6)
+    os.rename(images / "B", os.fsencode(images) + b"/\xfe\xff")  # noqa: PTH104 - a name of bytes
+    (images / "signers.csv").unlink()
+    result = run_command(tmp_path, *QUICK, f"data.root={images}")
+    assert (result.code, "Traceback" in result.err) == (1, False), result.err
+    assert r"the name of the class '\udcfe\udcff' is not UTF-8: rename its folder" in result.err
 
 
 def test_a_full_shared_memory_is_told_before_processes_are_started(tmp_path: Path) -> None:

@@ -190,7 +190,8 @@ def test_words_become_settings_and_paths(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_commands_that_cannot_work_end_with_2(bundle: Path, tmp_path: Path) -> None:
     for words in (["bundle=nix", "x.png"], [f"bundle={bundle}", "."],
-                  [f"bundle={bundle}", "x.png", "out=nix/a.csv"], ["x.png"]):  # fmt: skip
+                  [f"bundle={bundle}", "x.png", "out=nix/a.csv"], ["x.png"],
+                  [f"bundle={bundle}", "x.png", f"out={'a' * 250}.csv"]):  # fmt: skip
         result = predict(tmp_path, *words)
         assert result.code == 2
         assert result.err.strip()

@@ -390,7 +390,15 @@ class Index:
             folder: Folder of the files.
             subsets: (N,) names of the subset of each image.
             hands: (N,) whether a hand was found in it, for a column `hand`; None: not searched.
+
+        Raises:
+            DataError: If the name of a class is no text.
         """
+        odd = [name for name in self.classes if any("\ud800" <= c <= "\udfff" for c in name)]
+        if odd:
+            raise DataError(
+                f"{self.place}: the name of the class {odd[0]!a} is not UTF-8: rename its folder."
+            )
         signers = self.signers or ("",) * len(self)
         labels = [self.classes[label] for label in self.labels]
         columns: list[Sequence[object]] = [self.paths, labels, signers, subsets.tolist()]
