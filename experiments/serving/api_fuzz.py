@@ -20,7 +20,7 @@ NOT_ASKED = "positive_data_acceptance"
 def main() -> None:
     """Exit with 1 if an answer does not fit the description, or too few requests came."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=450, help="of each address, at most")
+    parser.add_argument("--examples", type=int, default=480, help="of each address, at most")
     parser.add_argument("--least", type=int, default=5000, help="requests that must be made")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
