@@ -1,7 +1,8 @@
 """signlang trains, cross-validates, compares and deploys classifiers of static hand signs.
 
 Importing the package prepares the process, before torch is imported anywhere: it keeps glibc from
-handing large buffers back to the kernel after every training step, OpenCV from starting threads
+handing large buffers back to the kernel after every training step, torch's threads from keeping
+cores of a busy machine while they wait for each other, OpenCV from starting threads
 beside torch's, and albumentations from asking the network for a newer release of itself. For a
 command, the folder in which it is typed comes last in the search for modules, so that a `torch.py`
 beside a run folder is not taken for torch; and Ctrl-C ends it without a stack trace of whichever
@@ -12,6 +13,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ __all__ = ["__version__", "api", "load_bundle", "load_run", "load_study"]
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+BUSY = 1.0  # processes of others, from which on the cores are shared
+SPINS = 10_000  # turns of a loop, some 10 microseconds: experiments/speed
 
 
 def _keep_large_buffers() -> None:
@@ -39,6 +44,27 @@ def _keep_large_buffers() -> None:
         return
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def _yield_busy_cores(environment: MutableMapping[str, str], load: float) -> None:
+    """Let threads of libgomp sleep soon where other processes need the cores.
+
+    A thread that waits for another one turns in a loop 300,000 times before it sleeps, and on a
+    busy machine keeps the core from the very thread that it waits for; on an idle one to sleep
+    costs more than to turn. A user's own choice stays.
+
+    Args:
+        environment: Of the process, before torch is imported; changed in place.
+        load: Mean number of processes that want a core.
+
+    >>> idle, busy, chosen = {}, {}, {"OMP_WAIT_POLICY": "ACTIVE"}
+    >>> for environment, load in ((idle, 0.5), (busy, 1.5), (chosen, 1.5)):
+    ...     _yield_busy_cores(environment, load)
+    >>> idle, busy, chosen
+    ({}, {'GOMP_SPINCOUNT': '10000'}, {'OMP_WAIT_POLICY': 'ACTIVE'})
+    """
+    if load >= BUSY and "OMP_WAIT_POLICY" not in environment:  # libgomp would ignore it
+        environment.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def _search_here_last(arguments: list[str], path: list[str]) -> None:
@@ -94,6 +120,9 @@ def __getattr__(name: str) -> Any:
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+if hasattr(os, "getloadavg"):  # not on Windows
+    with suppress(OSError):  # not everywhere to be had
+        _yield_busy_cores(os.environ, os.getloadavg()[0])
 _keep_large_buffers()
 if _is_command(sys.orig_argv, sys.argv[0] if sys.argv else ""):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have ignored it
