@@ -7,9 +7,9 @@ import pytest
 from test_report import write_run
 
 from signlang.errors import RunError
+from signlang.metrics.classification import Predictions
 from signlang.runs import folder, results
 from signlang.runs.folder import RunFolder
-from signlang.runs.results import Predictions
 from signlang.studies import prefetch
 from signlang.studies.comparison import compare_study
 
