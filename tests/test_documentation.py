@@ -29,8 +29,8 @@ SITE: Final = [Page(file) for file in PAGES]
 WITH_COMMANDS: Final = [page for page in [README, *SITE] if page.commands or page.python]
 SLOW: Final = {  # typed by `make test-all`; their words are checked each time
     "augment", "check-data", "compare-and-search", "cpu-and-gpu", "evaluate", "explain",
-    "manage-runs", "notebook", "own-network", "read-the-report", "resume", "robustness", "switches",
-    "your-own-images",
+    "find-hands", "label-images", "manage-runs", "notebook", "own-network", "read-the-report",
+    "resume", "robustness", "switches", "your-own-images",
 }  # fmt: skip
 TYPED: Final = [
     pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.path.stem in SLOW else [])

@@ -121,6 +121,7 @@ def task_of(pid: int) -> int:
     raise AssertionError("no job runs")
 
 
+@pytest.mark.slow
 def test_jobs_fail_alone_and_resume_when_they_are_requeued(tiny: Path, tmp_path: Path) -> None:
     words = (
         "-m", "hydra/launcher=slurm", "hydra.launcher.cluster=local",

@@ -166,6 +166,7 @@ def test_a_killed_worker_costs_only_its_own_job(tiny: Path, tmp_path: Path) -> N
     assert sum("resuming after epoch" in text for text in logs) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(tiny: Path, tmp_path: Path) -> None:
     words = ("-m", *TWO_AT_ONCE, *QUICK, f"data.root={tiny}",
              "fold=0,1", *LONG)  # fmt: skip
