@@ -2,11 +2,11 @@
 
 Importing the package prepares the process, before torch is imported anywhere: it keeps glibc from
 handing large buffers back to the kernel after every training step, torch's threads from keeping
-cores of a busy machine while they wait for each other, OpenCV from starting threads
-beside torch's, and albumentations from asking the network for a newer release of itself. For a
-command, the folder in which it is typed comes last in the search for modules, so that a `torch.py`
-beside a run folder is not taken for torch; and Ctrl-C ends it without a stack trace of whichever
-module is being imported.
+cores of a busy machine while they wait for each other, OpenCV from starting threads beside
+torch's, and albumentations from asking the network for a newer release of itself. For a command,
+the folder in which it is typed comes last in the search for modules, so that a `torch.py` beside a
+run folder is not taken for torch; and Ctrl-C ends it without a stack trace of whichever module is
+being imported.
 """
 
 import ctypes
@@ -63,7 +63,7 @@ def _yield_busy_cores(environment: MutableMapping[str, str], load: float) -> Non
     >>> idle, busy, chosen
     ({}, {'GOMP_SPINCOUNT': '10000'}, {'OMP_WAIT_POLICY': 'ACTIVE'})
     """
-    if load >= BUSY and "OMP_WAIT_POLICY" not in environment:  # libgomp would ignore it
+    if load >= BUSY and "OMP_WAIT_POLICY" not in environment:  # it would count no more
         environment.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
@@ -120,9 +120,8 @@ def __getattr__(name: str) -> Any:
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
-if hasattr(os, "getloadavg"):  # not on Windows
-    with suppress(OSError):  # not everywhere to be had
-        _yield_busy_cores(os.environ, os.getloadavg()[0])
+with suppress(AttributeError, OSError):  # Windows has no load, and some systems do not tell it
+    _yield_busy_cores(os.environ, os.getloadavg()[0])
 _keep_large_buffers()
 if _is_command(sys.orig_argv, sys.argv[0] if sys.argv else ""):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have ignored it

@@ -170,9 +170,8 @@ def fit_temperature(
     rows, true = _checked(logits, labels)
     of_true, scaled = rows[np.arange(len(true)), true], np.empty_like(rows)
 
-    def loss(
-        log_t: float,
-    ) -> float:  # the mean of `_losses`, without its copies: thousands of calls
+    def loss(log_t: float) -> float:
+        # the mean of `_losses` without its copies: it is called thousands of times
         temperature = math.exp(log_t)
         np.exp(np.divide(rows, temperature, out=scaled), out=scaled)
         losses = np.log(np.add.reduce(scaled, axis=1)) - of_true / temperature

@@ -127,7 +127,7 @@ class _Counter(logging.Handler):
     """Counts records."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Start at 0."""
         super().__init__()
         self.count = 0
 
