@@ -71,9 +71,8 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         ModuleNotFoundError,
     ) as why:
         ours = not isinstance(why, ModuleNotFoundError) or missing_extra(why) is not why
-        # of the task they are faults of the program, before it of a file of settings
-        fault = type(why) is ValueError or isinstance(why, RecursionError | YAMLError)
-        if traces or not ours or (fault and jobs.started):
+        # once the task runs, it is a fault of the program
+        if traces or not ours or (of_settings_file(why) and jobs.started):
             raise
         ended = isinstance(why, (SweepError, KeyboardInterrupt, system.StopRequested))
         message = (None if ended else jobs.summary()) or readable(why, config_name)
@@ -396,7 +395,6 @@ def _is_readable(word: str) -> bool:
 def readable(error: BaseException, config_name: str) -> BaseException:
     """Shorten Hydra's message to one sentence, with the fix."""
     from hydra.errors import MissingConfigException
-    from yaml import YAMLError
 
     if isinstance(error, _Ended) and error.__cause__ is not None:
         return error.__cause__
@@ -406,9 +404,7 @@ def readable(error: BaseException, config_name: str) -> BaseException:
         return missing_extra(error)
     if NULL_GROUP in str(error):
         return SettingError("A group cannot be null: --help lists the choices of each.")
-    if isinstance(error, YAMLError | RecursionError) or type(error) in {
-        ValueError, UnicodeDecodeError,
-    }:  # fmt: skip
+    if of_settings_file(error):
         return unreadable_file(error)
     if isinstance(error, KeyboardInterrupt | system.StopRequested):
         return error if isinstance(error, Interrupted) else system.interruption()
@@ -433,6 +429,14 @@ def readable(error: BaseException, config_name: str) -> BaseException:
     lines = [line for line in str(error).splitlines() if line.strip()]
     cause = [line for line in str(error.__cause__ or "").splitlines() if line.strip()]
     return SettingError(f"{' '.join([*lines[:2], *cause[:1]])} See --help for all settings.")
+
+
+def of_settings_file(error: BaseException) -> bool:
+    """Whether an error is one that an unreadable file of settings raises before the task begins."""
+    from yaml import YAMLError
+
+    plain = type(error) in {ValueError, UnicodeDecodeError}  # not those that derive from them
+    return plain or isinstance(error, RecursionError | YAMLError)
 
 
 def unreadable_file(error: BaseException) -> SettingError:

@@ -262,7 +262,11 @@ def test_own_components_of_a_folder_want_trust(
     ("network", "name"),
     [
         (["torchvision.models.squeezenet1_1", "dropout=0.2"], "squeezenet1_1"),
-        (["timm.create_model", "model_name=resnet10t", "drop_rate=0.1"], "resnet10t"),
+        pytest.param(
+            ["timm.create_model", "model_name=resnet10t", "drop_rate=0.1"],
+            "resnet10t",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_networks_of_other_packages_with_their_own_arguments(

@@ -1,6 +1,8 @@
 """Every shipped part of the configuration composes, and its parts can be made."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,6 +212,14 @@ def test_a_settings_file_that_cannot_be_read_is_named(
     assert (done.code, "Traceback" in done.err) == (2, False), done.err
     assert re.search(expected, " ".join(done.err.split())), done.err
     assert re.search(r"Fix it.*, or leave it out", " ".join(done.err.split()))
+
+
+def test_an_error_of_a_task_is_not_taken_for_one_of_a_settings_file() -> None:
+    code = "from signlang.hydra_app import run; run(lambda _: b'\\xff'.decode(), 'list')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "in <lambda>" in done.stderr, "with the place, for whoever wrote it"
+    assert "file of settings" not in done.stderr
 
 
 def test_the_help_of_a_verb_lists_the_groups_that_it_has(tmp_path: Path) -> None:

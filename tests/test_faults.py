@@ -232,6 +232,19 @@ def test_a_class_whose_name_is_no_text_is_one_sentence(tmp_path: Path) -> None:
     assert r"the name of the class '\udcfe\udcff' is not UTF-8: rename its folder" in result.err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the variables are those of Linux")
+def test_names_that_the_system_does_not_read_as_utf_8_are_told_with_the_remedy(
+    tmp_path: Path,
+) -> None:
+    images = write_tiny(tmp_path / "images", 6)
+    (images / "B").rename(images / "\xdc")
+    (images / "signers.csv").unlink()
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = run_command(tmp_path, *QUICK, f"data.root={images}", **ascii_only)
+    assert (result.code, "Traceback" in result.err) == (1, False), result.err
+    assert "is not UTF-8: names are read as ascii here, set the variable PYTHONUTF8=1" in result.err
+
+
 def test_a_full_shared_memory_is_told_before_processes_are_started(tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("mounting a small /dev/shm needs root")

@@ -3,7 +3,7 @@
 A command runs as `python -m signlang.VERB ...` does, in a process and a folder of its own, without
 the seconds that imports take. Some need an interpreter of their own: what forks itself, a sweep
 with `hydra/launcher=local`, whose launcher refuses a process that has imported torch; the service;
-and whatever is started with other variables of the environment.
+and whatever is started with variables that modules read while they are imported.
 """
 
 import atexit
@@ -12,14 +12,15 @@ import importlib
 import json
 import os
 import runpy
-import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -30,9 +31,9 @@ NEEDED: Final = (
     "signlang.evaluation.writer", "signlang.runs.training", "signlang.studies.comparison",
 )  # fmt: skip
 FORKING: Final = "hydra/launcher=local"
-OUT, ERR = "out.txt", "err.txt"
 SECONDS: Final = 600  # that a command may take
 WIDTH: Final = {"COLUMNS": "200"}
+LATE: Final = {"COLUMNS", "PATH"}  # variables that no module reads while it is imported
 
 
 @dataclass(frozen=True)
@@ -53,35 +54,108 @@ class Typist:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.numbers = count()
 
     @cached_property
     def process(self) -> "subprocess.Popen[str]":
         """What forks."""
         return subprocess.Popen(
-            [sys.executable, __file__, str(self.folder)], env={**os.environ, **WIDTH}, text=True,
+            [sys.executable, __file__], env={**os.environ, **WIDTH}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
     def type(self, place: Path, verb: str, *words: str, **environment: str) -> Result:
         """Run a command in a folder, to its end."""
-        if environment or verb == "serve" or FORKING in words:
+        if not environment.keys() <= LATE or verb == "serve" or FORKING in words:
             return run_anew(place, verb, *words, **environment)
+        command = self.start(place, verb, *words, **environment)
+        command.wait(SECONDS)
+        return command.result()
+
+    def start(self, place: Path, verb: str, *words: str, **environment: str) -> "Command":
+        """Start a command in a folder."""
+        number = next(self.numbers)
+        out, err = (self.folder / f"{stream}-{number}.txt" for stream in ("out", "err"))
+        variables = {**os.environ, **WIDTH, **environment}  # tests change the first
+        pid = self.ask([str(out), str(err), str(place.resolve()), variables, verb, *words])
+        assert pid is not None
+        return Command(self, pid, out, err)
+
+    def ask(self, question: object) -> int | None:
+        """Send something to the process, and wait for its answer."""
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
-        variables = dict(os.environ)  # tests change them
-        stdin.write(json.dumps([str(place.resolve()), variables, verb, *words]) + "\n")
+        stdin.write(json.dumps(question) + "\n")
         stdin.flush()
-        if not select.select([stdout], [], [], SECONDS)[0]:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired([verb, *words], SECONDS)
-        code = int(stdout.readline())
-        return Result(code, *((self.folder / name).read_text("utf-8") for name in (OUT, ERR)))
+        answer: int | None = json.loads(stdout.readline())
+        return answer
 
     def close(self) -> None:
         """End the process, if it was started."""
         if "process" in vars(self):
             self.process.communicate()
+
+
+@dataclass
+class Command:
+    """A command that was started, with the methods of `subprocess.Popen` that tests need.
+
+    Attributes:
+        pid: Its process.
+        out, err: What it prints.
+        returncode: How it ended; None before that is known.
+    """
+
+    typist: Typist
+    pid: int
+    out: Path
+    err: Path
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Ask whether it has ended, and how."""
+        if self.returncode is None:
+            self.returncode = self.typist.ask(self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float = SECONDS) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: If it does not end within so many seconds; it is killed.
+        """
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise subprocess.TimeoutExpired(self.err.read_text(), timeout)
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float = SECONDS) -> tuple[str, str]:
+        """Wait for its end, and take what it printed."""
+        self.wait(timeout)
+        result = self.result()
+        return result.out, result.err
+
+    def result(self) -> Result:
+        """How it ended."""
+        assert self.returncode is not None
+        texts = [file.read_text() for file in (self.out, self.err)]
+        self.out.unlink()
+        self.err.unlink()
+        return Result(self.returncode, *texts)
 
 
 def run_anew(place: Path, verb: str, *words: str, **environment: str) -> Result:
@@ -94,27 +168,37 @@ def run_anew(place: Path, verb: str, *words: str, **environment: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def serve(folder: Path) -> None:
-    """Fork for each line of the standard input, and answer with the exit code."""
+def serve() -> None:
+    """Answer each line of the standard input.
+
+    A list is a command, which is started, and answered with its process; a number is a process,
+    answered with its exit code, or null while it has none.
+    """
     for name in NEEDED:
         importlib.import_module(name)
     gc.freeze()  # a collection would copy what processes share
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            os._exit(_exit_code(folder, *json.loads(line)))
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        question = json.loads(line)
+        if isinstance(question, int):
+            ended, status = os.waitpid(question, os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        else:
+            answer = os.fork()
+            if not answer:
+                os._exit(_exit_code(*question))
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
-def _exit_code(folder: Path, place: str, variables: dict[str, str], verb: str, *words: str) -> int:
+def _exit_code(
+    out: str, err: str, place: str, variables: dict[str, str], verb: str, *words: str
+) -> int:
     """Run a command in this process, and all that a process does at its end but to free memory."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for name, number in ((OUT, 1), (ERR, 2)):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    for number, name in enumerate((out, err), 1):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     os.environ.clear()
-    os.environ.update({**variables, **WIDTH})
+    os.environ.update(variables)
     os.chdir(place)
     sys.path[:0] = [place]
     sys.argv[1:] = words
@@ -134,4 +218,4 @@ def _exit_code(folder: Path, place: str, variables: dict[str, str], verb: str, *
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    serve()

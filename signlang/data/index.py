@@ -6,6 +6,7 @@ All later modules refer to images by their row in the index.
 import hashlib
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -396,9 +397,11 @@ class Index:
         """
         odd = [name for name in self.classes if any("\ud800" <= c <= "\udfff" for c in name)]
         if odd:
-            raise DataError(
-                f"{self.place}: the name of the class {odd[0]!a} is not UTF-8: rename its folder."
-            )
+            encoding = sys.getfilesystemencoding()
+            fix = "rename its folder"
+            if encoding != "utf-8":
+                fix = f"names are read as {encoding} here, set the variable PYTHONUTF8=1"
+            raise DataError(f"{self.place}: the name of the class {odd[0]!a} is not UTF-8: {fix}.")
         signers = self.signers or ("",) * len(self)
         labels = [self.classes[label] for label in self.labels]
         columns: list[Sequence[object]] = [self.paths, labels, signers, subsets.tolist()]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import QUICK, run_command
-from started import start, wait_for_epoch
+from started import start_anew, wait_for_epoch
 
 from signlang import api
 from signlang.data.datamodule import EpochBatchSampler
@@ -169,7 +169,7 @@ def test_a_process_that_is_killed_ends_the_run_which_is_then_resumed(
     tiny: Path, tmp_path: Path, uninterrupted: Any
 ) -> None:
     words = (*LONG, f"data.root={tiny}", "augment=digits")
-    process = start(tmp_path, *words)
+    process = start_anew(tmp_path, *words)
     wait_for_epoch(tmp_path, 3, process)
     (other,) = others(tmp_path)
     killed = time.monotonic()
@@ -193,7 +193,7 @@ def test_a_run_that_ends_takes_its_processes_with_it(
     tiny: Path, tmp_path: Path, uninterrupted: Any, number: signal.Signals
 ) -> None:
     words = (*LONG, f"data.root={tiny}", "augment=digits")
-    process = start(tmp_path, *words)
+    process = start_anew(tmp_path, *words)
     wait_for_epoch(tmp_path, 3, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
@@ -245,7 +245,7 @@ def test_two_processes_train_each_run_of_a_sweep(tiny: Path, tmp_path: Path, lau
 def test_two_tasks_of_slurm_train_one_run(tiny: Path, tmp_path: Path) -> None:
     words, port = (*TWO, f"data.root={tiny}"), 15000 + os.getpid() % 10000
     for finished in (False, True):
-        tasks = [start(tmp_path, *words, **slurm(n, port)) for n in (1, 0)]
+        tasks = [start_anew(tmp_path, *words, **slurm(n, port)) for n in (1, 0)]
         errors = [task.communicate(timeout=120)[1] for task in tasks]
         assert [task.returncode for task in tasks] == [0, 0], errors
         assert errors[0] == "", "only the first one writes"

@@ -15,6 +15,7 @@ import torch
 from boards import events_of, hparams_page
 from conftest import QUICK, run_command
 from started import start, wait_for_epoch
+from typist import Command
 
 EPOCHS = 12
 
@@ -105,9 +106,7 @@ class Slow(pl.Callback):
 """
 
 
-def start_slow(
-    tiny: Path, place: Path, phase: str, seconds: float
-) -> tuple[subprocess.Popen[str], list[str]]:
+def start_slow(tiny: Path, place: Path, phase: str, seconds: float) -> tuple[Command, list[str]]:
     """Start a run, and wait until it is in the middle of a batch that takes long."""
     (place / "slow.py").write_text(SLOW.replace("PHASE", phase).replace("SECONDS", str(seconds)))
     words = overrides(tiny, "+callbacks.slow._target_=slow.Slow", "trainer.max_epochs=2")
@@ -116,7 +115,7 @@ def start_slow(
     return process, words
 
 
-def wait_for_file(file: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_file(file: Path, process: "Command | subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 120
     while not file.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)

@@ -130,7 +130,7 @@ def test_a_sweep_keeps_no_network_of_earlier_jobs(tiny: Path, tmp_path: Path) ->
     (tmp_path / "counting.py").write_text(COUNTING)
     result = run_command(
         tmp_path, "-m", *QUICK, "trainer.max_epochs=1", f"data.root={tiny}", "fold=0,1,2",
-        "+callbacks.counting._target_=counting.Counting", PYTHONPATH=str(tmp_path),
+        "+callbacks.counting._target_=counting.Counting",
     )  # fmt: skip
     assert result.code == 0, result.err
     assert (tmp_path / "networks.txt").read_text().split() == ["1", "1", "1"]
