@@ -25,7 +25,7 @@ def serve(cfg: DictConfig) -> None:
         if bundle.no_threshold and options.reject_threshold is None:
             console.log.info("%s", bundle.fallback_text)
     start_json_log()
-    Supervisor(options).run()
+    Supervisor(options, {name: b.fingerprint for name, b in bundles.items()}).run()
 
 
 def main() -> None:

@@ -458,6 +458,29 @@ def test_a_killed_process_is_started_again(bundle: Path, tmp_path: Path) -> None
         assert len(running.events("a worker ended, another takes its place")) == 2
 
 
+def test_no_two_processes_answer_by_different_networks(tmp_path: Path) -> None:
+    bundle = bundles.write(tmp_path / "bundle")
+    others = {name: bundles.COLOURS[name] for name in ("A", "L")}
+    with service(tmp_path, f"bundle={bundle}", "workers=2") as running, running.client() as client:
+
+        def classes() -> list[str]:
+            (model,) = client.get("/v1/models").json()["models"]
+            return sorted(model["classes"])
+
+        wait_for(lambda: len(running.workers()) == 2)
+        first, second = running.workers()
+        bundles.write(bundle, colours=others)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: running.events("a worker cannot start"))
+        reason = running.events("a worker cannot start")[0]["reason"]
+        assert "was replaced while the service runs. Start the service again" in reason
+        assert classes() == sorted(bundles.COLOURS), "the process that is left has the earlier one"
+        os.kill(second, signal.SIGKILL)
+        wait_for(lambda: len(running.workers()) == 4)
+        assert running.events("a bundle was replaced, it is used from now on")
+        assert [classes() for _ in range(8)] == [sorted(others)] * 8
+
+
 def test_nothing_stays_behind_a_killed_supervisor(bundle: Path, tmp_path: Path) -> None:
     with service(tmp_path, f"bundle={bundle}") as running:
         (worker,) = running.workers()

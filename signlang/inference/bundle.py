@@ -5,6 +5,7 @@ PIL and onnxruntime are needed here.
 """
 
 import hashlib
+import json
 import lzma
 import struct
 import zipfile
@@ -260,6 +261,11 @@ class Bundle:
         with `data.image_io.resize_image`, which changes nothing.
         """
         return tuple(self.info.get("preprocessing", {}).get("image_sizes") or [self.image_size])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of its manifest, which holds the checksums of all its files."""
+        return hashlib.sha256(json.dumps(self.info, sort_keys=True).encode()).hexdigest()
 
     def read(self, name: str) -> bytes:
         """Read one of its files, e.g. `model.onnx`, `card.md`, `card.html` or `classes.json`.

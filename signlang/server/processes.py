@@ -14,8 +14,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import connection, parent_process
@@ -85,11 +85,15 @@ READY: Final = "ready"
 IDLE_S: Final = 30  # of a connection that is kept open; longer than browsers wait between frames
 
 
-def run(options: ServeConfig, listening: socket.socket, status: Connection) -> None:
+def run(
+    options: ServeConfig, fingerprints: Mapping[str, str], listening: socket.socket,
+    status: Connection,
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then finish the requests in progress.
 
     Args:
         options: The settings.
+        fingerprints: Of the bundles by name, as all processes must have them.
         listening: Shared with the other processes.
         status: Gets `READY`, or the sentence of the error why not.
     """
@@ -100,7 +104,7 @@ def run(options: ServeConfig, listening: socket.socket, status: Connection) -> N
     from signlang.server.app import create_app
 
     try:
-        application = create_app(registry.load_models(options), options)
+        application = create_app(registry.load_models(options, fingerprints), options)
     except SignlangError as error:
         status.send(str(error))
         return
@@ -167,10 +171,12 @@ class Supervisor:
 
     Args:
         options: The settings.
+        fingerprints: Of the bundles by name.
     """
 
-    def __init__(self, options: ServeConfig) -> None:
+    def __init__(self, options: ServeConfig, fingerprints: Mapping[str, str]) -> None:
         self._options = options
+        self._fingerprints = fingerprints
         self._address = ""
         self._workers: list[_Worker] = []
         self._failures = 0
@@ -219,15 +225,29 @@ class Supervisor:
 
     def _fill(self, sock: socket.socket) -> None:
         """Start as many processes as are missing, unless the last ones failed a moment ago."""
+        if self._was_ready and not self._workers:
+            self._take_up_replaced()
         context = multiprocessing.get_context("spawn")  # a fork would share threads and sessions
         while len(self._workers) < self._options.workers and time.monotonic() >= self._not_before:
             status, sender = context.Pipe(duplex=False)
             process = context.Process(
-                target=run, args=(self._options, sock, sender), name="signlang-worker"
-            )
+                target=run, args=(self._options, self._fingerprints, sock, sender),
+                name="signlang-worker",
+            )  # fmt: skip
             process.start()
             sender.close()
             self._workers.append(_Worker(process, status))
+
+    def _take_up_replaced(self) -> None:
+        """Use bundles that were replaced, now that no process has the earlier ones."""
+        from signlang.server.registry import read_bundles
+
+        with suppress(SignlangError):  # the process that is started next says why
+            bundles, _ = read_bundles(self._options.paths, self._options.default)
+            found = {name: bundle.fingerprint for name, bundle in bundles.items()}
+            if found != self._fingerprints:
+                self._fingerprints, self._failures, self._not_before = found, 0, 0.0
+                log.warning("a bundle was replaced, it is used from now on")
 
     def _wait(self, bell: int, figures: Path) -> None:
         """Wait for a message, the end of a process, a signal, or the end of a pause."""

@@ -139,13 +139,27 @@ def read_bundles(paths: Sequence[Path], default: str | None) -> tuple[dict[str, 
     return bundles, chosen
 
 
-def load_models(options: ServeConfig) -> ModelRegistry:
+def load_models(
+    options: ServeConfig, fingerprints: Mapping[str, str] | None = None
+) -> ModelRegistry:
     """Load all networks and let each compute an image, so that the first request is not slow.
 
+    Args:
+        options: The settings.
+        fingerprints: Of the bundles by name, as the other processes of the service have them;
+            None: whatever they are.
+
     Raises:
-        SignlangError: If one cannot be used.
+        SignlangError: If one cannot be used, or is another one by now.
     """
     bundles, default = read_bundles(options.paths, options.default)
+    known = fingerprints or {b.name: b.fingerprint for b in bundles.values()}
+    replaced = [b.path for b in bundles.values() if known.get(b.name) != b.fingerprint]
+    if replaced:
+        raise BundleError(
+            f"{replaced[0]} was replaced while the service runs. Start the service again, so that "
+            "no two of its processes answer by different networks."
+        )
     return ModelRegistry(
         {name: _load_model(bundle, options) for name, bundle in bundles.items()}, default
     )
