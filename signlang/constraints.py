@@ -71,6 +71,14 @@ def _different(names: list[str]) -> list[str]:
     return names
 
 
+def _utf8(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it must be text, which can be written as UTF-8.") from None
+    return name
+
+
 def _is_duration(value: object) -> object:
     known = value is None or isinstance(value, Mapping)  # {minutes: 5}, which Lightning checks
     if not known and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(value)):
@@ -88,7 +96,8 @@ Batches = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
     Field(description="a number of batches of at least 1, or a share above 0 and up to 1.0"),
 ]
-Names = Annotated[list[str], Field(min_length=1), AfterValidator(_different)]
+Name = Annotated[str, AfterValidator(_utf8)]
+Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_different)]
 Text = Annotated[str, BeforeValidator(_as_text)]  # digits alone come as a number
 Place = Annotated[str, BeforeValidator(_place)]  # a path that need not be there
 ExistingPath = Annotated[
@@ -143,6 +152,8 @@ def validated(
         return model.model_validate(values)
     except ValidationError as refused:
         found = problems(model, refused)
+    except UnicodeEncodeError as refused:  # pydantic cannot quote a name of bytes that are no text
+        found = [f"{refused.object!a}: that is not UTF-8."]
     if before:
         more = f" And {len(found) - MOST} more." if len(found) > MOST else ""
         raise error(f"{before}: {' '.join(found[:MOST])}{more} {fix}".strip())

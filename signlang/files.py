@@ -446,16 +446,29 @@ def is_plain_name(name: str) -> bool:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON of a file that anybody may have written.
+    r"""Read JSON of a file that anybody may have written.
 
     Raises:
-        ValueError: If it is none, or is nested too deeply.
+        ValueError: If it is none, is nested too deeply, or holds what no file could: half of a
+            character, which is not a byte of a name that is no UTF-8 (PEP 383).
 
     >>> parse_json("[" * 100_000)
     Traceback (most recent call last):
     ValueError: it is nested too deeply
+    >>> parse_json(r'["\ud83d\ude00", "\udcff"]') == ["\U0001f600", "\udcff"]
+    True
+    >>> parse_json(r'{"\ud83d": 1}')
+    Traceback (most recent call last):
+    ValueError: it holds half of a character
     """
+    if isinstance(text, bytes):  # json.loads would let halves of characters pass
+        text = text.decode(json.detect_encoding(text))
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        if r"\u" in text:
+            json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a character") from None
+    return content

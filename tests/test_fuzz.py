@@ -39,7 +39,7 @@ from PIL import Image
 from services import Service, service
 from uvicorn.server import ServerState
 
-from signlang import api
+from signlang import api, system
 from signlang.data.annotations import read_annotations
 from signlang.data.image_folder import list_csv, read_signers
 from signlang.data.image_io import BadImageError, inspect_image, read_image
@@ -484,7 +484,14 @@ TRAINED: Final = [  # see the fixture
 ]  # fmt: skip
 
 
+@pytest.fixture
+def code_is_known() -> None:
+    """Asks git for the version of the code, which a process does once."""
+    system.git_commit()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("code_is_known")
 @given(
     name=st.sampled_from([*RUN_FILES, "checkpoints/best.ckpt"]),
     edits=TEXT_EDITS,
@@ -559,6 +566,19 @@ def test_a_pickle(run: Path, tmp_path: Path, edits: Sequence[Edit]) -> bool:
             lambda: trained_run.load_trained_run(run),
             lambda: read_state(str(weights)),
         )
+
+
+def test_a_checkpoint_whose_epoch_is_no_number_is_not_resumed(run: Path) -> None:
+    import torch
+
+    from signlang.runs.training import resume_checkpoint
+
+    folder = RunFolder(run)
+    with replaced(folder.last, []):
+        state = torch.load(folder.last)
+        for epoch, is_used in ((3, True), ("3", False), (2.5, False), (None, False)):
+            torch.save(state | {"epoch": epoch}, folder.last)
+            assert (resume_checkpoint(folder) is not None) is is_used, epoch
 
 
 TENSORS: Final = safetensors.numpy.save({"a.weight": np.zeros((3, 4), np.float32)})

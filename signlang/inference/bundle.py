@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, model_validator
 
-from signlang.constraints import Count, Index, Names, Positive, Probability, Strict, validated
+from signlang.constraints import Count, Index, Name, Names, Positive, Probability, Strict, validated
 from signlang.errors import BundleError, SettingError, near_path
 from signlang.files import is_plain_name, parse_json
 from signlang.hands.finder import POINTS
@@ -165,7 +165,7 @@ class Manifest(Strict, extra="ignore"):
     """`bundle.json`, as far as a service needs it."""
 
     format: Count
-    name: str
+    name: Name
     classes: Names
     image_size: Size
     preprocessing: Preprocessing = Preprocessing()

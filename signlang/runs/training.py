@@ -1,6 +1,7 @@
 """Training of a run: datamodule, classifier, trainer, resuming, testing and metrics."""
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,7 +309,8 @@ def resume_checkpoint(folder: RunFolder) -> str | None:
         return None
     try:
         check_archive(folder.last)
-        epoch = torch.load(folder.last, map_location="cpu", weights_only=True)["epoch"]
+        state = torch.load(folder.last, map_location="cpu", weights_only=True)
+        epoch = operator.index(state["epoch"])  # raises a TypeError unless it is a whole number
     except Exception as error:  # torch raises many kinds on a damaged file
         what = type(error).__name__  # its text may advise to execute what the file holds
         log.warning("%s is damaged (%s): starting again", folder.last, what)

@@ -47,6 +47,12 @@ def parsed(**changes: Any) -> dict[str, Any]:
         ({"models": {}}, "models.fp32 is missing: it must be the name of an ONNX file."),
         ({"models": {"fp32": "m"}}, "it has no checksum of m."),
         ({"files": {"../m": "0"}}, "it names a file outside of the bundle, '../m'."),
+        ({"name": "\udcff"}, "name=\udcff: it must be text, which can be written as UTF-8."),
+        (
+            {"classes": ["A", "\udcff"]},
+            "classes[1]=\udcff: it must be text, which can be written as UTF-8.",
+        ),
+        ({"models": {"fp32": "\udcff"}}, r"'it has no checksum of \udcff.': that is not UTF-8."),
         ({"preprocessing": 1}, "preprocessing=1: it must be a mapping of keys to values."),
     ],
 )
@@ -62,6 +68,8 @@ def test_a_manifest_that_cannot_be_is_refused(changes: dict[str, Any], sentence:
     [
         (b"{", "bundle.json of B is damaged"),
         (b"[" * 100_000, "bundle.json of B is damaged"),
+        (b'{"\xed\xa5\x8a": 1}', "bundle.json of B is damaged"),
+        (b'{"\\ud94a": 1}', "bundle.json of B is damaged (it holds half of a character)"),
         (b"[]", "it has no format"),
         (b'{"format": "1"}', "it has no format"),
         (
