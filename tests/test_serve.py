@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -479,6 +481,36 @@ def test_no_two_processes_answer_by_different_networks(tmp_path: Path) -> None:
         wait_for(lambda: len(running.workers()) == 4)
         assert running.events("a bundle was replaced, it is used from now on")
         assert [classes() for _ in range(8)] == [sorted(others)] * 8
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here is always full")
+def test_a_log_that_cannot_be_written_is_told_once(bundle: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "signlang.serve", f"bundle={bundle}", f"port={port}"]
+    with Path("/dev/full").open("w") as full, (tmp_path / "err").open("wb") as err:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=full, stderr=err)
+    with process, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+
+        def answers() -> bool:
+            try:
+                return client.get("/readyz").status_code == 200
+            except httpx.ConnectError:
+                return False
+
+        try:
+            wait_for(answers)
+            for _ in range(3):
+                got = client.post("/v1/predict", content=encoded("A"), headers=JPEG)
+                assert got.status_code == 200
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    text = (tmp_path / "err").read_text("utf-8")
+    told = "cannot write its log (No space left on device); it goes on."
+    assert text.count(told) == 2, "by the supervisor and by the worker"
+    assert "Traceback" not in text
 
 
 def test_nothing_stays_behind_a_killed_supervisor(bundle: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from signlang.errors import ServiceError, SignlangError
 from signlang.server.config import METRICS_VARIABLE, ServeConfig, log
@@ -339,9 +339,30 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class JsonHandler(logging.StreamHandler[TextIO]):
+    """Writes to the standard output; where that is gone or full, says so once and goes on."""
+
+    def __init__(self) -> None:
+        """Nothing has failed yet."""
+        super().__init__(sys.stdout)
+        self._has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Tell of the first line that cannot be written."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            with suppress(OSError):
+                sys.stderr.write(
+                    f"Process {os.getpid()} cannot write its log ({error.strerror}); it goes on.\n"
+                )
+
+
 def start_json_log() -> None:
     """Send all logs of this process to the standard output, as lines of JSON."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = JsonHandler()
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
