@@ -11,8 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from services import wait_for
 
 from signlang.data.synthetic.generator import SIGNS, draw_image, draw_scene, write_dataset
+from signlang.files import remove_abandoned
 
 WRITE = "import sys, pathlib, signlang.data.synthetic.generator as s; " + (
     "s.write_dataset(pathlib.Path(sys.argv[1]), signers=2, takes=2, size=32)"
@@ -115,4 +117,17 @@ def test_two_processes_at_once_end_in_one_whole_folder(tmp_path: Path) -> None:
     codes = [task.wait() for task in [subprocess.Popen(command) for _ in range(2)]]
     assert codes == [0, 0]
     assert len(files(folder)) == 10 * 2 * 2 + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
+
+
+def test_a_killed_process_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    folder = tmp_path / "synthetic"
+    code = WRITE.replace("signers=2, takes=2", "signers=400, takes=20, workers=1")
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)])
+    wait_for(lambda: next(tmp_path.rglob("*.png"), None))
+    remove_abandoned(tmp_path)
+    assert len(list(tmp_path.glob(".synthetic.*"))) == 1, "it is in use"
+    process.kill()
+    process.wait()
+    write_dataset(folder, signers=1, takes=1, size=16)
     assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,6 +21,7 @@ import numpy as np
 
 from signlang.arrays import Floats, Floats32, Pixels
 from signlang.data.synthetic import hand
+from signlang.files import in_use, remove_abandoned, temporary_path
 from signlang.system import check_stop, child_environment
 
 # Albedo of skin from very light to very dark, RGB; a signer's tone lies between two neighbours.
@@ -302,6 +302,7 @@ def write_dataset(
         FileExistsError: If the folder is not empty and has no `signers.csv`.
         RuntimeError: If one of the processes fails.
     """
+    remove_abandoned(folder.parent, folder.name)
     if (folder / "signers.csv").is_file():
         return
     if folder.exists() and any(folder.iterdir()):
@@ -309,16 +310,16 @@ def write_dataset(
         raise FileExistsError(f"{folder} is not empty and has no signers.csv: {hint}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     most = max(1, signers * takes * len(SIGNS) // 200)  # a process takes longer to start than that
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        draft.chmod(0o755)  # mkdtemp creates it readable for its owner only
-        _write_all(draft, signers, takes, size, seed, min(workers or os.cpu_count() or 1, most))
-        draft.replace(folder)
-    except OSError:
-        if not (folder / "signers.csv").is_file():  # if it is, another process was faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    draft = temporary_path(folder)
+    with in_use(draft, folder=True):
+        try:
+            _write_all(draft, signers, takes, size, seed, min(workers or os.cpu_count() or 1, most))
+            draft.replace(folder)
+        except OSError:
+            if not (folder / "signers.csv").is_file():  # if it is, another process was faster
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 if __name__ == "__main__":  # one of the processes that `write_dataset` starts
