@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from signlang.files import parse_json, write_csv, write_json
+from signlang.metrics.classification import classification_metrics
 from signlang.runs.folder import CHECKED, CHECKSUMS, RunFolder
 from signlang.runs.identity import fingerprint
+from signlang.runs.results import read_predictions
 
 EXCHANGED = 0.1  # of the predictions
 
@@ -50,8 +52,8 @@ def clone(run: Path, target: Path, rate: float, draw: random.Random) -> None:
     exchange(rows, draw)
     write_csv(target / "predictions.csv", header, rows)
     metrics = parse_json((run / "metrics.json").read_text())
-    right = sum(row[1] == row[2] for row in rows)
-    metrics["test"]["accuracy"] = right / len(rows)
+    changed = read_predictions(RunFolder(target), metrics["fold"])
+    metrics["test"] |= classification_metrics(changed.probabilities, changed.labels)
     metrics["fingerprint"] = record["fingerprint"]
     RunFolder(target).finish({key: v for key, v in metrics.items() if key != CHECKSUMS})
 

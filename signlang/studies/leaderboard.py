@@ -160,13 +160,21 @@ def write_markdown(ranking: Ranking, out: Path, sort: str = RANK) -> None:
         temporary.write_text(text, "utf-8", errors="replace")
 
 
+MOST_SHOWN: Final = 60  # settings of a table on the screen
+
+
 def show_leaderboard(ranking: Ranking, sort: str = RANK) -> None:
-    """Show a table for each fold assignment, and the verdicts; nothing if quiet."""
+    """Show a table for each fold assignment, and the verdicts; nothing if quiet.
+
+    Of very many settings the first ones are shown.
+    """
     columns = chosen(TERMINAL)
     headings = [column.heading for column in columns]
     for name, rows in _sections(ranking, sort):
-        cells = [[column.narrow_text(row) for column in columns] for row in rows]
+        cells = [[column.narrow_text(row) for column in columns] for row in rows[:MOST_SHOWN]]
         console.show_columns(f"{ranking.study.name}: {name}", headings, cells, flexible=1)
+        if len(rows) > MOST_SHOWN:
+            console.show_lines([f"and {len(rows) - MOST_SHOWN:,} more: see leaderboard.md"])
     if any(row.setting.missing for row in ranking.rows):
         console.show_lines(["* not all folds are finished"])
     if any(row.setting.runs[0].is_optimistic for row in ranking.rows):

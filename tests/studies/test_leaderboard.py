@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_the_tables_have_the_titles_of_the_columns(
     page = comparison.report_page(found)
     explained = {row[0] for row in page.sections[-1].blocks[2].rows}  # type: ignore[union-attr]
     assert explained == {c.title for c in (*chosen(REPORT), EACH_FOLD)} - {"network and settings"}
+
+
+def test_of_very_many_settings_the_screen_shows_the_first(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "verbose", lambda: True)
+    leaderboard.show_leaderboard(ranking_of(study))
+    assert "more: see leaderboard.md" not in capsys.readouterr().out
+    monkeypatch.setattr(leaderboard, "MOST_SHOWN", 1)
+    leaderboard.show_leaderboard(ranking_of(study), "model")
+    shown = capsys.readouterr().out
+    table = shown[: shown.index("and 1 more: see leaderboard.md")]
+    assert re.search(r"^ *2 +one ", table, re.MULTILINE)
+    assert not re.search(r"^ *1 +two ", table, re.MULTILINE)
 
 
 def test_the_best_value_of_each_column_is_sorted_first(study: Path) -> None:
