@@ -384,7 +384,7 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
             with initialize_config_dir(str(hydra_app.CONF), version_base="1.3"):
                 cfg = compose(verb, overrides=words, return_hydra_config=True)
         except (
-            HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError,
+            HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError, OSError,
         ) as error:  # fmt: skip
             raise hydra_app.readable(error, verb) from None
         HydraConfig.instance().set_config(cfg)

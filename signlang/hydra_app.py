@@ -68,9 +68,11 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         ValueError,
         RecursionError,
         YAMLError,
+        OSError,
         ModuleNotFoundError,
     ) as why:
         ours = not isinstance(why, ModuleNotFoundError) or missing_extra(why) is not why
+        ours &= isinstance(why, HydraException) or not isinstance(why, OSError) or of_file(why)
         # once the task runs, it is a fault of the program
         if traces or not ours or (of_settings_file(why) and jobs.started):
             raise
@@ -436,7 +438,12 @@ def of_settings_file(error: BaseException) -> bool:
     from yaml import YAMLError
 
     plain = type(error) in {ValueError, UnicodeDecodeError}  # not those that derive from them
-    return plain or isinstance(error, RecursionError | YAMLError)
+    return plain or of_file(error) or isinstance(error, RecursionError | YAMLError)
+
+
+def of_file(error: BaseException) -> bool:
+    """Whether an error is of the system and about a file: not a closed pipe, nor one of Hydra's."""
+    return isinstance(error, OSError) and error.filename is not None
 
 
 def unreadable_file(error: BaseException) -> SettingError:
@@ -446,12 +453,13 @@ def unreadable_file(error: BaseException) -> SettingError:
         error: That the files raise, of --config-dir for example.
     """
     mark = getattr(error, "problem_mark", None)  # of PyYAML: file, and line from 0
-    name = mark.name if mark else getattr(error, "name", None)
+    name = mark.name if mark else getattr(error, "filename", getattr(error, "name", None))
     place = f"{name or 'A file of settings'}{f', line {mark.line + 1}' if mark else ''}"
-    what = str(getattr(error, "problem", None) or error).splitlines()[0][:200]
+    what = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error)
     if isinstance(error, RecursionError):
         what = "it is nested too deeply"
     fix = "Fix it" if name else "Fix it (HYDRA_FULL_ERROR=1 shows where)"
+    what = str(what).splitlines()[0][:200]
     return SettingError(f"{place} cannot be read: {what}. {fix}, or leave it out.")
 
 

@@ -201,6 +201,10 @@ def test_a_configuration_folder_of_ones_own_joins(tiny: Path, tmp_path: Path) ->
         (b"seed: " + b"[" * 1200, r"A file of settings cannot be read: it is nested too deeply"),
         (b"# @package a: b: c\nseed: 1\n", r"A file of settings cannot be read: Too many "),
         (b"seed: " + b"9" * 5000, r"A file of settings cannot be read: Exceeds the limit"),
+        (
+            b"defaults: [/model: " + b"a" * 5000 + b"]\n",
+            r"aaa.yaml cannot be read: File name too long",
+        ),
     ],
 )
 def test_a_settings_file_that_cannot_be_read_is_named(
