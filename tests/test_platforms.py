@@ -1,6 +1,8 @@
 """What other systems lack is taken away here: macOS's and Windows' parts of `os` and `signal`."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,19 @@ os.sysconf = sysconf
 del os.sched_getaffinity
 """
 WINDOWS = f"""{NO_PROC}
-import multiprocessing, multiprocessing.context as context, os, signal
+import multiprocessing, multiprocessing.context as context, os, signal, sys
+real_import = builtins.__import__
+def importing(name, globals=None, *rest, **options):
+    if name == "fcntl" and globals["__name__"].startswith("signlang"):
+        raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    return real_import(name, globals, *rest, **options)
+builtins.__import__ = importing
+real_os_open = os.open
+def os_open(path, *rest, **options):
+    if os.path.isdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+    return real_os_open(path, *rest, **options)
+os.open = os_open
 for name in ("ForkProcess", "ForkContext", "ForkServerProcess", "ForkServerContext"):
     delattr(context, name)
 for name in ("fork", "forkserver"):
@@ -79,6 +93,26 @@ def test_windows_predicts(exported: tuple[Path, Result], tiny: Path, tmp_path: P
     image = tiny / "A" / "A0.png"
     done = run_on(WINDOWS, tmp_path, f"bundle={exported[0]}", str(image), verb="predict")
     assert done.code == 0, done.err
+
+
+def test_windows_draws_images_and_writes_a_bundle(trained: Path, tmp_path: Path) -> None:
+    write = (
+        "import pathlib; from signlang.data.synthetic.generator import write_dataset as write; "
+        "write(pathlib.Path('images'), signers=1, takes=1, size=16)"
+    )
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "sitecustomize.py").write_text(WINDOWS)
+    path = f"{start}{os.pathsep}{ROOT}"
+    drawn = subprocess.run(
+        [sys.executable, "-c", write], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "images" / "signers.csv").is_file()
+    done = run_on(WINDOWS, tmp_path, f"run={trained}", "out=bundle", verb="export")
+    assert done.code == 0, done.err
+    assert (tmp_path / "bundle" / "bundle.json").is_file()
 
 
 @pytest.mark.slow
