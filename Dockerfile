@@ -2,7 +2,7 @@
 #   docker build -t signlang .
 #   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/bundles:/bundles:ro" signlang bundle=/bundles/NAME
 
-FROM node:20-bookworm-slim AS page
+FROM node:24-trixie-slim AS page
 WORKDIR /page
 COPY signlang/server/page/package.json signlang/server/page/package-lock.json ./
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
@@ -12,13 +12,13 @@ RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
         node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm vendor/ \
     && gzip -9 -k -n vendor/*.wasm
 
-FROM python:3.11-slim-bookworm AS packages
+FROM python:3.11-slim-trixie AS packages
 COPY requirements-serve.lock /
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --require-hashes --requirement /requirements-serve.lock \
     && /venv/bin/pip uninstall --yes pip setuptools
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-trixie
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 COPY --from=packages /venv /venv

@@ -91,7 +91,7 @@ def test_every_lock_is_audited_and_no_package_is_passed_over() -> None:
                workflow["jobs"]["vulnerabilities"]["steps"])  # fmt: skip
 
 
-IMAGES = {"node:20-bookworm-slim": "1", "python:3.11-slim-bookworm": "2"}
+IMAGES = {"node:24-trixie-slim": "1", "python:3.11-slim-trixie": "2"}
 
 
 @pytest.mark.parametrize("is_reached", [True, False])
