@@ -186,6 +186,7 @@ def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(tiny: Path, tmp_pa
     assert all("resuming after epoch" in file.read_text() for file in logs)
 
 
+@pytest.mark.slow  # make test-faults kills sweeps of workers as well
 def test_workers_die_with_their_parent(tiny: Path, tmp_path: Path) -> None:
     command = begin(
         tmp_path, "-m", *TWO_AT_ONCE, *QUICK, f"data.root={tiny}",
