@@ -100,7 +100,7 @@ fuzz: setup ## Damage 100,000 files and requests of strangers: nothing but error
 	$(BIN)/python experiments/serving/api_fuzz.py --examples 1000 --least 10000
 
 .PHONY: test-faults
-test-faults: setup ## Kill, starve and damage commands 331 times, and ask a service 5,000 odd things (18 minutes)
+test-faults: setup ## Kill, starve and damage commands 331 times, and ask a service 5,000 odd things (16 minutes)
 	$(BIN)/python experiments/faults/campaign.py
 	$(BIN)/python experiments/serving/api_fuzz.py
 
