@@ -48,6 +48,7 @@ PEERS: Final = {
     "ultralytics": {"resnet18"},
     "keras": {"simple_cnn", "mobilenetv2", "mobilenetv2_dense"},
 }
+ACROSS: Final = 3  # panels of a row of the chart
 EPOCH: Final = re.compile(r"epoch (\d+)(?:/\d+)?\s.*accuracy ([\d.]+)")
 
 
@@ -177,13 +178,18 @@ def _command(contender: Contender, arguments: argparse.Namespace, folder: Path) 
 def chart(rows: Sequence[Sequence[Any]]) -> Figure:
     """Accuracy over seconds, a panel for each network and start."""
     panels = list(dict.fromkeys((str(row[0]), str(row[1])) for row in rows))
-    figure = Figure(figsize=(5.2 * len(panels), 4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    height = -(-len(panels) // ACROSS)
+    figure = Figure(figsize=(5.2 * ACROSS, 4 * height), layout="constrained")
+    places = figure.subplots(height, ACROSS, squeeze=False).flat
+    for axes in places[len(panels) :]:
+        axes.remove()
+    for axes, panel in zip(places, panels, strict=False):
         lines = [row for row in rows if (str(row[0]), str(row[1])) == panel]
         for who in dict.fromkeys((str(row[2]), str(row[3])) for row in lines):
             points = [row for row in lines if (str(row[2]), str(row[3])) == who]
             peer, settings = who
-            label = peer if peer == "signlang" else f"{peer}, {settings} settings"
+            words = {"own": "own settings", "ours": "our settings"}[settings]
+            label = peer if peer == "signlang" else f"{peer}, {words}"
             axes.plot(
                 [float(row[6]) for row in points], [float(row[7]) for row in points],
                 marker="o", markersize=3, linewidth=2.2 if peer == "signlang" else 1.1,
