@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from signlang.errors import SettingError, SignlangError, closest, listing, near_path, suggestion
-from signlang.files import parse_json
+from signlang.files import is_utf8, parse_json
 
 Schema = Mapping[str, Any]  # a JSON schema, or a piece of one
 
@@ -72,10 +72,8 @@ def _different(names: list[str]) -> list[str]:
 
 
 def _utf8(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValueError("it must be text, which can be written as UTF-8.") from None
+    if not is_utf8(name):
+        raise ValueError("it must be text, which can be written as UTF-8.")
     return name
 
 

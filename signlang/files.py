@@ -449,6 +449,19 @@ def is_plain_name(name: str) -> bool:
     return bool(parts) and not odd and not name.startswith("/") and ".." not in parts
 
 
+def is_utf8(text: str) -> bool:
+    r"""Whether a text can be written as UTF-8: a name of other bytes cannot.
+
+    >>> is_utf8("ß"), is_utf8("\udcff")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def parse_json(text: str | bytes) -> Any:
     r"""Read JSON of a file that anybody may have written.
 

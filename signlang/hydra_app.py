@@ -71,10 +71,14 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         OSError,
         ModuleNotFoundError,
     ) as why:
-        ours = not isinstance(why, ModuleNotFoundError) or missing_extra(why) is not why
-        ours &= isinstance(why, HydraException) or not isinstance(why, OSError) or of_file(why)
+        if isinstance(why, ModuleNotFoundError):
+            explained = missing_extra(why) is not why
+        elif isinstance(why, OSError) and not isinstance(why, HydraException):
+            explained = of_file(why)
+        else:
+            explained = True
         # once the task runs, it is a fault of the program
-        if traces or not ours or (of_settings_file(why) and jobs.started):
+        if traces or not explained or (of_settings_file(why) and jobs.started):
             raise
         ended = isinstance(why, (SweepError, KeyboardInterrupt, system.StopRequested))
         message = (None if ended else jobs.summary()) or readable(why, config_name)
@@ -455,11 +459,11 @@ def unreadable_file(error: BaseException) -> SettingError:
     mark = getattr(error, "problem_mark", None)  # of PyYAML: file, and line from 0
     name = mark.name if mark else getattr(error, "filename", getattr(error, "name", None))
     place = f"{name or 'A file of settings'}{f', line {mark.line + 1}' if mark else ''}"
-    what = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error)
+    reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or error
     if isinstance(error, RecursionError):
-        what = "it is nested too deeply"
+        reason = "it is nested too deeply"
+    what = str(reason).splitlines()[0][:200]
     fix = "Fix it" if name else "Fix it (HYDRA_FULL_ERROR=1 shows where)"
-    what = str(what).splitlines()[0][:200]
     return SettingError(f"{place} cannot be read: {what}. {fix}, or leave it out.")
 
 

@@ -17,7 +17,7 @@ def serve(cfg: DictConfig) -> None:
     config.check_packages()
     options = checked_config(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     from signlang.server.processes import Supervisor, start_json_log
-    from signlang.server.registry import read_bundles
+    from signlang.server.registry import fingerprints_of, read_bundles
 
     bundles, default = read_bundles(options.paths, options.default)
     console.log.info("Loading %s; the default is %s.", ", ".join(bundles), default)
@@ -25,7 +25,7 @@ def serve(cfg: DictConfig) -> None:
         if bundle.no_threshold and options.reject_threshold is None:
             console.log.info("%s", bundle.fallback_text)
     start_json_log()
-    Supervisor(options, {name: b.fingerprint for name, b in bundles.items()}).run()
+    Supervisor(options, fingerprints_of(bundles)).run()
 
 
 def main() -> None:

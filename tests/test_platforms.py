@@ -56,12 +56,17 @@ delattr(signal, "SIGHUP")
 """
 
 
-def run_on(system: str, place: Path, *words: str, verb: str = "train") -> Result:
-    """Run a verb where Python starts with parts of itself taken away."""
+def python_path(system: str, place: Path) -> str:
+    """A path of modules with which Python starts with parts of itself taken away."""
     start = place / "start"
     start.mkdir(exist_ok=True)
     (start / "sitecustomize.py").write_text(system)
-    return run_command(place, *words, verb=verb, PYTHONPATH=f"{start}{os.pathsep}{ROOT}")
+    return f"{start}{os.pathsep}{ROOT}"
+
+
+def run_on(system: str, place: Path, *words: str, verb: str = "train") -> Result:
+    """Run a verb on such a system."""
+    return run_command(place, *words, verb=verb, PYTHONPATH=python_path(system, place))
 
 
 def words_for(tiny: Path) -> tuple[str, ...]:
@@ -100,13 +105,9 @@ def test_windows_draws_images_and_writes_a_bundle(trained: Path, tmp_path: Path)
         "import pathlib; from signlang.data.synthetic.generator import write_dataset as write; "
         "write(pathlib.Path('images'), signers=1, takes=1, size=16)"
     )
-    start = tmp_path / "start"
-    start.mkdir()
-    (start / "sitecustomize.py").write_text(WINDOWS)
-    path = f"{start}{os.pathsep}{ROOT}"
     drawn = subprocess.run(
-        [sys.executable, "-c", write], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-c", write], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": python_path(WINDOWS, tmp_path)},
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "images" / "signers.csv").is_file()

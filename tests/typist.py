@@ -69,7 +69,7 @@ class Typist:
         if not environment.keys() <= LATE or verb == "serve" or FORKING in words:
             return run_anew(place, verb, *words, **environment)
         command = self.start(place, verb, *words, **environment)
-        command.wait(SECONDS)
+        command.wait()
         return command.result()
 
     def start(self, place: Path, verb: str, *words: str, **environment: str) -> "Command":
@@ -129,7 +129,7 @@ class Command:
         while self.poll() is None:
             if time.monotonic() > deadline:
                 self.kill()
-                raise subprocess.TimeoutExpired(self.err.read_text(), timeout)
+                raise subprocess.TimeoutExpired(self.err.read_text("utf-8"), timeout)
             time.sleep(0.005)
         assert self.returncode is not None
         return self.returncode
@@ -152,7 +152,7 @@ class Command:
     def result(self) -> Result:
         """How it ended."""
         assert self.returncode is not None
-        texts = [file.read_text() for file in (self.out, self.err)]
+        texts = [file.read_text("utf-8") for file in (self.out, self.err)]
         self.out.unlink()
         self.err.unlink()
         return Result(self.returncode, *texts)

@@ -395,7 +395,7 @@ class Index:
         Raises:
             DataError: If the name of a class is no text.
         """
-        odd = [name for name in self.classes if any("\ud800" <= c <= "\udfff" for c in name)]
+        odd = [name for name in self.classes if not files.is_utf8(name)]
         if odd:
             encoding = sys.getfilesystemencoding()
             fix = "rename its folder"

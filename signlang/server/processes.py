@@ -240,11 +240,11 @@ class Supervisor:
 
     def _take_up_replaced(self) -> None:
         """Use bundles that were replaced, now that no process has the earlier ones."""
-        from signlang.server.registry import read_bundles
+        from signlang.server.registry import fingerprints_of, read_bundles
 
         with suppress(SignlangError):  # the process that is started next says why
             bundles, _ = read_bundles(self._options.paths, self._options.default)
-            found = {name: bundle.fingerprint for name, bundle in bundles.items()}
+            found = fingerprints_of(bundles)
             if found != self._fingerprints:
                 self._fingerprints, self._failures, self._not_before = found, 0, 0.0
                 log.warning("a bundle was replaced, it is used from now on")

@@ -139,6 +139,11 @@ def read_bundles(paths: Sequence[Path], default: str | None) -> tuple[dict[str, 
     return bundles, chosen
 
 
+def fingerprints_of(bundles: Mapping[str, Bundle]) -> dict[str, str]:
+    """What tells bundles from those that replace them, by name."""
+    return {name: bundle.fingerprint for name, bundle in bundles.items()}
+
+
 def load_models(
     options: ServeConfig, fingerprints: Mapping[str, str] | None = None
 ) -> ModelRegistry:
@@ -153,12 +158,12 @@ def load_models(
         SignlangError: If one cannot be used, or is another one by now.
     """
     bundles, default = read_bundles(options.paths, options.default)
-    known = fingerprints or {b.name: b.fingerprint for b in bundles.values()}
-    replaced = [b.path for b in bundles.values() if known.get(b.name) != b.fingerprint]
+    found = fingerprints_of(bundles)
+    replaced = [name for name in found if fingerprints and fingerprints.get(name) != found[name]]
     if replaced:
         raise BundleError(
-            f"{replaced[0]} was replaced while the service runs. Start the service again, so that "
-            "no two of its processes answer by different networks."
+            f"{bundles[replaced[0]].path} was replaced while the service runs. Start the service "
+            "again, so that no two of its processes answer by different networks."
         )
     return ModelRegistry(
         {name: _load_model(bundle, options) for name, bundle in bundles.items()}, default
