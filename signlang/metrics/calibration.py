@@ -5,7 +5,7 @@ study; the test subset only measures them. Nothing here needs torch.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +13,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from signlang.arrays import Floats
+from signlang.arrays import Flags, Floats, Ints
 from signlang.console import log
 from signlang.files import write_json
 from signlang.metrics.classification import (
     SMALLEST_PROBABILITY,
     cross_entropy,
-    reliability_diagram,
+    expected_calibration_error,
     risk_coverage,
 )
 
@@ -68,12 +68,12 @@ def images_needed(wanted_precision: float) -> int:
     return math.ceil((1 - ROUNDING) / (1 - wanted_precision))
 
 
-def accepted(confidence: Floats, threshold: float) -> npt.NDArray[np.bool_]:
+def accepted(confidence: Floats, threshold: float | Floats) -> Flags:
     """(n,) which images are accepted: those of at least the threshold."""
     return np.asarray(confidence >= threshold, dtype=np.bool_)
 
 
-LabeledProbabilities = tuple[Floats, npt.NDArray[np.int64]]  # probabilities and labels
+LabeledProbabilities = tuple[Floats, Ints]  # probabilities and labels
 FILE: Final = "calibration.json"
 BOUNDS: Final = (0.01, 100.0)  # of a temperature; beyond, confidence is 0 or 1 to six digits anyway
 TOLERANCE: Final = 1e-6  # of a threshold: a softmax in 32 bits, and our files, are no finer
@@ -165,44 +165,159 @@ def fit_temperature(
     >>> round(fit_temperature([[9.0, 0.0], [0.0, 9.0]], [0, 1]), 3)  # no mistake: T stays
     1.0
     """
-    from scipy import optimize  # type: ignore[import-untyped,unused-ignore]
-
     rows, true = _checked(logits, labels)
-    of_true, scaled = rows[np.arange(len(true)), true], np.empty_like(rows)
+    return float(fit_temperatures(rows[None], true, None if losses is None else losses[None])[0])
 
-    def loss(log_t: float) -> float:
+
+def fit_temperatures(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, losses: Floats | None = None
+) -> Floats:
+    """`fit_temperature` for many networks at once, in a small part of the time.
+
+    Args:
+        logits: (networks, n, classes).
+        labels: (n,) positions of the true classes.
+        losses: What `grid_losses` makes of them, where it is known already.
+
+    Returns:
+        (networks,) temperatures.
+    """
+    rows, true = _checked(logits, labels)
+    of_true, scaled = _of_class(rows, true), np.empty_like(rows)
+
+    def loss(log_t: Floats, which: Ints) -> Floats:
         # the mean of `_losses` without its copies: it is called thousands of times
-        temperature = math.exp(log_t)
-        np.exp(np.divide(rows, temperature, out=scaled), out=scaled)
-        losses = np.log(np.add.reduce(scaled, axis=1)) - of_true / temperature
-        return float(np.add.reduce(losses) / len(losses))
+        temperature = np.array([math.exp(t) for t in log_t.tolist()])[:, None]
+        some = slice(None) if len(which) == len(rows) else which
+        out = scaled[: len(which)]
+        np.exp(np.divide(rows[some], temperature[..., None], out=out), out=out)
+        losses = np.log(np.add.reduce(out, axis=2)) - of_true[some] / temperature
+        return np.asarray(np.add.reduce(losses, axis=1) / losses.shape[1])
 
-    near = None if losses is None else LOG_GRID[losses.sum(0).argmin()]
-    optimum = optimize.minimize_scalar(
-        loss,
-        bounds=LOG_BOUNDS if near is None else np.clip((near - STEP, near + STEP), *LOG_BOUNDS),
-        method="bounded",
-        options={"xatol": 1e-7},
-    )
+    low, high = (np.full(len(rows), end) for end in LOG_BOUNDS)
+    if losses is not None:
+        near = LOG_GRID[losses.sum(1).argmin(1)]
+        low, high = (np.clip(near + step, *LOG_BOUNDS) for step in (-STEP, STEP))
+    places, values = bounded_minima(loss, low, high, 1e-7)
     # where margins are huge, the loss is 0 to the last digit over a wide range around 1
-    best = math.exp(float(optimum.x)) if optimum.fun < loss(0.0) else 1.0
-    return max(best, _lowest_temperature(rows))
+    is_better = values < loss(np.zeros(len(rows)), np.arange(len(rows)))
+    best = np.array([math.exp(place) for place in places.tolist()])
+    return _raised(np.where(is_better, best, 1.0)[:, None], rows)[:, 0]
 
 
-def _losses(rows: Floats, true: npt.NDArray[np.int64], temperature: Any) -> Floats:
-    """(n,) -log p(true class) at one temperature, or at one of each row, (n, 1)."""
+GOLDEN: Final = 0.5 * (3 - 5**0.5)
+SQRT_EPS: Final = 2.2e-16**0.5  # a minimum is no better known than that
+
+
+def bounded_minima(
+    function: Callable[[Floats, Ints], Floats], low: Floats, high: Floats, tolerance: float
+) -> tuple[Floats, Floats]:
+    """The minimum of each of k functions between its bounds, all searched at the same time.
+
+    Each takes the very steps of `scipy.optimize.minimize_scalar(method="bounded")`, which searches
+    one: a parabola through the three best points, or a golden section where that is no good (Brent
+    1973, Algorithms for Minimization Without Derivatives, chapter 5). For small functions the time
+    of a step is that of the interpreter, which they share.
+
+    Args:
+        function: Takes points and the numbers of the functions, and gives the values there.
+        low: (k,) lower bounds.
+        high: (k,) upper bounds.
+        tolerance: Of the place of a minimum.
+
+    Returns:
+        (k,) places of the minima, and (k,) values there.
+
+    >>> around = np.array([1.0, 2.0])
+    >>> places, values = bounded_minima(
+    ...     lambda x, which: (x - around[which]) ** 2, np.zeros(2), np.full(2, 9.0), 1e-7
+    ... )
+    >>> places.round(6).tolist(), values.round(6).tolist()
+    ([1.0, 2.0], [0.0, 0.0])
+    """
+    places, values = np.empty(len(low)), np.empty(len(low))
+    which, ends = np.arange(len(low)), np.stack([low, high])
+    first = low + GOLDEN * (high - low)
+    x = np.stack([first] * 3)  # best, second and third
+    f = np.stack([function(first, which)] * 3)
+    steps = np.zeros_like(ends)  # the last one, and that before it
+    while True:
+        near = SQRT_EPS * np.abs(x[0]) + tolerance / 3
+        going = np.abs(x[0] - 0.5 * ends.sum(0)) > 2 * near - 0.5 * (ends[1] - ends[0])
+        if not going.all():
+            places[which[~going]], values[which[~going]] = x[0, ~going], f[0, ~going]
+            which, near = which[going], near[going]
+            ends, x, f, steps = (state[:, going] for state in (ends, x, f, steps))
+        if not len(which):
+            return places, values
+        steps = _steps(ends, x, f, steps, near)
+        tried = x[0] + _sign(steps[0]) * np.maximum(np.abs(steps[0]), near)
+        f_tried = function(tried, which)
+        rank = [
+            f_tried <= f[0],
+            (f_tried <= f[1]) | (x[1] == x[0]),
+            (f_tried <= f[2]) | (x[2] == x[0]) | (x[2] == x[1]),
+        ]
+        is_best = rank[0]
+        is_low = (tried >= x[0]) == is_best  # of the two, the higher one is the new end
+        ends = np.where([is_low, ~is_low], np.where(is_best, x[0], tried), ends)
+        x, f = (
+            np.select(
+                rank,
+                [[new, own[0], own[1]], [own[0], new, own[1]], [own[0], own[1], new]],
+                own,
+            )
+            for own, new in ((x, tried), (f, f_tried))
+        )
+
+
+def _steps(ends: Floats, x: Floats, f: Floats, steps: Floats, near: Floats) -> Floats:
+    """(2, k) next steps from the best points, and those before them."""
+    (low, high), (best, second, third) = ends, x
+    middle, (step, before) = 0.5 * (low + high), steps
+    r = (best - second) * (f[0] - f[2])
+    q = (best - third) * (f[0] - f[1])
+    p = (best - third) * q - (best - second) * r
+    q = 2 * (q - r)
+    p, q = np.where(q > 0, -p, p), np.abs(q)
+    is_parabola = (
+        (np.abs(before) > near)
+        & (np.abs(p) < np.abs(0.5 * q * before))
+        & (p > q * (low - best))
+        & (p < q * (high - best))
+    )
+    parabola = np.divide(p, q, out=np.zeros_like(p), where=is_parabola)
+    at_end = (best + parabola - low < 2 * near) | (high - (best + parabola) < 2 * near)
+    parabola = np.where(at_end, near * _sign(middle - best), parabola)
+    section = np.where(best >= middle, low - best, high - best)
+    return np.where(is_parabola, [parabola, step], [GOLDEN * section, section])
+
+
+def _sign(values: Floats) -> Floats:
+    """The sign of each, 1 for 0."""
+    return np.where(values < 0, -1.0, 1.0)
+
+
+def _losses(rows: Floats, true: Ints, temperature: Any) -> Floats:
+    """(..., n) -log p(true class) at one temperature, or at one of each row, (..., n, 1)."""
     scaled = rows / temperature
-    losses: Floats = np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(true)), true]
+    losses: Floats = np.log(np.exp(scaled).sum(-1)) - _of_class(scaled, true)
     return losses
 
 
+def _of_class(rows: Floats, classes: Ints) -> Floats:
+    """(..., n) what rows of (..., n, classes) hold of a class each."""
+    places = np.broadcast_to(classes, rows.shape[:-1])[..., None]
+    return np.take_along_axis(rows, places, axis=-1)[..., 0]
+
+
 def grid_losses(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
-    """(n, temperatures) -log p(true class) at each temperature of a grid.
+    """(..., n, temperatures) -log p(true class) at each temperature of a grid.
 
     Rows of it serve every fit on some of the images.
 
     Args:
-        logits: (n, classes).
+        logits: (..., n, classes).
         labels: (n,) positions of the true classes.
 
     Raises:
@@ -210,25 +325,41 @@ def grid_losses(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     """
     rows, true = _checked(logits, labels)
     temperatures = np.exp(LOG_GRID)[:, None]
-    losses = np.empty((len(rows), len(temperatures)))
-    block = max(1, BLOCK // (len(temperatures) * rows.shape[1]))
-    for start in range(0, len(rows), block):
+    flat = rows.reshape(-1, rows.shape[-1])
+    of_true = _of_class(rows, true).reshape(-1, 1)
+    losses = np.empty((len(flat), len(temperatures)))
+    block = max(1, BLOCK // (len(temperatures) * flat.shape[1]))
+    for start in range(0, len(flat), block):
         here = slice(start, start + block)
-        own = rows[here]
-        scaled = own[:, None] / temperatures
-        of_true = own[np.arange(len(own)), true[here], None] / temperatures[:, 0]
-        losses[here] = np.log(np.exp(scaled, out=scaled).sum(2)) - of_true
-    return losses
+        scaled = flat[here, None] / temperatures
+        at_true = of_true[here] / temperatures[:, 0]
+        losses[here] = np.log(np.exp(scaled, out=scaled).sum(2)) - at_true
+    return losses.reshape(*rows.shape[:-1], -1)
+
+
+def _raised(temperatures: Floats, rows: Floats) -> Floats:
+    """(networks, k) temperatures, where they are below the lowest one of their network that."""
+    raised = temperatures.copy()
+    for own, of_network in zip(raised, rows, strict=True):
+        lowest = own.min()
+        # one look tells whether it is low enough for a search
+        if lowest < 1 and _excess(of_network, lowest) > 0:
+            np.maximum(own, _lowest_temperature(of_network), out=own)
+    return raised
+
+
+def _excess(rows: Floats, temperature: float) -> float:
+    """By how much the mean confidence is above (n + 1) / (n + 2)."""
+    confidence = 1 / np.exp(rows / temperature).sum(1)
+    return float(confidence.mean()) - (len(rows) + 1) / (len(rows) + 2)
 
 
 def _lowest_temperature(rows: Floats) -> float:
     """The temperature, at most 1, at which the mean confidence is (n + 1) / (n + 2)."""
-    from scipy import optimize
-
-    expected = (len(rows) + 1) / (len(rows) + 2)
+    from scipy import optimize  # type: ignore[import-untyped,unused-ignore]
 
     def excess(log_t: float) -> float:
-        return float((1 / np.exp(rows / math.exp(log_t)).sum(1)).mean()) - expected
+        return _excess(rows, math.exp(log_t))
 
     lowest = math.log(BOUNDS[0])
     if excess(0.0) >= 0:
@@ -255,12 +386,12 @@ def leave_one_out_gains(
     `fit_temperature`.
 
     Args:
-        logits: (n, classes); a constant added to a row changes nothing.
+        logits: (..., n, classes); a constant added to a row changes nothing.
         labels: (n,) positions of the true classes.
         losses: What `grid_losses` makes of them, where it is known already.
 
     Returns:
-        (n,) -log p(true class) at temperature 1, less the same at the temperature of the others.
+        (..., n) -log p(true class) at temperature 1, less that at the temperature of the others.
 
     Raises:
         ValueError: As `fit_temperature`.
@@ -270,16 +401,17 @@ def leave_one_out_gains(
     """
     rows, true = _checked(logits, labels)
     losses = grid_losses(rows, true) if losses is None else losses
-    others = losses.sum(0) - losses
-    image, best = np.arange(len(rows)), others.argmin(1).clip(1, len(LOG_GRID) - 2)
-    before, at, after = (others[image, best + offset] for offset in (-1, 0, 1))
+    others = losses.sum(-2, keepdims=True) - losses
+    best = others.argmin(-1).clip(1, len(LOG_GRID) - 2)
+    before, at, after = (_of_class(others, best + offset) for offset in (-1, 0, 1))
     curvature = before - 2 * at + after
-    shift = np.divide(before - after, 2 * curvature, out=np.zeros(len(rows)), where=curvature > 0)
+    shift = np.divide(before - after, 2 * curvature, out=np.zeros(at.shape), where=curvature > 0)
     fitted = np.exp(LOG_GRID[best] + STEP * shift.clip(-1, 1))
     # where margins are huge, the loss is 0 to the last digit over a wide range around 1
-    fitted[(best != ONE) & (at >= others[:, ONE])] = 1
-    fitted = np.maximum(fitted, _lowest_temperature(rows))
-    return losses[:, ONE] - _losses(rows, true, fitted[:, None])
+    fitted[(best != ONE) & (at >= others[..., ONE])] = 1
+    networks = (-1, *rows.shape[-2:])
+    fitted = _raised(fitted.reshape(networks[:-1]), rows.reshape(networks)).reshape(at.shape)
+    return losses[..., ONE] - _losses(rows, true, fitted[..., None])
 
 
 CLEARLY: Final = 2  # standard errors
@@ -288,9 +420,9 @@ CLEARLY: Final = 2  # standard errors
 def expected_gain(
     logits: npt.ArrayLike,
     labels: npt.ArrayLike,
-    temperature: float,
+    temperature: float | Floats,
     losses: Floats | None = None,
-) -> tuple[float, float]:
+) -> tuple[Floats, Floats]:
     """What a fitted temperature gains on other images, as far as the fitted ones can tell.
 
     The mean of `leave_one_out_gains`, with one mistake more than was seen, as Laplace's rule of
@@ -298,24 +430,26 @@ def expected_gain(
     that are all recognised recommend any temperature below 1, and say nothing of what it costs.
 
     Args:
-        logits: (n, classes).
+        logits: (..., n, classes).
         labels: (n,) positions of the true classes.
-        temperature: Fitted on all of them.
+        temperature: (...) fitted on all of them.
         losses: What `grid_losses` makes of them, where it is known already.
 
     Returns:
-        Mean gain in -log p(true class), and its standard error; 0 and 0 for a single image.
+        (...) mean gain in -log p(true class), and its standard error; 0 and 0 for a single image.
 
     >>> sure = np.array([[8.0, 0.0]] * 40)  # all right: 1 / T = 1.5 would do no harm to any
     >>> mean, error = expected_gain(sure, [0] * 40, 1 / 1.5)
-    >>> mean < 0
+    >>> bool(mean < 0)
     True
     """
     rows, true = _checked(logits, labels)
-    second = np.argsort(rows, axis=1)[:, -2]
-    mistake = float((_losses(rows, second, 1.0) - _losses(rows, second, temperature)).mean())
-    gains = np.append(leave_one_out_gains(rows, true, losses), min(mistake, 0.0))
-    return float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains)))
+    second = np.argsort(rows, axis=-1)[..., -2]
+    fitted = np.asarray(temperature)[..., None, None]
+    mistake = (_losses(rows, second, 1.0) - _losses(rows, second, fitted)).mean(-1, keepdims=True)
+    gains = leave_one_out_gains(rows, true, losses)
+    gains = np.concatenate([gains, np.minimum(mistake, 0.0)], axis=-1)
+    return gains.mean(-1), gains.std(-1, ddof=1) / math.sqrt(gains.shape[-1])
 
 
 LAST_DIGIT: Final = 5e-7  # half of it, in a file of six decimals
@@ -336,28 +470,27 @@ def logits_of(probabilities: npt.ArrayLike) -> Floats:
     return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST_PROBABILITY))
 
 
-def apply_temperature(probabilities: npt.ArrayLike, temperature: float) -> Floats:
+def apply_temperature(probabilities: npt.ArrayLike, temperature: float | Floats) -> Floats:
     """Softmax of the logits divided by the temperature.
 
     Args:
-        probabilities: (n, classes).
-        temperature: Above 0; the order of the classes stays.
+        probabilities: (..., n, classes).
+        temperature: (...) above 0; the order of the classes stays.
 
     >>> apply_temperature([[0.9, 0.1]], 2.0).round(3).tolist()
     [[0.75, 0.25]]
     """
-    scaled = logits_of(probabilities) / temperature
-    raised = np.exp(scaled - scaled.max(1, keepdims=True))
-    shares: Floats = raised / raised.sum(1, keepdims=True)
+    scaled = logits_of(probabilities) / np.asarray(temperature)[..., None, None]
+    raised = np.exp(scaled - scaled.max(-1, keepdims=True))
+    shares: Floats = raised / raised.sum(-1, keepdims=True)
     return shares
 
 
 def fit_calibration(
     probabilities: Floats,
-    labels: npt.NDArray[np.int64],
+    labels: Ints,
     wanted_precision: float,
     source: str = OF_RUN,
-    losses: Floats | None = None,
 ) -> Calibration:
     """Fit temperature and threshold on images that the network was not trained on.
 
@@ -369,6 +502,27 @@ def fit_calibration(
         labels: (n,) positions of the true classes.
         wanted_precision: Between 0 and 1.
         source: Which images these are.
+
+    Raises:
+        ValueError: As `fit_temperature`.
+    """
+    return fit_calibrations(probabilities[None], labels, [wanted_precision], source)[0]
+
+
+def fit_calibrations(
+    probabilities: Floats,
+    labels: Ints,
+    wanted_precisions: Sequence[float],
+    source: str = OF_RUN,
+    losses: Floats | None = None,
+) -> list[Calibration]:
+    """`fit_calibration` for many networks at once.
+
+    Args:
+        probabilities: (networks, n, classes).
+        labels: (n,) positions of the true classes.
+        wanted_precisions: (networks,).
+        source: Which images these are.
         losses: What `grid_losses` makes of their logits, where it is known already.
 
     Raises:
@@ -376,21 +530,34 @@ def fit_calibration(
     """
     logits = logits_of(probabilities)
     losses = grid_losses(logits, labels) if losses is None else losses
-    temperature = round(fit_temperature(logits, labels, losses), 6)
-    gain, error = expected_gain(logits, labels, temperature, losses)
-    kept = gain > CLEARLY * error
-    reason = (
-        f"{'kept' if kept else 'not kept'}, because a temperature of {temperature:.4g} "
-        f"{'lowers' if kept else 'does not clearly lower'} the loss of images that it was not "
-        f"fitted on: by {gain:.4f} +- {error:.4f} (mean gain, standard error; leave one out)"
-    )
-    if not kept:
-        temperature = 1.0
-    now = apply_temperature(probabilities, temperature)
-    threshold = reject_threshold(now.max(1), now.argmax(1) == labels, wanted_precision)
-    if threshold is not None:
-        threshold = round(min(math.floor(threshold / TOLERANCE), 1 / TOLERANCE - 1) * TOLERANCE, 6)
-    return Calibration(temperature, wanted_precision, threshold, len(now), kept, reason, source)
+    fitted = [round(one, 6) for one in fit_temperatures(logits, labels, losses).tolist()]
+    gains, errors = expected_gain(logits, labels, np.array(fitted), losses)
+    kept = (gains > CLEARLY * errors).tolist()
+    in_use = [one if is_kept else 1.0 for one, is_kept in zip(fitted, kept, strict=True)]
+    now = apply_temperature(probabilities, np.array(in_use))
+    confidence, correct = now.max(2), now.argmax(2) == labels
+    thresholds = map(_rounded_threshold, confidence, correct, wanted_precisions)
+    return [
+        Calibration(
+            used, precision, threshold, len(labels), is_kept,
+            f"{'kept' if is_kept else 'not kept'}, because a temperature of {temperature:.4g} "
+            f"{'lowers' if is_kept else 'does not clearly lower'} the loss of images that it was "
+            f"not fitted on: by {gain:.4f} +- {error:.4f} (mean gain, standard error; leave one "
+            "out)",
+            source,
+        )
+        for temperature, used, is_kept, precision, threshold, gain, error in zip(
+            fitted, in_use, kept, wanted_precisions, thresholds, gains, errors, strict=True
+        )
+    ]  # fmt: skip
+
+
+def _rounded_threshold(confidence: Floats, correct: Flags, wanted_precision: float) -> float | None:
+    """`reject_threshold`, rounded down to digits that other programs find as well."""
+    threshold = reject_threshold(confidence, correct, wanted_precision)
+    if threshold is None:
+        return None
+    return round(min(math.floor(threshold / TOLERANCE), 1 / TOLERANCE - 1) * TOLERANCE, 6)
 
 
 IN_SAMPLE: Final = (
@@ -436,36 +603,44 @@ def fields_of(calibration: Calibration) -> dict[str, Any]:
 
 
 def calibration_effects(
-    calibration: Calibration, probabilities: Floats, labels: npt.NDArray[np.int64]
+    calibration: Calibration, probabilities: Floats, labels: Ints
 ) -> dict[str, Any]:
     """Calibration error and loss before and after; coverage and precision at the threshold in use.
 
     The precision is None where no image is accepted.
     """
     now = apply_temperature(probabilities, calibration.temperature)
-    return effects(probabilities, now, accepted(now.max(1), calibration.threshold), labels)
+    is_accepted = accepted(now.max(1), calibration.threshold)
+    return effects(probabilities[None], now[None], is_accepted[None], labels)[0]
 
 
 def effects(
-    before: Floats, after: Floats, is_accepted: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]
-) -> dict[str, Any]:
-    """See `calibration_effects`.
+    before: Floats, after: Floats, is_accepted: Flags, labels: Ints
+) -> list[dict[str, Any]]:
+    """See `calibration_effects`; of many networks at once.
 
     Args:
-        before: (n, classes) probabilities.
-        after: (n, classes) those of the calibrated network, or networks.
-        is_accepted: (n,) whether the confidence reaches the threshold.
+        before: (networks, n, classes) probabilities.
+        after: (networks, n, classes) those of the calibrated networks.
+        is_accepted: (networks, n) whether the confidence reaches the threshold.
         labels: (n,) positions of the true classes.
     """
-    correct, pair = before.argmax(1) == labels, {"before": before, "after": after}
-    return {
-        "calibration_error": {
-            when: round(reliability_diagram(p.max(1), correct).error, 6) for when, p in pair.items()
-        },
-        "loss": {when: round(cross_entropy(p, labels), 6) for when, p in pair.items()},
-        "coverage": round(float(is_accepted.mean()), 6),
-        "precision": round(float(correct[is_accepted].mean()), 6) if is_accepted.any() else None,
-    }
+    correct = before.argmax(2) == labels
+    errors = [expected_calibration_error(p.max(2), correct).tolist() for p in (before, after)]
+    losses = [cross_entropy(p, labels).tolist() for p in (before, after)]
+    return [
+        {
+            "calibration_error": _before_and_after(*(one[number] for one in errors)),
+            "loss": _before_and_after(*(one[number] for one in losses)),
+            "coverage": round(float(own.mean()), 6),
+            "precision": round(float(correct[number, own].mean()), 6) if own.any() else None,
+        }
+        for number, own in enumerate(is_accepted)
+    ]
+
+
+def _before_and_after(before: float, after: float) -> dict[str, float]:
+    return {"before": round(before, 6), "after": round(after, 6)}
 
 
 def write_calibration(
@@ -490,10 +665,10 @@ def write_calibration(
     write_json(run / FILE, summary(calibration, outputs))
 
 
-def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.int64]]:
+def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Ints]:
     rows, true = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
-    if rows.ndim != 2 or true.shape != rows.shape[:1] or not len(rows):
+    if rows.ndim < 2 or true.shape != rows.shape[-2:-1] or not true.size:
         raise ValueError(f"A temperature needs images, not {rows.shape} and {true.shape}.")
     if not np.isfinite(rows).all():
         raise ValueError("A logit is not a finite number.")
-    return rows - rows.max(1, keepdims=True), true
+    return rows - rows.max(-1, keepdims=True), true

@@ -3,6 +3,7 @@
 scikit-learn takes a second to import, so each function imports it.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,21 +59,62 @@ def reliability_diagram(
     ([1, 2], [1.0, 0.5], 0.4667)
     """
     scores, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
-    if scores.ndim != 1 or scores.shape != right.shape or not len(scores):
+    if scores.ndim != 1:
+        raise ValueError(f"Reliability needs images, not {scores.shape} and {right.shape}.")
+    count, score_sums, hits = _bin_sums(scores, right, bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the nan of an empty bin
+        means, accuracy = score_sums / count, hits / count
+    error = float(np.abs(hits - score_sums).sum() / len(scores))
+    return Reliability(_edges(bins), count, means, accuracy, error)
+
+
+def expected_calibration_error(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 15
+) -> Floats:
+    """The error of `reliability_diagram`, of many networks at once.
+
+    Args:
+        confidence: (..., n) highest probability of each image, from 0 to 1.
+        correct: (..., n) truth values, whether that class was the right one.
+        bins: Number of bins.
+
+    Returns:
+        (...) errors.
+
+    Raises:
+        ValueError: As `reliability_diagram`.
+
+    >>> errors = expected_calibration_error([[0.9, 0.75], [1, 1]], [[True, False], [True, True]])
+    >>> errors.round(3).tolist()
+    [0.425, 0.0]
+    """
+    scores, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
+    _, score_sums, hits = _bin_sums(scores, right, bins)
+    return np.asarray(np.abs(hits - score_sums).sum(-1) / scores.shape[-1])
+
+
+def _edges(bins: int) -> Floats:
+    return np.arange(bins + 1) / bins
+
+
+def _bin_sums(scores: Floats, right: Flags, bins: int) -> tuple[Ints, Floats, Floats]:
+    """(..., bins) number of images, sum of their confidence, and number of those that are right."""
+    if scores.shape != right.shape or not scores.size:
         raise ValueError(f"Reliability needs images, not {scores.shape} and {right.shape}.")
     if not ((scores >= 0) & (scores <= 1 + 1e-6)).all():  # a softmax in 32 bits may round above 1
         raise ValueError("A confidence lies outside 0 to 1; give probabilities, not logits.")
     if bins < 1:
         raise ValueError(f"bins={bins} must be 1 or more.")
-    edges = np.arange(bins + 1) / bins
-    index = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, bins - 1)
-    count = np.bincount(index, minlength=bins)
-    score_sums = np.bincount(index, weights=scores, minlength=bins)
-    hits = np.bincount(index, weights=right, minlength=bins)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the nan of an empty bin
-        means, accuracy = score_sums / count, hits / count
-    error = float(np.abs(hits - score_sums).sum() / len(scores))
-    return Reliability(edges, count, means, accuracy, error)
+    index = np.clip(np.searchsorted(_edges(bins), scores, side="left") - 1, 0, bins - 1)
+    shape = (*scores.shape[:-1], bins)
+    every = math.prod(shape)
+    # each network has bins of its own
+    index = (index.reshape(-1, scores.shape[-1]) + np.arange(0, every, bins)[:, None]).ravel()
+    count, score_sums, hits = (
+        np.bincount(index, weights, every).reshape(shape)
+        for weights in (None, scores.ravel(), right.ravel())
+    )
+    return count, score_sums, hits
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,15 +210,16 @@ def classification_metrics(probabilities: Floats, labels: Ints) -> dict[str, flo
     return {
         "accuracy": float((predicted == labels).mean()),
         "macro_f1": macro_f1(labels, predicted),
-        "loss": cross_entropy(probabilities, labels),
+        "loss": float(cross_entropy(probabilities, labels)),
         "calibration_error": reliability_diagram(probabilities.max(1), predicted == labels).error,
     }
 
 
-def cross_entropy(probabilities: Floats, labels: Ints) -> float:
-    """Mean of -log p(true class), from (n, classes) probabilities and (n,) labels."""
-    of_truth = np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST_PROBABILITY)
-    return float(-np.log(of_truth).mean())
+def cross_entropy(probabilities: Floats, labels: Ints) -> Floats:
+    """(...) mean of -log p(true class), from (..., n, classes) probabilities and (n,) labels."""
+    places = np.broadcast_to(labels, probabilities.shape[:-1])[..., None]
+    of_truth = np.take_along_axis(probabilities, places, axis=-1)[..., 0]
+    return np.asarray(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean(-1))
 
 
 def macro_f1(labels: Ints, predicted: Ints) -> float:

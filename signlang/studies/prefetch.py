@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from signlang.console import log
+from signlang.data.image_io import batched
 from signlang.data.workers import Submit, background_processes
 from signlang.errors import RunError
 from signlang.metrics.classification import Predictions, classification_metrics
 from signlang.runs.folder import RunFolder
 from signlang.runs.results import read_predictions
-from signlang.studies.study import CrossFit, Setting, Study, read_cross_fit
+from signlang.studies.study import CrossFit, Setting, Study, cross_fits, wanted_precision
 from signlang.system import cpu_count
 
 FEWEST: Final = 200  # settings; for fewer, starting processes takes longer than they save
 READ: Final = 5  # settings that are sent at a time
-FITTED: Final = 20
+FITTED: Final = 25
+IMAGES: Final = 20_000  # that are fitted at a time, for the sake of memory
 Result = TypeVar("Result")
 Measured = tuple[Predictions, dict[str, float]]
 
@@ -63,14 +65,17 @@ def _in_order(futures: Iterable[Future[list[Result]]]) -> Iterator[Result]:
 
 def _fit(submit: Submit, predictions: Mapping[Setting, Sequence[Predictions]]) -> None:
     tasks = [(setting.runs[0].path, of_folds) for setting, of_folds in predictions.items()]
-    futures = submit(partial(_fitted, asked_by=os.getpid()), tasks, FITTED)
+    images = max((sum(len(fold.labels) for fold in of_folds) for _, of_folds in tasks), default=1)
+    at_once = max(1, min(FITTED, IMAGES // images))
+    chunks = list(batched(tasks, at_once))
+    futures = submit(partial(_fitted, asked_by=os.getpid()), chunks, 1)
     for number, setting in enumerate(predictions):
-        chunk, place = divmod(number, FITTED)
+        chunk, place = divmod(number, at_once)
         setting.expect_cross_fit(partial(_result, futures[chunk], place))
 
 
-def _result(future: Future[list[CrossFit | None]], place: int) -> CrossFit | None:
-    return future.result()[place]
+def _result(future: Future[list[list[CrossFit | None]]], place: int) -> CrossFit | None:
+    return future.result()[0][place]
 
 
 def _without_images(predictions: Predictions) -> Predictions:
@@ -99,12 +104,25 @@ def _measured(runs: Sequence[tuple[Path, int]], asked_by: int) -> list[Measured 
     return [_silently(partial(_measure, path, fold)) for path, fold in runs]
 
 
-def _fitted(task: tuple[Path, Sequence[Predictions]], asked_by: int) -> CrossFit | None:
-    """The calibration of a setting; None likewise."""
-    run, predictions = task
+def _fitted(
+    settings: Sequence[tuple[Path, Sequence[Predictions]]], asked_by: int
+) -> list[CrossFit | None]:
+    """The calibrations of settings; None likewise."""
+    fitted: list[CrossFit | None] = [None] * len(settings)
     if os.getpid() == asked_by:
-        return None
-    return _silently(partial(read_cross_fit, run, Predictions.concatenate(predictions)))
+        return fitted
+    alike: dict[object, dict[int, tuple[Predictions, float]]] = {}
+    for number, (run, of_folds) in enumerate(settings):
+        precision = _silently(partial(wanted_precision, run))
+        if precision is not None:
+            one = Predictions.concatenate(of_folds)
+            key = one.probabilities.shape, one.labels.tobytes(), one.folds.tobytes()
+            alike.setdefault(key, {})[number] = one, precision
+    for group in alike.values():
+        predictions, precisions = zip(*group.values(), strict=True)
+        for number, result in zip(group, cross_fits(predictions, precisions), strict=True):
+            fitted[number] = result
+    return fitted
 
 
 def _measure(path: Path, fold: int) -> Measured:

@@ -157,7 +157,9 @@ class Setting:
         if self.not_calibrated:
             return None
         fitted = self._expected_cross_fit()
-        return fitted if fitted is not None else read_cross_fit(self.runs[0].path, self.predictions)
+        if fitted is not None:
+            return fitted
+        return cross_fit(self.predictions, wanted_precision(self.runs[0].path))
 
     @cached_property
     def _expected_cross_fit(self) -> "Callable[[], CrossFit | None]":
@@ -242,14 +244,13 @@ class CrossFit:
         }
 
 
-def read_cross_fit(run: Path, predictions: Predictions) -> CrossFit:
-    """Fit as `cross_fit`, for the precision that a run was calibrated for.
+def wanted_precision(run: Path) -> float:
+    """The precision that a run was calibrated for.
 
     Raises:
         RunError: If its calibration cannot be read.
     """
-    own = read_calibration(run) or Calibration()
-    return cross_fit(predictions, own.wanted_precision)
+    return (read_calibration(run) or Calibration()).wanted_precision
 
 
 def cross_fit(predictions: Predictions, wanted_precision: float) -> CrossFit:
@@ -259,25 +260,40 @@ def cross_fit(predictions: Predictions, wanted_precision: float) -> CrossFit:
         predictions: Of at least two test folds, each by the network that was not trained on it.
         wanted_precision: Between 0 and 1.
     """
-    before, labels = calibration.fill_zeros(predictions.probabilities), predictions.labels
-    after, is_accepted = np.empty_like(before), np.empty(len(labels), dtype=np.bool_)
+    return cross_fits([predictions], [wanted_precision])[0]
+
+
+def cross_fits(
+    predictions: Sequence[Predictions], wanted_precisions: Sequence[float]
+) -> list[CrossFit]:
+    """`cross_fit` of settings whose labels and folds are the same, all at once."""
+    before = np.stack([calibration.fill_zeros(one.probabilities) for one in predictions])
+    labels, fold_of = predictions[0].labels, predictions[0].folds
+    after, is_accepted = np.empty_like(before), np.empty(before.shape[:2], dtype=np.bool_)
     losses = calibration.grid_losses(calibration.logits_of(before), labels)
-    folds = {}
-    for fold in np.unique(predictions.folds).tolist():
-        here = predictions.folds == fold
-        fitted = calibration.fit_calibration(
-            before[~here], labels[~here], wanted_precision, OF_STUDY, losses[~here]
-        )
-        after[here] = calibration.apply_temperature(before[here], fitted.temperature)
-        is_accepted[here] = calibration.accepted(after[here].max(1), fitted.threshold)
-        folds[fold] = (
-            fitted, calibration.effects(before[here], after[here], is_accepted[here], labels[here])
+    folds: list[dict[int, tuple[Calibration, Mapping[str, Any]]]] = [{} for _ in predictions]
+    for fold in np.unique(fold_of).tolist():
+        here, others = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
+        fitted = calibration.fit_calibrations(
+            before.take(others, 1), labels[others], wanted_precisions, OF_STUDY,
+            losses.take(others, 1),
         )  # fmt: skip
-    return CrossFit(
-        calibration.fit_calibration(before, labels, wanted_precision, OF_STUDY, losses),
-        folds,
-        calibration.effects(before, after, is_accepted, labels),
-    )
+        own = before.take(here, 1)
+        now = calibration.apply_temperature(own, np.array([one.temperature for one in fitted]))
+        limits = np.array([[one.threshold] for one in fitted])
+        after[:, here], is_accepted[:, here] = now, calibration.accepted(now.max(2), limits)
+        effects = calibration.effects(own, now, is_accepted.take(here, 1), labels[here])
+        for of_setting, own_fit, own_effects in zip(folds, fitted, effects, strict=True):
+            of_setting[fold] = own_fit, own_effects
+    return [
+        CrossFit(*of_setting)
+        for of_setting in zip(
+            calibration.fit_calibrations(before, labels, wanted_precisions, OF_STUDY, losses),
+            folds,
+            calibration.effects(before, after, is_accepted, labels),
+            strict=True,
+        )
+    ]
 
 
 @dataclass(frozen=True, eq=False)

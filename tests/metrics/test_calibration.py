@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy import optimize  # type: ignore[import-untyped,unused-ignore]
 from sklearn.metrics import log_loss
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -19,10 +20,14 @@ from signlang.metrics.calibration import (
     Calibration,
     accepted,
     apply_temperature,
+    bounded_minima,
     calibration_effects,
+    effects,
     expected_gain,
     fit_calibration,
+    fit_calibrations,
     fit_temperature,
+    fit_temperatures,
     leave_one_out_gains,
     logits_of,
     reject_threshold,
@@ -336,7 +341,7 @@ def test_a_temperature_is_kept_where_it_helps_other_images(
     assert fitted.kept is kept
     assert (fitted.temperature != 1) is kept
     gain, error = expected_gain(logits, labels, fit_temperature(logits, labels))
-    assert (gain > 2 * error) is kept
+    assert bool(gain > 2 * error) is kept
     wanted = "kept, because a temperature of " if kept else "not kept, because a temperature of "
     assert fitted.reason.startswith(wanted)
     assert f"{gain:.4f} +- {error:.4f}" in fitted.reason
@@ -433,3 +438,57 @@ def test_a_damaged_run_folder_says_what_to_do(tmp_path: Path) -> None:
 
 def test_logits_without_a_difference_leave_the_temperature_alone() -> None:
     assert fit_temperature([[3.0, 3.0, 3.0]] * 6, [0, 1, 2, 0, 1, 2]) == 1.0
+
+
+def test_many_networks_at_once_have_the_calibrations_that_each_has_alone() -> None:
+    """To the last digit, whatever stops the search of one of them."""
+    rng, labels = np.random.default_rng(0), np.arange(120) % 4
+    right = np.eye(4)[labels]
+    logits = np.stack([
+        scale * (margin * right + rng.normal(size=right.shape))
+        for scale, margin in ((5, 1), (0.3, 2), (1, 9), (0.01, 0), (1, 1.5), (40, 0))
+    ])  # fmt: skip
+    shares = torch.from_numpy(logits).softmax(2).numpy()
+    precisions = [0.9, 0.99, 0.9, 0.5, 0.7, 0.9]
+    alone = [fit_calibration(one, labels, of) for one, of in zip(shares, precisions, strict=True)]
+    assert fit_calibrations(shares, labels, precisions) == alone
+    assert len({one.temperature for one in alone}) > 3
+    assert {one.kept for one in alone} == {False, True}
+    now = apply_temperature(shares, np.array([one.temperature for one in alone]))
+    is_accepted = now.max(2) >= np.array([[one.threshold] for one in alone])
+    assert effects(shares, now, is_accepted, labels) == [
+        calibration_effects(fitted, one, labels) for fitted, one in zip(alone, shares, strict=True)
+    ]
+    together = fit_temperatures(logits, labels)
+    assert together.tolist() == [fit_temperature(one, labels) for one in logits]
+
+
+def test_many_minima_at_once_are_those_of_scipy_to_the_last_digit() -> None:
+    rng = np.random.default_rng(0)
+    middle, waves = rng.normal(scale=3, size=300), rng.normal(size=(300, 2))
+
+    def function(x: Floats, which: Ints) -> Floats:
+        """Smooth ones and broken ones, with minima inside and at the bounds."""
+        smooth = np.abs(x - middle[which]) ** 1.5 + waves[which, 0] * np.sin(3 * x)
+        return np.asarray(smooth + np.round(waves[which, 1] * x, 3))
+
+    low, high = -5 * rng.random(300), 5 * rng.random(300)
+    places, values = bounded_minima(function, low, high, 1e-7)
+    for number in range(300):
+        alone = optimize.minimize_scalar(
+            lambda x, which: float(function(np.array([x]), np.array([which]))[0]),
+            args=(number,),
+            bounds=(low[number], high[number]),
+            method="bounded",
+            options={"xatol": 1e-7},
+        )
+        assert (alone.x, alone.fun) == (places[number], values[number])
+
+
+def test_a_function_that_is_no_number_ends_the_search() -> None:
+    places, values = bounded_minima(
+        lambda x, which: np.where(which == 0, np.nan, (x - 1) ** 2),
+        np.zeros(2), np.full(2, 3.0), 1e-7,
+    )  # fmt: skip
+    assert np.isnan(values[0])
+    assert abs(places[1] - 1) < 1e-6
