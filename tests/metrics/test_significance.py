@@ -397,6 +397,13 @@ def test_friedman_gives_the_figure_of_rs_documentation() -> None:
     assert friedman(times) == pytest.approx(0.003805, abs=5e-7)
 
 
+@pytest.mark.parametrize(("folds", "settings"), [(5, 3), (10, 7), (5, 200)])
+def test_friedman_with_ties_is_that_of_scipy(folds: int, settings: int) -> None:
+    accuracies = np.random.default_rng(0).random((folds, settings)).round(1)
+    expected = stats.friedmanchisquare(*accuracies.T).pvalue
+    assert friedman(accuracies) == pytest.approx(expected, rel=1e-9)
+
+
 def test_friedman_of_equal_settings_is_1() -> None:
     assert friedman(np.full((5, 4), 0.9)) == 1
     equal = np.full((5, 3), 0.3)
