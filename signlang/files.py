@@ -261,10 +261,12 @@ def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def read_csv(file: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV file that `write_csv` wrote; none if there is no such file."""
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        return list(csv.DictReader(stream))
+    return list(csv.DictReader(text_lines(file.read_bytes()))) if file.is_file() else []
+
+
+def text_lines(content: bytes) -> io.StringIO:
+    """The lines of a CSV file that `write_csv` wrote, for a reader of them."""
+    return io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
 
 
 DELIMITERS: Final = ",;\t|"

@@ -20,6 +20,7 @@ from signlang.metrics.classification import (
     SMALLEST_PROBABILITY,
     cross_entropy,
     expected_calibration_error,
+    of_class,
     risk_coverage,
 )
 
@@ -183,7 +184,7 @@ def fit_temperatures(
         (networks,) temperatures.
     """
     rows, true = _checked(logits, labels)
-    of_true, scaled = _of_class(rows, true), np.empty_like(rows)
+    of_true, scaled = of_class(rows, true), np.empty_like(rows)
 
     def loss(log_t: Floats, which: Ints) -> Floats:
         # the mean of `_losses` without its copies: it is called thousands of times
@@ -301,14 +302,8 @@ def _sign(values: Floats) -> Floats:
 def _losses(rows: Floats, true: Ints, temperature: Any) -> Floats:
     """(..., n) -log p(true class) at one temperature, or at one of each row, (..., n, 1)."""
     scaled = rows / temperature
-    losses: Floats = np.log(np.exp(scaled).sum(-1)) - _of_class(scaled, true)
+    losses: Floats = np.log(np.exp(scaled).sum(-1)) - of_class(scaled, true)
     return losses
-
-
-def _of_class(rows: Floats, classes: Ints) -> Floats:
-    """(..., n) what rows of (..., n, classes) hold of a class each."""
-    places = np.broadcast_to(classes, rows.shape[:-1])[..., None]
-    return np.take_along_axis(rows, places, axis=-1)[..., 0]
 
 
 def grid_losses(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
@@ -326,7 +321,7 @@ def grid_losses(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     rows, true = _checked(logits, labels)
     temperatures = np.exp(LOG_GRID)[:, None]
     flat = rows.reshape(-1, rows.shape[-1])
-    of_true = _of_class(rows, true).reshape(-1, 1)
+    of_true = of_class(rows, true).reshape(-1, 1)
     losses = np.empty((len(flat), len(temperatures)))
     block = max(1, BLOCK // (len(temperatures) * flat.shape[1]))
     for start in range(0, len(flat), block):
@@ -403,7 +398,7 @@ def leave_one_out_gains(
     losses = grid_losses(rows, true) if losses is None else losses
     others = losses.sum(-2, keepdims=True) - losses
     best = others.argmin(-1).clip(1, len(LOG_GRID) - 2)
-    before, at, after = (_of_class(others, best + offset) for offset in (-1, 0, 1))
+    before, at, after = (of_class(others, best + offset) for offset in (-1, 0, 1))
     curvature = before - 2 * at + after
     shift = np.divide(before - after, 2 * curvature, out=np.zeros(at.shape), where=curvature > 0)
     fitted = np.exp(LOG_GRID[best] + STEP * shift.clip(-1, 1))

@@ -215,11 +215,26 @@ def classification_metrics(probabilities: Floats, labels: Ints) -> dict[str, flo
     }
 
 
+def of_class(table: Floats, classes: Ints) -> Floats:
+    """(..., n) of each row of (..., n, classes) what it holds of one class.
+
+    Args:
+        table: (..., n, classes).
+        classes: (n,) or (..., n) positions of those classes.
+
+    >>> of_class(np.array([[0.9, 0.1], [0.3, 0.7]]), np.array([0, 1])).tolist()
+    [0.9, 0.7]
+    """
+    rows = table.reshape(-1, table.shape[-1])
+    columns = np.broadcast_to(classes, table.shape[:-1]).ravel()
+    values: Floats = rows[np.arange(len(rows)), columns].reshape(table.shape[:-1])
+    return values
+
+
 def cross_entropy(probabilities: Floats, labels: Ints) -> Floats:
     """(...) mean of -log p(true class), from (..., n, classes) probabilities and (n,) labels."""
-    places = np.broadcast_to(labels, probabilities.shape[:-1])[..., None]
-    of_truth = np.take_along_axis(probabilities, places, axis=-1)[..., 0]
-    return np.asarray(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean(-1))
+    of_truth = np.maximum(of_class(probabilities, labels), SMALLEST_PROBABILITY)
+    return np.asarray(-np.log(of_truth).mean(-1))
 
 
 def macro_f1(labels: Ints, predicted: Ints) -> float:

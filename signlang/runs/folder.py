@@ -6,7 +6,6 @@ Hyper-parameter searches write `search.json` beside the run folders of their stu
 
 import csv
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -33,6 +32,7 @@ from signlang.files import (
     escaping_link,
     parse_json,
     remove_abandoned,
+    text_lines,
     write_json,
 )
 from signlang.runs.identity import FORMAT, differences
@@ -65,7 +65,7 @@ def _file_checksum(file: Path) -> str:
         with file.open("rb", buffering=0) as stream:
             start = stream.read(AT_ONCE)
             if len(start) < AT_ONCE and not stream.read(1):
-                return hashlib.blake2b(start).hexdigest()[:32]
+                return _checksum(start)
             stream.seek(0)
             return hashlib.file_digest(stream, "blake2b").hexdigest()[:32]
     except OSError:
@@ -82,27 +82,25 @@ def _unchanged_since(file: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=2**16)
-def _recorded_checksums(run: Path, _: tuple[int, int]) -> tuple[Mapping[str, Any], str]:
-    """Checksums that `metrics.json` holds, and its own; read once of each content."""
+def _recorded_checksums(run: Path, _: tuple[int, int]) -> Mapping[str, str]:
+    """Checksums that `metrics.json` holds; read once of each content."""
     return _checksums_of(RunFolder(run).metrics() or {})
 
 
-def _checksums_of(metrics: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """Checksums that the content of a `metrics.json` holds, and its own."""
+def _checksums_of(metrics: Mapping[str, Any]) -> Mapping[str, str]:
+    """Checksums that the content of a `metrics.json` holds."""
     known = metrics.get(CHECKSUMS)
-    return known if isinstance(known, dict) else {}, _checksum_of_content(metrics)
+    return known if isinstance(known, dict) else {}
 
 
-@lru_cache(maxsize=2**18)
-def _checksum_once(file: Path, _: tuple[int, int]) -> str:
-    """Checksum of a file, which is read once of each content."""
-    return _file_checksum(file)
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content).hexdigest()[:32]
 
 
 def _checksum_of_content(metrics: Mapping[str, Any]) -> str:
     """Checksum of metrics that were read from a file."""
     content = {key: value for key, value in metrics.items() if key != CHECKSUMS}
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return _checksum(json.dumps(content, sort_keys=True).encode())
 
 
 def _metrics_checksum(metrics: Mapping[str, Any]) -> str:
@@ -178,6 +176,29 @@ class ImageTable:
         """Which of some images are alike, by all images of the run."""
         return self._clusters[[self.row_of[path] for path in paths]]
 
+    def tested_images(self, paths: tuple[str, ...]) -> "TestedImages | None":
+        """The images of the test fold in some order, the same object each time.
+
+        Args:
+            paths: In that order; None is returned if they are not all of them, each once.
+        """
+        if paths not in self._tested_images:
+            if set(paths) != self.tested.keys() or len(paths) != len(self.tested):
+                return None
+            signers = tuple(self.tested[path] for path in paths)
+            sets = self.sets
+            self._tested_images[paths] = TestedImages(
+                paths,
+                signers if all(signers) else None,
+                self.clusters_of(paths),
+                None if sets is None else tuple(sets[self.row_of[path]] for path in paths),
+            )
+        return self._tested_images[paths]
+
+    @cached_property
+    def _tested_images(self) -> "dict[tuple[str, ...], TestedImages]":
+        return {}
+
     def _optional(self, column: str) -> tuple[str, ...] | None:
         values = tuple(row.get(column) or "" for row in self.rows)
         return values if any(values) else None
@@ -187,10 +208,27 @@ class ImageTable:
         return [row for row in self.rows if subset in row["subset"].split("+")]
 
 
+@dataclass(frozen=True, eq=False)
+class TestedImages:
+    """The images of a test fold, in some order.
+
+    Attributes:
+        paths: One per image.
+        signers: Of each image; None if unknown.
+        clusters: (n,) which images are alike.
+        sets: The data set of each image; None where there is one only.
+    """
+
+    paths: tuple[str, ...]
+    signers: tuple[str, ...] | None
+    clusters: Clusters
+    sets: tuple[str, ...] | None
+
+
 # as many as a study has folds: the settings of a study have the same tables
 @lru_cache(maxsize=32)
-def _image_table(content: str) -> ImageTable:
-    return ImageTable(list(csv.DictReader(io.StringIO(content, newline=""))))
+def _image_table(content: bytes) -> ImageTable:
+    return ImageTable(list(csv.DictReader(text_lines(content))))
 
 
 @dataclass(frozen=True)
@@ -248,7 +286,11 @@ class RunFolder:
         Raises:
             RunError: If it cannot be read, or was written in another format than today's.
         """
-        record = self._read("record.json")
+        return self.parsed_record(self.read(RECORD))
+
+    def parsed_record(self, content: bytes | None) -> dict[str, Any] | None:
+        """`record`, of a file that was read."""
+        record = self.parsed(RECORD, content)
         if record is not None and record.get("format") != FORMAT:
             raise RunError(
                 f"{self.path / 'record.json'} is of format {record.get('format', 1)}, this version "
@@ -266,10 +308,8 @@ class RunFolder:
             RunError: If it is missing, damaged, or has the columns of an earlier version.
         """
         file = self.path / "data.csv"
-        self.report_changes("data.csv")
         try:
-            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-                table = _image_table(stream.read())
+            table = _image_table(self.content("data.csv"))
         except OSError:
             raise RunError(f"{file} is missing or damaged. {TRAIN_AGAIN}") from None
         rows = table.rows
@@ -349,7 +389,26 @@ class RunFolder:
             own = {**metrics[CHECKSUMS], name: _file_checksum(self.path / name)}
             self.finish({**metrics, CHECKSUMS: own})
 
-    def report_changes(self, *names: str, metrics: Mapping[str, Any] | None = None) -> None:
+    def content(self, name: str) -> bytes:
+        """Read a file, and warn if it is not as the run has left it.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        try:
+            content = (self.path / name).read_bytes()
+        except OSError:
+            self.report_changes(name, contents={name: None})
+            raise
+        self.report_changes(name, contents={name: content})
+        return content
+
+    def report_changes(
+        self,
+        *names: str,
+        metrics: Mapping[str, Any] | None = None,
+        contents: Mapping[str, bytes | None] | None = None,
+    ) -> None:
         """Warn of files that are not as the run has left them; of each once.
 
         Nothing is known of the files of earlier versions, which wrote no checksums.
@@ -357,19 +416,25 @@ class RunFolder:
         Args:
             names: Of the files.
             metrics: Content of `metrics.json`, where it was read already.
+            contents: Those of other files, likewise; None of a file that cannot be read.
         """
-        known, of_metrics = (
-            _recorded_checksums(self.path, _unchanged_since(self.path / METRICS))
-            if metrics is None
-            else _checksums_of(metrics)
-        )
+        if metrics is None:
+            known = _recorded_checksums(self.path, _unchanged_since(self.path / METRICS))
+        else:
+            known = _checksums_of(metrics)
         for name in names:
-            file = self.path / name
             if name in known:
-                is_own = name == METRICS
-                found = of_metrics if is_own else _checksum_once(file, _unchanged_since(file))
+                if name == METRICS:
+                    found = _checksum_of_content(
+                        self.metrics() or {} if metrics is None else metrics
+                    )
+                elif contents is None or name not in contents:
+                    found = _file_checksum(self.path / name)
+                else:
+                    content = contents[name]
+                    found = "" if content is None else _checksum(content)
                 if found != known[name]:
-                    _warn_of_change(file, found)
+                    _warn_of_change(self.path / name, found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -461,20 +526,44 @@ class RunFolder:
                 entry.unlink()
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        file = self.path / name
+        return self.parsed(name, self.read(name))
+
+    def read(self, name: str) -> bytes | None:
+        """Read a file of JSON; None if there is none.
+
+        Raises:
+            RunError: If it cannot be read.
+        """
         try:
-            content = parse_json(file.read_text("utf-8"))
+            return (self.path / name).read_bytes()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+
+    def parsed(self, name: str, content: bytes | None) -> dict[str, Any] | None:
+        """What a file of JSON holds; None if there is none.
+
+        Raises:
+            RunError: If that is no JSON object.
+        """
+        if content is None:
+            return None
+        try:
+            parsed = parse_json(content.decode("utf-8"))
+        except ValueError as error:
+            raise self._unreadable(name, error) from None
+        if not isinstance(parsed, dict):
             raise RunError(
-                f"{file} cannot be read ({reason}): delete it to finish the run again, "
-                "or train the run again with overwrite=true."
-            ) from None
-        if not isinstance(content, dict):
-            raise RunError(f"{file} holds no JSON object: delete it to finish the run again.")
-        return content
+                f"{self.path / name} holds no JSON object: delete it to finish the run again."
+            )
+        return parsed
+
+    def _unreadable(self, name: str, error: OSError | ValueError) -> RunError:
+        return RunError(
+            f"{self.path / name} cannot be read ({getattr(error, 'strerror', None) or error}): "
+            "delete it to finish the run again, or train the run again with overwrite=true."
+        )
 
 
 SEARCH: Final = "search.json"

@@ -2,8 +2,7 @@
 
 import csv
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from signlang.arrays import Floats
 from signlang.console import log
 from signlang.constraints import Count, Index, Strict, Text, validated
 from signlang.errors import RunError
-from signlang.files import SET, parse_json, read_csv
+from signlang.files import SET, parse_json, text_lines
 from signlang.metrics.classification import Predictions, classification_metrics
 from signlang.runs.folder import TRAIN_AGAIN, RunFolder
 from signlang.runs.identity import PRECISION, recorded_environment
@@ -36,12 +35,10 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     Raises:
         RunError: If a file is missing, was cut off, or names classes that the run does not know.
     """
-    folder.report_changes("predictions.csv", "classes.json")
-    file, classes = folder.path / "predictions.csv", read_class_names(folder.path)
+    file, classes = folder.path / "predictions.csv", _class_names(folder)
     expected = [*COLUMNS, *(f"p_{name}" for name in classes)]
     try:
-        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            header, *rows = list(csv.reader(stream)) or [[]]
+        header, *rows = list(csv.reader(text_lines(folder.content("predictions.csv")))) or [[]]
     except OSError as error:
         raise RunError(f"{file} cannot be read ({error.strerror}). {TRAIN_AGAIN}") from None
     if header == [*expected, SET]:  # of joined data sets; data.csv has it as well
@@ -60,7 +57,7 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
         np.array([number[row[column]] for row in rows], dtype=np.int64) for column in (1, 2)
     )
     try:
-        table = np.array([row[4:] for row in rows], dtype=np.float64)
+        table = np.array([list(map(float, row[4:])) for row in rows])
     except ValueError as error:
         raise RunError(f"{file} is damaged ({error}). {TRAIN_AGAIN}") from None
     # not a number fails both
@@ -76,19 +73,22 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     # where two classes have the same digits, more of them decided
     tied = table.argmax(1) != predicted
     table[every[tied], predicted[tied]] = np.nextafter(highest[tied], 2)
-    paths = tuple(sys.intern(row[0]) for row in rows)  # the same in all settings of a study
-    _check_images(folder, paths)
-    images = folder.image_table
-    signers = tuple(images.tested[path] for path in paths)
+    tested = folder.image_table.tested
+    images = folder.image_table.tested_images(tuple(row[0] for row in rows))
+    if images is None:
+        raise RunError(
+            f"{file} holds {len(rows)} images, but the test fold in data.csv has {len(tested)}: it "
+            f"was cut off or is of another run. {TRAIN_AGAIN}"
+        )
     return Predictions(
         classes,
-        paths,
+        images.paths,
         labels,
         table,
         np.full(len(rows), fold),
-        signers if all(signers) else None,
-        images.clusters_of(paths),
-        None if images.sets is None else tuple(images.sets[images.row_of[path]] for path in paths),
+        images.signers,
+        images.clusters,
+        images.sets,
     )
 
 
@@ -98,24 +98,18 @@ def read_class_names(run: Path) -> tuple[str, ...]:
     Raises:
         RunError: If it is missing or damaged.
     """
-    file = run / "classes.json"
+    return _class_names(RunFolder(run))
+
+
+def _class_names(folder: RunFolder) -> tuple[str, ...]:
+    file = folder.path / "classes.json"
     try:
-        names = parse_json(file.read_text("utf-8"))
+        names = parse_json(folder.content("classes.json").decode("utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}). {TRAIN_AGAIN}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise RunError(f"{file} holds no list of names. {TRAIN_AGAIN}")
     return tuple(names)
-
-
-def _check_images(folder: RunFolder, paths: Sequence[str]) -> None:
-    """Check that the predictions cover exactly the test fold."""
-    tested = folder.image_table.tested
-    if set(paths) != tested.keys() or len(paths) != len(tested):
-        raise RunError(
-            f"{folder.path / 'predictions.csv'} holds {len(paths)} images, but the test fold in "
-            f"data.csv has {len(tested)}: it was cut off or is of another run. {TRAIN_AGAIN}"
-        )
 
 
 SHARE_TOLERANCE: Final = 1e-5  # a macro F1 of 1 is summed up in float32
@@ -353,7 +347,11 @@ def read_history(run: Path) -> dict[str, Floats]:
         RunError: If something in it is no number.
     """
     file = run / "history.csv"
-    rows = read_csv(file)
+    return _history(file, file.read_bytes() if file.is_file() else b"")
+
+
+def _history(file: Path, content: bytes) -> dict[str, Floats]:
+    rows = list(csv.DictReader(text_lines(content)))
     try:
         return {
             name: np.array([float(row[name] or "nan") for row in rows])
@@ -370,7 +368,8 @@ def read_run(path: Path) -> Run | None:
         RunError: If a file is missing or damaged, or they do not belong together.
     """
     folder = RunFolder(path)
-    metrics, record = folder.metrics(), folder.record()
+    metrics, record_content = folder.metrics(), folder.read("record.json")
+    record = folder.parsed_record(record_content)
     if metrics is None:
         return None
     if record is None:
@@ -386,8 +385,10 @@ def read_run(path: Path) -> Run | None:
             f"{path / 'metrics.json'} and record.json beside it are of different runs. "
             f"{TRAIN_AGAIN}"
         )
-    folder.report_changes("metrics.json", "record.json", "history.csv", metrics=metrics)
-    return Run(path, metrics, record, read_history(path))
+    contents = {"record.json": record_content, "history.csv": folder.read("history.csv")}
+    folder.report_changes("metrics.json", *contents, metrics=metrics, contents=contents)
+    history = _history(path / "history.csv", contents["history.csv"] or b"")
+    return Run(path, metrics, record, history)
 
 
 def read_finished_run(path: Path) -> Run:

@@ -185,4 +185,9 @@ def test_runs_of_one_fold_share_their_table_of_images(tmp_path: Path) -> None:
     one, other, changed = (RunFolder(tmp_path / name) for name in ("one", "other", "changed"))
     assert one.image_table is other.image_table
     assert list(one.image_table.tested) == ["a/2.png"]
+    images = one.image_table.tested_images(("a/2.png",))
+    assert images is not None
+    assert images is other.image_table.tested_images(("a/2.png",)), "and what is known of them"
+    for others in ((), ("a/1.png",), ("a/2.png", "a/2.png")):
+        assert one.image_table.tested_images(others) is None
     assert [row["label"] for row in changed.images] == ["b", "a"]
