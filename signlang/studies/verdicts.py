@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -53,20 +52,8 @@ def row_verdict(row: Row) -> str:
     return verdict(row.best_label, row.label, row.comparison, row.p)
 
 
-_sentences: Final[WeakKeyDictionary[Ranking, list[str]]] = WeakKeyDictionary()
-
-
 def sentences(ranking: Ranking) -> list[str]:
-    """Sentences on the best setting, its significance, and the limits of the comparison.
-
-    They stand in the leaderboard, the report and on the screen, and are made once.
-    """
-    if ranking not in _sentences:
-        _sentences[ranking] = _made_sentences(ranking)
-    return _sentences[ranking]
-
-
-def _made_sentences(ranking: Ranking) -> list[str]:
+    """Sentences on the best setting, its significance, and the limits of the comparison."""
     rows = ranking.rows
     names = fold_assignments(row.setting for row in rows)
     lines = []
