@@ -6,7 +6,8 @@ scikit-learn takes a second to import, so the function that needs it imports it.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -428,14 +429,25 @@ class Predictions:
         clusters = [fold.clusters for fold in folds if fold.clusters is not None]
         return cls(
             first.classes,
-            tuple(path for fold in folds for path in fold.paths),
+            _joined(tuple(fold.paths for fold in folds)),
             np.concatenate([fold.labels for fold in folds]),
             np.concatenate([fold.probabilities for fold in folds]),
             np.concatenate([fold.folds for fold in folds]),
-            None if None in signers else tuple(s for fold in signers for s in fold or ()),
-            Clusters.concatenate(clusters) if len(clusters) == len(folds) else None,
-            None if None in sets else tuple(one for own in sets for one in own or ()),
+            None if None in signers else _joined(tuple(fold or () for fold in signers)),
+            _joined_clusters(tuple(clusters)) if len(clusters) == len(folds) else None,
+            None if None in sets else _joined(tuple(own or () for own in sets)),
         )
+
+
+# the settings of a study share the images of their folds, of which there may be a million
+@lru_cache(maxsize=4)
+def _joined(folds: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    return tuple(chain.from_iterable(folds))
+
+
+@lru_cache(maxsize=4)
+def _joined_clusters(folds: tuple[Clusters, ...]) -> Clusters:
+    return Clusters.concatenate(folds)
 
 
 @dataclass(frozen=True)

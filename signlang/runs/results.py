@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -297,6 +297,15 @@ class Run:
             metrics: Their `classification_metrics`.
         """
         self.__dict__.update(_read_predictions=predictions, _computed=metrics)
+
+    def share_probabilities(self, table: Floats) -> None:
+        """Keep a view of an array that holds equal probabilities, in place of an array of its own.
+
+        Args:
+            table: (n, classes) probabilities of `predictions`.
+        """
+        shared = replace(self.predictions, probabilities=table)
+        self.__dict__.update(_read_predictions=shared, predictions=shared)
 
     @cached_property
     def _read_predictions(self) -> Predictions:

@@ -130,8 +130,14 @@ class Setting:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Out-of-fold predictions, fold after fold."""
-        return Predictions.concatenate([run.predictions for run in self.runs])
+        """Out-of-fold predictions, fold after fold; those of the runs become views of them."""
+        folds = [run.predictions for run in self.runs]
+        every = Predictions.concatenate(folds)
+        ends = np.cumsum([len(fold.labels) for fold in folds])
+        tables = np.split(every.probabilities, ends[:-1])
+        for run, table in zip(self.runs, tables, strict=True):
+            run.share_probabilities(table)
+        return every
 
     @property
     def not_calibrated(self) -> str:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 from test_report import write_run
+from test_study import of_folds
 
+from signlang.console import log
 from signlang.errors import RunError
 from signlang.metrics.classification import Predictions
 from signlang.runs import folder, results
 from signlang.runs.folder import RunFolder
 from signlang.studies import prefetch
 from signlang.studies.comparison import compare_study
+from signlang.studies.study import cross_fit, wanted_precision
 
 NEVER = 10**9
 MODELS = {"one": (1.0, 0.5), "two": (0.75, 0.875), "three": (0.625, 0.75)}
@@ -103,3 +106,20 @@ def test_a_calibration_that_fails_there_is_fitted_here(
         monkeypatch.setattr(prefetch, "FEWEST", fewest)
         with pytest.raises(RunError, match=r"calibration\.json cannot be read"):
             compare_study(study, tmp_path / str(fewest))
+
+
+def test_settings_of_other_images_are_fitted_apart(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that were sent together; a run without a readable calibration is left out."""
+    for name in ("handlers", "propagate"):  # the log of a process is silent
+        monkeypatch.setattr(log, name, getattr(log, name))
+    run, damaged = study / "one" / "fold=0", study / "two" / "fold=0"
+    (damaged / "calibration.json").write_text("{", "utf-8")
+    sets = [of_folds(), of_folds(1), of_folds(2, n=90), of_folds()]
+    tasks = [(run, [one]) for one in sets[:3]] + [(damaged, [sets[3]])]
+    *fitted, left_out = prefetch._fitted(tasks, asked_by=-1)
+    assert left_out is None
+    for result, predictions in zip(fitted, sets[:3], strict=True):
+        assert result is not None
+        assert result.as_json() == cross_fit(predictions, wanted_precision(run)).as_json()

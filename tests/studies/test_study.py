@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from test_report import write_run
 
+from signlang.arrays import Floats
 from signlang.errors import RunError
 from signlang.metrics.calibration import calibration_effects, fit_calibration
 from signlang.metrics.classification import Predictions
 from signlang.runs.lifecycle import FoldState
 from signlang.runs.results import read_run
 from signlang.studies.ranking import rank_settings
-from signlang.studies.study import cross_fit, read_study
+from signlang.studies.study import cross_fit, cross_fits, read_study
 
 
 def test_folders_without_runs_are_passed_over(tmp_path: Path) -> None:
@@ -309,3 +310,33 @@ def test_a_search_without_any_choice_hides_what_it_tries(tmp_path: Path) -> None
         (path / "search.json").write_text(content)
         with pytest.raises(RunError, match=r"search\.json.*Delete it, and repeat the search"):
             read_study(path)
+
+
+def test_settings_that_are_fitted_together_are_fitted_as_each_alone() -> None:
+    every = [of_folds(), *(dataclasses.replace(of_folds(), probabilities=p) for p in tables())]
+    wanted = [0.9, 0.5, 0.99, 0.9]
+    alone = [cross_fit(one, of).as_json() for one, of in zip(every, wanted, strict=True)]
+    assert [fitted.as_json() for fitted in cross_fits(every, wanted)] == alone
+    assert len({fitted["temperature"] for fitted in alone}) == len(alone)
+
+
+def tables() -> list[Floats]:
+    """Probabilities of other networks for the images of `of_folds`."""
+    labels, rng = of_folds().labels, np.random.default_rng(5)
+    logits = [3 * np.eye(4)[labels] * right + rng.normal(size=(300, 4)) for right in (1, 0.3, 0)]
+    return [np.exp(scores) / np.exp(scores).sum(1, keepdims=True) for scores in logits]
+
+
+def test_probabilities_and_lists_of_images_are_kept_once(tmp_path: Path) -> None:
+    """A study of a million images has no memory for copies of them."""
+    for model in ("cnn", "other"):
+        for fold in range(2):
+            write_run(tmp_path / "s", {"model": model}, fold)
+    one, other = read_study(tmp_path / "s").settings
+    before = [run.predictions.probabilities for run in one.runs]
+    assert one.predictions.paths is other.predictions.paths
+    assert one.predictions.clusters is other.predictions.clusters
+    for run, table in zip(one.runs, before, strict=True):
+        own = run.predictions.probabilities
+        assert np.array_equal(own, table)
+        assert np.shares_memory(own, one.predictions.probabilities)
