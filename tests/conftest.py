@@ -13,6 +13,7 @@ from pathlib import Path
 import made_hands
 import numpy as np
 import pytest
+from hydra import initialize_config_dir
 from PIL import Image
 from typist import Result as Result
 from typist import Typist
@@ -35,6 +36,13 @@ NO_HUB = str(
 os.environ |= {"HF_HOME": NO_HUB, "TORCH_HOME": NO_HUB}
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # what a shell starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # would never hear the Ctrl-C of tests
+
+
+@pytest.fixture
+def configuration() -> Iterator[None]:
+    """Let `hydra.compose` find the configuration of the program."""
+    with initialize_config_dir(str(hydra_app.CONF), version_base="1.3"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,11 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import QUICK, ROOT, run_command
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 import signlang
@@ -38,10 +37,7 @@ CHOICES = [
 VERBS = sorted(file.stem for file in CONF.glob("*.yaml"))
 
 
-@pytest.fixture(autouse=True)
-def configuration() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("configuration")
 
 
 def composed(*words: str) -> DictConfig:

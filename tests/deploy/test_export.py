@@ -5,7 +5,7 @@ import json
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import Result, run_command
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import Image
 
 from signlang import validation
@@ -25,7 +25,7 @@ from signlang.deploy.onnx_resize import resize_graph
 from signlang.errors import BundleError, DataError, RunError, SettingError, SignlangError
 from signlang.export import export
 from signlang.files import read_csv
-from signlang.hydra_app import CONF, quoted
+from signlang.hydra_app import quoted
 from signlang.inference.bundle import load_bundle
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import Calibration, apply_temperature
@@ -41,12 +41,6 @@ FAMILIES = {
     "squeezenet": {}, "resnet18": {}, "mobilenetv2": {}, "simple_cnn": {}, "mobilenetv2_dense": {},
     "timm": {"architecture": "resnet10t"},
 }  # fmt: skip
-
-
-@pytest.fixture
-def configuration() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 def export_config(run: Path, *words: str) -> Any:
