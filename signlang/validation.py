@@ -645,6 +645,7 @@ class ExportConfig(Config):
     quantize: bool
     int8_loss: Share
     calibration_images: Count
+    int8_training: Index
     verify: Literal["generated"] | Count = Field(
         description="a number of images of at least 1, or the word generated (the run's images are "
         "gone: only drawn ones are compared)"

@@ -22,7 +22,7 @@ ROOMS: Final = (
     "inference", "models", "reporting", "hands", "metrics", "data",
 )  # fmt: skip
 ABOVE: Final = ("__main__", "api")  # they import verbs
-MOST_MODULES: Final = 120
+MOST_MODULES: Final = 121
 # the same kind of thing in two rooms
 SHARED_NAMES: Final = {
     "__main__": "commands of a package, python -m signlang and python -m signlang.hands",

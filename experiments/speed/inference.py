@@ -23,7 +23,7 @@ import torch
 from cases import CASES, Case
 from ours import classifier
 
-from signlang.deploy.onnx_export import ProgramModule, network_graph, quantize_model
+from signlang.deploy.onnx_export import Deviation, ProgramModule, network_graph, quantize_model
 from signlang.files import write_between, write_csv
 from signlang.inference.onnx_model import session_options
 from signlang.runs.trained_run import TrainedRun
@@ -54,7 +54,7 @@ def runtimes(run: TrainedRun, image: Pixels) -> dict[str, Callable[[], Any]]:
     import onnxruntime
 
     graph = network_graph(run)
-    int8, _ = quantize_model(graph, image, lambda _: 0.0)
+    int8 = quantize_model(graph, image, lambda _: Deviation(0.0, 0.0)).graph
     plain = ProgramModule(run).eval()
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     compiled = torch.compile(copy.deepcopy(last))

@@ -17,7 +17,9 @@ from signlang.console import log, show_table
 from signlang.data.image_io import resize_batch
 from signlang.deploy import bundle_writer, onnx_export
 from signlang.deploy.ensemble import Ensemble
+from signlang.deploy.onnx_export import Deviation
 from signlang.deploy.parity import Parity, check_unchanged
+from signlang.deploy.quantization_aware_training import adapt_to_int8
 from signlang.errors import BundleError, DataError, RunError
 from signlang.hands.hand_input import GRID, HandInput, HandPoints, encoded_points
 from signlang.inference.onnx_model import OnnxModel, session_options
@@ -29,7 +31,10 @@ from signlang.system import cpu_count
 from signlang.validation import GENERATED
 
 HANDS_DRAWN: Final = 20  # of each class, whose mean is drawn
+ADAPTATION_IMAGES: Final = 2000  # training images of training for int8
+BATCH: Final = 64
 SELECTION_IMAGES: Final = 500  # images that choose among ways to quantize
+SMALLEST: Final = 1e-8  # of a probability whose logarithm is taken
 TIMED: Final = 50  # runs of one image each
 
 
@@ -121,29 +126,45 @@ def onnx_model(run: TrainedRun, network: onnx.ModelProto) -> bytes:
 def quantize(
     cfg: DictConfig, run: TrainedRun, images: RunImages, network: onnx.ModelProto
 ) -> tuple[bytes, str]:
-    """Quantize a network graph.
+    """Quantize a network graph, and where that loses accuracy, one that is trained for 8 bits.
 
     Returns:
         The ONNX file, with the resizing in front, and which layers compute with 8 bits.
     """
-    training = trained_run.evenly_spaced(run.subset("train"), cfg.calibration_images)
-    choosing = trained_run.evenly_spaced(
-        run.subset("validation") or run.subset("train"), SELECTION_IMAGES
-    )
-    resized = np.concatenate(list(_network_images(run, images, training)))
-    labels = trained_run.label_array(choosing)
-    batches = list(_network_images(run, images, choosing))
+    training = run.subset("train")
 
-    def accuracy(model: onnx.ModelProto) -> float:
-        predict = _network_session(model)
-        probabilities = np.concatenate([predict(batch) for batch in batches])
-        return float((probabilities.argmax(1) == labels).mean())
+    def pixels(rows: trained_run.Rows, wanted: int) -> Pixels:
+        return np.concatenate(list(_network_images(run, images, evenly_spaced(rows, wanted))))
 
-    whole = accuracy(network)
-    quantized, layers = onnx_export.quantize_model(
-        network, resized, lambda model: whole - accuracy(model)
+    ranges = pixels(training, cfg.calibration_images)
+    choosing = pixels(run.subset("validation") or training, SELECTION_IMAGES)
+    expected = _network_session(network)(choosing)
+
+    def deviation(model: onnx.ModelProto) -> Deviation:
+        return _deviation(expected, _network_session(model)(choosing))
+
+    best = onnx_export.quantize_model(network, ranges, deviation)
+    if best.deviation.changed and cfg.int8_training:
+        adapted = adapt_to_int8(
+            onnx_export.inference_module(run),
+            pixels(training, ADAPTATION_IMAGES),
+            cfg.int8_training,
+            images.hands.coded_rows if images.hands else 0,
+        )
+        graph = onnx_export.network_graph(run, adapted)
+        second = onnx_export.quantize_model(graph, ranges, deviation)
+        if second.deviation < best.deviation:
+            best = replace(second, layers=f"{second.layers}, trained for 8 bits")
+    return onnx_model(run, best.graph), best.layers
+
+
+def _deviation(expected: Floats32, given: Floats32) -> Deviation:
+    """Compare (n, classes) probabilities of a quantized network with those of the float one."""
+    p, q = np.maximum(expected, SMALLEST), np.maximum(given, SMALLEST)
+    return Deviation(
+        divergence=float((p * np.log(p / q)).sum(1).mean()),
+        changed=float((expected.argmax(1) != given.argmax(1)).mean()),
     )
-    return onnx_model(run, quantized), layers
 
 
 def measure(
@@ -320,7 +341,7 @@ def _network_images(run: TrainedRun, images: RunImages, rows: trained_run.Rows) 
 
 
 def _network_session(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
-    """Run a network graph, without the resizing, on (n, size, size, 3) images."""
+    """Run a network graph, without the resizing, on (n, size, size, 3) images, in batches."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
@@ -328,8 +349,8 @@ def _network_session(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
     )
 
     def predict(images: Pixels) -> Floats32:
-        (probabilities,) = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
-        return np.asarray(probabilities, dtype=np.float32)
+        parts = np.split(images.transpose(0, 3, 1, 2), range(BATCH, len(images), BATCH))
+        return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
 
     return predict
 
