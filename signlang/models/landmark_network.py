@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from signlang.errors import SettingError
 from signlang.hands.hand_input import GRID, LIMIT, STEPS
 
 POINTS: Final = GRID * GRID // 3
@@ -51,6 +52,8 @@ class LandmarkNetwork(nn.Module):
         reject_empty: An image without a hand has all classes equally probable, whatever it is
             called in training; else it is learnt like any other image, and all of them get the
             class that most of them have.
+        dimensions: 2: the layers see x and y only; depth, which is guessed from one image, serves
+            to turn the hand in training. 3: they see depth as well.
     """
 
     first: torch.Tensor
@@ -63,13 +66,17 @@ class LandmarkNetwork(nn.Module):
         dropout: float = 0.1,
         movement: Movement | None = None,
         reject_empty: bool = False,
+        dimensions: int = 3,
     ) -> None:
         super().__init__()
         self.movement, self.reject_empty = movement or Movement(), reject_empty
+        if dimensions not in {2, 3}:
+            raise SettingError(f"model.network.dimensions={dimensions}: say 2 or 3.")
+        self.dimensions = dimensions
         pairs = torch.triu_indices(POINTS, POINTS, offset=1)
         self.register_buffer("first", pairs[0], persistent=False)
         self.register_buffer("second", pairs[1], persistent=False)
-        features = 3 * POINTS + pairs.shape[1] + 1
+        features = dimensions * POINTS + pairs.shape[1] + 1
         self.features = nn.BatchNorm1d(features)
         self.dense = nn.Sequential(
             nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout),
@@ -91,7 +98,7 @@ class LandmarkNetwork(nn.Module):
         points, found = decode_points(images)
         if self.training:
             points = moved(points, self.movement)
-        points = points * found[:, :, None]  # no hand: all at the wrist
+        points = points[:, :, : self.dimensions] * found[:, :, None]  # no hand: all at the wrist
         apart = points[:, self.first] - points[:, self.second]
         distances = (apart.square().sum(dim=2) + 1e-6).sqrt()
         features = torch.cat([points.flatten(1), distances, found], dim=1)

@@ -229,7 +229,7 @@ def _from_file(found: files.HubWeights) -> dict[str, Any]:
 
 def landmarks(
     num_classes: int, image_size: int, pretrained: bool = False, *, width: int = 48,
-    dropout: float = 0.1, reject_empty: bool = False, **movement: float,
+    dropout: float = 0.1, reject_empty: bool = False, dimensions: int = 3, **movement: float,
 ) -> nn.Module:  # fmt: skip
     """Points of the hand, see `models.landmark_network`; 20,066 parameters with 26 classes.
 
@@ -240,13 +240,14 @@ def landmarks(
 
     if pretrained:
         raise WeightsError("landmarks has no pretrained weights: use model.pretrained=false.")
-    return LandmarkNetwork(num_classes, width, dropout, Movement(**movement), reject_empty)
+    moves = Movement(**movement)
+    return LandmarkNetwork(num_classes, width, dropout, moves, reject_empty, dimensions)
 
 
 def fusion(
     num_classes: int, image_size: int, pretrained: bool = False, *, image: str = "squeezenet",
     normalization: str = "imagenet", points_rate: float = 30.0, width: int = 48,
-    dropout: float = 0.1, reject_empty: bool = False, **movement: float,
+    dropout: float = 0.1, reject_empty: bool = False, dimensions: int = 3, **movement: float,
 ) -> nn.Module:  # fmt: skip
     """Crop and points of the hand, see `models.fusion_network`.
 
@@ -260,6 +261,7 @@ def fusion(
         width: Of the network of the points, as `dropout` and `movement`.
         dropout: See `landmark_network.LandmarkNetwork`.
         reject_empty: Likewise; of the mean of both.
+        dimensions: Of the points that the layers see, likewise.
         movement: See `landmark_network.Movement`.
     """
     from signlang.models.fusion_network import FusionNetwork
@@ -274,7 +276,8 @@ def fusion(
         backbone = _timm(name, pretrained, num_classes=0)
         features = int(cast(Any, backbone.num_features))
     mean, std = NORMALIZATIONS[normalization]
-    points = LandmarkNetwork(num_classes, width, dropout, Movement(**movement), reject_empty)
+    moves = Movement(**movement)
+    points = LandmarkNetwork(num_classes, width, dropout, moves, reject_empty, dimensions)
     return FusionNetwork(backbone, features, points, num_classes, mean, std, points_rate)
 
 

@@ -23,7 +23,8 @@ from signlang.hands.hand_networks import HandNetworks, find_networks
 from signlang.inference.bundle import load_bundle, load_hands, load_signs
 from signlang.server.schemas import ModelInfo, ModelList
 
-POINTS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
+POINTS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02",
+          "model.network.dimensions=2")  # fmt: skip
 CROP = ("hands=crop", "hands.mirror=true", "data.stored_size=48", "optimizer.lr=1e-3")
 BOTH = ("model=fusion", "model.pretrained=false", "hands=both", "image_size=64",
         "data.stored_size=48", "trainer.max_epochs=3", "augment=digits")  # fmt: skip

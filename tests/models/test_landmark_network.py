@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from signlang.errors import SettingError
 from signlang.models import networks
-from signlang.models.landmark_network import Movement, moved
+from signlang.models.landmark_network import LandmarkNetwork, Movement, moved
 
 STILL: dict[str, float] = {"rotation": 0.0, "tilt": 0.0, "zoom": 0.0, "jitter": 0.0}
 
@@ -68,3 +69,42 @@ def test_without_a_hand_no_sign_is_more_probable(kind: str) -> None:
     assert torch.allclose(after[0], torch.full((4,), 0.25))
     assert float((before[0] - 0.25).abs().max()) > 0.001
     assert torch.allclose(after[1:], before[1:], atol=1e-4)
+
+
+def test_in_two_dimensions_depth_is_not_seen() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 8, 8)
+    images[:, :2, -1, -1] = 1  # there is a hand
+    nearer = images.clone()
+    for number in range(2, 63, 3):
+        nearer[:, :2, number // 8, number % 8] = torch.rand(4, 2)
+    flat, deep = (LandmarkNetwork(4, dimensions=seen).eval() for seen in (2, 3))
+    with torch.no_grad():
+        assert torch.equal(flat(images), flat(nearer))
+        assert not torch.allclose(deep(images), deep(nearer), atol=1e-3)
+    assert flat.features.num_features == deep.features.num_features - 21
+    with pytest.raises(SettingError, match=r"dimensions=1: say 2 or 3"):
+        networks.landmarks(4, 8, dimensions=1)
+
+
+def test_in_two_dimensions_depth_still_turns_hands_in_training() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 8, 8).expand(64, -1, -1, -1).clone()
+    images[:, :2, -1, -1] = 1
+    nearer = images.clone()
+    nearer[:, :2, 0, 2] = 0  # depth of the first point
+    movement = Movement(rotation=0, tilt=20, zoom=0, jitter=0)
+    network = LandmarkNetwork(4, dimensions=2, movement=movement)
+    seen: list[torch.Tensor] = []
+    network.features.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    for one in (images, nearer):
+        torch.manual_seed(1)
+        network.train()(one)
+    assert not torch.allclose(seen[0], seen[1], atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["landmarks", "fusion"])
+def test_the_configuration_sets_the_dimensions(kind: str) -> None:
+    network = getattr(networks, kind)(3, 8 if kind == "landmarks" else 64, dimensions=2)
+    points = network if kind == "landmarks" else network.landmarks
+    assert points.dimensions == 2
