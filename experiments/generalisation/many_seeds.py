@@ -122,8 +122,9 @@ class Stack(nn.Module):
             self.running[name][1].lerp_(var.detach() * count / (count - 1), 0.1)
         else:
             mean, var = self.running[name]
-        scaled = (values - mean) * (self.weights[f"g{name}"] * torch.rsqrt(var + 1e-5))
-        return scaled + self.weights[f"h{name}"]
+        factor: torch.Tensor = self.weights[f"g{name}"] * torch.rsqrt(var + 1e-5)
+        made: torch.Tensor = (values - mean) * factor + self.weights[f"h{name}"]
+        return made
 
     def forward(self, values: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
         """Map (seeds, B, features) to (seeds, B, classes) logits; zeros without a hand."""
@@ -134,7 +135,7 @@ class Stack(nn.Module):
             values = torch.baddbmm(self.weights[f"b{layer}"], values, self.weights[f"w{layer}"])
             values = F.relu(self.normalized(layer, values))
             values = F.dropout(values, self.options["dropout"], self.training)
-        logits = torch.baddbmm(self.weights["bout"], values, self.weights["wout"])
+        logits: torch.Tensor = torch.baddbmm(self.weights["bout"], values, self.weights["wout"])
         return logits * found
 
     def features(self, points: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
