@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import SqueezeNet
 
 from signlang.arrays import Flags
 from signlang.callbacks.one_cycle import OneCycle
@@ -37,6 +38,7 @@ OPTIMIZERS: Final[dict[str, dict[str, Any]]] = {
     "eps5": {"eps": 1e-5},
     "beta99_eps5": {"betas": (0.9, 0.99), "eps": 1e-5},
 }
+WARM_UPS: Final = {"warm_up_0.1": 0.1, "warm_up_0.5": 0.5}  # also in place of an optimizer
 BUDGETS: Final = {"digits": (64, 4), "hand_reader": (32, 10), "asl": (64, 3)}  # batch, epochs
 HEADER: Final = (
     "data", "size", "network", "start", "optimizer", "rate", "batch", "epochs", "seed", "steps",
@@ -65,7 +67,9 @@ def start(network: nn.Module, how: str) -> None:
     `library` changes nothing; `ones` starts the last normalization of each residual block at one
     instead of zero; a number is a factor of the weights of all convolutions; `small_head` draws
     linear layers from N(0, 0.01), and `fan_out` convolutions too, as torchvision's MobileNetV2;
-    `kaiming_normal` and `orthogonal` draw all convolutions but the last, `head_0.05` that one.
+    `kaiming_normal` and `orthogonal` draw all convolutions but the last, `head_0.05` that one;
+    `dropout_0` sets the share that is dropped, `momentum_0.3` that of a batch in the statistics of
+    normalizations; `signed_logits` takes out SqueezeNet's last ReLU.
 
     Raises:
         ValueError: If there is no such way.
@@ -76,10 +80,20 @@ def start(network: nn.Module, how: str) -> None:
                 WAYS[part](layer)
         elif part in DRAWS or part.startswith("head_"):
             _draw(network, part)
+        elif part.startswith(("dropout_", "momentum_")):
+            _set(network, float(part.partition("_")[2]), part.startswith("momentum_"))
         else:
             with torch.no_grad():
                 for layer in _convolutions(network):
                     layer.weight.mul_(float(part))
+
+
+def _set(network: nn.Module, value: float, momentum: bool) -> None:
+    for layer in network.modules():
+        if momentum and isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = value
+        elif not momentum and isinstance(layer, nn.Dropout):
+            layer.p = value
 
 
 def _ones(layer: nn.Module) -> None:
@@ -98,6 +112,11 @@ def _fan_out(layer: nn.Module) -> None:
         nn.init.kaiming_normal_(layer.weight, mode="fan_out")
 
 
+def _signed_logits(layer: nn.Module) -> None:
+    if isinstance(layer, SqueezeNet):
+        layer.classifier[2] = nn.Identity()
+
+
 def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
 
@@ -113,6 +132,7 @@ def _draw(network: nn.Module, part: str) -> None:
 
 WAYS: Final[dict[str, Callable[[nn.Module], None]]] = {
     "library": lambda _: None, "ones": _ones, "small_head": _small_head, "fan_out": _fan_out,
+    "signed_logits": _signed_logits,
 }  # fmt: skip
 DRAWS: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
     "kaiming_normal": nn.init.kaiming_normal_,
@@ -145,11 +165,12 @@ def train(case: dict[str, Any], learnt: Images, judged: Images, classes: int) ->
     rate, size, epochs = float(case["rate"]), int(case["batch"]), int(case["epochs"])
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=rate, weight_decay=0.01, fused=True,
-        **OPTIMIZERS[case["optimizer"]],
+        **OPTIMIZERS.get(case["optimizer"], {}),
     )  # fmt: skip
     images, labels = learnt
     steps = -(-len(images) // size) * epochs
-    schedule = OneCycle().scheduler(optimizer, steps)
+    warm_up = WARM_UPS.get(case["optimizer"], 0.3)
+    schedule = OneCycle(warm_up).scheduler(optimizer, steps)
     rng, halfway, started = np.random.default_rng(case["seed"]), 0.0, time.perf_counter()
     for epoch in range(epochs):
         network.train()

@@ -178,15 +178,23 @@ def resnet18(num_classes: int, image_size: int, pretrained: bool = False) -> nn.
     return network if pretrained else shrink_convolutions(network, 0.3)
 
 
-def squeezenet(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
+def squeezenet(
+    num_classes: int, image_size: int, pretrained: bool = False, *, dropout: float = 0.5
+) -> nn.Module:
     """SqueezeNet 1.0 of torchvision (Iandola et al. 2016).
 
     Its logits pass through a ReLU, so that a class whose logits start below zero may never get a
     gradient. The last bias therefore starts at 1 instead of 0, which does not change the softmax.
+
+    Args:
+        num_classes: Number of logits.
+        image_size: Of any value: the network pools what is left.
+        pretrained: Whether all but the last layer starts from torchvision's ImageNet weights.
+        dropout: Share of the features before the last layer that is dropped in training.
     """
     from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 
-    network = squeezenet1_0(num_classes=num_classes)
+    network = squeezenet1_0(num_classes=num_classes, dropout=dropout)
     nn.init.ones_(network.classifier[1].bias)
     if pretrained:
         found = files.torchvision_weights(SqueezeNet1_0_Weights.IMAGENET1K_V1.url, "squeezenet")

@@ -306,6 +306,13 @@ def test_real_pretrained_weights_load(shared: Path, name: str, file: str, head: 
             assert torch.equal(state[place], value.to(state[place].dtype))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_dropout_of_squeezenet_is_a_setting(share: float) -> None:
+    node = {"_target_": "signlang.models.networks.squeezenet", "dropout": share}
+    layers = build_network(node, 10, 64).modules()
+    assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [share]
+
+
 def test_dense_heads_are_those_of_the_study() -> None:
     for name in ("simple_cnn", "mobilenetv2_dense"):
         network: Any = build_network(name, 7, 64)

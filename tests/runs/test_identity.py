@@ -55,6 +55,15 @@ def test_label_smoothing_and_seed_are_part_of_a_run() -> None:
     assert "label_smoothing=0.1" in name_of("squeezenet", {"label_smoothing": 0.1})
 
 
+@pytest.mark.parametrize(("key", "before"), [("dropout", 0.5), ("dimensions", 3)])
+def test_networks_with_new_settings_leave_runs_of_before_as_they_are(key: str, before: int) -> None:
+    def settings(network: dict[str, object]) -> dict[str, object]:
+        return chosen(model={"name": "squeezenet", "weights": None, "network": network})
+
+    assert settings({key: before}) == settings({})
+    assert settings({key: before + 1}) != settings({})
+
+
 def test_a_gap_of_none_leaves_runs_of_before_as_they_are() -> None:
     before = chosen(split={"name": "blocks", "blocks": 10})
     assert chosen(split={"name": "blocks", "blocks": 10, "gap": 0}) == before
