@@ -23,7 +23,8 @@ import torch
 from cases import CASES, Case
 from ours import classifier
 
-from signlang.deploy.onnx_export import Deviation, ProgramModule, network_graph, quantize_model
+from signlang.deploy.onnx_export import ProgramModule, network_graph
+from signlang.deploy.quantization import Deviation, quantize_model
 from signlang.files import write_between, write_csv
 from signlang.inference.onnx_model import session_options
 from signlang.runs.trained_run import TrainedRun

@@ -15,11 +15,10 @@ from rich.markup import escape
 from signlang.arrays import Floats32, Pixels
 from signlang.console import log, show_table
 from signlang.data.image_io import resize_batch
-from signlang.deploy import bundle_writer, onnx_export
+from signlang.deploy import bundle_writer, onnx_export, quantization
 from signlang.deploy.ensemble import Ensemble
-from signlang.deploy.onnx_export import Deviation
 from signlang.deploy.parity import Parity, check_unchanged
-from signlang.deploy.quantization_aware_training import adapt_to_int8
+from signlang.deploy.quantization import Deviation
 from signlang.errors import BundleError, DataError, RunError
 from signlang.hands.hand_input import GRID, HandInput, HandPoints, encoded_points
 from signlang.inference.onnx_model import OnnxModel, session_options
@@ -143,16 +142,16 @@ def quantize(
     def deviation(model: onnx.ModelProto) -> Deviation:
         return _deviation(expected, _network_session(model)(choosing))
 
-    best = onnx_export.quantize_model(network, ranges, deviation)
+    best = quantization.quantize_model(network, ranges, deviation)
     if best.deviation.changed and cfg.int8_training:
-        adapted = adapt_to_int8(
+        adapted = quantization.adapt_to_int8(
             onnx_export.inference_module(run),
             pixels(training, ADAPTATION_IMAGES),
             cfg.int8_training,
             images.hands.coded_rows if images.hands else 0,
         )
         graph = onnx_export.network_graph(run, adapted)
-        second = onnx_export.quantize_model(graph, ranges, deviation)
+        second = quantization.quantize_model(graph, ranges, deviation)
         if second.deviation < best.deviation:
             best = replace(second, layers=f"{second.layers}, trained for 8 bits")
     return onnx_model(run, best.graph), best.layers

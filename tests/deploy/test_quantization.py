@@ -10,9 +10,15 @@ from test_export import classifier, export_config, untrained
 from torch import nn
 
 from signlang.arrays import Pixels
-from signlang.deploy import onnx_export, pipeline
-from signlang.deploy.onnx_export import Deviation, inference_module, network_graph
-from signlang.deploy.quantization_aware_training import RoundedInput, RoundedWeight, adapt_to_int8
+from signlang.deploy import pipeline
+from signlang.deploy.onnx_export import inference_module, network_graph
+from signlang.deploy.quantization import (
+    Deviation,
+    RoundedInput,
+    RoundedWeight,
+    adapt_to_int8,
+    quantize_model,
+)  # fmt: skip
 from signlang.runs import trained_run
 
 SIZE = 32
@@ -39,7 +45,7 @@ def test_deviation_is_the_divergence_of_probabilities() -> None:
 def test_training_for_int8_rounds_as_the_bundle_does() -> None:
     run = untrained(classifier("simple_cnn", SIZE))
     images = images_of(64, 0)
-    graph = onnx_export.quantize_model(
+    graph = quantize_model(
         network_graph(run), images, lambda _: Deviation(0, 0)
     ).graph  # fmt: skip
     values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.graph.initializer}
