@@ -31,7 +31,6 @@ from signlang.validation import GENERATED
 
 HANDS_DRAWN: Final = 20  # of each class, whose mean is drawn
 ADAPTATION_IMAGES: Final = 2000  # training images of training for int8
-BATCH: Final = 64
 SELECTION_IMAGES: Final = 500  # images that choose among ways to quantize
 SMALLEST: Final = 1e-8  # of a probability whose logarithm is taken
 TIMED: Final = 50  # runs of one image each
@@ -125,7 +124,7 @@ def onnx_model(run: TrainedRun, network: onnx.ModelProto) -> bytes:
 def quantize(
     cfg: DictConfig, run: TrainedRun, images: RunImages, network: onnx.ModelProto
 ) -> tuple[bytes, str]:
-    """Quantize a network graph, and where that loses accuracy, one that is trained for 8 bits.
+    """Quantize a network graph, and where that changes a guess, one that is trained for 8 bits.
 
     Returns:
         The ONNX file, with the resizing in front, and which layers compute with 8 bits.
@@ -348,7 +347,9 @@ def _network_session(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
     )
 
     def predict(images: Pixels) -> Floats32:
-        parts = np.split(images.transpose(0, 3, 1, 2), range(BATCH, len(images), BATCH))
+        parts = np.split(
+            images.transpose(0, 3, 1, 2), range(trained_run.BATCH, len(images), trained_run.BATCH)
+        )
         return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
 
     return predict

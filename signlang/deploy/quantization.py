@@ -24,9 +24,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.optim.lr_scheduler import OneCycleLR
 
 from signlang.arrays import Pixels
-from signlang.callbacks.one_cycle import OneCycle
 from signlang.console import log, track
 
 BATCH: Final = 32
@@ -273,7 +273,7 @@ def adapt_to_int8(
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    schedule = OneCycle().scheduler(optimizer, steps)
+    schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     with _rounded(student):
         for batch in track(_batches(images, steps, coded_rows, seed), "training for int8", steps):
             with torch.no_grad():
