@@ -37,8 +37,9 @@ OPTIMIZERS: Final[dict[str, dict[str, Any]]] = {
     "beta99": {"betas": (0.9, 0.99)},
     "eps5": {"eps": 1e-5},
     "beta99_eps5": {"betas": (0.9, 0.99), "eps": 1e-5},
+    "warm_up_0.1": {"warm_up": 0.1},  # of the schedule
+    "warm_up_0.5": {"warm_up": 0.5},
 }
-WARM_UPS: Final = {"warm_up_0.1": 0.1, "warm_up_0.5": 0.5}  # also in place of an optimizer
 BUDGETS: Final = {"digits": (64, 4), "hand_reader": (32, 10), "asl": (64, 3)}  # batch, epochs
 HEADER: Final = (
     "data", "size", "network", "start", "optimizer", "rate", "batch", "epochs", "seed", "steps",
@@ -81,19 +82,16 @@ def start(network: nn.Module, how: str) -> None:
         elif part in DRAWS or part.startswith("head_"):
             _draw(network, part)
         elif part.startswith(("dropout_", "momentum_")):
-            _set(network, float(part.partition("_")[2]), part.startswith("momentum_"))
+            kind, _, value = part.partition("_")
+            for layer in network.modules():
+                if kind == "dropout" and isinstance(layer, nn.Dropout):
+                    layer.p = float(value)
+                elif kind == "momentum" and isinstance(layer, nn.BatchNorm2d):
+                    layer.momentum = float(value)
         else:
             with torch.no_grad():
                 for layer in _convolutions(network):
                     layer.weight.mul_(float(part))
-
-
-def _set(network: nn.Module, value: float, momentum: bool) -> None:
-    for layer in network.modules():
-        if momentum and isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = value
-        elif not momentum and isinstance(layer, nn.Dropout):
-            layer.p = value
 
 
 def _ones(layer: nn.Module) -> None:
@@ -162,14 +160,14 @@ def train(case: dict[str, Any], learnt: Images, judged: Images, classes: int) ->
     network = library(case["network"], classes, case["size"])
     start(network, case["start"])
     network = networks.optimize_for_cpu(network).to(memory_format=torch.channels_last)
+    options = dict(OPTIMIZERS[case["optimizer"]])
+    warm_up = options.pop("warm_up", 0.3)
     rate, size, epochs = float(case["rate"]), int(case["batch"]), int(case["epochs"])
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=rate, weight_decay=0.01, fused=True,
-        **OPTIMIZERS.get(case["optimizer"], {}),
-    )  # fmt: skip
+        network.parameters(), lr=rate, weight_decay=0.01, fused=True, **options
+    )
     images, labels = learnt
     steps = -(-len(images) // size) * epochs
-    warm_up = WARM_UPS.get(case["optimizer"], 0.3)
     schedule = OneCycle(warm_up).scheduler(optimizer, steps)
     rng, halfway, started = np.random.default_rng(case["seed"]), 0.0, time.perf_counter()
     for epoch in range(epochs):

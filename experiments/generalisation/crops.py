@@ -23,6 +23,7 @@ from signlang.data.collection import read_data_set
 from signlang.data.image_io import read_unchanged
 from signlang.hands import finder
 from signlang.hands.finder import Region
+from signlang.hands.hand_input import normalized_points
 from signlang.hands.hand_networks import find_networks
 
 EMBEDDING: Final = "t160"  # a tensor of MediaPipe's network, of 1,152 numbers
@@ -69,15 +70,6 @@ def changed(region: Region, crop: tuple[float, float, float, float]) -> Region:
     )  # fmt: skip
 
 
-def normalized(points: Any, right: float) -> Any:
-    """(views, 21, 3) as `hand_input.normalized_points` has them, by one hand's side."""
-    points = points - points[:, :1]
-    points[..., 0] *= -1 if right < 0.5 else 1
-    knuckles = points[:, list(finder.KNUCKLES)]
-    palm = np.sqrt((knuckles**2).sum(2).mean(1))
-    return points / np.maximum(palm, 1e-6)[:, None, None]
-
-
 def main() -> None:
     """Search each image, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -109,7 +101,8 @@ def main() -> None:
         own = seen.reshape(-1, 21, 3) / finder.CROP
         own[-1, :, 0] = 1 - own[-1, :, 0]
         there = [one.to_image(its) for one, its in zip([*regions, region], own, strict=True)]
-        points[place] = normalized(np.stack(there).astype(np.float64), float(right[0, 0]))
+        hands = [finder.Hand(its, float(right[0, 0]), score=1.0) for its in there]
+        points[place] = [normalized_points(hand, mirror=True) for hand in hands]
     np.savez(given.out, rows=rows, points=points, embedding=embedding)
 
 

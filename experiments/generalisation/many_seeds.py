@@ -12,7 +12,6 @@ It appends a line for each choice of sets to many_seeds.csv.
 """
 
 import argparse
-import csv
 import math
 from itertools import combinations
 from pathlib import Path
@@ -26,9 +25,10 @@ from torch.nn import functional as F
 
 from signlang.callbacks.one_cycle import OneCycle
 from signlang.data.datamodule import balanced
+from signlang.files import read_csv, write_csv
 from signlang.models.landmark_network import Movement, decode_points, moved
 
-HERE: Final = Path(__file__).parent
+FILE: Final = Path(__file__).parent / "many_seeds.csv"
 HEADER: Final = ("variant", "test", "trained", "tested", "seeds", "mean", "lowest", "highest",
                  "together")  # fmt: skip
 FIRST, SECOND = torch.triu_indices(21, 21, 1)
@@ -245,8 +245,8 @@ def main() -> None:
                     figures = [each.mean(), each.min(), each.max(), together]
                     line = [variant, test, " ".join(trained), one, given.seeds,
                             *(f"{float(value):.4f}" for value in figures)]  # fmt: skip
-                    with (HERE / "many_seeds.csv").open("a", newline="") as stream:
-                        csv.writer(stream).writerow(line)
+                    earlier = [list(row.values()) for row in read_csv(FILE)]
+                    write_csv(FILE, HEADER, [*earlier, line])
                     print(*line, sep=" | ", flush=True)
 
 
