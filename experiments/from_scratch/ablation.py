@@ -62,36 +62,43 @@ def library(name: str, classes: int, size: int) -> nn.Module:
     return networks.build_network(name, classes, size)
 
 
-def start(network: nn.Module, how: str) -> None:
-    """Start a network as `how` says, its parts joined by `+`.
+def start(network: nn.Module, how: str, images: torch.Tensor) -> None:
+    """Start a network as `how` says, its words joined by `+`.
 
     `library` changes nothing; `ones` starts the last normalization of each residual block at one
     instead of zero; a number is a factor of the weights of all convolutions; `small_head` draws
     linear layers from N(0, 0.01), and `fan_out` convolutions too, as torchvision's MobileNetV2;
     `kaiming_normal` and `orthogonal` draw all convolutions but the last, `head_0.05` that one;
     `dropout_0` sets the share that is dropped, `momentum_0.3` that of a batch in the statistics of
-    normalizations; `signed_logits` takes out SqueezeNet's last ReLU.
+    normalizations; `signed_logits` takes out SqueezeNet's last ReLU; `images_0.1` fits weights and
+    biases to normalized images (N, 3, size, size), see `_fit_to_images`.
 
     Raises:
         ValueError: If there is no such way.
     """
-    for part in how.split("+"):
-        if part in WAYS:
+    for word in how.split("+"):
+        kind, _, value = word.partition("_")
+        if word in WAYS:
             for layer in network.modules():
-                WAYS[part](layer)
-        elif part in DRAWS or part.startswith("head_"):
-            _draw(network, part)
-        elif part.startswith(("dropout_", "momentum_")):
-            kind, _, value = part.partition("_")
-            for layer in network.modules():
-                if kind == "dropout" and isinstance(layer, nn.Dropout):
-                    layer.p = float(value)
-                elif kind == "momentum" and isinstance(layer, nn.BatchNorm2d):
-                    layer.momentum = float(value)
+                WAYS[word](layer)
+        elif word in DRAWS or kind == "head":
+            _draw(network, word)
+        elif kind == "images":
+            _fit_to_images(network, images, float(value))
+        elif kind in ("dropout", "momentum"):
+            _set_option(network, kind, float(value))
         else:
             with torch.no_grad():
                 for layer in _convolutions(network):
-                    layer.weight.mul_(float(part))
+                    layer.weight.mul_(float(word))
+
+
+def _set_option(network: nn.Module, name: str, value: float) -> None:
+    for layer in network.modules():
+        if name == "dropout" and isinstance(layer, nn.Dropout):
+            layer.p = value
+        elif name == "momentum" and isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = value
 
 
 def _ones(layer: nn.Module) -> None:
@@ -119,13 +126,39 @@ def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
 
 
-def _draw(network: nn.Module, part: str) -> None:
+def _draw(network: nn.Module, word: str) -> None:
     *before, last = _convolutions(network)
-    if part.startswith("head_"):
-        nn.init.normal_(last.weight, 0, float(part.removeprefix("head_")))
+    if word.startswith("head_"):
+        nn.init.normal_(last.weight, 0, float(word.removeprefix("head_")))
     else:
         for layer in before:
-            DRAWS[part](layer.weight)
+            DRAWS[word](layer.weight)
+
+
+def _keep_output(outputs: list[torch.Tensor]) -> Callable[..., None]:
+    """A hook that copies what a layer returns, which an activation may change in place."""
+    return lambda _layer, _inputs, output: outputs.append(output.clone())
+
+
+@torch.no_grad()
+def _fit_to_images(network: nn.Module, images: torch.Tensor, deviation: float) -> None:
+    """Give each convolution's outputs mean 0 and standard deviation 1 on images.
+
+    One factor for a layer and one bias for a channel, from the first layer to the last, whose
+    outputs get mean 1 and the given deviation (after Mishkin and Matas 2016, arXiv 1511.06422).
+    """
+    *before, last = _convolutions(network)
+    for layer in [*before, last]:
+        outputs: list[torch.Tensor] = []
+        hook = layer.register_forward_hook(_keep_output(outputs))
+        network(images)
+        hook.remove()
+        factor = (deviation if layer is last else 1.0) / outputs[0].std()
+        layer.weight.mul_(factor)
+        assert layer.bias is not None
+        layer.bias.sub_(outputs[0].mean((0, 2, 3))).mul_(factor)
+        if layer is last:
+            layer.bias.add_(1.0)
 
 
 WAYS: Final[dict[str, Callable[[nn.Module], None]]] = {
@@ -158,7 +191,8 @@ def train(case: dict[str, Any], learnt: Images, judged: Images, classes: int) ->
     torch.manual_seed(case["seed"])
     mean, std = NORMALIZATION.get(case["network"], (0.45, 0.225))
     network = library(case["network"], classes, case["size"])
-    start(network, case["start"])
+    first = torch.as_tensor(np.random.default_rng(7).permutation(len(learnt[0]))[:256])
+    start(network, case["start"], _normalized(learnt[0][first], mean, std))
     network = networks.optimize_for_cpu(network).to(memory_format=torch.channels_last)
     options = dict(OPTIMIZERS[case["optimizer"]])
     warm_up = options.pop("warm_up", 0.3)
@@ -200,10 +234,13 @@ def judge(network: nn.Module, judged: Images, mean: float, std: float) -> tuple[
 
 
 def _logits(network: nn.Module, images: torch.Tensor, mean: float, std: float) -> torch.Tensor:
-    normalized = (images.permute(0, 3, 1, 2).float().div_(255) - mean) / std
     with torch.autocast("cpu", torch.bfloat16):
-        logits: torch.Tensor = network(normalized)
+        logits: torch.Tensor = network(_normalized(images, mean, std))
     return logits.float()
+
+
+def _normalized(images: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    return (images.permute(0, 3, 1, 2).float().div_(255) - mean) / std
 
 
 def main() -> None:
@@ -216,6 +253,7 @@ def main() -> None:
     parser.add_argument("--rates", default="1e-3")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, help="default: see BUDGETS")
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
     parser.add_argument("--cache", default="cache")
     arguments = parser.parse_args()
@@ -227,6 +265,7 @@ def main() -> None:
     for word in arguments.data:
         name, _, root = word.partition("=")
         batch, epochs = BUDGETS[name]
+        batch = arguments.batch or batch
         learnt, judged, classes = images_of(Path(root), arguments.size, arguments.cache)
         for values in itertools.product(*(choice.split(",") for choice in choices)):
             network, how, optimizer, rate, seed = values
