@@ -1,7 +1,7 @@
 """Annotated data sets: boxes and classes in the files of YOLO, COCO and Pascal VOC.
 
 Annotations may come from elsewhere: what they say is data, a file of more than `MOST_BYTES` is
-refused, and so is XML with a DOCTYPE, the way of entity bombs and of external entities.
+refused, and so is XML with a DOCTYPE, which entity bombs and external entities need.
 """
 
 import os
@@ -56,8 +56,8 @@ def subset_of_path(path: str) -> str:
     >>> subset_of_path("images/train2017/a.jpg"), subset_of_path("images/a.jpg")
     ('train', '')
     """
-    names = (part.rstrip("0123456789") for part in PurePosixPath(path).parts[:-1])
-    return next((one for one in map(patterns.subset_of, names) if one), "")
+    folders = (folder.rstrip("0123456789") for folder in PurePosixPath(path).parts[:-1])
+    return next((subset for subset in map(patterns.subset_of, folders) if subset), "")
 
 
 def is_bare(root: Path) -> bool:
@@ -65,32 +65,32 @@ def is_bare(root: Path) -> bool:
     base = len(root.parts)
     for place, folders, _ in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        if not all(map(_is_place, folders)) or len(Path(place).parts) - base > MOST_FOLDERS:
+        if not all(map(_is_known_folder, folders)) or len(Path(place).parts) - base > MOST_FOLDERS:
             return False
     return True
 
 
-def _is_place(name: str) -> bool:
+def _is_known_folder(name: str) -> bool:
     return name.lower() in PLACES or bool(patterns.subset_of(name.rstrip("0123456789")))
 
 
 def kinds_of(root: Path, files: Sequence[str]) -> list[str]:
     """The kinds of annotations among some files."""
     stems = {_stem(path) for path in files if _is_image(path)}
-    found = set()
+    kinds = set()
     for path in files:
         suffix, folder = PurePosixPath(path).suffix.lower(), PurePosixPath(path).parent.name.lower()
         if suffix == ".json" and _looks_like_coco(root / path):
-            found.add("coco")
+            kinds.add("coco")
         elif suffix == ".xml" and (
             folder in {"annotations", "xml", "xmls"} or _stem(path) in stems
         ):
-            found.add("voc")
+            kinds.add("voc")
         elif suffix == ".txt" and (
             folder == "labels" or "/labels/" in path or _stem(path) in stems
         ):
-            found.add("yolo")
-    return sorted(found)
+            kinds.add("yolo")
+    return sorted(kinds)
 
 
 def _stem(path: str) -> str:
@@ -123,12 +123,12 @@ def read_annotations(root: Path, kind: str, files: Sequence[str]) -> Annotations
         DataError: If there are none of that kind, or one cannot be read.
     """
     reader = {"yolo": _read_yolo, "coco": _read_coco, "voc": _read_voc}[kind]
-    found = Annotations(kind, sorted(path for path in files if _is_image(path)))
-    reader(root, files, found)
-    return found
+    annotations = Annotations(kind, sorted(path for path in files if _is_image(path)))
+    reader(root, files, annotations)
+    return annotations
 
 
-def _text_of(file: Path) -> bytes:
+def _read_limited(file: Path) -> bytes:
     """The content of an annotation file.
 
     Raises:
@@ -143,59 +143,61 @@ def _text_of(file: Path) -> bytes:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from None
 
 
-def _read_yolo(root: Path, files: Sequence[str], into: Annotations) -> None:
+def _read_yolo(root: Path, files: Sequence[str], annotations: Annotations) -> None:
     """YOLO: a text file for each image, a line `class x_center y_center width height` per box."""
     names, key_points = _yolo_names(root)
-    known, some = set(files), False
-    into.numbered = not names
-    for path in into.files:
-        for label in _yolo_files(path):
-            if label in known or (label.startswith("../") and (root / label).is_file()):
-                some = True
-                into.boxes[path] = _yolo_boxes(root / label, names, key_points)
+    existing, has_labels = set(files), False
+    annotations.numbered = not names
+    for path in annotations.files:
+        for label_file in _yolo_label_files(path):
+            if label_file in existing or (
+                label_file.startswith("../") and (root / label_file).is_file()
+            ):
+                has_labels = True
+                annotations.boxes[path] = _read_yolo_boxes(root / label_file, names, key_points)
                 break
-    if not some:
+    if not has_labels:
         raise DataError(
             f"data.boxes=yolo: no image of {root} has a text file of its name beside it, or in a "
             "folder labels beside its folder images."
         )
 
 
-def _yolo_files(path: str) -> list[str]:
+def _yolo_label_files(path: str) -> list[str]:
     """Where the boxes of an image may lie, as Ultralytics and others look for them.
 
-    >>> _yolo_files("train/images/a.jpg")
+    >>> _yolo_label_files("train/images/a.jpg")
     ['train/images/a.txt', 'train/labels/a.txt']
-    >>> _yolo_files("A/a.jpg")
+    >>> _yolo_label_files("A/a.jpg")
     ['A/a.txt', '../labels/A/a.txt', 'A/labels/a.txt']
     """
     name = f"{_stem(path)}.txt"
-    parts = name.split("/")
-    for number in range(len(parts) - 2, -1, -1):
-        if parts[number].lower() in {"images", "imgs", "img"}:
-            return [name, "/".join([*parts[:number], "labels", *parts[number + 1 :]])]
-    beside = "/".join([*parts[:-1], "labels", parts[-1]])
+    segments = name.split("/")
+    for index in range(len(segments) - 2, -1, -1):
+        if segments[index].lower() in {"images", "imgs", "img"}:
+            return [name, "/".join([*segments[:index], "labels", *segments[index + 1 :]])]
+    beside = "/".join([*segments[:-1], "labels", segments[-1]])
     return [name, f"../labels/{name}", beside]
 
 
-def _yolo_boxes(file: Path, names: Mapping[int, str], key_points: bool) -> list[Box]:
-    found = []
-    for line, text in enumerate(_text_of(file).decode("utf-8-sig", "replace").splitlines(), 1):
+def _read_yolo_boxes(file: Path, names: Mapping[int, str], key_points: bool) -> list[Box]:
+    boxes = []
+    for line, text in enumerate(_read_limited(file).decode("utf-8-sig", "replace").splitlines(), 1):
         values = text.split()
         if not values:
             continue
         try:
             number, *numbers = int(float(values[0])), *map(float, values[1:])
-            found.append(_yolo_box(numbers, names.get(number, str(number)), key_points))
+            boxes.append(_parse_yolo_box(numbers, names.get(number, str(number)), key_points))
         except (ValueError, OverflowError):
             raise DataError(
                 f"{file}, line {line}: it must be a class and the box's centre and size as shares "
                 f"of the image, five numbers (or the outline of the hand); it is {text[:60]!r}."
             ) from None
-    return found
+    return boxes
 
 
-def _yolo_box(numbers: Sequence[float], label: str, key_points: bool) -> Box:
+def _parse_yolo_box(numbers: Sequence[float], label: str, key_points: bool) -> Box:
     """A box, one with key points behind it, or the box around an outline."""
     if len(numbers) == 4 or (key_points and len(numbers) > 4):
         x, y, width, height = numbers[:4]
@@ -213,12 +215,14 @@ def _yolo_names(root: Path) -> tuple[dict[int, str], bool]:
     Raises:
         DataError: If a file of names is damaged.
     """
-    places = (root, root.parent)
+    folders = (root, root.parent)
     for file in (
-        one for place in places for one in sorted([*place.glob("*.yaml"), *place.glob("*.yml")])
+        path
+        for folder in folders
+        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     ):
         try:
-            content = yaml.load(_text_of(file), yaml.BaseLoader)  # noqa: S506 - texts only: a sign is no
+            content = yaml.load(_read_limited(file), yaml.BaseLoader)  # noqa: S506 - texts only: a sign is no
         except (yaml.YAMLError, RecursionError, ValueError):
             continue  # of something else
         names = content.get("names") if isinstance(content, dict) else None
@@ -228,14 +232,14 @@ def _yolo_names(root: Path) -> tuple[dict[int, str], bool]:
                 return {int(key): str(name) for key, name in pairs}, "kpt_shape" in content
             except (ValueError, TypeError):
                 raise DataError(f"{file}: names must be a list, or number: name.") from None
-    for file in (place / name for place in (*places, root / "labels") for name in NAME_FILES):
+    for file in (folder / name for folder in (*folders, root / "labels") for name in NAME_FILES):
         if file.is_file():
-            lines = _text_of(file).decode("utf-8-sig", "replace").splitlines()
+            lines = _read_limited(file).decode("utf-8-sig", "replace").splitlines()
             return {n: line.strip() for n, line in enumerate(lines) if line.strip()}, False
     return {}, False
 
 
-def _read_coco(root: Path, files: Sequence[str], into: Annotations) -> None:
+def _read_coco(root: Path, files: Sequence[str], annotations: Annotations) -> None:
     """COCO: JSON files with images, annotations and categories."""
     tables = [path for path in files if path.endswith(".json") and _looks_like_coco(root / path)]
     above = [f"../{p.name}" for p in sorted(root.parent.glob("*.json")) if _looks_like_coco(p)]
@@ -243,31 +247,31 @@ def _read_coco(root: Path, files: Sequence[str], into: Annotations) -> None:
     if not tables:
         raise DataError(f"data.boxes=coco: {root} has no JSON file with images and annotations.")
     by_name: dict[str, list[str]] = defaultdict(list)
-    for path in into.files:
+    for path in annotations.files:
         by_name[PurePosixPath(path).name].append(path)
     for table in tables:
-        _read_coco_table(root, table, by_name, into)
-    into.files = sorted({*into.files, *into.boxes})
+        _read_coco_table(root, table, by_name, annotations)
+    annotations.files = sorted({*annotations.files, *annotations.boxes})
 
 
 def _read_coco_table(
-    root: Path, table: str, by_name: Mapping[str, Sequence[str]], into: Annotations
+    root: Path, table: str, by_name: Mapping[str, Sequence[str]], annotations: Annotations
 ) -> None:
     file = root / table
     try:
-        content = parse_json(_text_of(file))
+        content = parse_json(_read_limited(file))
         labels = {one["id"]: str(one["name"]) for one in content.get("categories", [])}
         images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
         for one in content["images"]:
             size = (int(one.get("width") or 0), int(one.get("height") or 0))
             path = _coco_path(file, table, str(one["file_name"]), by_name)
             images[one["id"]] = (path, size if all(size) else None)
-            into.boxes.setdefault(path, [])
+            annotations.boxes.setdefault(path, [])
         for one in content.get("annotations", []):
             path, drawn_on = images[one["image_id"]]
             x, y, width, height = map(float, one["bbox"])
             label = labels.get(one.get("category_id"), str(one.get("category_id", "")))
-            into.boxes[path].append(Box(x, y, width, height, label=label, size=drawn_on))
+            annotations.boxes[path].append(Box(x, y, width, height, label=label, size=drawn_on))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{file} cannot be read as COCO: {type(error).__name__} {str(error)[:80]}. It needs "
@@ -282,7 +286,7 @@ def _coco_path(file: Path, table: str, name: str, by_name: Mapping[str, Sequence
         DataError: If several could be.
     """
     wanted = PurePosixPath(name.replace("\\", "/"))
-    candidates = [
+    matches = [
         path for path in by_name.get(wanted.name, ())
         if path == str(wanted) or path.endswith(f"/{wanted}")
     ] or list(by_name.get(wanted.name, ()))  # fmt: skip
@@ -291,76 +295,81 @@ def _coco_path(file: Path, table: str, name: str, by_name: Mapping[str, Sequence
     )
     place = str(PurePosixPath(table).parent)
     for narrower in (
-        [path for path in candidates if str(PurePosixPath(path).parent) == place],
-        [path for path in candidates if subset and subset_of_path(path) == subset],
-        [path for path in candidates if path == str(wanted)],
+        [path for path in matches if str(PurePosixPath(path).parent) == place],
+        [path for path in matches if subset and subset_of_path(path) == subset],
+        [path for path in matches if path == str(wanted)],
     ):
-        if len(candidates) > 1 and narrower:
-            candidates = narrower
-    if len(candidates) > 1:
-        raise DataError(f"{file}: {name} could be {' or '.join(candidates[:3])}.")
-    if not candidates and (wanted.is_absolute() or ".." in wanted.parts):
+        if len(matches) > 1 and narrower:
+            matches = narrower
+    if len(matches) > 1:
+        raise DataError(f"{file}: {name} could be {' or '.join(matches[:3])}.")
+    if not matches and (wanted.is_absolute() or ".." in wanted.parts):
         raise DataError(f"{file} names the image {name}, which is not below {file.parent}.")
-    return candidates[0] if candidates else str(wanted)
+    return matches[0] if matches else str(wanted)
 
 
-def _read_voc(root: Path, files: Sequence[str], into: Annotations) -> None:
+def _read_voc(root: Path, files: Sequence[str], annotations: Annotations) -> None:
     """Pascal VOC: an XML file for each image, with an element `object` per box."""
     tables = [path for path in files if path.lower().endswith(".xml")]
     if not tables:
         raise DataError(f"data.boxes=voc: {root} has no XML file.")
     by_stem: dict[str, list[str]] = defaultdict(list)
-    for path in into.files:
+    for path in annotations.files:
         by_stem[PurePosixPath(path).stem].append(path)
     for table in tables:
-        boxes, name = _voc_boxes(root / table)
+        boxes, name = _read_voc_boxes(root / table)
         stem = PurePosixPath(table).stem
         images = by_stem.get(stem, []) or by_stem.get(PurePosixPath(name).stem, [])
-        near = [path for path in images if subset_of_path(path) == subset_of_path(table)] or images
-        near = [path for path in near if _stem(path) == _stem(table)] or near
-        if len(near) > 1:
-            raise DataError(f"{root / table} could be of {' or '.join(near[:3])}.")
-        path = near[0] if near else str(PurePosixPath(table).with_name(name or f"{stem}.jpg"))
-        into.boxes[path] += boxes
-    into.files = sorted({*into.files, *into.boxes})
+        matches = [
+            path for path in images if subset_of_path(path) == subset_of_path(table)
+        ] or images
+        matches = [path for path in matches if _stem(path) == _stem(table)] or matches
+        if len(matches) > 1:
+            raise DataError(f"{root / table} could be of {' or '.join(matches[:3])}.")
+        path = matches[0] if matches else str(PurePosixPath(table).with_name(name or f"{stem}.jpg"))
+        annotations.boxes[path] += boxes
+    annotations.files = sorted({*annotations.files, *annotations.boxes})
 
 
-def _voc_boxes(file: Path) -> tuple[list[Box], str]:
+def _read_voc_boxes(file: Path) -> tuple[list[Box], str]:
     """The boxes of an XML file, and the name of its image."""
     fields = _xml_fields(file)
-    found: list[Box] = []
+    boxes: list[Box] = []
     try:
-        sizes = [int(float(text or "0")) for text in _last(fields, "size/width", "size/height")]
+        sizes = [
+            int(float(text or "0")) for text in _last_texts(fields, "size/width", "size/height")
+        ]
         size = (sizes[0], sizes[1]) if all(sizes) else None
         for number in range(sum(name == "object" for name, _ in fields)):
-            own = _object_fields(fields, number)
+            elements = _object_fields(fields, number)
             left, top, right, bottom = (
-                float(own[f"object/bndbox/{name}"]) for name in ("xmin", "ymin", "xmax", "ymax")
+                float(elements[f"object/bndbox/{name}"])
+                for name in ("xmin", "ymin", "xmax", "ymax")
             )
-            label = own.get("object/name", "")
-            found.append(Box(left, top, right - left, bottom - top, label=label, size=size))
+            label = elements.get("object/name", "")
+            boxes.append(Box(left, top, right - left, bottom - top, label=label, size=size))
     except (ValueError, KeyError) as error:
         raise DataError(
             f"{file} cannot be read as Pascal VOC: an object needs bndbox with xmin, ymin, xmax "
             f"and ymax ({type(error).__name__} {str(error)[:60]})."
         ) from None
-    return found, PurePosixPath(_last(fields, "filename")[0].replace("\\", "/")).name
+    return boxes, PurePosixPath(_last_texts(fields, "filename")[0].replace("\\", "/")).name
 
 
-def _last(fields: Sequence[tuple[str, str]], *names: str) -> list[str]:
+def _last_texts(fields: Sequence[tuple[str, str]], *names: str) -> list[str]:
     known = dict(fields)
     return [known.get(name, "") for name in names]
 
 
 def _object_fields(fields: Sequence[tuple[str, str]], number: int) -> dict[str, str]:
     """The elements inside the object of that number; each ends with its own name."""
-    ends = [place for place, (name, _) in enumerate(fields) if name == "object"]
-    start = ends[number - 1] + 1 if number else 0
-    own: dict[str, str] = {}
-    for name, text in fields[start : ends[number]]:
+    end_indices = [index for index, (name, _) in enumerate(fields) if name == "object"]
+    start = end_indices[number - 1] + 1 if number else 0
+    elements: dict[str, str] = {}
+    for name, text in fields[start : end_indices[number]]:
         if name.startswith("object/") and not name.startswith("object/part/"):
-            own.setdefault(name, text)
-    return own
+            elements.setdefault(name, text)
+    return elements
 
 
 def _xml_fields(file: Path) -> list[tuple[str, str]]:
@@ -391,7 +400,7 @@ def _xml_fields(file: Path) -> list[tuple[str, str]]:
     parser.CharacterDataHandler = lambda text: texts[-1].append(text)
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
     try:
-        parser.Parse(_text_of(file), True)
+        parser.Parse(_read_limited(file), True)
     except (expat.ExpatError, ValueError) as error:
         raise DataError(f"{file} is no XML ({error}).") from None
     return fields

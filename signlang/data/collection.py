@@ -63,21 +63,21 @@ def read_data_set(
         root = open_source(data["source"], data["root"], cache_dir)
         options = index_options(data)
         return read_index(root, cache_dir=cache_dir, thumbnails=thumbnails, **options)
-    parts = {}
-    for name, one in resolved_sets(data).items():
-        root = open_source(one["source"], one["root"], cache_dir)
-        options = index_options(one)
-        part = read_index(root, cache_dir=cache_dir, thumbnails=thumbnails, **options)
-        alone = str(one.get("signer") or "")  # the one person in it
-        parts[name] = replace(part, signers=(alone,) * len(part)) if alone else part
-    names = joined_names(data, {name: part.classes for name, part in parts.items()})
-    index = join(parts, names)
-    _tell(parts, names, index)
+    sets = {}
+    for name, settings in resolved_sets(data).items():
+        root = open_source(settings["source"], settings["root"], cache_dir)
+        options = index_options(settings)
+        own_index = read_index(root, cache_dir=cache_dir, thumbnails=thumbnails, **options)
+        signer = str(settings.get("signer") or "")  # the one person in it
+        sets[name] = replace(own_index, signers=(signer,) * len(own_index)) if signer else own_index
+    names = joined_names(data, {name: own_index.classes for name, own_index in sets.items()})
+    index = join(sets, names)
+    _log_joined(sets, names, index)
     known = read_groups(Path(str(index.root)), data.get("groups"), list(index.paths))
     if not known:
         return index
-    own = index.groups or ("",) * len(index)
-    pairs = zip(index.paths, own, strict=True)
+    groups = index.groups or ("",) * len(index)
+    pairs = zip(index.paths, groups, strict=True)
     return replace(index, groups=tuple(known.get(path, group) for path, group in pairs))
 
 
@@ -88,15 +88,15 @@ def data_set_classes(data: Mapping[str, Any], cache_dir: str) -> list[str]:
         SignlangError: As `read_data_set`.
     """
 
-    def own(one: Mapping[str, Any]) -> list[str]:
-        root = open_source(one["source"], one["root"], cache_dir)
-        return class_names(root, one.get("pattern"), one.get("boxes"))
+    def classes_of(settings: Mapping[str, Any]) -> list[str]:
+        root = open_source(settings["source"], settings["root"], cache_dir)
+        return class_names(root, settings.get("pattern"), settings.get("boxes"))
 
     if not data.get("sets"):
-        return own(data)
-    known = {name: own(one) for name, one in resolved_sets(data).items()}
-    names = joined_names(data, known)
-    return sorted({new for of in names.values() for new in of.values() if new is not None})
+        return classes_of(data)
+    classes = {name: classes_of(settings) for name, settings in resolved_sets(data).items()}
+    names = joined_names(data, classes)
+    return sorted({new for mapped in names.values() for new in mapped.values() if new is not None})
 
 
 def resolved_sets(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -109,49 +109,53 @@ def resolved_sets(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         SettingError: If a set is not known, or two have one name.
     """
-    given: list[tuple[str, Any]] = []
+    values: list[tuple[str, Any]] = []
     sets = data["sets"]
     for item in [sets] if isinstance(sets, Mapping | str) else sets:
         if isinstance(item, Mapping):
-            given += [(str(name), value) for name, value in item.items()]
+            values += [(str(name), value) for name, value in item.items()]
         else:
-            word = str(item)
-            given.append((set_name(word), None if word == set_name(word) else word))
-    names = [name for name, _ in given]
+            text = str(item)
+            values.append((set_name(text), None if text == set_name(text) else text))
+    names = [name for name, _ in values]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise SettingError(
             f"data.sets: two are called {twice}. Name them: data.sets={{one: DIR, other: DIR}}."
         )
-    if len(given) < 2:
+    if len(values) < 2:
         raise SettingError("data.sets: give two sets or more, e.g. data.sets=[digits,MY_FOLDER].")
     inherited = {key: data[key] for key in INHERITED if data.get(key) is not None}
-    return {name: _resolved(name, value, inherited) for name, value in given}
+    return {name: _settings_of_set(name, value, inherited) for name, value in values}
 
 
-def _resolved(name: str, value: Any, inherited: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a set: those of its configuration, and what is said of it."""
+def _settings_of_set(name: str, value: Any, inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a set: those of its configuration, and those that `data.sets` gives it."""
     if not is_plain_name(name) or "/" in name:
         raise SettingError(f"data.sets: {name} cannot be the name of a set.")
-    own = dict(value) if isinstance(value, Mapping) else {}
+    settings = dict(value) if isinstance(value, Mapping) else {}
     if value is not None and not isinstance(value, Mapping):
-        own = {"root": str(value)}
-    strange = next((key for key in own if key not in OPTIONS), None)
-    if strange is not None:
+        settings = {"root": str(value)}
+    unknown = next((key for key in settings if key not in OPTIONS), None)
+    if unknown is not None:
         raise SettingError(
-            f"data.sets: {name} has no setting {strange}. {suggestion(str(strange), OPTIONS)}"
+            f"data.sets: {name} has no setting {unknown}. {suggestion(str(unknown), OPTIONS)}"
         )
-    if "source" in own:
+    if "source" in settings:
         base: Mapping[str, Any] = {"root": None, "signers": "auto"}
     else:
-        found = _configured(name)
-        if found is None and own.get("root") is None and not Path(name).expanduser().exists():
+        configured = _configured(name)
+        if (
+            configured is None
+            and settings.get("root") is None
+            and not Path(name).expanduser().exists()
+        ):
             raise SettingError(
                 f"data.sets: {name} is no data set of conf/data, and there is no such folder. Give "
                 f"its folder: data.sets={{{name}: DIR}}."
             )
-        base = found or {**(_configured("folder") or {}), "root": name}
-    return {**base, **inherited, **own}
+        base = configured or {**(_configured("folder") or {}), "root": name}
+    return {**base, **inherited, **settings}
 
 
 @lru_cache(maxsize=32)
@@ -183,58 +187,60 @@ def joined_names(data: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) 
         SettingError: If the mapping cannot be used.
         DataError: If fewer than two classes are left.
     """
-    mapping = _mapping(data.get("mapping"), classes)
+    mapping = _read_mapping(data.get("mapping"), classes)
     spelled: dict[str, str] = {}
     names: dict[str, dict[str, str | None]] = {}
-    for name, own in classes.items():
-        folded = [one.casefold() for one in own]
+    for name, set_classes in classes.items():
+        folded = [old.casefold() for old in set_classes]
         names[name] = {}
-        for one in own:
-            if one in mapping.get(name, {}):
-                names[name][one] = mapping[name][one]
+        for old in set_classes:
+            if old in mapping.get(name, {}):
+                names[name][old] = mapping[name][old]
                 continue
-            alone = folded.count(one.casefold()) == 1
-            names[name][one] = spelled.setdefault(one.casefold(), one) if alone else one
+            is_unambiguous = folded.count(old.casefold()) == 1
+            names[name][old] = spelled.setdefault(old.casefold(), old) if is_unambiguous else old
         for new in mapping.get(name, {}).values():
             if new is not None:
                 spelled.setdefault(new.casefold(), new)
-    kept = _kept(data.get("classes"), names)
+    kept = _chosen_classes(data.get("classes"), names)
     if kept is not None:
         names = {
-            name: {own: new if new in kept else None for own, new in of.items()}
-            for name, of in names.items()
+            name: {old: new if new in kept else None for old, new in mapped.items()}
+            for name, mapped in names.items()
         }
-    left = {new for of in names.values() for new in of.values() if new is not None}
-    if len(left) < 2:
+    joined_classes = {
+        new for mapped in names.values() for new in mapped.values() if new is not None
+    }
+    if len(joined_classes) < 2:
         raise DataError(
-            f"The sets {several(names)} have {len(left)} classes in common: give "
+            f"The sets {several(names)} have {len(joined_classes)} classes in common: give "
             "data.mapping=FILE.yaml (set: {class: name}), or take all with data.classes=union."
         )
     return names
 
 
-def _kept(chosen: Any, names: ClassNames) -> set[str] | None:
+def _chosen_classes(chosen: Any, names: ClassNames) -> set[str] | None:
     """The classes of the whole that `data.classes` chooses; None for all.
 
     Raises:
         SettingError: If no set has one of them.
     """
-    there = [{new for new in of.values() if new is not None} for of in names.values()]
+    per_set = [{new for new in mapped.values() if new is not None} for mapped in names.values()]
     if chosen == "common":
-        return set.intersection(*there)
+        return set.intersection(*per_set)
     if chosen in (None, "union"):
         return None
-    known = {new.casefold(): new for of in there for new in of}
-    strange = next((str(one) for one in chosen if str(one).casefold() not in known), None)
-    if strange is not None:
+    known = {new.casefold(): new for mapped in per_set for new in mapped}
+    unknown = next((str(name) for name in chosen if str(name).casefold() not in known), None)
+    if unknown is not None:
         raise SettingError(
-            f"data.classes: no set has the class {strange}. "
-            f"{suggestion(strange, sorted(known.values()))}"
+            f"data.classes: no set has the class {unknown}. "
+            f"{suggestion(unknown, sorted(known.values()))}"
         )
-    return {known[str(one).casefold()] for one in chosen}
+    return {known[str(name).casefold()] for name in chosen}
 
 
-def _mapping(file: str | None, classes: Mapping[str, Sequence[str]]) -> ClassNames:
+def _read_mapping(file: str | None, classes: Mapping[str, Sequence[str]]) -> ClassNames:
     """Read `data.mapping`: YAML or JSON that maps set, then class, to a class or to null."""
     if file is None:
         return {}
@@ -250,86 +256,90 @@ def _mapping(file: str | None, classes: Mapping[str, Sequence[str]]) -> ClassNam
             f"data.mapping={file} must map each set to its classes, e.g. massey: {{a: A, z: null}}."
         )
     result: dict[str, dict[str, str | None]] = {}
-    for name, own in content.items():
+    for name, mapped in content.items():
         if str(name) not in classes:
             raise SettingError(
                 f"data.mapping={file} names the set {name}, which is none of the sets. "
                 f"{suggestion(str(name), list(classes))}"
             )
-        result[str(name)] = pairs = {k: None if v in NULL else str(v) for k, v in own.items()}
-        strange = next((one for one in pairs if one not in classes[str(name)]), None)
-        if strange is not None:
+        result[str(name)] = pairs = {k: None if v in NULL else str(v) for k, v in mapped.items()}
+        unknown = next((one for one in pairs if one not in classes[str(name)]), None)
+        if unknown is not None:
             raise SettingError(
-                f"data.mapping={file}: {name} has no class {strange}. "
-                f"{suggestion(strange, classes[str(name)])}"
+                f"data.mapping={file}: {name} has no class {unknown}. "
+                f"{suggestion(unknown, classes[str(name)])}"
             )
     return result
 
 
-def join(parts: Mapping[str, Index], names: ClassNames) -> Index:
+def join(sets: Mapping[str, Index], names: ClassNames) -> Index:
     """Join data sets to one.
 
     Args:
-        parts: Each set by its name.
+        sets: Index of each set, by its name.
         names: See `joined_names`.
     """
     rows = sorted(
         (f"{name}/{path}", name, row)
-        for name, part in parts.items()
-        for row, path in enumerate(part.paths)
-        if names[name][part.classes[int(part.labels[row])]] is not None
+        for name, index in sets.items()
+        for row, path in enumerate(index.paths)
+        if names[name][index.classes[int(index.labels[row])]] is not None
     )
-    labels = [str(names[name][parts[name].classes[int(parts[name].labels[row])]])
+    labels = [str(names[name][sets[name].classes[int(sets[name].labels[row])]])
               for _, name, row in rows]  # fmt: skip
     classes = tuple(sorted(set(labels)))
     position = {name: label for label, name in enumerate(classes)}
 
     def prefixed(field: str) -> tuple[str, ...] | None:
         values = tuple(
-            f"{name}/{own[row]}" if (own := getattr(parts[name], field)) and own[row] else ""
+            f"{name}/{column[row]}"
+            if (column := getattr(sets[name], field)) and column[row]
+            else ""
             for _, name, row in rows
         )
         return values if any(values) else None
 
-    given = tuple((parts[name].given or {row: ""})[row] for _, name, row in rows)
-    crops = tuple(parts[name].crop(row) for _, name, row in rows)
+    subsets = tuple((sets[name].given or {row: ""})[row] for _, name, row in rows)
+    crops = tuple(sets[name].crop(row) for _, name, row in rows)
     return Index(
-        root=JoinedRoot(tuple((name, Path(str(part.root))) for name, part in parts.items())),
+        root=JoinedRoot(tuple((name, Path(str(index.root))) for name, index in sets.items())),
         classes=classes,
         paths=tuple(path for path, _, _ in rows),
         labels=np.array([position[label] for label in labels], dtype=np.int64),
         signers=prefixed("signers"),
-        facts=tuple(parts[name].facts[row] for _, name, row in rows),
+        facts=tuple(sets[name].facts[row] for _, name, row in rows),
         excluded=tuple(
             BadFile(f"{name}/{bad.path}", bad.reason)
-            for name, part in parts.items() for bad in part.excluded
+            for name, index in sets.items() for bad in index.excluded
         ),
         groups=prefixed("groups"),
-        given=given if any(given) else None,
+        given=subsets if any(subsets) else None,
         crops=crops if any(crops) else None,
         sets=tuple(name for _, name, _ in rows),
     )  # fmt: skip
 
 
-def _tell(parts: Mapping[str, Index], names: ClassNames, index: Index) -> None:
+def _log_joined(sets: Mapping[str, Index], names: ClassNames, index: Index) -> None:
     """Log what was joined, what was left out, and which classes give their set away."""
-    sizes = (f"{n} ({len(p):,} images, {len(p.classes)} classes)" for n, p in parts.items())
+    sizes = (f"{n} ({len(p):,} images, {len(p.classes)} classes)" for n, p in sets.items())
     log.info("joined: %s", ", ".join(sizes))
-    for name, own in names.items():
-        changed = [f"{one} as {new}" for one, new in own.items() if new not in {one, None}]
-        out = [one for one, new in own.items() if new is None]
+    for name, mapped in names.items():
+        changed = [f"{old} as {new}" for old, new in mapped.items() if new not in {old, None}]
+        left_out = [old for old, new in mapped.items() if new is None]
         if changed:
             log.info("%s: %s", name, several(changed))
-        if out:
-            rows = np.isin(parts[name].labels, [parts[name].classes.index(one) for one in out])
-            log.warning("%s: %d images of %s are left out", name, rows.sum(), several(out))
+        if left_out:
+            rows = np.isin(sets[name].labels, [sets[name].classes.index(old) for old in left_out])
+            log.warning("%s: %d images of %s are left out", name, rows.sum(), several(left_out))
     holders = [
-        {name for name, own in names.items() if one in own.values()} for one in index.classes
+        {name for name, mapped in names.items() if old in mapped.values()} for old in index.classes
     ]
-    alone = [c for c, sets in zip(index.classes, holders, strict=True) if len(sets) == 1]
-    if alone:
+    peculiar = [
+        c for c, set_names in zip(index.classes, holders, strict=True) if len(set_names) == 1
+    ]
+    if peculiar:
         log.warning(
             "%d of %d classes are in one set only (%s): a network can tell them by what is "
             "peculiar to the set. data.classes=common leaves them out.",
-            len(alone), len(index.classes), several(alone),
+            len(peculiar), len(index.classes), several(peculiar),
         )  # fmt: skip

@@ -81,9 +81,9 @@ def list_entries(
     Raises:
         DataError: As `list_csv`, `list_matching`, `list_folder` and `read_annotations`.
     """
-    entries, found = _listed_entries(root, pattern, boxes)
-    if found:
-        found.tell(root, entries)
+    entries, box_use = _list_entries(root, pattern, boxes)
+    if box_use:
+        box_use.log_summary(root, entries)
     return entries
 
 
@@ -94,16 +94,16 @@ class _BoxUse:
     Attributes:
         source: Where they come from.
         several: Images with several boxes, of which the largest is taken.
-        other: Images whose box has another class than their folder says.
+        other_class: Images whose box has another class than their folder says.
         numbered: Whether classes are numbers, because nothing names them.
     """
 
     source: str
     several: list[str]
-    other: list[str]
+    other_class: list[str]
     numbered: bool = False
 
-    def tell(self, root: Path, entries: Sequence[ImageEntry]) -> None:
+    def log_summary(self, root: Path, entries: Sequence[ImageEntry]) -> None:
         """Log how many images are cropped, and which are not as they should be."""
         used = [entry for entry in entries if not entry.left_out]
         whole = [entry.path for entry in used if entry.box is None]
@@ -116,22 +116,24 @@ class _BoxUse:
         subsets = sorted({entry.subset for entry in entries} - {""})
         if subsets and self.source in annotations.KINDS:
             log.info(SUBSETS, root, several(subsets))
-        out = [f"{entry.path}: {entry.left_out}" for entry in entries if entry.left_out]
-        for paths, what in (
+        left_out = [f"{entry.path}: {entry.left_out}" for entry in entries if entry.left_out]
+        for paths, phrase in (
             (whole, "have no box and are used whole"),
             (self.several, "have several boxes, of which the largest one of the sign is taken"),
-            (self.other, "have a box of another class than the data set says, which counts"),
-            (out, "are left out"),
+            (self.other_class, "have a box of another class than the data set says, which counts"),
+            (left_out, "are left out"),
         ):
             if paths:
-                text = what if len(paths) > 1 else what.replace("have", "has").replace("are", "is")
+                text = (
+                    phrase if len(paths) > 1 else phrase.replace("have", "has").replace("are", "is")
+                )
                 log.warning(
                     "%d image%s of %s %s:%s", len(paths), "s" * (len(paths) > 1), root, text,
                     listing(paths, most=EXAMPLES),
                 )  # fmt: skip
 
 
-def _listed_entries(
+def _list_entries(
     root: Path, pattern: str | None, boxes: str | None
 ) -> tuple[list[ImageEntry], _BoxUse | None]:
     kind = None if boxes == "none" else boxes
@@ -142,12 +144,12 @@ def _listed_entries(
             )
         if kind in {AUTO, COLUMNS}:
             return _list_csv_boxes(root, needed=kind == COLUMNS)
-        return _boxed(root.parent, list_csv(root), kind)
+        return _add_boxes(root.parent, list_csv(root), kind)
     if kind in {AUTO, *annotations.KINDS} and not pattern and annotated_kind(root, kind):
         return _list_annotated(root, annotated_kind(root, kind) or "")
     if pattern:
-        return _boxed(root, list_matching(root, pattern), kind)
-    return _boxed(root, list_folder(root, with_annotations=kind not in {None, AUTO}), kind)
+        return _add_boxes(root, list_matching(root, pattern), kind)
+    return _add_boxes(root, list_folder(root, with_annotations=kind not in {None, AUTO}), kind)
 
 
 def annotated_kind(root: Path, kind: str | None) -> str | None:
@@ -160,7 +162,7 @@ def annotated_kind(root: Path, kind: str | None) -> str | None:
         return None
     if kind in annotations.KINDS:
         return kind
-    kinds = annotations.kinds_of(root, _files_of(root, ""))
+    kinds = annotations.kinds_of(root, _relative_paths(root, ""))
     if len(kinds) > 1:
         raise DataError(
             f"{root} has annotations of several kinds: choose one with "
@@ -171,9 +173,12 @@ def annotated_kind(root: Path, kind: str | None) -> str | None:
 
 def _list_annotated(root: Path, kind: str) -> tuple[list[ImageEntry], _BoxUse]:
     """The images of an annotated data set, of which the boxes say the classes."""
-    found = annotations.read_annotations(root, kind, _files_of(root, ""))
-    use = _BoxUse(kind, [], [], found.numbered)
-    entries = [_annotated_entry(path, found.boxes.get(path, []), use) for path in found.files]
+    annotation_set = annotations.read_annotations(root, kind, _relative_paths(root, ""))
+    use = _BoxUse(kind, [], [], annotation_set.numbered)
+    entries = [
+        _annotated_entry(path, annotation_set.boxes.get(path, []), use)
+        for path in annotation_set.files
+    ]
     if not any(entry.label for entry in entries):
         raise DataError(
             f"data.boxes={kind}: none of the {len(entries)} images of {root} has a box of one sign."
@@ -187,8 +192,8 @@ def _annotated_entry(path: str, boxes: Sequence[Box], use: _BoxUse) -> ImageEntr
     if not boxes:
         return ImageEntry(path, "", subset=subset, left_out="it has no box, and so no sign")
     if len(signs) > 1:
-        why = f"it has boxes of several signs: {several(signs, most=3)}"
-        return ImageEntry(path, "", subset=subset, left_out=why)
+        reason = f"it has boxes of several signs: {several(signs, most=3)}"
+        return ImageEntry(path, "", subset=subset, left_out=reason)
     if len(boxes) > 1:
         use.several.append(path)
     label = unicodedata.normalize("NFC", signs[0])
@@ -199,25 +204,27 @@ def _largest(boxes: Sequence[Box]) -> Box:
     return max(boxes, key=lambda box: box.area if box.area > 0 else -1.0)  # nan is never largest
 
 
-def _boxed(
+def _add_boxes(
     root: Path, entries: list[ImageEntry], kind: str | None
 ) -> tuple[list[ImageEntry], _BoxUse | None]:
     """Give entries with a label their boxes."""
     if kind in {None, AUTO}:
         if kind == AUTO:
-            _tell_unused_boxes(root, entries)
+            _log_unused_boxes(root, entries)
         return entries, None
     boxes = _boxes_of(root, str(kind), entries)
     if not any(boxes.get(entry.path) for entry in entries):
         raise DataError(f"data.boxes={kind}: no image of {root} has a box there.")
-    return _with_boxes(entries, boxes, str(kind))
+    return _choose_boxes(entries, boxes, str(kind))
 
 
 def _boxes_of(root: Path, kind: str, entries: Sequence[ImageEntry]) -> Mapping[str, list[Box]]:
     """The boxes of each path, by the kind of their source."""
     if kind in annotations.KINDS:
-        found: Annotations = annotations.read_annotations(root, kind, _files_of(root, ""))
-        return found.boxes
+        annotation_set: Annotations = annotations.read_annotations(
+            root, kind, _relative_paths(root, "")
+        )
+        return annotation_set.boxes
     file = _box_file(root) if kind == COLUMNS else Path(kind).expanduser()
     if file is None:
         raise DataError(
@@ -229,11 +236,11 @@ def _boxes_of(root: Path, kind: str, entries: Sequence[ImageEntry]) -> Mapping[s
             f"data.boxes={kind}: there is no such file, and it is none of auto, yolo, coco, voc, "
             "columns and none."
         )
-    found_boxes = read_box_table(file)
-    if not any(entry.path in found_boxes for entry in entries):
+    boxes = read_box_table(file)
+    if not any(entry.path in boxes for entry in entries):
         raise DataError(f"{file} names no image of {root}: its paths must be like "
                         f"{entries[0].path}.")  # fmt: skip
-    return found_boxes
+    return boxes
 
 
 def _box_file(root: Path) -> Path | None:
@@ -241,7 +248,7 @@ def _box_file(root: Path) -> Path | None:
     return next((file for file in places if file.is_file()), None)
 
 
-def _tell_unused_boxes(root: Path, entries: Sequence[ImageEntry]) -> None:
+def _log_unused_boxes(root: Path, entries: Sequence[ImageEntry]) -> None:
     """Say which boxes beside class folders are not used unless they are named."""
     known = {entry.path for entry in entries}
     kind = ""
@@ -257,21 +264,25 @@ def _tell_unused_boxes(root: Path, entries: Sequence[ImageEntry]) -> None:
         log.info("%s has boxes, which are not used: data.boxes=%s crops images to them", root, kind)
 
 
-def _with_boxes(
+def _choose_boxes(
     entries: Sequence[ImageEntry], boxes: Mapping[str, Sequence[Box]], source: str
 ) -> tuple[list[ImageEntry], _BoxUse]:
     """Choose the box of each image, whose sign is known: the largest one of that sign."""
     use = _BoxUse(source, [], [])
     result = []
     for entry in entries:
-        own = boxes.get(entry.path, ())
-        same = [box for box in own if box.label.casefold() == entry.label.casefold()]
-        named = [box for box in own if box.label and not box.label.isdecimal()]
-        if len(same or own) > 1:
+        image_boxes = boxes.get(entry.path, ())
+        same_class = [box for box in image_boxes if box.label.casefold() == entry.label.casefold()]
+        named = [box for box in image_boxes if box.label and not box.label.isdecimal()]
+        if len(same_class or image_boxes) > 1:
             use.several.append(entry.path)
-        if named and not same:
-            use.other.append(f"{entry.path}: {several(sorted({box.label for box in named}), 3)}")
-        result.append(replace(entry, box=_largest(same or own)) if own else entry)
+        if named and not same_class:
+            use.other_class.append(
+                f"{entry.path}: {several(sorted({box.label for box in named}), 3)}"
+            )
+        result.append(
+            replace(entry, box=_largest(same_class or image_boxes)) if image_boxes else entry
+        )
     return result, use
 
 
@@ -291,34 +302,34 @@ def list_folder(root: Path, *, with_annotations: bool = False) -> list[ImageEntr
         DataError: If there is no such folder, it has no class folders, some class folder is empty,
             or its folders look like people or subsets rather than classes.
     """
-    names, folders = _content(root)
-    classes = _class_folders(root, folders)
+    names, folders = _root_content(root)
+    class_folders = _class_folders(root, folders)
     entries: list[ImageEntry] = []
     skipped: list[str] = []
     empty: list[str] = []
-    for one in classes:
+    for class_folder in class_folders:
         before = len(entries)
-        for path in _files_of(root, one.path):
+        for path in _relative_paths(root, class_folder.path):
             if is_image_name(Path(path).suffix) or looks_like_image(root / path):
-                entries.append(ImageEntry(path, one.label, subset=one.subset))
+                entries.append(ImageEntry(path, class_folder.label, subset=class_folder.subset))
             elif not (with_annotations and path.lower().endswith(OF_ANNOTATIONS)):
                 skipped.append(path)
         if len(entries) == before:
-            empty.append(one.path)
+            empty.append(class_folder.path)
     if empty:
         raise DataError(
-            f"{len(empty)} of the {len(classes)} class folders of {root} hold no image: "
+            f"{len(empty)} of the {len(class_folders)} class folders of {root} hold no image: "
             f"{', '.join(empty)}. Fill or remove them."
         )
     skipped += [n for n in names if n not in folders and is_image_name(Path(n).suffix)]
     _warn_of_skipped(root, skipped)
-    if any(one.subset for one in classes):
-        _tell_subsets(root, folders, classes)
-    _check_people(root, sorted({one.label for one in classes}), entries)
+    if any(class_folder.subset for class_folder in class_folders):
+        _log_subsets(root, folders, class_folders)
+    _check_people(root, sorted({class_folder.label for class_folder in class_folders}), entries)
     return entries
 
 
-def _tell_subsets(root: Path, folders: list[str], classes: list[_ClassFolder]) -> None:
+def _log_subsets(root: Path, folders: list[str], classes: list[_ClassFolder]) -> None:
     bare = [name for name in folders if not any(c.path.startswith(f"{name}/") for c in classes)]
     if bare:
         log.warning("no class folders in %s: the images there are not used", several(bare))
@@ -342,8 +353,8 @@ def list_matching(root: Path, text: str) -> list[ImageEntry]:
         DataError: If the folder cannot be read, or no path matches.
         SettingError: If it is no pattern.
     """
-    entries, others = _matching(root, text)
-    log.info("%s", _matched(text, entries, len(entries) + len(others)))
+    entries, others = _match_paths(root, text)
+    log.info("%s", _match_summary(text, entries, len(entries) + len(others)))
     if others:
         log.warning(
             "%s not match data.pattern and %s left out:%s",
@@ -354,12 +365,12 @@ def list_matching(root: Path, text: str) -> list[ImageEntry]:
     return entries
 
 
-def _matching(root: Path, text: str) -> tuple[list[ImageEntry], list[str]]:
+def _match_paths(root: Path, text: str) -> tuple[list[ImageEntry], list[str]]:
     """The images whose paths match a pattern, and the paths of the others."""
     pattern = patterns.parsed(text)
     entries: list[ImageEntry] = []
     others: list[str] = []
-    for path in _files_of(root, ""):
+    for path in _relative_paths(root, ""):
         if not is_image_name(Path(path).suffix):
             continue
         fields = pattern.fields_of(path)
@@ -380,7 +391,7 @@ def _matching(root: Path, text: str) -> tuple[list[ImageEntry], list[str]]:
     return entries, others
 
 
-def _matched(text: str, entries: list[ImageEntry], files: int) -> str:
+def _match_summary(text: str, entries: list[ImageEntry], files: int) -> str:
     """What a pattern matched: how many, the values of each field, some examples."""
     fields = patterns.parsed(text).fields
     lines = []
@@ -413,17 +424,19 @@ def class_names(root: Path, pattern: str | None = None, boxes: str | None = None
     if not pattern and (kind := annotated_kind(root, boxes) if boxes not in {None, "none"} else ""):
         return sorted({entry.label for entry in _list_annotated(root, kind)[0]} - {""})
     if pattern:
-        return sorted({entry.label for entry in _matching(root, pattern)[0]})
-    return sorted({one.label for one in _class_folders(root, _content(root)[1])})
+        return sorted({entry.label for entry in _match_paths(root, pattern)[0]})
+    return sorted(
+        {class_folder.label for class_folder in _class_folders(root, _root_content(root)[1])}
+    )
 
 
-def _content(root: Path) -> tuple[list[str], list[str]]:
+def _root_content(root: Path) -> tuple[list[str], list[str]]:
     """All names in a folder but junk, and those of its folders."""
     if not root.is_dir():
         raise DataError(
             f"There is no folder {root}: give the folder of class folders as data.root."
         )
-    names, folders = _listed(root)
+    names, folders = _folder_content(root)
     if not folders:
         guess = patterns.guessed_flat([n for n in names if is_image_name(Path(n).suffix)])
         example = guess[0] if guess else "{label}_*"
@@ -436,7 +449,7 @@ def _content(root: Path) -> tuple[list[str], list[str]]:
     return names, folders
 
 
-def _listed(folder: Path) -> tuple[list[str], list[str]]:
+def _folder_content(folder: Path) -> tuple[list[str], list[str]]:
     """All names in a folder but junk, sorted, and those of its folders.
 
     Raises:
@@ -466,8 +479,8 @@ def _class_folders(root: Path, folders: list[str]) -> list[_ClassFolder]:
     """
     subsets = [name for name in folders if patterns.subset_of(name)]
     if len(subsets) > 1 and len(subsets) == len(folders):
-        found = _below_subsets(root, folders)
-    elif len(subsets) > 1 and any(_listed(root / name)[1] for name in subsets):
+        class_folders = _folders_below_subsets(root, folders)
+    elif len(subsets) > 1 and any(_folder_content(root / name)[1] for name in subsets):
         others = [name for name in folders if name not in subsets]
         raise DataError(
             f"{root} has folders of subsets ({several(subsets)}) beside others "
@@ -475,54 +488,58 @@ def _class_folders(root: Path, folders: list[str]) -> list[_ClassFolder]:
             "path, e.g. data.pattern='{subset}/{label}/*'."
         )
     else:
-        found = [_ClassFolder(name, unicodedata.normalize("NFC", name)) for name in folders]
-    names = sorted({one.label for one in found})
+        class_folders = [_ClassFolder(name, unicodedata.normalize("NFC", name)) for name in folders]
+    names = sorted({class_folder.label for class_folder in class_folders})
     if patterns.are_people(names):
-        raise _people_error(root, names, [p for one in found for p in _files_of(root, one.path)])
-    return found
+        raise _people_error(
+            root,
+            names,
+            [p for class_folder in class_folders for p in _relative_paths(root, class_folder.path)],
+        )
+    return class_folders
 
 
-def _below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]:
+def _folders_below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]:
     """The class folders in the folders of subsets."""
-    found: list[_ClassFolder] = []
+    class_folders: list[_ClassFolder] = []
     for name in subsets:
-        place, kind = _without_shells(root, name), patterns.subset_of(name) or ""
-        inner = _listed(root / place)[1]
-        found += [
-            _ClassFolder(f"{place}/{label}", unicodedata.normalize("NFC", label), kind)
-            for label in inner
+        path, subset = _without_shells(root, name), patterns.subset_of(name) or ""
+        labels = _folder_content(root / path)[1]
+        class_folders += [
+            _ClassFolder(f"{path}/{label}", unicodedata.normalize("NFC", label), subset)
+            for label in labels
         ]
-    if not found:
+    if not class_folders:
         raise DataError(
             f"The folders of {root} look like subsets of a data set, not like signs: "
             f"{', '.join(subsets)}. Say where the sign stands in a path, e.g. "
             f"data.pattern='{{subset}}/{{label}}_*' ({_first_file(root)}); if each folder is a "
             "sign, type data.pattern='{label}/**'."
         )
-    return found
+    return class_folders
 
 
 def _without_shells(root: Path, place: str) -> str:
     """Step into folders of subsets that hold nothing but another one, as archives unpack."""
     while True:
-        names, folders = _listed(root / place)
+        names, folders = _folder_content(root / place)
         if len(names) != 1 or len(folders) != 1 or patterns.subset_of(folders[0]) is None:
             return place
         place = f"{place}/{folders[0]}"
 
 
 def _first_file(root: Path) -> str:
-    return next((f"a file is {path}" for path in _files_of(root, "")), "there are no files")
+    return next((f"a file is {path}" for path in _relative_paths(root, "")), "there are no files")
 
 
-def _below_classes(paths: list[str], names: list[str]) -> list[str]:
+def _paths_from_class(paths: list[str], names: list[str]) -> list[str]:
     """Paths from their class folder on."""
     known = set(names)
     tails = []
     for path in paths:
-        parts = path.split("/")
-        start = next((n for n, part in enumerate(parts[:-1]) if part in known), 0)
-        tails.append("/".join(parts[start:]))
+        segments = path.split("/")
+        start = next((n for n, segment in enumerate(segments[:-1]) if segment in known), 0)
+        tails.append("/".join(segments[start:]))
     return tails
 
 
@@ -530,7 +547,7 @@ def _people_error(root: Path, names: list[str], paths: list[str]) -> DataError:
     """The error for folders that look like people, with the pattern that their files suggest."""
     images = [path for path in paths if is_image_name(Path(path).suffix)]
     images = images[:: 1 + len(images) // SAMPLED]
-    guess = patterns.guessed(_below_classes(images, names))
+    guess = patterns.guessed(_paths_from_class(images, names))
     if guess:
         text, labels = guess
         signs = f"{len(labels)} signs ({several(labels)})"
@@ -553,7 +570,7 @@ def _check_people(root: Path, names: list[str], entries: list[ImageEntry]) -> No
         log.warning("The folder %s of %s is taken for a sign, not for a subset.", subset, root)
     weak = patterns.may_be_people(names)
     paths = [entry.path for entry in entries[:: 1 + len(entries) // SAMPLED]]
-    guess = patterns.guessed(_below_classes(paths, names))
+    guess = patterns.guessed(_paths_from_class(paths, names))
     if weak and guess:
         raise _people_error(root, names, paths)
     if weak:
@@ -584,14 +601,14 @@ def list_csv(file: Path) -> list[ImageEntry]:
     for number, row in rows:
         lines[os.path.normpath(file.parent / row["path"])].append((number, row["path"]))
     repeated = [
-        f"{same[0][1]}: lines {several([str(number) for number, _ in same])}"
+        f"{occurrences[0][1]}: lines {several([str(number) for number, _ in occurrences])}"
         + (
             ""
-            if len(others := {path for _, path in same}) == 1
-            else f", as {several(sorted(others))}"
+            if len(spellings := {path for _, path in occurrences}) == 1
+            else f", as {several(sorted(spellings))}"
         )
-        for same in lines.values()
-        if len(same) > 1
+        for occurrences in lines.values()
+        if len(occurrences) > 1
     ]
     if repeated:
         raise DataError(
@@ -630,8 +647,8 @@ def _list_csv_boxes(file: Path, *, needed: bool) -> tuple[list[ImageEntry], _Box
         DataError: If it has no such columns although they are needed, or as `list_csv`.
     """
     rows = _csv_rows(file)
-    names = box_columns(list(rows[0][1])) if rows else None
-    if names is None:
+    columns = box_columns(list(rows[0][1])) if rows else None
+    if columns is None:
         if needed:
             raise DataError(
                 f"data.boxes=columns: {file} has no columns x,y,width,height (pixels), "
@@ -640,17 +657,17 @@ def _list_csv_boxes(file: Path, *, needed: bool) -> tuple[list[ImageEntry], _Box
         return list_csv(file), None
     boxes: dict[str, list[Box]] = defaultdict(list)
     first: dict[str, ImageEntry] = {}
-    out: set[str] = set()
+    ambiguous: set[str] = set()
     for line, row in rows:
         entry = _csv_entry(row)
         if first.setdefault(entry.path, entry).label != entry.label:
-            out.add(entry.path)
-        box = box_of_row(file, line, row, names)
+            ambiguous.add(entry.path)
+        box = box_of_row(file, line, row, columns)
         boxes[entry.path] += [box] if box else []
-    check_pixels(file, [box for own in boxes.values() for box in own])
-    entries, use = _with_boxes(list(first.values()), boxes, "columns")
-    why = "it has boxes of several signs"
-    return [replace(e, left_out=why) if e.path in out else e for e in entries], use
+    check_pixels(file, [box for image_boxes in boxes.values() for box in image_boxes])
+    entries, use = _choose_boxes(list(first.values()), boxes, "columns")
+    reason = "it has boxes of several signs"
+    return [replace(e, left_out=reason) if e.path in ambiguous else e for e in entries], use
 
 
 def read_signers(root: Path, signers: str | None, paths: list[str]) -> dict[str, str] | None:
@@ -673,22 +690,22 @@ def read_signers(root: Path, signers: str | None, paths: list[str]) -> dict[str,
     if signers == "auto":
         for file in (root / "signers.csv", root.parent / "signers.csv"):
             if file.is_file():
-                known = _signers_in(file)
+                known = _read_signer_table(file)
                 if any(path in known for path in paths):
-                    return _complete(file, known, paths)
+                    return _check_complete(file, known, paths)
         return None
     file = Path(signers).expanduser()
     if not file.is_file():
         raise DataError(f"There is no file {file}: data.signers names a CSV file path,signer.")
-    return _complete(file, _signers_in(file), paths)
+    return _check_complete(file, _read_signer_table(file), paths)
 
 
-def _signers_in(file: Path) -> dict[str, str]:
+def _read_signer_table(file: Path) -> dict[str, str]:
     rows = read_table(file, required=("path", "signer"))
     return {row["path"]: row["signer"] for _, row in rows if row["signer"]}
 
 
-def _complete(file: Path, known: dict[str, str], paths: list[str]) -> dict[str, str]:
+def _check_complete(file: Path, known: dict[str, str], paths: list[str]) -> dict[str, str]:
     unknown = [path for path in paths if path not in known]
     if unknown:
         raise DataError(
@@ -728,20 +745,20 @@ def _is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
-def _files_of(root: Path, place: str) -> list[str]:
+def _relative_paths(root: Path, place: str) -> list[str]:
     """Paths of all files below a folder of a data set, relative to its root.
 
     Raises:
         DataError: Names each folder that cannot be read.
     """
     failed: list[OSError] = []
-    found = [file.relative_to(root).as_posix() for file in _files_below(root / place, failed)]
+    paths = [file.relative_to(root).as_posix() for file in _walk_files(root / place, failed)]
     if failed:
         raise _unreadable([Path(str(error.filename)) for error in failed], failed[0])
-    return found
+    return paths
 
 
-def _files_below(folder: Path, failed: list[OSError]) -> Iterator[Path]:
+def _walk_files(folder: Path, failed: list[OSError]) -> Iterator[Path]:
     """Yield all files in sorted order; follow links to folders, but no folder inside itself."""
     for place, folders, files in os.walk(folder, onerror=failed.append, followlinks=True):
         here = Path(place)

@@ -45,21 +45,21 @@ def map_in_order(
     >>> list(map_in_order(str.upper, "abc", workers=2, ahead=2))
     ['A', 'B', 'C']
     """
-    waiting: deque[Future[Result]] = deque()
+    pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while len(waiting) > 1:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while len(pending) > 1:
+            yield pending.popleft().result()
         pool.shutdown()
     finally:
         pool.shutdown(cancel_futures=True)
     # A caller that knows the length drops the generator here; the rest would then run in a
     # destructor, in which Ctrl-C is printed and lost.
-    for last in waiting:
+    for last in pending:
         yield last.result()
 
 
@@ -235,7 +235,7 @@ def inspect_image(
     kind, mode = str(image.format), image.mode
     odd = []
     suffixes = _SUFFIXES.get(
-        kind, {end for end, format_name in _endings().items() if format_name == kind}
+        kind, {end for end, format_name in _suffix_formats().items() if format_name == kind}
     )
     if suffix and suffix.lower() not in suffixes:
         odd.append(f"a {kind} named {suffix}")
@@ -282,7 +282,7 @@ def resize_batch(batch: Pixels, *sizes: int) -> Pixels:
     return batch
 
 
-def _endings() -> dict[str, str]:
+def _suffix_formats() -> dict[str, str]:
     return Image.registered_extensions()
 
 
@@ -292,7 +292,7 @@ def is_image_name(suffix: str) -> bool:
     >>> is_image_name(".JPG"), is_image_name(".txt")
     (True, False)
     """
-    kind = _endings().get(suffix.lower())
+    kind = _suffix_formats().get(suffix.lower())
     return kind in Image.OPEN and kind not in {"PDF", "MPEG", "HDF5", "FITS", "GRIB", "BUFR"}
 
 
@@ -307,8 +307,8 @@ def _as_bad_image() -> Iterator[None]:
         raise BadImageError(f"more than {image_limits.MAX_PIXELS / 1e6:g} million pixels") from None
     except ImageLimitError as error:
         raise BadImageError(str(error)) from None
-    except _DAMAGE as why:
-        raise BadImageError(f"damaged or cut off ({why})") from None
+    except _DAMAGE as error:
+        raise BadImageError(f"damaged or cut off ({error})") from None
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -79,38 +79,38 @@ def count_scans(data: bytes) -> int:
 
 
 def _count_jpeg_scans(data: bytes) -> int:
-    scans = others = 0
+    scans = segments = 0
     for marker in _jpeg_markers(data):
         scans += marker == _START_OF_SCAN
-        others += marker != _START_OF_SCAN
+        segments += marker != _START_OF_SCAN
         if scans > MAX_SCANS:
             raise ImageLimitError(f"more than {MAX_SCANS} scans")
-        if others > MAX_SEGMENTS:
+        if segments > MAX_SEGMENTS:
             raise ImageLimitError(f"more than {MAX_SEGMENTS:,} segments")
     return scans
 
 
 def _jpeg_markers(data: bytes) -> Iterator[int]:
     """The markers of a JPEG's first image, up to its end or to what is damaged."""
-    found = _MARKER.search(data, 2)
-    while found and found.end() + 2 <= len(data) and found[1][0] != _END_OF_IMAGE:
-        marker, place = found[1][0], found.end()
+    match = _MARKER.search(data, 2)
+    while match and match.end() + 2 <= len(data) and match[1][0] != _END_OF_IMAGE:
+        marker, position = match[1][0], match.end()
         yield marker
         if marker not in _ALONE:
-            place += max(2, struct.unpack_from(">H", data, place)[0])
-        after = _AFTER_SCAN if marker == _START_OF_SCAN else _MARKER
-        found = after.search(data, place)
+            position += max(2, struct.unpack_from(">H", data, position)[0])
+        pattern = _AFTER_SCAN if marker == _START_OF_SCAN else _MARKER
+        match = pattern.search(data, position)
 
 
 def _png_chunks(data: bytes) -> Iterator[bytes]:
     """Kinds of the chunks of a PNG, up to its end or to what is damaged."""
-    place = len(_PNG)
-    while place + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
+    position = len(_PNG)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
         yield kind
         if kind == b"IEND":
             return
-        place += 12 + length
+        position += 12 + length
 
 
 def is_animated(image: Image.Image) -> bool:

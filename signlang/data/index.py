@@ -107,9 +107,9 @@ class Clusters:
         return Clusters(self.kind, self.names[rows])
 
     @classmethod
-    def concatenate(cls, parts: Sequence["Clusters"]) -> "Clusters":
+    def concatenate(cls, clusters: Sequence["Clusters"]) -> "Clusters":
         """The clusters of several subsets of one data set."""
-        return cls(parts[0].kind, np.concatenate([part.names for part in parts]))
+        return cls(clusters[0].kind, np.concatenate([one.names for one in clusters]))
 
     @cached_property
     def count(self) -> int:
@@ -174,10 +174,10 @@ def image_clusters(
     sources = sources_of_copies(paths, labels)
     if groups is not None and any(groups):
         numbers = connected([[name or None for name in groups], sources])
-        first: dict[int, str] = {}
-        every = zip(numbers.tolist(), groups, paths, strict=True)
-        named = [first.setdefault(number, group or path) for number, group, path in every]
-        return Clusters("group", np.array(named))
+        name_of: dict[int, str] = {}
+        rows = zip(numbers.tolist(), groups, paths, strict=True)
+        names_by_row = [name_of.setdefault(number, group or path) for number, group, path in rows]
+        return Clusters("group", np.array(names_by_row))
     if any(sources):
         return Clusters("source", np.array([s or p for s, p in zip(sources, paths, strict=True)]))
     frames = [frame_number(path) for path in paths]
@@ -199,16 +199,16 @@ def _clusters_of_sets(
     """The clusters of each of several data sets, by names that no two of them share."""
     names = np.array(paths, dtype=object)
     kinds = set()
-    for one in sorted(set(sets)):
-        rows = [row for row, name in enumerate(sets) if name == one]
+    for set_name in sorted(set(sets)):
+        rows = [row for row, name in enumerate(sets) if name == set_name]
         columns = (
             None if values is None else [values[row] for row in rows]
             for values in (paths, labels, signers, groups)
         )
-        own = image_clusters(*columns)  # type: ignore[arg-type]
-        kinds.add(own.kind)
-        for row, name in zip(rows, own.names.tolist(), strict=True):
-            names[row] = f"{one}: {name}"
+        clusters = image_clusters(*columns)  # type: ignore[arg-type]
+        kinds.add(clusters.kind)
+        for row, name in zip(rows, clusters.names.tolist(), strict=True):
+            names[row] = f"{set_name}: {name}"
     return Clusters(kinds.pop() if len(kinds) == 1 else "mixed", names.astype(str))
 
 
@@ -321,7 +321,7 @@ class Index:
         names = [self.classes[label] for label in self.labels]
         if self.sets is None:
             return names
-        return [f"{one}/{name}" for one, name in zip(self.sets, names, strict=True)]
+        return [f"{set_name}/{name}" for set_name, name in zip(self.sets, names, strict=True)]
 
     @cached_property
     def content(self) -> str:
@@ -395,25 +395,27 @@ class Index:
         Raises:
             DataError: If the name of a class is no text.
         """
-        odd = [name for name in self.classes if not files.is_utf8(name)]
-        if odd:
+        invalid = [name for name in self.classes if not files.is_utf8(name)]
+        if invalid:
             encoding = sys.getfilesystemencoding()
             fix = "rename its folder"
             if encoding != "utf-8":
                 fix = f"names are read as {encoding} here, set the variable PYTHONUTF8=1"
-            raise DataError(f"{self.place}: the name of the class {odd[0]!a} is not UTF-8: {fix}.")
+            raise DataError(
+                f"{self.place}: the name of the class {invalid[0]!a} is not UTF-8: {fix}."
+            )
         signers = self.signers or ("",) * len(self)
         labels = [self.classes[label] for label in self.labels]
         columns: list[Sequence[object]] = [self.paths, labels, signers, subsets.tolist()]
         header = [*IMAGE_COLUMNS]
-        more = ((GROUP, self.groups), (SET, self.sets), (CROP, self.crops))
-        for name, values in more:
+        optional = ((GROUP, self.groups), (SET, self.sets), (CROP, self.crops))
+        for name, values in optional:
             if values is not None:
                 header.append(name)
                 columns.append(["" if value is None else str(value) for value in values])
         if hands is not None:
             header.append("hand")
-            columns.append(["found" if found else "not found" for found in hands])
+            columns.append(["found" if has_hand else "not found" for has_hand in hands])
         write_csv(folder / "data.csv", header, zip(*columns, strict=True))
         write_json(folder / "classes.json", self.classes)
         if self.excluded:
@@ -457,21 +459,21 @@ def read_index(
         raise SettingError(f"data.on_bad_image={on_bad_image}: choose error or exclude.")
     entries, left_out = _usable(list_entries(root, pattern, boxes))
     base = root.parent if root.is_file() else root
-    entries = _with_people(base, entries, signers, pattern, groups)
+    entries = _with_signers_and_groups(base, entries, signers, pattern, groups)
     cache_file = (
         files.cache_folder(cache_dir, "inspected") / f"{_digest([str(root.resolve())])}.json"
     )
     results = inspect_files(base, [entry.path for entry in entries], cache_file, thumbnails)
-    cut = [_cropped(e, r, box_margin) for e, r in zip(entries, results, strict=True)]
-    good = [one for one in cut if not isinstance(one, BadFile)]
-    bad = tuple(one for one in cut if isinstance(one, BadFile))
+    inspected = [_cropped(e, r, box_margin) for e, r in zip(entries, results, strict=True)]
+    good = [item for item in inspected if not isinstance(item, BadFile)]
+    bad = tuple(item for item in inspected if isinstance(item, BadFile))
     if bad and on_bad_image == "error":
         raise DataError(
             f"{len(bad)} file{'s' * (len(bad) > 1)} of {root} cannot be used as images:"
-            f"{listing(_causes(bad), most=1000)}\n{_whereabouts(root, bad)}"
+            f"{listing(_bad_file_lines(bad), most=1000)}\n{_missing_file_hint(root, bad)}"
             "Fix or remove them, or leave them out with data.on_bad_image=exclude."
         )
-    return _index(root, base, good, (*bad, *left_out))
+    return _build_index(root, base, good, (*bad, *left_out))
 
 
 def _usable(entries: Sequence[ImageEntry]) -> tuple[list[ImageEntry], list["BadFile"]]:
@@ -480,7 +482,7 @@ def _usable(entries: Sequence[ImageEntry]) -> tuple[list[ImageEntry], list["BadF
     return used, [BadFile(entry.path, entry.left_out) for entry in entries if entry.left_out]
 
 
-def _with_people(
+def _with_signers_and_groups(
     base: Path, entries: list[ImageEntry], signers: str | None, pattern: str | None,
     groups: str | None,
 ) -> list[ImageEntry]:  # fmt: skip
@@ -488,12 +490,12 @@ def _with_people(
     paths = [entry.path for entry in entries]
     if signers == "auto" and pattern and any(entry.signer for entry in entries):
         signers = None
-    known = read_signers(base, signers, paths)
-    if known is not None:
-        entries = [replace(entry, signer=known.get(entry.path, "")) for entry in entries]
-    kept = read_groups(base, groups, paths)
-    if kept:
-        entries = [replace(entry, group=kept.get(entry.path, "")) for entry in entries]
+    known_signers = read_signers(base, signers, paths)
+    if known_signers is not None:
+        entries = [replace(entry, signer=known_signers.get(entry.path, "")) for entry in entries]
+    known_groups = read_groups(base, groups, paths)
+    if known_groups:
+        entries = [replace(entry, group=known_groups.get(entry.path, "")) for entry in entries]
     return entries
 
 
@@ -515,7 +517,7 @@ def _cropped(entry: ImageEntry, result: ImageFacts | str, margin: float) -> Insp
 MANY: Final = 5  # files of one cause, which are then listed in one line
 
 
-def _causes(bad: Sequence[BadFile]) -> list[str]:
+def _bad_file_lines(bad: Sequence[BadFile]) -> list[str]:
     """One line for each file, or for a cause that many files share."""
     by_reason: dict[str, list[str]] = {}
     for file in bad:
@@ -529,31 +531,33 @@ def _causes(bad: Sequence[BadFile]) -> list[str]:
     return lines
 
 
-def _whereabouts(root: Path, bad: Sequence[BadFile]) -> str:
+def _missing_file_hint(root: Path, bad: Sequence[BadFile]) -> str:
     """Where the missing files of a CSV file probably are."""
     missing = [file.path for file in bad if file.reason == "no such file"]
     if not root.is_file() or not missing:
         return ""
-    parts = PurePosixPath(missing[0]).parts
+    segments = PurePosixPath(missing[0]).parts
     here = root.parent
     with suppress(OSError):  # of folders that must not be looked into
         places = [here, here.parent, *sorted(path for path in here.iterdir() if path.is_dir())]
-        for start in range(len(parts)):
-            tail = PurePosixPath(*parts[start:])
+        for start in range(len(segments)):
+            tail = PurePosixPath(*segments[start:])
             for place in places:
                 if (place / tail).is_file():
                     return f"Paths are relative to {here}; {missing[0]} is at {place / tail}.\n"
     return f"Paths are relative to {here}.\n"
 
 
-def _index(root: Path, base: Path, good: Sequence[Inspected], bad: tuple[BadFile, ...]) -> Index:
+def _build_index(
+    root: Path, base: Path, good: Sequence[Inspected], bad: tuple[BadFile, ...]
+) -> Index:
     good = sorted(good, key=lambda item: item[0].path)
     classes = tuple(sorted({entry.label for entry, _, _ in good}))
     if not good:
         if bad:
             raise DataError(
                 f"None of the {len(bad):,} images of {root} can be used: {bad[0].path}: "
-                f"{bad[0].reason}. {_whereabouts(root, bad)}".rstrip()
+                f"{bad[0].reason}. {_missing_file_hint(root, bad)}".rstrip()
             )
         raise DataError(f"{root} holds no usable image: expected one folder of images per sign.")
     if len(classes) < 2:
@@ -565,7 +569,7 @@ def _index(root: Path, base: Path, good: Sequence[Inspected], bad: tuple[BadFile
     position = {name: label for label, name in enumerate(classes)}
     signers = tuple(entry.signer for entry, _, _ in good)
     groups = tuple(entry.group for entry, _, _ in good)
-    given = tuple(entry.subset for entry, _, _ in good)
+    subsets = tuple(entry.subset for entry, _, _ in good)
     crops = tuple(crop for _, _, crop in good)
     return Index(
         root=base,
@@ -576,17 +580,17 @@ def _index(root: Path, base: Path, good: Sequence[Inspected], bad: tuple[BadFile
         facts=tuple(fact for _, fact, _ in good),
         excluded=bad,
         groups=groups if any(groups) else None,
-        given=given if any(given) else None,
+        given=subsets if any(subsets) else None,
         crops=crops if any(crops) else None,
     )
 
 
 def _warn_of_case(classes: Sequence[str]) -> None:
     """Tell of classes whose names differ in nothing but case."""
-    same: dict[str, list[str]] = {}
+    by_folded_name: dict[str, list[str]] = {}
     for name in classes:
-        same.setdefault(name.casefold(), []).append(name)
-    pairs = [" and ".join(names) for names in same.values() if len(names) > 1]
+        by_folded_name.setdefault(name.casefold(), []).append(name)
+    pairs = [" and ".join(names) for names in by_folded_name.values() if len(names) > 1]
     if pairs:
         log.warning(
             "%s differ in case only and are classes of their own: give them one name if they are "
@@ -620,8 +624,8 @@ def other_root(recorded: Mapping[str, Any], index: Index) -> str | None:
     root, here = recorded.get("root"), index.place
     if not isinstance(root, str) or recorded.get("fingerprint") == index.fingerprint:
         return None
-    folders = [root], [part.rpartition(": ")[2] for part in root.split(", ")]  # one, or of sets
-    there = any(all(Path(one).exists() for one in some) for some in folders)
+    folders = [root], [entry.rpartition(": ")[2] for entry in root.split(", ")]  # one, or of sets
+    there = any(all(Path(folder).exists() for folder in paths) for paths in folders)
     return root if root != here and there else None
 
 
