@@ -198,8 +198,8 @@ def build_transforms(node: Mapping[str, Any], stored: int, image_size: int) -> l
 
     Args:
         node: `augment.transforms` of the configuration, resolved.
-        stored: Side of the decoded images, in pixels.
-        image_size: Side of the images of the network, in pixels.
+        stored: Width and height of the decoded images, in pixels.
+        image_size: Width and height of the images of the network, in pixels.
 
     Raises:
         SettingError: If they break the contract, see the module.
@@ -225,10 +225,10 @@ def _contract_fault(transforms: list[Any], sample: Pixels, image_size: int) -> s
     """What is wrong with transforms, to follow their name; empty if nothing is."""
     augmentation, out = Augmentation(transforms, image_size), sample
     for function in augmentation.functions:
-        given, out = out, function(out.copy(), np.random.default_rng(0))
-        if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.shape != given.shape:
+        before, out = out, function(out.copy(), np.random.default_rng(0))
+        if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.shape != before.shape:
             kind = getattr(out, "dtype", type(out).__name__), getattr(out, "shape", "")
-            return f"must return uint8 images {given.shape}; they return {kind[0]} {kind[1]}."
+            return f"must return uint8 images {before.shape}; they return {kind[0]} {kind[1]}."
     if augmentation.transform is not None:
         image = augmentation.transform(image=out[0])["image"]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -268,11 +268,13 @@ class Augmentation:
         self.backgrounds = backgrounds
         self.weight = background_weight
         of_images = (A.BasicTransform, A.BaseCompose)
-        self.others = [one for one in transforms if isinstance(one, of_images)]
-        self.functions: list[BatchTransform] = [
-            one for one in transforms if not isinstance(one, of_images)
+        self.image_transforms = [
+            transform for transform in transforms if isinstance(transform, of_images)
         ]
-        self.transform = A.Compose(self.others) if self.others else None
+        self.functions: list[BatchTransform] = [
+            transform for transform in transforms if not isinstance(transform, of_images)
+        ]
+        self.transform = A.Compose(self.image_transforms) if self.image_transforms else None
 
     def __call__(self, batch: Pixels, seed: int) -> Pixels:
         """Transform a batch.
@@ -286,9 +288,9 @@ class Augmentation:
         """
         if not self.coded_rows:
             return self._transformed(batch, seed)
-        shown, rows = batch.copy(), self.coded_rows
-        shown[:, -rows:] = batch[:, -rows - 1 : -rows]  # what is above goes on
-        out = self._transformed(shown, seed)
+        uncoded, rows = batch.copy(), self.coded_rows
+        uncoded[:, -rows:] = batch[:, -rows - 1 : -rows]  # repeats the row above
+        out = self._transformed(uncoded, seed)
         out[:, -rows:] = batch[:, -rows:]
         return out
 
@@ -304,7 +306,7 @@ class Augmentation:
         self.transform.set_random_seed(seed % 2**32)
         out = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)
         for row, image in enumerate(batch):
-            out[row] = _resized(self.transform(image=image)["image"], self.size)
+            out[row] = _resize(self.transform(image=image)["image"], self.size)
         return out
 
     def _blend(self, batch: Pixels, seed: int) -> Pixels:
@@ -320,7 +322,7 @@ class Augmentation:
         return np.stack(blended).astype(np.uint8, copy=False)
 
 
-def _resized(image: Pixels, size: int) -> Pixels:
+def _resize(image: Pixels, size: int) -> Pixels:
     """Resize an image (h, w, 3) to (size, size, 3) by the filter of `image_io.resize_image`.
 
     Where nothing shrinks, the filter is linear interpolation, for which OpenCV takes a sixth of the

@@ -129,8 +129,8 @@ class Box:
         if self.shares and max(self.width, self.height) > 1 + TOLERANCE:
             raise BadBoxError("its box is larger than the image: shares are from 0 to 1")
         if self.size is not None:
-            drawn, now = self.size[0] / self.size[1], width / height
-            if not 1 - RESIZED < drawn / now < 1 + RESIZED:
+            drawn_ratio, ratio = self.size[0] / self.size[1], width / height
+            if not 1 - RESIZED < drawn_ratio / ratio < 1 + RESIZED:
                 raise BadBoxError(
                     f"its box was drawn on {self.size[0]} x {self.size[1]} pixels, of another "
                     f"shape than its {width} x {height}"
@@ -153,29 +153,31 @@ def box_columns(columns: Sequence[str]) -> tuple[str, ...] | None:
     return next((names for names in COLUMNS if set(names) <= set(columns)), None)
 
 
-def box_of_row(file: Path, line: int, row: dict[str, str], names: tuple[str, ...]) -> Box | None:
+def box_of_row(file: Path, line: int, row: dict[str, str], columns: tuple[str, ...]) -> Box | None:
     """The box in a row of a table; None where its columns are empty.
 
     Raises:
         DataError: If it holds something else than numbers.
     """
-    texts = [row[name] for name in names]
+    texts = [row[name] for name in columns]
     if not any(texts):
         return None
     try:
         a, b, c, d = (float(text.replace(",", ".")) for text in texts)
         size = (
-            (int(row["width"]), int(row["height"])) if names == CORNERS and "width" in row else None
+            (int(row["width"]), int(row["height"]))
+            if columns == CORNERS and "width" in row
+            else None
         )
     except (ValueError, KeyError):
         raise DataError(
-            f"{file}, line {line}: {','.join(names)} must be four numbers; they are "
+            f"{file}, line {line}: {','.join(columns)} must be four numbers; they are "
             f"{','.join(texts)}."
         ) from None
     label = row.get("label", "")
-    if names == SHARES:
+    if columns == SHARES:
         return centred(a, b, c, d, label)
-    if names == CORNERS:
+    if columns == CORNERS:
         return Box(a, b, c - a, d - b, label=label, size=size)
     return Box(a, b, c, d, label=label)
 
@@ -190,19 +192,19 @@ def read_box_table(file: Path) -> dict[str, list[Box]]:
         DataError: If it cannot be read, or has no such columns.
     """
     rows = read_table(file, required=("path",))
-    names = box_columns(list(rows[0][1])) if rows else None
-    if names is None:
+    columns = box_columns(list(rows[0][1])) if rows else None
+    if columns is None:
         raise DataError(
             f"{file} has no boxes: beside path it needs the columns {','.join(PIXELS)} (pixels), "
             f"{','.join(CORNERS)} (pixels) or {','.join(SHARES)} (shares of the image)."
         )
-    found: dict[str, list[Box]] = {}
+    boxes_by_path: dict[str, list[Box]] = {}
     for line, row in rows:
-        box = box_of_row(file, line, row, names)
+        box = box_of_row(file, line, row, columns)
         if box is not None:
-            found.setdefault(row["path"], []).append(box)
-    check_pixels(file, [box for boxes in found.values() for box in boxes])
-    return found
+            boxes_by_path.setdefault(row["path"], []).append(box)
+    check_pixels(file, [box for boxes in boxes_by_path.values() for box in boxes])
+    return boxes_by_path
 
 
 def check_pixels(file: Path, boxes: Sequence[Box]) -> None:

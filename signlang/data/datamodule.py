@@ -42,7 +42,7 @@ class EpochBatchSampler:
         rows: (n,) rows of the index.
         size: Rows of a batch, of all processes together in training; the last one may be shorter.
         seed: Of the run.
-        epoch: Tells the epoch that is about to begin; None for evaluation, in order.
+        epoch: Returns the epoch that is about to start; None for evaluation, in order.
         labels: (n, levels) what an epoch has equal shares of: the classes of the rows and, further
             right, what each of them is divided by. Images of a large class wait for another epoch,
             those of a small one come several times.
@@ -69,12 +69,12 @@ class EpochBatchSampler:
         """Batches of an epoch; a last one of a single image joins the one before it."""
         if self.epoch is None:
             return -(-len(self.rows) // self.size)
-        each, count = self.size // self.processes, len(self.rows) // self.processes
-        alone = count % each == 1 and 1 < each < count
-        return -(-count // each) - alone
+        batch_size, count = self.size // self.processes, len(self.rows) // self.processes
+        joins_previous = count % batch_size == 1 and 1 < batch_size < count
+        return -(-count // batch_size) - joins_previous
 
     def __iter__(self) -> Iterator[BatchRows]:
-        """Yield the batches of the epoch that begins now."""
+        """Yield the batches of the epoch that starts now."""
         rows, epoch, size = self.rows, 0, self.size
         if self.epoch:
             epoch = self.epoch()
@@ -120,21 +120,21 @@ def balanced(
     """
     table = labels.reshape(len(rows), -1)
     classes = rng.permutation(np.unique(table[:, 0]))  # the first ones get what is left over
-    share, more = divmod(len(rows) if wanted is None else wanted, len(classes))
+    share, remainder = divmod(len(rows) if wanted is None else wanted, len(classes))
     drawn = []
-    for place, label in enumerate(classes):
-        inside = table[:, 0] == label
-        own, count = rows[inside], share + (place < more)
+    for position, label in enumerate(classes):
+        is_of_class = table[:, 0] == label
+        class_rows, count = rows[is_of_class], share + (position < remainder)
         if table.shape[1] > 1:
-            drawn.append(balanced(own, table[inside, 1:], rng, count))
+            drawn.append(balanced(class_rows, table[is_of_class, 1:], rng, count))
             continue
-        rounds = [rng.permutation(own) for _ in range(-(-count // len(own)))]
-        drawn.append(np.concatenate(rounds)[:count] if rounds else own[:0])
+        rounds = [rng.permutation(class_rows) for _ in range(-(-count // len(class_rows)))]
+        drawn.append(np.concatenate(rounds)[:count] if rounds else class_rows[:0])
     return np.concatenate(drawn)
 
 
 class AugmentedBatches(Dataset[Batch]):
-    """Hands out whole batches of mapped pixels, augmented if there is an augmentation."""
+    """Whole batches of mapped pixels, augmented if there is an augmentation."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Prefetcher:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the epoch that begins now."""
+        """Yield the batches of the epoch that starts now."""
         return map_in_order(self._batch, self.batches, workers=1, ahead=PREFETCHED)
 
     def _batch(self, rows: BatchRows) -> Batch:
@@ -246,7 +246,7 @@ class HandSignDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Shuffled and augmented; the same in each epoch with `trainer.overfit_batches`."""
-        scenes = augmentation.read_backgrounds(
+        backgrounds = augmentation.read_backgrounds(
             self.augment["backgrounds"],
             self.augment["background_weight"],
             self.stored_size,
@@ -255,7 +255,7 @@ class HandSignDataModule(pl.LightningDataModule):
         weight = self.augment["background_weight"] or augmentation.BACKGROUND_WEIGHT
         coded_rows = self.preparation.coded_rows if self.preparation else 0
         transform = augmentation.Augmentation(
-            self.transforms, self.image_size, scenes, weight, coded_rows
+            self.transforms, self.image_size, backgrounds, weight, coded_rows
         )
         rows = self.subsets.train
         labels = self._balanced_labels(rows)
@@ -279,13 +279,13 @@ class HandSignDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Loader:
         """The validation subset, in the order of the index."""
-        return self._plain(self.subsets.validation)
+        return self._evaluation_loader(self.subsets.validation)
 
     def test_dataloader(self) -> Loader:
         """The test fold, in the order of the index."""
-        return self._plain(self.subsets.test)
+        return self._evaluation_loader(self.subsets.test)
 
-    def _plain(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Loader:
+    def _evaluation_loader(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Loader:
         rank, processes = self._ranks()
         if len(rows) < processes:
             raise DataError(
@@ -306,9 +306,12 @@ class HandSignDataModule(pl.LightningDataModule):
         self, batches: EpochBatchSampler, transform: augmentation.Augmentation, workers: int = 0
     ) -> Loader:
         images = AugmentedBatches(self.array, self.index.labels, transform)
-        beside = self.trainer.num_devices if self.trainer is not None else 1
-        spare = torch.cuda.is_available() or cpu_count() > torch.get_num_threads() * beside
-        if spare and not workers:  # without a spare core the thread would only hold up the network
+        processes = self.trainer.num_devices if self.trainer is not None else 1
+        has_spare_core = (
+            torch.cuda.is_available() or cpu_count() > torch.get_num_threads() * processes
+        )
+        # without a spare core the thread would only hold up the network
+        if has_spare_core and not workers:
             return Prefetcher(images, batches)
         return DataLoader(
             images,

@@ -1,4 +1,4 @@
-"""The check of a data set's files: each decoded once, what was found kept in the cache.
+"""The check of a data set's files: each is decoded once, and its result kept in the cache.
 
 Results are cached by path, size and modification time, so that a second command on the same folder
 decodes nothing.
@@ -51,14 +51,14 @@ def inspect_files(
             missing, track(inspected, "checking images", len(missing)), strict=True
         ):
             # what could not be read, or changed meanwhile, may be there again as it was
-            lasting = signature == _file_signature(root / path)
-            entries[path] = [*(signature if signature and lasting else [0, 0]), result]
+            is_unchanged = signature == _file_signature(root / path)
+            entries[path] = [*(signature if signature and is_unchanged else [0, 0]), result]
             if thumbnails is not None and image is not None:
                 thumbnails.of[result[0]] = image
-        body = json.dumps(entries)
-        checksum = zlib.crc32(body.encode())
+        text = json.dumps(entries)
+        checksum = zlib.crc32(text.encode())
         with atomic_write(cache_file) as temporary:
-            temporary.write_text(f'{{"version": {VERSION}, "crc32": {checksum}, {FILES}{body}}}')
+            temporary.write_text(f'{{"version": {VERSION}, "crc32": {checksum}, {FILES}{text}}}')
     return [_restored(entries[path][2]) for path in paths]
 
 

@@ -50,7 +50,7 @@ class Preparation(Protocol):
 
     @property
     def fixed_size(self) -> int | None:
-        """Side of its images where they must not be resized, in pixels; else None."""
+        """Width and height of its images where they must not be resized, in pixels; else None."""
 
     @property
     def coded_rows(self) -> int:
@@ -161,7 +161,7 @@ RESERVE: Final = 64_000_000  # bytes that stay free on the disk of the cache
 
 
 def _build(
-    index: Index, size: int, file: Path, prepare: Prepare | None, known: Mapping[str, Pixels]
+    index: Index, size: int, file: Path, prepare: Prepare | None, thumbnails: Mapping[str, Pixels]
 ) -> None:
     shape = (len(index), size, size, 3)
     needed = math.prod(shape)
@@ -178,7 +178,9 @@ def _build(
         np.lib.format.write_array_header_1_0(
             stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
         )
-        for image in track(_images(index, size, prepare, known), "decoding images", len(index)):
+        for image in track(
+            _images(index, size, prepare, thumbnails), "decoding images", len(index)
+        ):
             data = image.tobytes()
             checksum = zlib.crc32(data, checksum)
             stream.write(data)
@@ -186,16 +188,16 @@ def _build(
 
 
 def _images(
-    index: Index, size: int, prepare: Prepare | None, known: Mapping[str, Pixels]
+    index: Index, size: int, prepare: Prepare | None, thumbnails: Mapping[str, Pixels]
 ) -> Iterator[Pixels]:
     """Decode on all cores, in order, in bounded memory."""
     rows = range(len(index))
-    if prepare is None and not known:
+    if prepare is None and not thumbnails:
         yield from map_files(partial(_decode, size=size), [_file(index, row) for row in rows])
         return
 
     def decode(row: int) -> Pixels:
-        thumbnail = known.get(index.facts[row].digest)
+        thumbnail = thumbnails.get(index.facts[row].digest)
         if thumbnail is not None and index.crop(row) is None:
             return thumbnail
         return _decode(_file(index, row), size, partial(prepare, row) if prepare else None)
@@ -223,13 +225,13 @@ def _is_intact(file: Path, shape: tuple[int, ...]) -> bool:
         array = DecodedImages(file)
         if tuple(manifest["shape"]) != shape or array.shape != shape:
             return False
-        untouched = manifest["signature"] == _file_signature(file)
-        if untouched and math.prod(shape) > ALWAYS_VERIFIED:
+        is_unchanged = manifest["signature"] == _file_signature(file)
+        if is_unchanged and math.prod(shape) > ALWAYS_VERIFIED:
             return True
         if _checksum(array) != manifest["crc32"]:
             log.warning("%s was damaged: decoding again", file)
             return False
-        if not untouched:
+        if not is_unchanged:
             _write_manifest(file, manifest)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return False

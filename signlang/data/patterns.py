@@ -30,18 +30,18 @@ class Pattern:
 
     Attributes:
         text: As the user wrote it.
-        parts: Source and regular expression of each field, wildcard and text in between.
+        tokens: Source and regular expression of each field, wildcard and text in between.
         folded: Whether letters match in any case.
     """
 
     text: str
-    parts: tuple[tuple[str, str], ...]
+    tokens: tuple[tuple[str, str], ...]
     folded: bool
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
         """For a whole path; compiled once."""
-        return self._compiled("".join(source for _, source in self.parts))
+        return self._compiled("".join(source for _, source in self.tokens))
 
     @property
     def fields(self) -> list[str]:
@@ -65,35 +65,39 @@ class Pattern:
         return {name: unicodedata.normalize("NFC", value) for name, value in values.items()}
 
     def mismatch(self, paths: Sequence[str]) -> str:
-        """Say of the path that comes nearest how far it matches.
+        """Describe how far the nearest path matches.
 
         >>> parsed("{signer}/{label}{n}.jpg").mismatch(["A.jpg", "user_3/A.jpg"])
         'The nearest is user_3/A.jpg: it fits {signer}/{label}, but not {n} (a number) behind it.'
         """
         if self.text.startswith(REGULAR):
             return f"An example is {paths[0]}."
-        best, nearest = -1, paths[0]
+        most_tokens, nearest = -1, paths[0]
         depth = self.text.count("/")
         for path in paths[:1000]:
             tail = "/".join(path.split("/")[-depth - 1 :])
-            fits = self._fitting(tail)
-            if fits > best:
-                best, nearest = fits, path
-        before = "".join(source for source, _ in self.parts[:best])
-        source = self.parts[best][0] if best < len(self.parts) else "the end"
-        what = f"{source} (a number)" if source == f"{{{NUMBER}}}" else source
-        start = f"it fits {before}, but not {what} behind it" if before else f"{what} does not fit"
-        return f"The nearest is {nearest}: {start}."
+            fits = self._count_matched(tail)
+            if fits > most_tokens:
+                most_tokens, nearest = fits, path
+        matched = "".join(source for source, _ in self.tokens[:most_tokens])
+        source = self.tokens[most_tokens][0] if most_tokens < len(self.tokens) else "the end"
+        unmatched = f"{source} (a number)" if source == f"{{{NUMBER}}}" else source
+        reason = (
+            f"it fits {matched}, but not {unmatched} behind it"
+            if matched
+            else f"{unmatched} does not fit"
+        )
+        return f"The nearest is {nearest}: {reason}."
 
-    def _fitting(self, tail: str) -> int:
-        """How many of its parts the beginning of a text fits."""
-        for count in range(len(self.parts), 0, -1):
-            if self._compiled("".join(one for _, one in self.parts[:count]), "").match(tail):
+    def _count_matched(self, tail: str) -> int:
+        """How many of its tokens the start of a text matches."""
+        for count in range(len(self.tokens), 0, -1):
+            if self._compiled("".join(source for _, source in self.tokens[:count]), "").match(tail):
                 return count
         return 0
 
-    def _compiled(self, source: str, above: str = "(?:.*/)?") -> re.Pattern[str]:
-        return re.compile(above + source, re.IGNORECASE if self.folded else 0)
+    def _compiled(self, source: str, prefix: str = "(?:.*/)?") -> re.Pattern[str]:
+        return re.compile(prefix + source, re.IGNORECASE if self.folded else 0)
 
 
 @lru_cache(maxsize=16)
@@ -106,7 +110,7 @@ def parsed(text: str) -> Pattern:
     if text.startswith(REGULAR):
         pattern = Pattern(text, ((text, f"(?:{text.removeprefix(REGULAR)})"),), folded=False)
     else:
-        pattern = Pattern(text, tuple(_parts(text)), folded=True)
+        pattern = Pattern(text, tuple(_tokens(text)), folded=True)
     try:
         fields = pattern.regex.groupindex
     except re.error as error:
@@ -119,7 +123,7 @@ def parsed(text: str) -> Pattern:
     return pattern
 
 
-def _parts(text: str) -> Iterable[tuple[str, str]]:
+def _tokens(text: str) -> Iterable[tuple[str, str]]:
     """Each field, wildcard and text of a template, with its regular expression."""
     seen: set[str] = set()
     for match in _TOKEN.finditer(text):
@@ -209,11 +213,11 @@ def may_be_people(names: Sequence[str]) -> bool:
     >>> may_be_people(["s1", "s2"]), may_be_people(["A1", "B1"])
     (True, False)
     """
-    found = [_NUMBERED.fullmatch(name) for name in names]
+    matches = [_NUMBERED.fullmatch(name) for name in names]
     return (
         len(names) > 1
-        and len({match[1].lower() if match else None for match in found}) == 1
-        and (None not in found)
+        and len({match[1].lower() if match else None for match in matches}) == 1
+        and (None not in matches)
     )
 
 
@@ -235,7 +239,7 @@ def guessed(paths: Sequence[str]) -> tuple[str, list[str]] | None:
     folders = {path.partition("/")[0] for path in paths}
     for text in _GUESSES:
         people: dict[str, set[str]] = defaultdict(set)
-        for label, signer in (labels := _tried(text, paths)):
+        for label, signer in (labels := _match_template(text, paths)):
             people[label].add(signer)
         shared = sum(map(len, people.values())) > 0.5 * len(folders) * max(len(people), 1)
         if labels and shared and {signer for _, signer in labels} <= folders:
@@ -250,22 +254,22 @@ def guessed_flat(names: Sequence[str]) -> tuple[str, list[str]] | None:
     ('{signer}_{label}_*', ['a', 'b'])
     """
     for text in _FLAT_GUESSES:
-        labels = sorted({label for label, _ in _tried(text, names)})
+        labels = sorted({label for label, _ in _match_template(text, names)})
         if labels and are_signs(labels):
             return text, labels
     return None
 
 
-def _tried(text: str, paths: Sequence[str]) -> list[tuple[str, str]]:
+def _match_template(text: str, paths: Sequence[str]) -> list[tuple[str, str]]:
     """Label and signer of each path by a template; none if it fits few, or gives no signs."""
     pattern = parsed(text)
-    found = [fields for path in paths if (fields := pattern.fields_of(path))]
-    labels = {fields["label"] for fields in found}
-    if len(found) < 0.9 * len(paths) or not 2 <= len(labels) <= min(_MOST, len(paths) / 2):
+    matches = [fields for path in paths if (fields := pattern.fields_of(path))]
+    labels = {fields["label"] for fields in matches}
+    if len(matches) < 0.9 * len(paths) or not 2 <= len(labels) <= min(_MOST, len(paths) / 2):
         return []
     if f"{{label}}{{{NUMBER}}}" in text and not all(map(str.isalpha, labels)):
         return []  # the first digits of numbers, or more than the sign
-    return [(fields["label"], fields.get("signer", "")) for fields in found]
+    return [(fields["label"], fields.get("signer", "")) for fields in matches]
 
 
 def are_signs(labels: Iterable[str]) -> bool:

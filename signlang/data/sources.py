@@ -1,11 +1,11 @@
-"""Data sources: user folders, downloads, the built-in data set, and the images of a finished run.
+"""Data sources: user folders, downloads, the built-in data set, and the images of a trained run.
 
 The contract of a source: what `data.source._target_` names is called with `root` (`data.root`, the
 user's folder as text, or None) and `cache_dir` (the folder for generated files), as far as
 its signature names them, and with its own arguments of the node; it returns the path of a folder
 with one folder of images per class, or of a CSV file path,label[,signer]. What it downloads or
 draws belongs below `cache_dir`, and the second call must find it there. A source that is not one of
-signlang's own is called by `train`, `describe` and `evaluate` only, never for a finished run.
+signlang's own is called by `train`, `describe` and `evaluate` only, never for a trained run.
 """
 
 import os
@@ -34,7 +34,7 @@ ASL_ALPHABET: Final = "grassknoted/asl-alphabet"
 
 @dataclass(frozen=True)
 class JoinedRoot:
-    """The folders of joined data sets; a path below it begins with the name of its set.
+    """The folders of joined data sets; a path below it starts with the name of its set.
 
     Attributes:
         roots: Name and folder of each set.
@@ -49,11 +49,11 @@ class JoinedRoot:
         """The file of a path.
 
         Raises:
-            DataError: If it begins with the name of no set.
+            DataError: If it starts with the name of no set.
         """
         name, _, rest = path.partition("/")
-        for known, root in self.roots:
-            if known == name:
+        for set_name, root in self.roots:
+            if set_name == name:
                 return root / rest
         raise DataError(f"{path} is of none of the sets {self}.")
 
@@ -77,13 +77,13 @@ def open_source(node: Mapping[str, Any], root: str | None, cache_dir: str) -> Pa
         SettingError: If the source breaks the contract.
         DataError: If what it returns is not there.
     """
-    place = build(node, {"root": root, "cache_dir": cache_dir}, key="data.source")
-    if not isinstance(place, str | os.PathLike):
+    result = build(node, {"root": root, "cache_dir": cache_dir}, key="data.source")
+    if not isinstance(result, str | os.PathLike):
         raise SettingError(
-            f"data.source: {node[TARGET]} returns {type(place).__name__}; it must return the path "
+            f"data.source: {node[TARGET]} returns {type(result).__name__}; it must return the path "
             "of a folder with one folder per sign, or of a CSV file."
         )
-    path = Path(place).expanduser()
+    path = Path(result).expanduser()
     if not path.exists():
         raise DataError(f"data.source: {node[TARGET]} returns {path}, which is not there.")
     return path
@@ -276,9 +276,9 @@ def images_root(run: Path, cache_dir: str | None = None) -> Root:
         raise DataError(f"{file} does not contain their folder ({type(error).__name__}).") from None
     except SignlangError as error:
         raise DataError(str(error)) from None
-    gone = [root for root in roots.values() if not root.exists()]
-    if gone:
-        raise DataError(f"{gone[0]} is not there any more.")
+    missing = [root for root in roots.values() if not root.exists()]
+    if missing:
+        raise DataError(f"{missing[0]} is not there any more.")
     folders = {name: root.parent if root.is_file() else root for name, root in roots.items()}
     return folders[""] if "" in folders else JoinedRoot(tuple(folders.items()))
 
@@ -288,9 +288,13 @@ def _saved_roots(config: Mapping[str, Any], run: Path, cache_dir: str | None) ->
     sets = saved_value(config, "data.sets")
     if not sets:
         return {"": _saved_root(config, config.get("data") or {}, run, cache_dir)}
-    if not isinstance(sets, dict) or not all(isinstance(one, dict) for one in sets.values()):
+    if not isinstance(sets, dict) or not all(
+        isinstance(settings, dict) for settings in sets.values()
+    ):
         raise TypeError("data.sets is no mapping")
-    return {str(name): _saved_root(config, one, run, cache_dir) for name, one in sets.items()}
+    return {
+        str(name): _saved_root(config, settings, run, cache_dir) for name, settings in sets.items()
+    }
 
 
 def _saved_root(
@@ -306,14 +310,14 @@ def _saved_root(
     if target == f"{__name__}.synthetic" and saved_root is None:
         return _drawn_root(source, cache, cache_dir)
     if saved_root is None and target in DOWNLOADS:
-        places = sorted(Path(cache).expanduser().glob(DOWNLOADS[target]), key=_version)
-        if not places:
+        folders = sorted(Path(cache).expanduser().glob(DOWNLOADS[target]), key=_version)
+        if not folders:
             raise DataError(f"They are not in the cache {cache} any more.")
-        saved_root = str(places[-1])
+        saved_root = str(folders[-1])
     if saved_root is None:
         raise DataError(f"Only {target or 'the run'} knows where they lie.")
-    place = str(saved_value(config, "run_folder") or "")
-    root = _absolute(Path(str(saved_root)).expanduser(), run, place)
+    run_folder = str(saved_value(config, "run_folder") or "")
+    root = _absolute(Path(str(saved_root)).expanduser(), run, run_folder)
     return FINDERS[target](str(root), "") if target in FINDERS else root
 
 
@@ -323,12 +327,14 @@ def _drawn_root(source: Mapping[Any, Any], cache: str, cache_dir: str | None) ->
     options = {key: source[key] for key in keys if type(source.get(key)) is int}
     if len(options) < len(keys):
         raise TypeError("data.source lacks whole numbers")
-    there = Path(cache).expanduser() / "synthetic" / _drawn_name(**options)
-    if there.is_dir() or cache_dir is None:
-        return there
+    saved_folder = Path(cache).expanduser() / "synthetic" / _drawn_name(**options)
+    if saved_folder.is_dir() or cache_dir is None:
+        return saved_folder
     count = len(drawing.SIGNS) * options["signers"] * options["takes"]
     if count > MOST_DRAWN or options["size"] > LARGEST_DRAWN:
-        raise DataError(f"{there} is not there any more, and is too large to be drawn again.")
+        raise DataError(
+            f"{saved_folder} is not there any more, and is too large to be drawn again."
+        )
     return synthetic(None, cache_dir, **options)
 
 

@@ -86,11 +86,11 @@ class BySigner(Split):
             )
         unknown = [row for row, signer in enumerate(index.signers) if not signer]
         if unknown:
-            where = several(sorted({index.sets[row] for row in unknown})) if index.sets else ""
-            alone = " (of a set with one person: data.sets={SET: {signer: NAME}})" * bool(where)
+            sets = several(sorted({index.sets[row] for row in unknown})) if index.sets else ""
+            hint = " (of a set with one person: data.sets={SET: {signer: NAME}})" * bool(sets)
             raise DataError(
                 f"split=signer: the signer of {len(unknown)} of {len(index)} images of "
-                f"{where or index.root} is unknown. Name them all{alone}, or use split=stratified."
+                f"{sets or index.root} is unknown. Name them all{hint}, or use split=stratified."
             )
         return np.unique(np.array(index.signers), return_inverse=True)[1].astype(np.int64)
 
@@ -129,10 +129,10 @@ class Given(Split):
                 "test above the class folders, a column subset in a CSV file, or {subset} in "
                 "data.pattern."
             )
-        strange = sorted(set(index.given) - SUBSETS - UNUSED)
-        if strange:
+        unknown = sorted(set(index.given) - SUBSETS - UNUSED)
+        if unknown:
             raise DataError(
-                f"split=given: the subsets of {index.root} are {', '.join(strange)}; they must be "
+                f"split=given: the subsets of {index.root} are {', '.join(unknown)}; they must be "
                 "train, validation and test."
             )
         return np.array(["" if name in UNUSED else name for name in index.given])
@@ -183,10 +183,10 @@ class ByDataSet(Split):
         if self.trained is None or index.sets is None:
             return None
         sets = sorted(set(index.sets))
-        strange = next((name for name in self.trained if name not in sets), None)
-        if strange is not None:
+        unknown = next((name for name in self.trained if name not in sets), None)
+        if unknown is not None:
             raise SettingError(
-                f"split.trained: {strange} is none of data.sets. {suggestion(strange, sets)}"
+                f"split.trained: {unknown} is none of data.sets. {suggestion(unknown, sets)}"
             )
         kept = np.isin(index.sets, self.trained)
         if not (kept & ~test).any():
@@ -275,7 +275,7 @@ def group_ids(split: Split, index: Index) -> Ints | None:
         DataError: If the signers or the frame numbers are unknown.
         SettingError: If a split of the user's own breaks the contract.
     """
-    groups = _followed(split.groups, index)
+    groups = _call_split(split.groups, index)
     if groups is None:
         return None
     return np.unique(_per_image(groups, split, "groups", index), return_inverse=True)[1].astype(
@@ -301,17 +301,17 @@ def fold_numbers(split: Split, index: Index, folds: int, seed: int) -> Ints:
         )
     if names is not None:
         return np.where(names == "test", 0, 1).astype(np.int64)
-    numbers = _per_image(_followed(split.folds, index, folds, seed), split, "folds", index)
+    numbers = _per_image(_call_split(split.folds, index, folds, seed), split, "folds", index)
     name = type(split).__name__
     if numbers.dtype.kind not in "iu":
         raise SettingError(
             f"split: {name}.folds must return integers, the fold of each image; it returns "
             f"{numbers.dtype}."
         )
-    strange = np.setdiff1d(numbers, np.arange(folds))
-    if len(strange):
+    unknown = np.setdiff1d(numbers, np.arange(folds))
+    if len(unknown):
         raise SettingError(
-            f"split: {name}.folds returns fold {strange[0]}; with folds={folds} they are 0 to "
+            f"split: {name}.folds returns fold {unknown[0]}; with folds={folds} they are 0 to "
             f"{folds - 1}."
         )
     for number in range(folds):
@@ -338,7 +338,7 @@ def given_subsets(split: Split, index: Index) -> npt.NDArray[np.str_] | None:
         DataError: If training or test images of a class are missing.
         SettingError: If a split of the user's own breaks the contract.
     """
-    values = _followed(split.given, index)
+    values = _call_split(split.given, index)
     if values is None:
         return None
     names = _per_image(values, split, "given", index).astype(str)
@@ -372,26 +372,28 @@ def left_out(split: Split, index: Index, numbers: Ints, fold: int) -> Flags:
         SettingError: If a split of the user's own breaks the contract.
     """
     test = numbers == fold
-    values = _followed(split.left_out, index, test)
+    values = _call_split(split.left_out, index, test)
     if values is None:
         return np.zeros(len(index), dtype=np.bool_)
     name = type(split).__name__
-    out = _per_image(values, split, "left_out", index)
-    if out.dtype != np.bool_:
-        raise SettingError(f"split: {name}.left_out must return booleans; it returns {out.dtype}.")
-    absent = np.setdiff1d(np.arange(len(index.classes)), index.labels[~test & ~out])
+    is_left_out = _per_image(values, split, "left_out", index)
+    if is_left_out.dtype != np.bool_:
+        raise SettingError(
+            f"split: {name}.left_out must return booleans; it returns {is_left_out.dtype}."
+        )
+    absent = np.setdiff1d(np.arange(len(index.classes)), index.labels[~test & ~is_left_out])
     if len(absent) and split.needs_all_classes:
-        what = (
+        setting = (
             f"split.gap={split.gap}" if isinstance(split, ByBlocks) else f"split: {name}.left_out"
         )
         raise DataError(
-            f"{what} leaves no training image of {', '.join(index.classes[c] for c in absent)} "
+            f"{setting} leaves no training image of {', '.join(index.classes[c] for c in absent)} "
             f"when fold {fold} is tested: leave fewer images out, e.g. by a smaller split.gap."
         )
-    return out
+    return is_left_out
 
 
-def _followed(method: Callable[..., Any], *arguments: Any) -> Any:
+def _call_split(method: Callable[..., Any], *arguments: Any) -> Any:
     """Call a method of a split, which may be the user's own."""
     try:
         return method(*arguments)
@@ -417,7 +419,7 @@ def _per_image(values: Any, split: Split, method: str, index: Index) -> npt.NDAr
 def assign_folds(
     labels: Ints, groups: Ints | None, folds: int, seed: int, classes: tuple[str, ...]
 ) -> Ints:
-    """Deal images into folds of nearly equal size and nearly equal shares of every class.
+    """Assign images to folds of nearly equal size and nearly equal shares of every class.
 
     Args:
         labels: (N,) labels.
@@ -504,24 +506,27 @@ def split_subsets(
         if "validation" in names and validation != "fold":
             return Subsets(train=rest, validation=np.flatnonzero(names == "validation"), test=test)
     if not split.needs_all_classes:
-        test = _learned(index, test, rest)
+        test = _of_trained_classes(index, test, rest)
     if validation == "fold":
         return Subsets(train=rest, validation=test, test=test)
-    present, compact = np.unique(index.labels[rest], return_inverse=True)
-    inner = None if groups is None else groups[rest]
-    count = _validation_subsets(index.labels[rest], inner, float(validation))
-    names_of = tuple(index.classes[label] for label in present)
+    present, rest_labels = np.unique(index.labels[rest], return_inverse=True)
+    rest_groups = None if groups is None else groups[rest]
+    fold_count = _validation_fold_count(index.labels[rest], rest_groups, float(validation))
+    rest_classes = tuple(index.classes[label] for label in present)
     try:
-        held = assign_folds(compact.astype(np.int64), inner, count, seed, names_of) == 0
+        is_validation = (
+            assign_folds(rest_labels.astype(np.int64), rest_groups, fold_count, seed, rest_classes)
+            == 0
+        )
     except DataError as error:
         raise DataError(
             f"No validation subset can be cut out of the training folds. {error} "
             "Or select the checkpoint by the test fold: split.validation=fold."
         ) from None
-    return Subsets(train=rest[~held], validation=rest[held], test=test)
+    return Subsets(train=rest[~is_validation], validation=rest[is_validation], test=test)
 
 
-def _learned(index: Index, test: Ints, rest: Ints) -> Ints:
+def _of_trained_classes(index: Index, test: Ints, rest: Ints) -> Ints:
     """The test images of classes that the others have as well.
 
     Raises:
@@ -540,7 +545,7 @@ def _learned(index: Index, test: Ints, rest: Ints) -> Ints:
     return test[known]
 
 
-def _validation_subsets(labels: Ints, groups: Ints | None, share: float) -> int:
+def _validation_fold_count(labels: Ints, groups: Ints | None, share: float) -> int:
     """Hold out one image in how many? As near to the share as the groups of every class allow."""
     wanted = max(2, round(1 / share))
     units = labels if groups is None else np.unique(np.stack([labels, groups]), axis=1)[0]

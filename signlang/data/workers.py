@@ -41,8 +41,8 @@ def map_files(
     """
     count = cpu_count()
     with _processes(count if len(items) >= fewest and count > 1 else 0) as idle:
-        ask = partial(_ask, idle, function)
-        for results in map_in_order(ask, batched(items, CHUNK), count, ahead=2 * count):
+        process_chunk = partial(_process_chunk, idle, function)
+        for results in map_in_order(process_chunk, batched(items, CHUNK), count, ahead=2 * count):
             yield from results
 
 
@@ -62,7 +62,10 @@ def background_processes() -> Iterator["Submit"]:
         def submit(
             function: Callable[[Item], Result], items: Sequence[Item], chunk: int
         ) -> list[Future[list[Result]]]:
-            return [pool.submit(_ask, idle, function, part) for part in batched(items, chunk)]
+            return [
+                pool.submit(_process_chunk, idle, function, batch)
+                for batch in batched(items, chunk)
+            ]
 
         try:
             yield submit
@@ -106,29 +109,31 @@ def _start() -> "subprocess.Popen[bytes]":
     )  # fmt: skip
 
 
-def _ask(idle: Idle, function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]:
+def _process_chunk(
+    idle: Idle, function: Callable[[Item], Result], chunk: Sequence[Item]
+) -> list[Result]:
     process = idle.get()
     try:
-        answer = None if process is None else _answer(process, (function, chunk))
+        results = None if process is None else _send_chunk(process, (function, chunk))
     except (OSError, EOFError, pickle.UnpicklingError):  # it was killed
-        process = answer = None
+        process = results = None
     finally:
         idle.put(process)
-    return [function(item) for item in chunk] if answer is None else answer
+    return [function(item) for item in chunk] if results is None else results
 
 
-def _answer(process: "subprocess.Popen[bytes]", question: Any) -> list[Any] | None:
+def _send_chunk(process: "subprocess.Popen[bytes]", task: Any) -> list[Any] | None:
     assert process.stdin
     assert process.stdout
-    pickle.dump(question, process.stdin)
+    pickle.dump(task, process.stdin)
     process.stdin.flush()
-    answer: list[Any] | None = pickle.load(process.stdout)  # noqa: S301  our own process
-    return answer
+    results: list[Any] | None = pickle.load(process.stdout)  # noqa: S301  our own process
+    return results
 
 
 def _work() -> None:
-    """Answer chunks from the standard input until it ends."""
-    answers = os.fdopen(os.dup(1), "wb")
+    """Process chunks from the standard input until it ends."""
+    output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints must not get between them
     while True:
         try:
@@ -138,8 +143,8 @@ def _work() -> None:
         results: list[Any] | None = None
         with suppress(Exception):  # raised again where it is understood
             results = [function(item) for item in chunk]
-        pickle.dump(results, answers)
-        answers.flush()
+        pickle.dump(results, output)
+        output.flush()
 
 
 if __name__ == "__main__":

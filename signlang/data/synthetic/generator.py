@@ -40,9 +40,9 @@ TONES = np.array(
 
 def skin_tone(rng: np.random.Generator) -> Floats:
     """Albedo (3,) of a random person's skin, RGB in 0..1."""
-    where = rng.uniform(0, len(TONES) - 1.001)
-    low = int(where)
-    tone = TONES[low] + (where - low) * (TONES[low + 1] - TONES[low])
+    position = rng.uniform(0, len(TONES) - 1.001)
+    low = int(position)
+    tone = TONES[low] + (position - low) * (TONES[low + 1] - TONES[low])
     tinted: Floats = np.clip(tone * rng.normal(1.0, 0.03, 3), 0.03, 1.0)
     return tinted
 
@@ -150,7 +150,7 @@ SIGNER, TAKE, LIGHT, ROOM = range(4)  # the kinds of random streams
 PALM_TONE = np.array([0.86, 0.64, 0.54])  # palms are alike; they differ less than backs do
 
 
-def _three(values: Floats) -> tuple[float, float, float]:
+def _triple(values: Floats) -> tuple[float, float, float]:
     return float(values[0]), float(values[1]), float(values[2])
 
 
@@ -159,15 +159,15 @@ def _build(rng: np.random.Generator) -> hand.Build:
     tone = skin_tone(rng)
     lengths = rng.normal(1.0, 0.07) * rng.normal(1.0, 0.03, 4)
     return hand.Build(
-        tone=_three(tone),
-        palm_tone=_three(0.6 * tone + 0.4 * PALM_TONE),
+        tone=_triple(tone),
+        palm_tone=_triple(0.6 * tone + 0.4 * PALM_TONE),
         lengths=(lengths[0], lengths[1], lengths[2], lengths[3]),
         thumb=rng.normal(1.02, 0.05),
         breadth=rng.uniform(0.88, 1.2),
         palm_width=rng.uniform(0.92, 1.12),
         spread=rng.uniform(0.75, 1.5),
         stiffness=rng.uniform(0.0, 22.0),
-        sleeve=_three(rng.uniform(0.03, 0.9, 3)) if rng.random() < 0.5 else None,
+        sleeve=_triple(rng.uniform(0.03, 0.9, 3)) if rng.random() < 0.5 else None,
         sleeve_end=rng.uniform(-0.5, 0.0),
         mirrored=bool(rng.random() < 0.15),
         palm_inwards=bool(rng.random() < 0.15),
@@ -186,7 +186,7 @@ def _view(rng: np.random.Generator, home: np.random.Generator) -> hand.View:
         yaw=rng.normal(0, 9.0),
         pitch=rng.normal(0, 8.0),
         light=light / np.linalg.norm(light),
-        colour=_three(strength * np.array([1 + warmth, 1.0, 1 - warmth])),
+        colour=_triple(strength * np.array([1 + warmth, 1.0, 1 - warmth])),
         ambient=rng.uniform(0.25, 0.6),
     )
 
@@ -226,8 +226,8 @@ def draw_image(sign: str, signer: int, take: int, *, size: int = 96, seed: int =
     build = _build(np.random.default_rng((seed, SIGNER, signer)))
     view = _view(rng, np.random.default_rng((seed, LIGHT, signer)))
     layer = hand.draw_hand(sign, build, view, size, rng)
-    behind = _background(rng, seed, signer, size) * np.float32(1 / 255)
-    canvas = behind * (1 - layer[..., 3:]) + layer[..., :3]
+    background = _background(rng, seed, signer, size) * np.float32(1 / 255)
+    canvas = background * (1 - layer[..., 3:]) + layer[..., :3]
     return photograph(rng, canvas)
 
 
@@ -309,11 +309,14 @@ def write_dataset(
         hint = "empty it, or choose another folder"
         raise FileExistsError(f"{folder} is not empty and has no signers.csv: {hint}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    most = max(1, signers * takes * len(SIGNS) // 200)  # a process takes longer to start than that
+    # a process takes longer to start than to draw 200 images
+    max_workers = max(1, signers * takes * len(SIGNS) // 200)
     draft = temporary_path(folder)
     with in_use(draft, folder=True):
         try:
-            _write_all(draft, signers, takes, size, seed, min(workers or os.cpu_count() or 1, most))
+            _write_all(
+                draft, signers, takes, size, seed, min(workers or os.cpu_count() or 1, max_workers)
+            )
             draft.replace(folder)
         except OSError:
             if not (folder / "signers.csv").is_file():  # if it is, another process was faster

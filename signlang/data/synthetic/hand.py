@@ -95,45 +95,45 @@ def _thumb(target: Floats, build: Build) -> list[Floats]:
     knuckle = root + first * _unit(0.9 * _unit(target - root) + rest)
     reach = target - knuckle
     distance = float(np.clip(np.linalg.norm(reach), abs(second - third) + 0.02, second + third))
-    ahead = _unit(reach)
+    forward = _unit(reach)
     cosine = (second**2 + distance**2 - third**2) / (2 * second * distance)
     outwards = np.array([0.9, 0.3, 0.4])
-    aside = _unit(outwards - (outwards @ ahead) * ahead)
+    sideways = _unit(outwards - (outwards @ forward) * forward)
     sine = np.sqrt(max(0.0, 1 - cosine**2))
-    joint = knuckle + second * (min(cosine, 1.0) * ahead + sine * aside)
-    return [root, knuckle, joint, knuckle + distance * ahead]
+    joint = knuckle + second * (min(cosine, 1.0) * forward + sine * sideways)
+    return [root, knuckle, joint, knuckle + distance * forward]
 
 
 def _thumb_target(
-    does: str, finger: int, fingers: list[list[Floats]], build: Build, rng: np.random.Generator
+    action: str, finger: int, fingers: list[list[Floats]], build: Build, rng: np.random.Generator
 ) -> Floats:
     jitter = rng.normal(0.0, 0.025, 3)
-    if does == "t":
+    if action == "t":
         tip = fingers[finger][-1]
         return tip + 0.15 * build.breadth * _unit(THUMB_ROOT - tip) + 0.6 * jitter
-    if does == "f":
+    if action == "f":
         jitter += np.array([0.03, 0.02, 0.19 * build.breadth])
         return fingers[finger][2] + jitter
-    if does == "a":
+    if action == "a":
         return np.array([-0.08, 0.66, 0.28]) + 1.6 * jitter
-    out = np.radians(rng.normal(47.0, 7.0))  # the less it stands out, the more a 3 is like a 2
-    return THUMB_ROOT + 1.2 * np.array([np.sin(out), np.cos(out), 0.18]) + jitter
+    angle = np.radians(rng.normal(47.0, 7.0))  # the less it stands out, the more a 3 is like a 2
+    return THUMB_ROOT + 1.2 * np.array([np.sin(angle), np.cos(angle), 0.18]) + jitter
 
 
 def skeleton(sign: str, build: Build, rng: np.random.Generator) -> dict[str, list[Bone]]:
     """The bones of one hand: `palm`, `digits` and `sleeve`, in units of the palm."""
-    holds, does, with_finger = POSES[sign]
+    finger_poses, action, target_finger = POSES[sign]
     spread = build.spread * rng.uniform(0.6, 1.25)
     fingers = []
-    for index, hold in enumerate(holds):
-        flexion = np.array(FLEXION[hold]) + rng.normal(0.0, 4.0, 3)
-        if hold == "F":
+    for index, pose in enumerate(finger_poses):
+        flexion = np.array(FLEXION[pose]) + rng.normal(0.0, 4.0, 3)
+        if pose == "F":
             flexion -= build.stiffness * np.array([0.6, 1.0, 0.3])
-        rest = FINGERS[index][5] * spread * (1.0 if hold == "U" else 0.3)
-        if does == "t" and hold == "T":
+        rest = FINGERS[index][5] * spread * (1.0 if pose == "U" else 0.3)
+        if action == "t" and pose == "T":
             rest += 6.0 * index  # a bent finger leans towards the thumb
         fingers.append(_finger(index, flexion, rest + rng.normal(0.0, 2.0), build))
-    thumb = _thumb(_thumb_target(does, with_finger, fingers, build, rng), build)
+    thumb = _thumb(_thumb_target(action, target_finger, fingers, build, rng), build)
 
     palm: list[Bone] = []
     digits: list[Bone] = []
