@@ -42,13 +42,13 @@ class HandsConfig(Strict):
         return str(self.cache_dir or os.environ.get("SIGNLANG_CACHE") or "~/.cache/signlang")
 
 
-def parse_arguments(words: list[str]) -> HandsConfig:
+def parse_arguments(arguments: list[str]) -> HandsConfig:
     """Read the words of a command.
 
     Raises:
         SettingError: Names the word that cannot work.
     """
-    settings, paths, _ = command_line.sort_words(words, known=HandsConfig.model_fields)
+    settings, paths, _ = command_line.sort_words(arguments, known=HandsConfig.model_fields)
     if paths:
         raise SettingError(f"{paths[0]}: settings are written as key=value, see --help.")
     return validated(HandsConfig, dict(word.split("=", 1) for word in settings))
@@ -69,16 +69,16 @@ def get_networks(config: HandsConfig) -> None:
 @command_line.standard_streams()
 def main() -> None:
     """Entry point of the command."""
-    words = sys.argv[1:]
-    if command_line.VERSION in words:
+    arguments = sys.argv[1:]
+    if command_line.VERSION in arguments:
         sys.stdout.write(command_line.version_line())
         return
-    if not {*command_line.HELP}.isdisjoint(words):
+    if not {*command_line.HELP}.isdisjoint(arguments):
         sys.stdout.write(HELP)
         return
     system.restore_signals()
     try:
-        config = parse_arguments(words)
+        config = parse_arguments(arguments)
         console.start(config.verbose)
         get_networks(config)
     except SignlangError as error:

@@ -100,12 +100,12 @@ class Region:
         [[10.0, 22.0, 2.0]]
         """
         out = points.astype(np.float64) * self.side
-        own = (points[:, :2] - 0.5) * self.side
-        out[:, :2] = own @ _turn(self.angle).T + (self.x, self.y)
+        offsets = (points[:, :2] - 0.5) * self.side
+        out[:, :2] = offsets @ _rotation_matrix(self.angle).T + (self.x, self.y)
         return out.astype(np.float32)
 
 
-def _turn(angle: float) -> Floats:
+def _rotation_matrix(angle: float) -> Floats:
     cosine, sine = math.cos(angle), math.sin(angle)
     return np.array([[cosine, -sine], [sine, cosine]])
 
@@ -150,12 +150,12 @@ def merge_palms(values: Floats, scores: Floats) -> Iterator[tuple[Floats, float]
     """
     order = np.argsort(-scores, kind="stable")
     while len(order):
-        same = overlaps(values[order[0], :4], values[order, :4]) > OVERLAP
-        same[0] = True
-        group = order[same]
+        is_overlapping = overlaps(values[order[0], :4], values[order, :4]) > OVERLAP
+        is_overlapping[0] = True
+        group = order[is_overlapping]
         weights = scores[group] / scores[group].sum()
         yield weights @ values[group], float(scores[order[0]])
-        order = order[~same]
+        order = order[~is_overlapping]
 
 
 def hand_region(palm: Palm) -> Region:
@@ -170,10 +170,10 @@ def hand_region(palm: Palm) -> Region:
     return Region(x, y, SCALE * max(right - left, height), angle)
 
 
-def cut(image: Pixels, region: Region, side: int) -> Pixels:
-    """Cut a region out of an image (H, W, 3) as (side, side, 3); beyond the image its edge goes on.
+def cut(image: Pixels, region: Region, size: int) -> Pixels:
+    """Cut a region out of an image (H, W, 3) as (size, size, 3); its edge repeats outside.
 
-    A region far larger than `side` is averaged first.
+    A region far larger than `size` is averaged first.
     """
     half = region.side / 2 * (abs(math.cos(region.angle)) + abs(math.sin(region.angle))) + 2
     left, top = math.floor(region.x - half), math.floor(region.y - half)
@@ -181,15 +181,15 @@ def cut(image: Pixels, region: Region, side: int) -> Pixels:
     rows = np.clip(np.arange(top, top + count), 0, image.shape[0] - 1)
     columns = np.clip(np.arange(left, left + count), 0, image.shape[1] - 1)
     patch = Image.fromarray(np.ascontiguousarray(image[rows][:, columns]))
-    factor = max(int(region.side / side), 1)
+    factor = max(int(region.side / size), 1)
     if factor > 1:
         patch = patch.reduce(factor)
-    step = _turn(region.angle) * region.side / side / factor
+    step = _rotation_matrix(region.angle) * region.side / size / factor
     centre = np.array([region.x - left, region.y - top]) / factor
-    offset = centre - step @ np.array([side / 2, side / 2])
+    offset = centre - step @ np.array([size / 2, size / 2])
     matrix = (*step[0], offset[0], *step[1], offset[1])
     turned = patch.transform(
-        (side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+        (size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
     )
     return np.asarray(turned, dtype=np.uint8)
 
@@ -224,7 +224,7 @@ class HandFinder:
     """
 
     def __init__(self, palm: bytes, landmarks: bytes, threads: int = 1) -> None:
-        self._palm, self._landmarks = (_session(data, threads) for data in (palm, landmarks))
+        self._palm, self._landmarks = (_load_session(data, threads) for data in (palm, landmarks))
         self._anchors = anchors()
 
     def __call__(self, image: Pixels) -> Hand | None:
@@ -253,16 +253,16 @@ class HandFinder:
         turned = np.rot90(image, view.quarters)
         canvas, scale, offset = _letterbox(turned, view.border)
         boxes, scores = self._palm.run(["boxes", "scores"], {"images": canvas[None]})
-        likely = 1 / (1 + np.exp(-np.clip(scores[0, :, 0].astype(np.float64), -100, 100)))
-        kept = np.flatnonzero(likely >= DETECTION)
-        values = self._decoded(boxes[0, kept].astype(np.float64), self._anchors[kept])
-        found = []
-        for merged, score in merge_palms(values, likely[kept]):
+        probabilities = 1 / (1 + np.exp(-np.clip(scores[0, :, 0].astype(np.float64), -100, 100)))
+        kept = np.flatnonzero(probabilities >= DETECTION)
+        values = self._decode_boxes(boxes[0, kept].astype(np.float64), self._anchors[kept])
+        palms = []
+        for merged, score in merge_palms(values, probabilities[kept]):
             points = (merged.reshape(9, 2) * SIDE - offset) / scale
-            points = _turn_back(points, view.quarters, image.shape)
+            points = _map_back(points, view.quarters, image.shape)
             low, high = points[:2].min(axis=0), points[:2].max(axis=0)
-            found.append(Palm(np.concatenate([low, high]), points[2:], score))
-        return found
+            palms.append(Palm(np.concatenate([low, high]), points[2:], score))
+        return palms
 
     def hand(self, image: Pixels, region: Region) -> Hand:
         """The hand in a region of an image (H, W, 3), whatever its score."""
@@ -270,11 +270,11 @@ class HandFinder:
         points, presence, right = self._landmarks.run(
             ["points", "presence", "handedness"], {"images": crop[None]}
         )
-        own = points.reshape(POINTS, 3) / CROP
-        return Hand(region.to_image(own), float(right[0, 0]), float(presence[0, 0]))
+        crop_points = points.reshape(POINTS, 3) / CROP
+        return Hand(region.to_image(crop_points), float(right[0, 0]), float(presence[0, 0]))
 
     @staticmethod
-    def _decoded(raw: Floats, centres: Floats) -> Floats:
+    def _decode_boxes(raw: Floats, centres: Floats) -> Floats:
         """(n, 18) corners of boxes and points, 0 to 1, of what the detector puts out."""
         pairs = raw.reshape(len(raw), 9, 2) / SIDE
         half = pairs[:, 1] / 2
@@ -302,7 +302,7 @@ def _letterbox(image: Pixels, border: float) -> tuple[Pixels, Floats, Floats]:
     return canvas, scale, np.array([left + pad, top + pad], dtype=np.float64)
 
 
-def _turn_back(points: Floats, quarters: int, shape: tuple[int, ...]) -> Floats:
+def _map_back(points: Floats, quarters: int, shape: tuple[int, ...]) -> Floats:
     """Map points of an image that `np.rot90` turned to those of the image of that shape."""
     height, width = shape[:2]
     x, y = points[:, 0], points[:, 1]
@@ -311,7 +311,7 @@ def _turn_back(points: Floats, quarters: int, shape: tuple[int, ...]) -> Floats:
     )
 
 
-def _session(data: bytes, threads: int) -> Any:
+def _load_session(data: bytes, threads: int) -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

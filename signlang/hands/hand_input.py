@@ -29,7 +29,7 @@ VERSION: Final = 1  # raise it when the same hand gives another image
 GREY: Final = (128, 128, 128)
 BLANK_SIDE: Final = 8  # pixels of an image without a hand
 NOT_FOUND: Final = ("full", "blank")
-GRID: Final = 8  # side of the image that holds the points: 63 numbers, and whether there is a hand
+GRID: Final = 8  # size of the image that holds the points: 63 numbers, and whether there is a hand
 LIMIT: Final = 4.0  # of a coordinate, in palms
 STEPS: Final = 65535  # of 16 bits
 
@@ -59,7 +59,7 @@ class HandInput(ABC):
 
     @property
     def fixed_size(self) -> int | None:
-        """Side of its images where they must not be resized, in pixels; else None."""
+        """Width and height of its images where they must not be resized, in pixels; else None."""
         return None
 
     @property
@@ -69,9 +69,11 @@ class HandInput(ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Its settings, by which `from_options` makes it again."""
-        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "networks"}
-        return {"input": type(self).__name__, **own}
+        """Its settings, from which `from_options` rebuilds it."""
+        settings = {
+            one.name: getattr(self, one.name) for one in fields(self) if one.name != "networks"
+        }
+        return {"input": type(self).__name__, **settings}
 
     @property
     def key(self) -> str:
@@ -79,13 +81,13 @@ class HandInput(ABC):
         words = [str(value) for value in self.options.values()]
         return "-".join([*words, self.networks.key, f"v{VERSION}"])
 
-    def summary(self, found: int, images: int) -> str:
+    def summary(self, with_hand: int, images: int) -> str:
         """Say in how many images there is a hand, and what happens to the others."""
-        missing = images - found
+        without_hand = images - with_hand
         rule = {"full": "shown whole", "blank": "shown as a grey image"}
         others = rule.get(str(self.options.get("not_found", "")), "shown as no points")
-        rest = f"; {missing:,} without one are {others}" if missing else ""
-        return f"hands: found in {found:,} of {images:,} images{rest}"
+        rest = f"; {without_hand:,} without one are {others}" if without_hand else ""
+        return f"hands: found in {with_hand:,} of {images:,} images{rest}"
 
     def recall(
         self, root: "Root", paths: Sequence[str], digests: Sequence[str], cache_dir: str
@@ -121,10 +123,10 @@ class HandCrop(HandInput):
         if hand is None:
             return image if self.not_found == "full" else _blank()
         left, top, right, bottom = hand.box
-        side = max(round(hand.size * (1 + 2 * self.margin)), 2)
+        size = max(round(hand.size * (1 + 2 * self.margin)), 2)
         pixels = np.asarray(image, dtype=np.uint8)
-        columns = _span((left + right) / 2, side, pixels.shape[1])
-        rows = _span((top + bottom) / 2, side, pixels.shape[0])
+        columns = _span((left + right) / 2, size, pixels.shape[1])
+        rows = _span((top + bottom) / 2, size, pixels.shape[0])
         crop = pixels[rows][:, columns]
         if self.mirror and hand.right < 0.5:
             crop = crop[:, ::-1]
@@ -135,16 +137,16 @@ def _blank() -> Image.Image:
     return Image.new("RGB", (BLANK_SIDE, BLANK_SIDE), GREY)
 
 
-def _span(middle: float, side: int, length: int) -> Any:
-    """(side,) indices around a place of an axis, mirrored at its ends as often as needed.
+def _span(centre: float, size: int, length: int) -> Any:
+    """(size,) indices around a place of an axis, mirrored at its ends as often as needed.
 
     >>> _span(1.0, 6, 3).tolist()
     [2, 1, 0, 1, 2, 1]
     """
-    start = math.floor(middle - side / 2 + 0.5)
+    start = math.floor(centre - size / 2 + 0.5)
     turn = max(length - 1, 1)
-    there_and_back = np.arange(start, start + side) % (2 * turn)
-    return np.minimum(np.minimum(there_and_back, 2 * turn - there_and_back), length - 1)
+    indices = np.arange(start, start + size) % (2 * turn)
+    return np.minimum(np.minimum(indices, 2 * turn - indices), length - 1)
 
 
 @dataclass(frozen=True)
@@ -266,31 +268,31 @@ def build_input(node: Mapping[str, Any] | None, cache_dir: str) -> HandInput | N
     if not node or not node.get(TARGET):
         return None
     networks = find_networks(node.get("model"), cache_dir, node.get("views", 1))
-    own = {key: value for key, value in node.items() if key not in {"name", "model", "views"}}
-    made = build(own, {"networks": networks}, key="hands")
-    if not isinstance(made, HandInput):
+    arguments = {key: value for key, value in node.items() if key not in {"name", "model", "views"}}
+    hand_input = build(arguments, {"networks": networks}, key="hands")
+    if not isinstance(hand_input, HandInput):
         raise SettingError(
             f"hands._target_={node[TARGET]}: it must return a signlang.hands.hand_input.HandInput, "
-            f"not {type(made).__name__}."
+            f"not {type(hand_input).__name__}."
         )
-    return made
+    return hand_input
 
 
 def from_options(options: Mapping[str, Any], networks: HandNetworks) -> HandInput:
-    """Make an input again from its `options`, e.g. of a bundle.
+    """Rebuild an input from its `options`, e.g. of a bundle.
 
     Raises:
         SettingError: If it is of a kind that this version does not know.
     """
     kind = KINDS.get(str(options.get("input")))
-    own = {key: value for key, value in options.items() if key != "input"}
-    if kind is None or not own.keys() <= {one.name for one in fields(kind)}:
+    arguments = {key: value for key, value in options.items() if key != "input"}
+    if kind is None or not arguments.keys() <= {one.name for one in fields(kind)}:
         raise SettingError(f"hands: {dict(options)} is of another version of signlang: update it.")
-    return kind(networks=networks, **own)
+    return kind(networks=networks, **arguments)
 
 
 def recorded_input(settings: Mapping[str, Any], cache_dir: str | None) -> HandInput | None:
-    """The input of a finished run; None where it sees whole images.
+    """The input of a trained run; None where it sees whole images.
 
     Args:
         settings: Of its `record.json`.
@@ -302,10 +304,10 @@ def recorded_input(settings: Mapping[str, Any], cache_dir: str | None) -> HandIn
     kind = settings.get("hands")
     if kind is None:
         return None
-    own = {
+    options = {
         key.removeprefix("hands."): value
         for key, value in settings.items()
         if key.startswith("hands.") and key not in {"hands.name", "hands.networks"}
     }
     networks = networks_of_key(str(settings["hands.networks"]), cache_dir)
-    return from_options({"input": str(kind).removeprefix("signlang "), **own}, networks)
+    return from_options({"input": str(kind).removeprefix("signlang "), **options}, networks)

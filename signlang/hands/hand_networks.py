@@ -105,7 +105,7 @@ def find_networks(model: str | None, cache_dir: str, views: int = 1) -> HandNetw
         DataError: If the file is no such model.
     """
     if model is not None:
-        networks = _of_task(str(Path(model).expanduser()), cache_dir)
+        networks = _read_task(str(Path(model).expanduser()), cache_dir)
     else:
         networks = _read(str(network_folder(cache_dir, DEFAULT_KEY)))
     return _with_views(networks, cache_dir) if views == 2 else networks
@@ -117,12 +117,12 @@ def key_of_model(model: str | None, views: int = 1) -> str:
     Raises:
         DataError: If the file is no such model.
     """
-    own = DEFAULT_KEY if model is None else _task_key(Path(model).expanduser())
-    return own + MIRRORED * (views == 2)
+    key = DEFAULT_KEY if model is None else _task_key(Path(model).expanduser())
+    return key + MIRRORED * (views == 2)
 
 
 def networks_of_key(key: str, cache_dir: str | None) -> HandNetworks:
-    """Find the networks that a finished run was trained with.
+    """Find the networks that a run was trained with.
 
     Args:
         key: Theirs.
@@ -131,16 +131,17 @@ def networks_of_key(key: str, cache_dir: str | None) -> HandNetworks:
     Raises:
         SettingError: If they are not in the cache.
     """
-    place = cache_dir or os.environ.get("SIGNLANG_CACHE") or "~/.cache/signlang"
-    own = key.removesuffix(MIRRORED)
-    if own != key and own.isalnum():  # it may come from elsewhere, and names what is written
-        return _with_views(networks_of_key(own, place), place)
-    if key != DEFAULT_KEY and not _is_complete(network_folder(place, key)):
+    cache = cache_dir or os.environ.get("SIGNLANG_CACHE") or "~/.cache/signlang"
+    base_key = key.removesuffix(MIRRORED)
+    # the key may come from elsewhere, and names what is written
+    if base_key != key and base_key.isalnum():
+        return _with_views(networks_of_key(base_key, cache), cache)
+    if key != DEFAULT_KEY and not _is_complete(network_folder(cache, key)):
         raise SettingError(
             f"The run found hands with other networks ({key}) than those of signlang hands: type "
             "signlang hands model=FILE with the file that was hands.model."
         )
-    return _read(str(network_folder(place, key)))
+    return _read(str(network_folder(cache, key)))
 
 
 def fetch_networks(cache_dir: str) -> Path:
@@ -157,8 +158,8 @@ def fetch_networks(cache_dir: str) -> Path:
     if _is_complete(folder):
         return folder
     with tempfile.TemporaryDirectory(prefix="signlang-") as temporary:
-        wheel = _downloaded_wheel(Path(temporary))
-        return _converted(wheel, IN_WHEEL, cache_dir, DEFAULT_KEY)
+        wheel = _download_wheel(Path(temporary))
+        return _convert(wheel, IN_WHEEL, cache_dir, DEFAULT_KEY)
 
 
 def network_folder(cache_dir: str, key: str) -> Path:
@@ -180,10 +181,10 @@ def _read(folder: str) -> HandNetworks:
 
 
 @lru_cache(maxsize=2)
-def _of_task(file: str, cache_dir: str) -> HandNetworks:
+def _read_task(file: str, cache_dir: str) -> HandNetworks:
     path, key = Path(file), _task_key(Path(file))
     folder = network_folder(cache_dir, key)
-    return _read(str(folder if _is_complete(folder) else _converted(path, IN_TASK, cache_dir, key)))
+    return _read(str(folder if _is_complete(folder) else _convert(path, IN_TASK, cache_dir, key)))
 
 
 def _task_key(path: Path) -> str:
@@ -197,47 +198,51 @@ def _task_key(path: Path) -> str:
         ) from None
 
 
-def _downloaded_wheel(folder: Path) -> Path:
+def _download_wheel(folder: Path) -> Path:
     """Have pip download the wheel, by its own configuration, and check it."""
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", "utf-8")
-    words = (
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", "utf-8")
+    command = (
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
         "--no-deps", "--only-binary=:all:", *PLATFORM, "--require-hashes",
-        f"--requirement={wanted}", f"--dest={folder}",
+        f"--requirement={requirements}", f"--dest={folder}",
     )  # fmt: skip
     log.info("fetching the hand networks: pip downloads %s (36 MB), which is not installed", WHEEL)
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+        completed = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SettingError(f"pip does not answer ({type(error).__name__}). {LATER}") from None
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = said[-1].removeprefix("ERROR: ") if said else f"exit code {done.returncode}"
+    if completed.returncode or not wheels:
+        errors = [line for line in completed.stderr.splitlines() if line.startswith("ERROR")]
+        reason = (
+            errors[-1].removeprefix("ERROR: ") if errors else f"exit code {completed.returncode}"
+        )
         raise SettingError(f"pip cannot fetch {WHEEL} ({reason.rstrip('. ')}). {LATER}")
     return wheels[0]
 
 
-def _converted(archive: Path, names: Mapping[str, str], cache_dir: str, key: str) -> Path:
+def _convert(archive: Path, names: Mapping[str, str], cache_dir: str, key: str) -> Path:
     """Convert the networks of an archive into a folder of the cache, atomically."""
     try:
         from signlang.hands.tflite_conversion import to_onnx
 
         with zipfile.ZipFile(archive) as content:
-            raw = {name: content.read(inner) for name, inner in names.items()}
-        if key_of(raw[PALM], raw[LANDMARKS]) != key:
+            contents = {name: content.read(inner) for name, inner in names.items()}
+        if key_of(contents[PALM], contents[LANDMARKS]) != key:
             raise DataError(f"{archive.name} holds other networks than those known by checksum.")
-        made = {name: to_onnx(raw[name], OUTPUTS[name]) for name in (PALM, LANDMARKS)}
+        onnx_files = {name: to_onnx(contents[name], OUTPUTS[name]) for name in (PALM, LANDMARKS)}
     except ModuleNotFoundError as error:
         raise SettingError(
             f'{error.name} is not installed: pip install "signlang[hands]" brings it.'
         ) from None
-    license_ = raw.get(LICENSE, NOTICE.format(name=archive.name).encode())
-    return _written(network_folder(cache_dir, key), {**made, LICENSE: license_})
+    license_ = contents.get(LICENSE, NOTICE.format(name=archive.name).encode())
+    return _write(network_folder(cache_dir, key), {**onnx_files, LICENSE: license_})
 
 
-def _written(folder: Path, contents: Mapping[str, bytes]) -> Path:
+def _write(folder: Path, contents: Mapping[str, bytes]) -> Path:
     folder.mkdir(exist_ok=True)
     for name, data in contents.items():
         with files.atomic_write(folder / name) as temporary:
@@ -249,8 +254,8 @@ def _with_views(networks: HandNetworks, cache_dir: str) -> HandNetworks:
     """The same networks, of which the second averages two views; kept in the cache."""
     folder = network_folder(cache_dir, networks.key + MIRRORED)
     if not _is_complete(folder):
-        made = {PALM: networks.palm, LANDMARKS: averaged_over_mirror(networks.landmarks)}
-        _written(folder, {**made, LICENSE: networks.license.encode()})
+        onnx_files = {PALM: networks.palm, LANDMARKS: averaged_over_mirror(networks.landmarks)}
+        _write(folder, {**onnx_files, LICENSE: networks.license.encode()})
     return _read(str(folder))
 
 
@@ -267,21 +272,21 @@ def averaged_over_mirror(landmarks: bytes) -> bytes:
         raise SettingError(
             f'{error.name} is not installed: pip install "signlang[hands]" brings it.'
         ) from None
-    own = onnx.load_from_string(landmarks)
-    (given,), names = own.graph.input, [output.name for output in own.graph.output]
-    inner = onnx.compose.add_prefix(own, "hand/")
-    back = np.tile(np.array([-0.5, 0.5, 0.5], np.float32), POINTS)
-    beside = np.tile(np.array([CROP / 2, 0, 0], np.float32), POINTS)
+    model = onnx.load_from_string(landmarks)
+    (images,), names = model.graph.input, [output.name for output in model.graph.output]
+    inner = onnx.compose.add_prefix(model, "hand/")
+    mirror_factor = np.tile(np.array([-0.5, 0.5, 0.5], np.float32), POINTS)
+    mirror_shift = np.tile(np.array([CROP / 2, 0, 0], np.float32), POINTS)
     one_half = np.array([0.5], np.float32)
     # what the second view says, times its factor, and what is added to it
-    factors = {"points": (back, beside), "handedness": (-one_half, one_half)}
+    factors = {"points": (mirror_factor, mirror_shift), "handedness": (-one_half, one_half)}
     constants: dict[str, Any] = {
         "last": np.array([-1], np.int64), "end": np.array([-CROP - 1], np.int64),
         "along": np.array([2], np.int64), "half": one_half,
     }  # fmt: skip
     nodes = [
         helper.make_node("Slice", ["images", "last", "end", "along", "last"], ["mirrored"]),
-        helper.make_node("Concat", ["images", "mirrored"], [f"hand/{given.name}"], axis=0),
+        helper.make_node("Concat", ["images", "mirrored"], [f"hand/{images.name}"], axis=0),
         *inner.graph.node,
     ]
     for name in names:
@@ -295,10 +300,12 @@ def averaged_over_mirror(landmarks: bytes) -> bytes:
             helper.make_node("Add", [f"{name}/first", f"{name}/second"], [name]),
         ]
     graph = helper.make_graph(
-        nodes, "landmarks", [given], list(own.graph.output),
+        nodes, "landmarks", [images], list(model.graph.output),
         [*inner.graph.initializer,
          *(numpy_helper.from_array(value, name) for name, value in constants.items())],
     )  # fmt: skip
-    whole = helper.make_model(graph, opset_imports=own.opset_import, ir_version=own.ir_version)
-    onnx.checker.check_model(whole, full_check=True)
-    return bytes(whole.SerializeToString())
+    averaged = helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version
+    )
+    onnx.checker.check_model(averaged, full_check=True)
+    return bytes(averaged.SerializeToString())

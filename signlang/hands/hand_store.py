@@ -1,7 +1,7 @@
 """Stored hands: each image is searched once, whatever data set, fold or run it belongs to.
 
 One SQLite file for each pair of networks, keyed by the digest of the image file. What has been
-found is written every few images, so that a killed search goes on where it was.
+found is written every few images, so that a killed search resumes where it was.
 """
 
 import sqlite3
@@ -105,8 +105,8 @@ def _search(
             image = read_unchanged(root / item[1], item[0])
             return item[0], finder(np.asarray(image, dtype=np.uint8))
 
-        found = map_in_order(search, missing.items(), cpu_count(), ahead=2 * CHUNK)
-        for chunk in batched(track(found, "finding hands", len(missing)), CHUNK):
+        results = map_in_order(search, missing.items(), cpu_count(), ahead=2 * CHUNK)
+        for chunk in batched(track(results, "finding hands", len(missing)), CHUNK):
             with database:  # commits
                 database.executemany(
                     "INSERT OR REPLACE INTO hands VALUES (?, ?)",

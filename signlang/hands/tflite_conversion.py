@@ -31,12 +31,12 @@ class Table:
 
     Args:
         data: The whole buffer.
-        place: Where the table begins.
+        position: Where the table starts.
     """
 
-    def __init__(self, data: bytes, place: int) -> None:
-        self.data, self.place = data, place
-        self._fields = place - struct.unpack_from("<i", data, place)[0]
+    def __init__(self, data: bytes, position: int) -> None:
+        self.data, self.position = data, position
+        self._fields = position - struct.unpack_from("<i", data, position)[0]
 
     @classmethod
     def root(cls, data: bytes) -> "Table":
@@ -45,13 +45,13 @@ class Table:
 
     def scalar(self, field: int, kind: str, default: int = 0) -> int:
         """An integer field; `kind` is its letter in `struct`."""
-        place = self._field(field)
-        return int(struct.unpack_from(f"<{kind}", self.data, place)[0]) if place else default
+        position = self._field(field)
+        return int(struct.unpack_from(f"<{kind}", self.data, position)[0]) if position else default
 
     def table(self, field: int) -> "Table | None":
         """A table inside this one; None if it is not set."""
-        place = self._field(field)
-        return Table(self.data, self._follow(place)) if place else None
+        position = self._field(field)
+        return Table(self.data, self._follow(position)) if position else None
 
     def tables(self, field: int) -> "list[Table]":
         """A vector of tables."""
@@ -68,16 +68,16 @@ class Table:
         size = struct.unpack_from("<H", self.data, self._fields)[0]
         at = 4 + 2 * field
         offset = struct.unpack_from("<H", self.data, self._fields + at)[0] if at < size else 0
-        return self.place + offset if offset else 0
+        return self.position + offset if offset else 0
 
-    def _follow(self, place: int) -> int:
-        return place + int(struct.unpack_from("<I", self.data, place)[0])
+    def _follow(self, position: int) -> int:
+        return position + int(struct.unpack_from("<I", self.data, position)[0])
 
     def _vector(self, field: int) -> tuple[int, int]:
-        place = self._field(field)
-        if not place:
+        position = self._field(field)
+        if not position:
             return 0, 0
-        start = self._follow(place)
+        start = self._follow(position)
         return start + 4, int(struct.unpack_from("<I", self.data, start)[0])
 
 
@@ -148,19 +148,21 @@ def to_onnx(data: bytes, outputs: Mapping[str, int]) -> bytes:
     builder = _Builder(model)
     for name, options, inputs, results in model.operators:
         builder.add(name, options, inputs, results)
-    kept = []
-    for name, place in outputs.items():
-        number = model.outputs[place]
+    results_info = []
+    for name, position in outputs.items():
+        number = model.outputs[position]
         builder.node("Identity", [builder.names[number]], name)
         shape = ["N", *model.shapes[number][1:]]
-        kept.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+        results_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
     shape = ["N", *model.shapes[model.inputs[0]][1:]]
-    given = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, shape)
-    graph = helper.make_graph(builder.nodes, "hands", [given], kept, builder.weights)
+    images = helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, shape)
+    graph = helper.make_graph(builder.nodes, "hands", [images], results_info, builder.weights)
     opset = helper.make_opsetid("", OPSET)
-    made = helper.make_model(graph, opset_imports=[opset], ir_version=8, producer_name="signlang")
-    onnx.checker.check_model(made)
-    return bytes(made.SerializeToString())
+    onnx_model = helper.make_model(
+        graph, opset_imports=[opset], ir_version=8, producer_name="signlang"
+    )
+    onnx.checker.check_model(onnx_model)
+    return bytes(onnx_model.SerializeToString())
 
 
 class _Builder:
@@ -202,13 +204,13 @@ class _Builder:
             "FULLY_CONNECTED": self._dense,
             "MAX_POOL_2D": self._pool,
         }
-        known = operators.get(name)
+        converter = operators.get(name)
         if name == "RESHAPE":
             self.names[results[0]] = self._reshape(inputs[0], results[0], output)
-        elif known:
-            self.names[results[0]] = known(options, inputs, output)
+        elif converter:
+            self.names[results[0]] = converter(options, inputs, output)
         else:
-            self.names[results[0]] = self._plain(name, options, inputs, output)
+            self.names[results[0]] = self._convert_plain(name, options, inputs, output)
 
     def _constant(self, number: int) -> Array:
         if number not in self.model.constants:
@@ -224,10 +226,16 @@ class _Builder:
         return self._convolve(options, inputs, output, kernel, len(kernel), options.scalar(4, "b"))
 
     def _convolve(
-        self, options: Table, inputs: list[int], output: str, kernel: Array, group: int, act: int
+        self,
+        options: Table,
+        inputs: list[int],
+        output: str,
+        kernel: Array,
+        group: int,
+        activation: int,
     ) -> str:
         strides, size = _strides(options), kernel.shape[2:]
-        raw = self.node(
+        convolved = self.node(
             "Conv",
             [
                 self.names[inputs[0]],
@@ -239,42 +247,44 @@ class _Builder:
             group=group,
             pads=self._padding(options, inputs[0], size, strides),
         )
-        return self._activate(raw, act)
+        return self._activate(convolved, activation)
 
     def _padding(
-        self, options: Table, image: int, size: Sequence[int], strides: Sequence[int]
+        self, options: Table, tensor: int, kernel_size: Sequence[int], strides: Sequence[int]
     ) -> list[int]:
         if options.scalar(0, "b") != SAME:
             return [0, 0, 0, 0]
         before, after = [], []
         for length, window, stride in zip(
-            self.model.shapes[image][1:3], size, strides, strict=True
+            self.model.shapes[tensor][1:3], kernel_size, strides, strict=True
         ):
             total = max((-(-length // stride) - 1) * stride + window - length, 0)
             before.append(total // 2)
             after.append(total - total // 2)
         return [*before, *after]
 
-    def _activate(self, raw: str, act: int) -> str:
-        if act == 0:
-            return raw
-        if act != RELU6:
-            raise DataError(f"It has a fused activation that is not known here: {act}.")
-        low = self.weight(f"{raw}_low", np.array(0, np.float32))
-        high = self.weight(f"{raw}_high", np.array(6, np.float32))
-        return self.node("Clip", [raw, low, high], f"{raw}_a")
+    def _activate(self, name: str, activation: int) -> str:
+        if activation == 0:
+            return name
+        if activation != RELU6:
+            raise DataError(f"It has a fused activation that is not known here: {activation}.")
+        low = self.weight(f"{name}_low", np.array(0, np.float32))
+        high = self.weight(f"{name}_high", np.array(6, np.float32))
+        return self.node("Clip", [name, low, high], f"{name}_a")
 
     def _dense(self, options: Table, inputs: list[int], output: str) -> str:
         weight = self.weight(f"{output}_w", self._constant(inputs[1]))
         bias = self.weight(f"{output}_b", self._constant(inputs[2]))
-        raw = self.node("Gemm", [self.names[inputs[0]], weight, bias], output, transB=1)
-        return self._activate(raw, options.scalar(0, "b"))
+        product = self.node("Gemm", [self.names[inputs[0]], weight, bias], output, transB=1)
+        return self._activate(product, options.scalar(0, "b"))
 
     def _pool(self, options: Table, inputs: list[int], output: str) -> str:
-        size, strides = [options.scalar(4, "i"), options.scalar(3, "i")], _strides(options)
-        pads = self._padding(options, inputs[0], size, strides)
+        kernel_size, strides = [options.scalar(4, "i"), options.scalar(3, "i")], _strides(options)
+        pads = self._padding(options, inputs[0], kernel_size, strides)
         name = self.names[inputs[0]]
-        return self.node("MaxPool", [name], output, kernel_shape=size, strides=strides, pads=pads)
+        return self.node(
+            "MaxPool", [name], output, kernel_shape=kernel_size, strides=strides, pads=pads
+        )
 
     def _reshape(self, image: int, result: int, output: str) -> str:
         """Append a reshape, whose order is that of channels last."""
@@ -282,50 +292,56 @@ class _Builder:
         shape = np.array([-1, *self.model.shapes[result][1:]], np.int64)
         return self.node("Reshape", [last, self.weight(f"{output}_n", shape)], output)
 
-    def _plain(self, name: str, options: Table | None, inputs: list[int], output: str) -> str:
+    def _convert_plain(
+        self, name: str, options: Table | None, inputs: list[int], output: str
+    ) -> str:
         """Append an operator that is one node of ONNX, or two."""
-        own = self.names[inputs[0]]
+        first = self.names[inputs[0]]
         if name == "ADD":
-            return self.node("Add", [own, self.names[inputs[1]]], output)
+            return self.node("Add", [first, self.names[inputs[1]]], output)
         if name == "LOGISTIC":
-            return self.node("Sigmoid", [own], output)
+            return self.node("Sigmoid", [first], output)
         if name == "PRELU":
-            return self._prelu(own, self._constant(inputs[1]).ravel(), output)
+            return self._prelu(first, self._constant(inputs[1]).ravel(), output)
         if name == "MEAN":  # over the image
-            return self.node("ReduceMean", [own], output, axes=[2, 3], keepdims=0)
+            return self.node("ReduceMean", [first], output, axes=[2, 3], keepdims=0)
         if name == "CONCATENATION":  # of boxes, which lie as in TFLite
             names = [self.names[number] for number in inputs]
             return self.node("Concat", names, output, axis=1)
-        return self._spatial(name, options, inputs, output)
+        return self._convert_spatial(name, options, inputs, output)
 
-    def _prelu(self, own: str, slopes: Array, output: str) -> str:
+    def _prelu(self, values: str, slopes: Array, output: str) -> str:
         """Compute slope * x + (1 - slope) * relu(x) by two depthwise convolutions of one pixel.
 
         onnxruntime computes a `PRelu` outside of its layout for convolutions: with these the
         detector takes a third of the time (`experiments/hands`).
         """
-        whole = slopes.astype(np.float32).reshape(-1, 1, 1, 1)
-        parts = []
-        for image, kernel, end in (
-            (own, whole, "a"),
-            (self.node("Relu", [own], f"{output}_r"), 1 - whole, "b"),
+        kernel_slopes = slopes.astype(np.float32).reshape(-1, 1, 1, 1)
+        terms = []
+        for image, kernel, suffix in (
+            (values, kernel_slopes, "a"),
+            (self.node("Relu", [values], f"{output}_r"), 1 - kernel_slopes, "b"),
         ):
-            weight = self.weight(f"{output}_{end}w", kernel)
-            parts.append(self.node("Conv", [image, weight], f"{output}_{end}", group=len(slopes)))
-        return self.node("Add", parts, output)
+            weight = self.weight(f"{output}_{suffix}w", kernel)
+            terms.append(
+                self.node("Conv", [image, weight], f"{output}_{suffix}", group=len(slopes))
+            )
+        return self.node("Add", terms, output)
 
-    def _spatial(self, name: str, options: Table | None, inputs: list[int], output: str) -> str:
-        own = self.names[inputs[0]]
+    def _convert_spatial(
+        self, name: str, options: Table | None, inputs: list[int], output: str
+    ) -> str:
+        images = self.names[inputs[0]]
         if name == "PAD":
             before, after = self._constant(inputs[1])[[0, 3, 1, 2]].T
             pads = self.weight(f"{output}_p", np.concatenate([before, after]).astype(np.int64))
-            return self.node("Pad", [own, pads], output)
+            return self.node("Pad", [images, pads], output)
         if options is None or options.scalar(2, "b") or not options.scalar(3, "b"):
             raise DataError("It resizes by other rules than those known here.")
         old, new = self.model.shapes[inputs[0]][1:3], self._constant(inputs[1])
         scales = self.weight(f"{output}_z", np.array([1, 1, *(new / old)], np.float32))
         return self.node(
-            "Resize", [own, "", scales], output,
+            "Resize", [images, "", scales], output,
             mode="linear", coordinate_transformation_mode="half_pixel",
         )  # fmt: skip
 
