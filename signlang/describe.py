@@ -19,10 +19,10 @@ def describe(cfg: DictConfig) -> Path:
     from signlang.datacard import analysis, card
 
     out = Path(cfg.out).expanduser()
-    found = analysis.analyse(cfg)
-    analysis.write_tables(found, out)
-    card.data_card(found).write(out)
-    analysis.show_summary(found, out)
+    result = analysis.analyse(cfg)
+    analysis.write_tables(result, out)
+    card.data_card(result).write(out)
+    analysis.show_summary(result, out)
     return out
 
 

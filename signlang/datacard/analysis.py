@@ -126,10 +126,10 @@ def analyse(cfg: DictConfig) -> Analysis:
     """
     files = _prediction_files(cfg)  # before minutes of reading
     thumbnails = Thumbnails(COMPARED_SIZE)
-    index = _index(cfg, thumbnails)
+    index = _read_index(cfg, thumbnails)
     _refuse_namesake(cfg, index)
     predictions = label_errors.read_predictions_for(files, index) if files else None
-    numbers, unused, no_folds_reason = _folds(cfg, index)
+    numbers, unused, no_folds_reason = _assign_folds(cfg, index)
     gap = f", gap {cfg.split.gap}" if cfg.split.get("gap") else ""
     split = f"split={splits.split_name(cfg.split)}{gap}"
     small = image_cache.decode_images(index, COMPARED_SIZE, cfg.cache_dir, thumbnails=thumbnails)[:]
@@ -144,12 +144,14 @@ def analyse(cfg: DictConfig) -> Analysis:
         float(cfg.detail),
     )
     node: Any = OmegaConf.to_container(cfg.hands, resolve=True)
-    seen = build_input(node, str(cfg.cache_dir))
-    hands, turned = None, {}
-    if seen is not None:
-        found = find_hands(index.root, index.paths, digests, seen.networks, str(cfg.cache_dir))
-        hands = np.array([hand is not None for hand in found], dtype=np.bool_)
-        turned = statistics.turned_hands(found, index.labels)
+    hand_input = build_input(node, str(cfg.cache_dir))
+    has_hand, turned = None, {}
+    if hand_input is not None:
+        hands = find_hands(
+            index.root, index.paths, digests, hand_input.networks, str(cfg.cache_dir)
+        )
+        has_hand = np.array([hand is not None for hand in hands], dtype=np.bool_)
+        turned = statistics.turned_hands(hands, index.labels)
     return Analysis(
         name=cfg.data.name,
         index=index,
@@ -166,7 +168,7 @@ def analyse(cfg: DictConfig) -> Analysis:
         predictions=predictions,
         suspects=label_errors.suspicious_labels(index.labels, predictions) if predictions else [],
         samples=cfg.samples,
-        hands=hands,
+        hands=has_hand,
         turned=turned,
     )
 
@@ -192,9 +194,9 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     write_csv(out / "files.csv", ("state", "path", "reason"), [*bad, *odd])
     for name in ("groups.csv", "suspicious.csv", "hands.csv", "turned.csv"):
         (out / name).unlink(missing_ok=True)  # of an earlier card
-    rows_of_groups = list(_group_rows(analysis))
-    if rows_of_groups:
-        write_csv(out / "groups.csv", ("path", "group"), rows_of_groups)
+    group_rows = list(_group_rows(analysis))
+    if group_rows:
+        write_csv(out / "groups.csv", ("path", "group"), group_rows)
     if analysis.hands is not None:
         missing = [(analysis.index.paths[n], analysis.label(n)) for n in analysis.without_hand]
         write_csv(out / "hands.csv", ("path", "label"), missing)
@@ -260,8 +262,8 @@ def show_summary(analysis: Analysis, out: Path) -> None:
         )
     show_table(f"data card of {analysis.name}", rows, {"card": str(out / "card.html")})
     if analysis.leakage and (out / "groups.csv").is_file():
-        words = f"  split=group data.groups={out}/groups.csv"
-        show_lines(["To keep what is alike in one fold, add to the command:", words])
+        options = f"  split=group data.groups={out}/groups.csv"
+        show_lines(["To keep what is alike in one fold, add to the command:", options])
 
 
 def _sets_text(index: Index) -> str:
@@ -273,7 +275,7 @@ def _pairs_text(pairs: Pairs) -> str:
     return text if pairs.across_folds is None else f"{text}, {pairs.across_folds:,} across folds"
 
 
-def _index(cfg: DictConfig, thumbnails: Thumbnails) -> Index:
+def _read_index(cfg: DictConfig, thumbnails: Thumbnails) -> Index:
     # a card lists what cannot be used instead of stopping at it
     data = data_settings(cfg.data) | {"on_bad_image": "exclude"}
     return read_data_set(data, cfg.cache_dir, thumbnails)
@@ -301,7 +303,7 @@ def _refuse_namesake(cfg: DictConfig, index: Index) -> None:
         )
 
 
-def _folds(
+def _assign_folds(
     cfg: DictConfig, index: Index
 ) -> tuple[npt.NDArray[np.int64] | None, tuple[int, ...], str]:
     """The fold of each image, the images that each fold leaves out, and why there are no folds."""
@@ -320,10 +322,12 @@ def _folds(
 
 
 def _prediction_files(cfg: DictConfig) -> list[Path]:
-    words = cfg.predictions if isinstance(cfg.predictions, ListConfig | list) else [cfg.predictions]
+    names = cfg.predictions if isinstance(cfg.predictions, ListConfig | list) else [cfg.predictions]
     runs_dir = Path(cfg.runs_dir).expanduser()
-    places = [find_folder(str(word), runs_dir, "predictions") for word in words if word is not None]
-    return label_errors.prediction_files(places) if places else []
+    folders = [
+        find_folder(str(name), runs_dir, "predictions") for name in names if name is not None
+    ]
+    return label_errors.prediction_files(folders) if folders else []
 
 
 def _duplicate_rows(analysis: Analysis) -> Iterator[tuple[object, ...]]:
@@ -344,15 +348,15 @@ UNEVEN: Final = 1.5  # times as many images in the largest class as in the small
 def warnings(analysis: Analysis) -> list[str]:
     """Sentences on faults and limits of the data set, the most serious first."""
     return [
-        *_wrong_labels(analysis),
-        *_turned(analysis),
-        *_leaks(analysis),
-        *_people(analysis),
-        *_rest(analysis),
+        *_label_warnings(analysis),
+        *_turned_hand_warnings(analysis),
+        *_leakage_warnings(analysis),
+        *_signer_warnings(analysis),
+        *_other_warnings(analysis),
     ]
 
 
-def _wrong_labels(analysis: Analysis) -> Iterator[str]:
+def _label_warnings(analysis: Analysis) -> Iterator[str]:
     pairs = analysis.duplicates
     for name, kind in (("equal", pairs.exact), ("nearly equal", pairs.near)):
         if kind.across_classes:
@@ -370,7 +374,7 @@ def _wrong_labels(analysis: Analysis) -> Iterator[str]:
         )
 
 
-def _turned(analysis: Analysis) -> Iterator[str]:
+def _turned_hand_warnings(analysis: Analysis) -> Iterator[str]:
     if analysis.turned:
         yield (
             f"{counted(len(analysis.turned), 'hand')} "
@@ -379,7 +383,7 @@ def _turned(analysis: Analysis) -> Iterator[str]:
         )
 
 
-def _leaks(analysis: Analysis) -> Iterator[str]:
+def _leakage_warnings(analysis: Analysis) -> Iterator[str]:
     if analysis.folds is None:
         yield f"There are no folds of {analysis.split}. {analysis.no_folds_reason}"
     elif analysis.leakage:
@@ -394,7 +398,7 @@ def _leaks(analysis: Analysis) -> Iterator[str]:
         )
 
 
-def _people(analysis: Analysis) -> Iterator[str]:
+def _signer_warnings(analysis: Analysis) -> Iterator[str]:
     index = analysis.index
     names = set(index.signers or ()) - {""}
     if index.signers is None:
@@ -418,7 +422,7 @@ def _signers_in_several_folds(analysis: Analysis) -> int:
     return sum(len(folds) > 1 for signer, folds in folds_of.items() if signer)
 
 
-def _rest(analysis: Analysis) -> Iterator[str]:
+def _other_warnings(analysis: Analysis) -> Iterator[str]:
     index = analysis.index
     if index.excluded:
         yield f"{counted(len(index.excluded), 'file')} cannot be used as images and were left out."

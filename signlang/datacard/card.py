@@ -85,13 +85,13 @@ def sizes_chart(common: Sequence[tuple[tuple[int, int], int]]) -> Figure:
 
 def thumbnail_grid(index: Index, rows: Sequence[int], columns: int = 5) -> Image.Image:
     """Arrange thumbnails in a grid; aspect ratios are kept."""
-    lines = -(-len(rows) // columns)
+    grid_rows = -(-len(rows) // columns)
     step = THUMBNAIL_SIZE + GAP
     width = min(len(rows), columns) * step - GAP
-    canvas = Image.new("RGB", (width, lines * step - GAP), "white")
+    canvas = Image.new("RGB", (width, grid_rows * step - GAP), "white")
     for position, row in enumerate(rows):
-        line, column = divmod(position, columns)
-        canvas.paste(thumbnail(index, row), (column * step, line * step))
+        grid_row, column = divmod(position, columns)
+        canvas.paste(thumbnail(index, row), (column * step, grid_row * step))
     return canvas
 
 
@@ -196,18 +196,18 @@ def duplicates_section(analysis: Analysis) -> Section:
 
 def _groups(analysis: Analysis) -> Iterator[ImageBlock]:
     for number, rows in enumerate(analysis.duplicates.ordered_groups()[:GROUPS], start=1):
-        shown = rows[:GROUP_IMAGES].tolist()
+        examples = rows[:GROUP_IMAGES].tolist()
         classes = sorted({analysis.label(row) for row in rows.tolist()})
         where = f"class{'es' * (len(classes) > 1)} {', '.join(classes)}"
         if analysis.folds is not None:
             numbers = np.unique(analysis.folds[rows])
             where += f"; fold{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
-        names = ", ".join(analysis.index.paths[row] for row in shown)
-        more = f" and {len(rows) - len(shown):,} more" if len(rows) > len(shown) else ""
+        names = ", ".join(analysis.index.paths[row] for row in examples)
+        more = f" and {len(rows) - len(examples):,} more" if len(rows) > len(examples) else ""
         yield ImageBlock(
             f"duplicates-{number:03d}",
-            f"Duplicates, group {number}: {len(shown)} images side by side",
-            thumbnail_grid(analysis.index, shown, columns=GROUP_IMAGES),
+            f"Duplicates, group {number}: {len(examples)} images side by side",
+            thumbnail_grid(analysis.index, examples, columns=GROUP_IMAGES),
             f"Group {number}: {len(rows):,} images; {where}: {names}{more}",
         )
 
@@ -256,7 +256,7 @@ def hands_section(analysis: Analysis) -> Section | None:
     """In how many images of each class a hand is found, and some without; None: not searched."""
     if analysis.hands is None:
         return None
-    index, without = analysis.index, analysis.without_hand
+    index, missing = analysis.index, analysis.without_hand
     rows: Rows = []
     for label, name in enumerate(index.classes):
         of_class = analysis.hands[index.labels == label]
@@ -268,27 +268,27 @@ def hands_section(analysis: Analysis) -> Section | None:
     blocks: Blocks = [
         Text(text), Table("Hands found", ["class", "images", "hand found", "share"], rows),
     ]  # fmt: skip
-    if without:
-        shown = without[:NO_HAND]
-        names = ", ".join(index.paths[row] for row in shown)
+    if missing:
+        examples = missing[:NO_HAND]
+        names = ", ".join(index.paths[row] for row in examples)
         blocks.append(
             ImageBlock(
                 "hands",
-                f"{counted(len(shown), 'image')} without a hand",
-                thumbnail_grid(index, shown, columns=8),
-                f"No hand is found in these{first_of(len(shown), len(without))}: {names}",
+                f"{counted(len(examples), 'image')} without a hand",
+                thumbnail_grid(index, examples, columns=8),
+                f"No hand is found in these{first_of(len(examples), len(missing))}: {names}",
             )
         )
     if analysis.turned:
-        shown = list(analysis.turned)[:NO_HAND]
-        names = ", ".join(f"{index.paths[row]} {analysis.turned[row]:+.0f}°" for row in shown)
+        examples = list(analysis.turned)[:NO_HAND]
+        names = ", ".join(f"{index.paths[row]} {analysis.turned[row]:+.0f}°" for row in examples)
         blocks.append(
             ImageBlock(
                 "turned",
-                f"{counted(len(shown), 'image')} of turned hands",
-                thumbnail_grid(index, shown, columns=8),
+                f"{counted(len(examples), 'image')} of turned hands",
+                thumbnail_grid(index, examples, columns=8),
                 "Hands that point elsewhere than those of their class, with the angle, clockwise"
-                f"{first_of(len(shown), len(analysis.turned))}: {names}. All are in turned.csv.",
+                f"{first_of(len(examples), len(analysis.turned))}: {names}. All are in turned.csv.",
             )
         )
     return Section("Hands", blocks)
@@ -360,12 +360,12 @@ def _sets(analysis: Analysis) -> Section | None:
         return None
     rows: Rows = []
     for name in dict.fromkeys(index.sets):
-        members = np.flatnonzero(np.array(index.sets) == name)
-        people = {index.signers[row] for row in members} - {""} if index.signers else set()
-        present = {index.classes[label] for label in index.labels[members]}
+        set_rows = np.flatnonzero(np.array(index.sets) == name)
+        signers = {index.signers[row] for row in set_rows} - {""} if index.signers else set()
+        present = {index.classes[label] for label in index.labels[set_rows]}
         absent = [one for one in index.classes if one not in present]
-        known = len(people) if people else "unknown"
-        rows.append([name, len(members), len(present), known, ", ".join(absent) or "none"])
+        known = len(signers) if signers else "unknown"
+        rows.append([name, len(set_rows), len(present), known, ", ".join(absent) or "none"])
     header = ["set", "images", "classes", "signers", "classes that it lacks"]
     text = "Data sets that are joined by the names of their classes."
     return Section("Data sets", [Text(text), Table("Joined data sets", header, rows)])
@@ -376,12 +376,14 @@ def _classes(analysis: Analysis) -> Section:
     ratio = statistics.imbalance(index.counts)
     rows: Rows = []
     for label, name in enumerate(index.classes):
-        members = np.flatnonzero(index.labels == label)
-        mean = mean_image(analysis.pixels, members)
-        people = [len({index.signers[m] for m in members} - {""})] if index.signers else []
-        share = Number(f"{len(members) / len(index):.1%}")
+        class_rows = np.flatnonzero(index.labels == label)
+        mean = mean_image(analysis.pixels, class_rows)
+        signer_counts = (
+            [len({index.signers[row] for row in class_rows} - {""})] if index.signers else []
+        )
+        share = Number(f"{len(class_rows) / len(index):.1%}")
         image = ImageBlock(f"mean-{label:03d}", f"Mean image of {name}", mean)
-        rows.append([name, len(members), share, *people, image])
+        rows.append([name, len(class_rows), share, *signer_counts, image])
     header = ["class", "images", "share", *(["signers"] if index.signers else []), "mean image"]
     chart = ImageBlock(
         "counts",
@@ -411,31 +413,31 @@ def _signers(analysis: Analysis) -> Section:
         )
         return Section("Signers", [Text(text)])
     covered = statistics.coverage(index.signers, index.labels, len(index.classes))
-    each = covered.counts.sum(1)
-    lacking = covered.incomplete
-    is_even = each.min() == each.max()
-    range_ = f"{each.min():,}" + ("" if is_even else f" to {each.max():,}")
+    image_counts = covered.counts.sum(1)
+    incomplete = covered.incomplete
+    is_even = image_counts.min() == image_counts.max()
+    count_range = f"{image_counts.min():,}" + ("" if is_even else f" to {image_counts.max():,}")
     text = (
-        f"{counted(len(covered.names), 'signer')}, {range_} images of each"
-        f"{'' if is_even else f' (median {np.median(each):g})'}; "
-        f"{len(covered.names) - len(lacking):,} of them show every class."
+        f"{counted(len(covered.names), 'signer')}, {count_range} images of each"
+        f"{'' if is_even else f' (median {np.median(image_counts):g})'}; "
+        f"{len(covered.names) - len(incomplete):,} of them show every class."
     )
     if covered.unknown:
         text += f" The signer of {counted(covered.unknown, 'image')} is unknown."
     blocks: Blocks = [Text(text)]
     if not is_even:  # a single bar shows nothing that the sentence does not
         alt = "Histogram of the number of images of a signer"
-        blocks.append(ImageBlock("signers", alt, signers_chart(each)))
-    if len(lacking):
+        blocks.append(ImageBlock("signers", alt, signers_chart(image_counts)))
+    if len(incomplete):
         rows = [
             [
                 covered.names[row],
-                int(each[row]),
+                int(image_counts[row]),
                 ", ".join(index.classes[c] for c in np.flatnonzero(covered.counts[row] == 0)),
             ]
-            for row in lacking[:LISTED]
+            for row in incomplete[:LISTED]
         ]
-        caption = f"Signers without images of some classes{first_of(len(rows), len(lacking))}"
+        caption = f"Signers without images of some classes{first_of(len(rows), len(incomplete))}"
         blocks.append(Table(caption, ["signer", "images", "missing classes"], rows))
     return Section("Signers", blocks)
 
@@ -501,8 +503,8 @@ def _samples(analysis: Analysis) -> Section:
     for label, name in enumerate(index.classes):
         rows = statistics.samples(index.labels, label, index.signers, analysis.samples)
         alt = f"{len(rows)} sample images of {name}"
-        sheet = thumbnail_grid(index, rows)
-        images.append(ImageBlock(f"samples-{label:03d}", alt, sheet, f"Class {name}"))
+        grid = thumbnail_grid(index, rows)
+        images.append(ImageBlock(f"samples-{label:03d}", alt, grid, f"Class {name}"))
     text = "Some images of each class" + (", of different signers." if index.signers else ".")
     return Section("Samples", [Text(text), *images])
 

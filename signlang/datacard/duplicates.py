@@ -97,7 +97,7 @@ class Duplicates:
 
 BLOCK: Final = 1024  # images compared with all others at once
 TILE: Final = 4096  # of those others: products of 4 MB
-MANY: Final = 10_000  # images from which short vectors are worth their making
+MANY: Final = 10_000  # images from which short vectors are worth computing
 SHORT: Final = 64  # numbers of a short vector
 SAMPLE: Final = 4_000  # images that decide on its components
 SLACK: Final = 1e-4  # rounding of a sum of 1,024 products
@@ -201,8 +201,8 @@ def _correlated(
     else:
         similarity = np.empty(len(left), dtype=np.float32)
         for start in range(0, len(left), PAIRS):
-            some = slice(start, start + PAIRS)
-            similarity[some] = np.vecdot(vectors[left[some]], vectors[right[some]])
+            chunk = slice(start, start + PAIRS)
+            similarity[chunk] = np.vecdot(vectors[left[chunk]], vectors[right[chunk]])
     kept = similarity >= near - 1e-6
     return left[kept], right[kept], similarity[kept]
 
@@ -225,12 +225,12 @@ def similar_pairs(
     mean = np.full(PATCH**2, length / PATCH**2, dtype=np.float32)  # length**2 is one variance
     similar = np.empty(len(left), dtype=np.bool_)
     for start in range(0, len(left), PAIRS):
-        span = slice(start, start + PAIRS)
-        difference = vectors[left[span]]
-        difference -= vectors[right[span]]
+        chunk = slice(start, start + PAIRS)
+        difference = vectors[left[chunk]]
+        difference -= vectors[right[chunk]]
         np.square(difference, out=difference)
         patches = difference.reshape(-1, PATCH**2) @ mean  # many times faster than a sum over axes
-        similar[span] = patches.reshape(-1, length // PATCH**2).max(1) <= detail**2
+        similar[chunk] = patches.reshape(-1, length // PATCH**2).max(1) <= detail**2
     return similar
 
 
@@ -275,9 +275,9 @@ class _Search:
             if len(rows) < 2:
                 continue
             anchors = {int(rows[0])}
-            for kind in (self.labels, self.folds):
-                if kind is not None:
-                    anchors.update(rows[kind[rows] != kind[rows[0]]][:1].tolist())
+            for keys in (self.labels, self.folds):
+                if keys is not None:
+                    anchors.update(rows[keys[rows] != keys[rows[0]]][:1].tolist())
             for anchor in sorted(anchors):
                 others = rows[rows != anchor]
                 left.append(np.full(len(others), anchor))
@@ -302,12 +302,12 @@ class _Search:
     def result(self) -> Duplicates:
         """Number the groups and count the equal files."""
         numbers, sizes = np.unique(self.component, return_inverse=True, return_counts=True)[1:]
-        number_of = np.where(sizes > 1, np.cumsum(sizes > 1) - 1, -1)
+        group_of = np.where(sizes > 1, np.cumsum(sizes > 1) - 1, -1)
         near = [int(n) for n in self.near]
         return Duplicates(
             exact=_exact_pairs(self.files, self.labels, self.folds),
             near=Pairs(near[0], near[1], None if self.folds is None else near[2]),
-            group=number_of[numbers],
+            group=group_of[numbers],
             nearest=self.nearest,
             other_class=self.other_class,
             other_fold=self.other_fold,
@@ -315,9 +315,9 @@ class _Search:
 
     def _join(self, left: Ints, right: Ints, similarity: Floats32) -> None:
         self.nearest.update(left, right, similarity)
-        for kind, partners in ((self.labels, self.other_class), (self.folds, self.other_fold)):
-            if kind is not None:
-                differs = kind[left] != kind[right]
+        for keys, partners in ((self.labels, self.other_class), (self.folds, self.other_fold)):
+            if keys is not None:
+                differs = keys[left] != keys[right]
                 partners.update(left[differs], right[differs], similarity[differs])
         self.component = connected_groups(self.component, left, right)
 

@@ -79,10 +79,10 @@ def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredic
     """
     row_of = {path: row for row, path in enumerate(index.paths)}
     total = np.zeros((len(index), len(index.classes)))
-    times = np.zeros(len(index), dtype=np.int64)
+    counts = np.zeros(len(index), dtype=np.int64)
     relabelled: set[int] = set()
     for file in files:
-        paths, labels, probabilities = _table(file, index.classes)
+        paths, labels, probabilities = _read_table(file, index.classes)
         unknown = [path for path in paths if path not in row_of]
         if unknown:
             raise DataError(
@@ -92,11 +92,11 @@ def read_predictions_for(files: Sequence[Path], index: Index) -> OutOfFoldPredic
             )
         rows = np.array([row_of[path] for path in paths], dtype=np.int64)
         np.add.at(total, rows, probabilities)
-        np.add.at(times, rows, 1)
+        np.add.at(counts, rows, 1)
         changed = np.array(labels) != np.array(index.classes)[index.labels[rows]]
         relabelled.update(rows[changed].tolist())
-    predicted = np.flatnonzero(times)
-    mean = total[predicted] / times[predicted, None]
+    predicted = np.flatnonzero(counts)
+    mean = total[predicted] / counts[predicted, None]
     return OutOfFoldPredictions(
         predicted, mean / mean.sum(1, keepdims=True), len(files), len(relabelled)
     )
@@ -138,7 +138,7 @@ def suspicious_labels(labels: Ints, predictions: OutOfFoldPredictions) -> list[S
     ]
 
 
-def _table(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[str], Floats]:
+def _read_table(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[str], Floats]:
     columns = [f"p_{name}" for name in classes]
     try:
         with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:

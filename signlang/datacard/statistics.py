@@ -153,18 +153,18 @@ def turned_hands(hands: Sequence[Hand | None], labels: Ints) -> dict[int, float]
     """
     rows = np.array([row for row, hand in enumerate(hands) if hand is not None], dtype=np.int64)
     points = np.array([hand.points[[WRIST, MIDDLE], :2] for hand in hands if hand is not None])
-    sides = np.array([1 if hand.right >= 0.5 else -1 for hand in hands if hand is not None])
+    handedness = np.array([1 if hand.right >= 0.5 else -1 for hand in hands if hand is not None])
     if not len(rows):
         return {}
     x, y = (points[:, 1] - points[:, 0]).T
-    vectors = np.exp(1j * np.arctan2(y, x * sides))
+    vectors = np.exp(1j * np.arctan2(y, x * handedness))
     degrees = np.zeros(len(rows))
     for label in np.unique(labels[rows]):
         members = labels[rows] == label
         mean = vectors[members].mean()
         if abs(mean) >= ALIGNED:
             degrees[members] = np.degrees(np.angle(vectors[members] / mean))
-    degrees *= sides  # as it is in the image
+    degrees *= handedness  # as it is in the image
     order = np.argsort(-np.abs(degrees), kind="stable")
     return {int(rows[n]): float(degrees[n]) for n in order if abs(degrees[n]) >= TURNED}
 
