@@ -66,7 +66,7 @@ class Classifier(pl.LightningModule):
     Attributes:
         is_pretrained: Whether the network started from weights of a file or a hub.
         stored_sizes: Sizes to which images are resized before that of the network, in pixels: that
-            of a run with `data.stored_size`, whose network saw only images that came by way of it.
+            of a run with `data.stored_size`, whose training images had that size first.
         prepare: What happens to images before that, e.g. a crop around the hand; None: nothing.
     """
 
@@ -90,12 +90,12 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["start", "resolve"], logger=False)
-        built = networks.build_network(
+        built_network = networks.build_network(
             network, len(classes), image_size, resolve=resolve, **(start or {})
         )
-        self.network = built.to(memory_format=torch.channels_last)
-        given = [*(start or {}).values(), network.get("pretrained"), network.get("weights")]
-        self.is_pretrained = any(value not in (None, False) for value in given)
+        self.network = built_network.to(memory_format=torch.channels_last)
+        start_values = [*(start or {}).values(), network.get("pretrained"), network.get("weights")]
+        self.is_pretrained = any(value not in (None, False) for value in start_values)
         self.classes, self.image_size = tuple(classes), image_size
         self.optimizer, self.resolve = dict(optimizer), resolve
         self._training_loss = dict(loss), label_smoothing
@@ -188,8 +188,8 @@ class Classifier(pl.LightningModule):
         losses, counts, logits, labels = zip(*recent, strict=True)
         weights = torch.tensor(counts, dtype=torch.float32, device=losses[0].device)
         loss = (torch.stack(losses) * weights).sum() / weights.sum()
-        hits = torch.cat(logits).argmax(1) == torch.cat(labels)
-        return float(loss), float(hits.float().mean())
+        is_correct = torch.cat(logits).argmax(1) == torch.cat(labels)
+        return float(loss), float(is_correct.float().mean())
 
     def on_train_epoch_start(self) -> None:
         """Discard the batches of the previous epoch, or of an interrupted one."""
@@ -400,8 +400,8 @@ def load_classifier(
     module = Classifier if kind in {"", OWN_MODULE} else resolve(kind)
     try:
         check_archive(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        settings, state = dict(content["hyper_parameters"]), dict(content["state_dict"])
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        settings, state = dict(checkpoint["hyper_parameters"]), dict(checkpoint["state_dict"])
         for key in ("start", "resolve"):  # would download weights, or choose what is trusted
             settings.pop(key, None)
         settings |= nodes or {}
@@ -414,17 +414,17 @@ def load_classifier(
         ) from error
     try:
         model: Classifier = module(**settings, resolve=resolve)
-        misfits = model.load_state_dict(state, strict=False)
+        incompatible = model.load_state_dict(state, strict=False)
     except RunError:
         raise
-    except Exception as error:  # whatever a network raises at arguments that it was not made for
+    except Exception as error:  # whatever a network raises at arguments that it does not take
         raise RunError(
             f"{file} does not fit this version of signlang or its network has changed ({error}): "
             "train the run again with overwrite=true."
         ) from error
     wrong = [
-        *misfits.unexpected_keys,
-        *(k for k in misfits.missing_keys if not k.startswith("loss.")),
+        *incompatible.unexpected_keys,
+        *(k for k in incompatible.missing_keys if not k.startswith("loss.")),
     ]
     if wrong:
         raise RunError(

@@ -56,8 +56,8 @@ class FusionNetwork(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (B, 3, size, size) to (B, num_classes) logits; in training (B, 2, num_classes)."""
         crops, points = split_rows(images)
-        seen = self.head(self.backbone((crops - self.mean) / self.std).float())
-        logits = torch.stack([self.classifier(seen), self.landmarks(points)], dim=1)
+        features = self.head(self.backbone((crops - self.mean) / self.std).float())
+        logits = torch.stack([self.classifier(features), self.landmarks(points)], dim=1)
         if self.training:
             return logits
         mean = torch.logsumexp(logits.log_softmax(2), dim=1) - math.log(2)

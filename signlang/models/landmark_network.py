@@ -94,14 +94,14 @@ class LandmarkNetwork(nn.Module):
         return logits * decode_points(images)[1] if self.reject_empty else logits
 
     def hidden(self, images: torch.Tensor) -> torch.Tensor:
-        """Map (B, 3, 8, 8) to (B, width), what the classes are told by."""
-        points, found = decode_points(images)
+        """Map (B, 3, 8, 8) to (B, width), the features of the output layer."""
+        points, has_hand = decode_points(images)
         if self.training:
             points = moved(points, self.movement)
-        points = points[:, :, : self.dimensions] * found[:, :, None]  # no hand: all at the wrist
-        apart = points[:, self.first] - points[:, self.second]
-        distances = (apart.square().sum(dim=2) + 1e-6).sqrt()
-        features = torch.cat([points.flatten(1), distances, found], dim=1)
+        points = points[:, :, : self.dimensions] * has_hand[:, :, None]  # no hand: all at the wrist
+        differences = points[:, self.first] - points[:, self.second]
+        distances = (differences.square().sum(dim=2) + 1e-6).sqrt()
+        features = torch.cat([points.flatten(1), distances, has_hand], dim=1)
         hidden: torch.Tensor = self.dense(self.features(features))
         return hidden
 
@@ -121,13 +121,13 @@ def moved(points: torch.Tensor, movement: Movement) -> torch.Tensor:
         return (torch.rand(count, *shape, device=device) * 2 - 1) * limit
 
     if movement.bones:
-        points = _stretched(points, 1 + uniform(movement.bones, FINGERS, 4, 1))
+        points = _stretch_bones(points, 1 + uniform(movement.bones, FINGERS, 4, 1))
     scale = 1 + uniform(movement.zoom, 1, 3)
     if movement.depth:
         scale = torch.cat([scale[:, :, :2], 1 + uniform(movement.depth, 1, 1)], dim=2)
     if movement.mirrored:
-        side = 1 - 2 * (torch.rand(count, 1, 1, device=device) < movement.mirrored).float()
-        scale = torch.cat([scale[:, :, :1] * side, scale[:, :, 1:]], dim=2)
+        sign = 1 - 2 * (torch.rand(count, 1, 1, device=device) < movement.mirrored).float()
+        scale = torch.cat([scale[:, :, :1] * sign, scale[:, :, 1:]], dim=2)
     tilt = movement.tilt
     for axes, limit in (((0, 1), movement.rotation), ((0, 2), tilt), ((1, 2), tilt)):
         angle = uniform(math.radians(limit))
@@ -142,9 +142,9 @@ def moved(points: torch.Tensor, movement: Movement) -> torch.Tensor:
     return points * scale + torch.randn_like(points) * movement.jitter
 
 
-def _stretched(points: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+def _stretch_bones(points: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Points (B, 21, 3) whose bones, four in each finger from the wrist, have other lengths."""
     wrist, fingers = points[:, :1], points[:, 1:].reshape(-1, FINGERS, 4, 3)
-    before = torch.cat([wrist[:, None].expand(-1, FINGERS, -1, -1), fingers[:, :, :-1]], dim=2)
-    grown = wrist[:, None] + ((fingers - before) * factors).cumsum(dim=2)
-    return torch.cat([wrist, grown.flatten(1, 2)], dim=1)
+    bone_starts = torch.cat([wrist[:, None].expand(-1, FINGERS, -1, -1), fingers[:, :, :-1]], dim=2)
+    bone_ends = wrist[:, None] + ((fingers - bone_starts) * factors).cumsum(dim=2)
+    return torch.cat([wrist, bone_ends.flatten(1, 2)], dim=1)

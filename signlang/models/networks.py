@@ -21,7 +21,7 @@ from signlang.components import (
     takes,
 )
 from signlang.errors import SettingError, WeightsError, suggestion
-from signlang.models import weights as files
+from signlang.models import weights as weight_files
 from signlang.validation import NORMALIZATIONS, check_image_size
 
 
@@ -156,7 +156,9 @@ def shrink_convolutions(network: nn.Module, factor: float) -> nn.Module:
 
 def mobilenetv2_dense(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """Model B of the digits study: MobileNetV2, global max-pooling, dense layers."""
-    backbone = _timm(TIMM_NAMES["mobilenetv2_dense"], pretrained, num_classes=0, global_pool="max")
+    backbone = _create_timm(
+        TIMM_NAMES["mobilenetv2_dense"], pretrained, num_classes=0, global_pool="max"
+    )
     if not pretrained:
         shrink_convolutions(backbone, 0.1)
     return DenseHead(backbone, 1280, num_classes)
@@ -164,7 +166,7 @@ def mobilenetv2_dense(num_classes: int, image_size: int, pretrained: bool = Fals
 
 def mobilenetv2(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
     """MobileNetV2 of timm (Sandler et al. 2018); from scratch with small convolutions."""
-    network = _timm(TIMM_NAMES["mobilenetv2"], pretrained, num_classes=num_classes)
+    network = _create_timm(TIMM_NAMES["mobilenetv2"], pretrained, num_classes=num_classes)
     return network if pretrained else shrink_convolutions(network, 0.1)
 
 
@@ -174,7 +176,7 @@ def resnet18(num_classes: int, image_size: int, pretrained: bool = False) -> nn.
     Timm starts the last normalization of each block at zero, which is slow: with few steps these
     blocks hardly learn. Here it starts at one, as in the paper.
     """
-    network = _timm("resnet18", pretrained, num_classes=num_classes, zero_init_last=False)
+    network = _create_timm("resnet18", pretrained, num_classes=num_classes, zero_init_last=False)
     return network if pretrained else shrink_convolutions(network, 0.3)
 
 
@@ -197,8 +199,10 @@ def squeezenet(
     network = squeezenet1_0(num_classes=num_classes, dropout=dropout)
     nn.init.ones_(network.classifier[1].bias)
     if pretrained:
-        found = files.torchvision_weights(SqueezeNet1_0_Weights.IMAGENET1K_V1.url, "squeezenet")
-        state = torch.load(found.file, map_location="cpu", weights_only=True)
+        hub_weights = weight_files.torchvision_weights(
+            SqueezeNet1_0_Weights.IMAGENET1K_V1.url, "squeezenet"
+        )
+        state = torch.load(hub_weights.file, map_location="cpu", weights_only=True)
         features = {key: value for key, value in state.items() if key.startswith("features.")}
         network.load_state_dict(features, strict=False)
     return cast(nn.Module, network)
@@ -214,25 +218,27 @@ def timm(
     """
     check_timm_name(architecture)
     try:
-        return _timm(architecture, pretrained, num_classes=num_classes, img_size=image_size)
+        return _create_timm(architecture, pretrained, num_classes=num_classes, img_size=image_size)
     except TypeError:  # most networks accept any size and have no such option
-        return _timm(architecture, pretrained, num_classes=num_classes)
+        return _create_timm(architecture, pretrained, num_classes=num_classes)
 
 
-def _timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
+def _create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
     import timm as library
 
     if not pretrained:
         return library.create_model(name, **options)
-    found = files.timm_weights(name)
-    if found is None:
+    hub_weights = weight_files.timm_weights(name)
+    if hub_weights is None:
         raise WeightsError(f"{name} has no pretrained weights: use model.pretrained=false.")
-    return library.create_model(name, pretrained=True, **_from_file(found), **options)
+    return library.create_model(
+        name, pretrained=True, **_timm_file_argument(hub_weights), **options
+    )
 
 
-def _from_file(found: files.HubWeights) -> dict[str, Any]:
+def _timm_file_argument(hub_weights: weight_files.HubWeights) -> dict[str, Any]:
     """Argument of `timm.create_model` that loads a file, and asks no hub."""
-    return {"pretrained_cfg_overlay": {"file": str(found.file)}}
+    return {"pretrained_cfg_overlay": {"file": str(hub_weights.file)}}
 
 
 def landmarks(
@@ -281,7 +287,7 @@ def fusion(
     else:
         name = TIMM_NAMES.get(image, image)
         check_timm_name(name)
-        backbone = _timm(name, pretrained, num_classes=0)
+        backbone = _create_timm(name, pretrained, num_classes=0)
         features = int(cast(Any, backbone.num_features))
     mean, std = NORMALIZATIONS[normalization]
     moves = Movement(**movement)
@@ -307,7 +313,7 @@ TIMM_NAMES: Final[Mapping[str, str]] = {
 }
 
 
-def pretrained_weights(network: Mapping[str, Any]) -> files.HubWeights | None:
+def pretrained_weights(network: Mapping[str, Any]) -> weight_files.HubWeights | None:
     """The pretrained weights that `model.pretrained=auto` means; None if there are none to know of.
 
     Args:
@@ -324,15 +330,15 @@ def pretrained_weights(network: Mapping[str, Any]) -> files.HubWeights | None:
         from torchvision.models import SqueezeNet1_0_Weights
 
         url = SqueezeNet1_0_Weights.IMAGENET1K_V1.url
-        return files.torchvision_weights(url, "squeezenet")
+        return weight_files.torchvision_weights(url, "squeezenet")
     architecture = _timm_name(network)
-    return files.timm_weights(architecture) if architecture else None
+    return weight_files.timm_weights(architecture) if architecture else None
 
 
 def _timm_name(network: Mapping[str, Any]) -> str:
     """Name of a network at timm; empty if it is none of timm, or of a hub by its address."""
-    own = _own_name(network)
-    name = network.get("architecture") if own == "timm" else TIMM_NAMES.get(own or "", "")
+    own_name = _own_name(network)
+    name = network.get("architecture") if own_name == "timm" else TIMM_NAMES.get(own_name or "", "")
     if network.get(TARGET) == "timm.create_model":
         name = network.get("model_name")
     return "" if ":" in str(name) else str(name or "")
@@ -372,24 +378,30 @@ def build_network(
     target = str(node.get(TARGET))
     if resolve is not import_target:
         resolve(target)
-    own = _own_name(node)
-    if own is not None:
-        check_image_size(own, image_size)
+    own_name = _own_name(node)
+    if own_name is not None:
+        check_image_size(own_name, image_size)
     fetch = pretrained is True and weights is None
-    if fetch and own is None and not takes(resolve(target), "pretrained"):
+    if fetch and own_name is None and not takes(resolve(target), "pretrained"):
         raise SettingError(
             f"model.pretrained=true: {target} has no argument pretrained; give model.weights=FILE."
         )
     inputs = {"num_classes": num_classes, "image_size": image_size, "pretrained": fetch}
-    if fetch and target == "timm.create_model" and (found := pretrained_weights(node)) is not None:
-        inputs |= _from_file(found)
-    built = build(node, inputs, key="model.network", resolve=resolve)
-    if own is None:
-        _check_contract(built, target, num_classes, image_size)
+    if (
+        fetch
+        and target == "timm.create_model"
+        and (hub_weights := pretrained_weights(node)) is not None
+    ):
+        inputs |= _timm_file_argument(hub_weights)
+    built_network = build(node, inputs, key="model.network", resolve=resolve)
+    if own_name is None:
+        _check_contract(built_network, target, num_classes, image_size)
     if weights is not None:
-        head, backbone = FACTORIES[own] if own is not None else ("", "")
-        files.load(built, weights, head or head_of(built, num_classes), backbone)
-    return optimize_for_cpu(built)
+        head, backbone = FACTORIES[own_name] if own_name is not None else ("", "")
+        weight_files.load(
+            built_network, weights, head or head_of(built_network, num_classes), backbone
+        )
+    return optimize_for_cpu(built_network)
 
 
 def _own_name(node: Mapping[str, Any]) -> str | None:
@@ -438,9 +450,9 @@ def head_of(network: nn.Module, num_classes: int) -> str:
     >>> head_of(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), 3)
     '1'
     """
-    known = getattr(network, "pretrained_cfg", None)
-    if isinstance(known, Mapping) and isinstance(known.get("classifier"), str):
-        return str(known["classifier"])
+    pretrained_cfg = getattr(network, "pretrained_cfg", None)
+    if isinstance(pretrained_cfg, Mapping) and isinstance(pretrained_cfg.get("classifier"), str):
+        return str(pretrained_cfg["classifier"])
     outputs = {
         name: getattr(layer, "out_features", getattr(layer, "out_channels", None))
         for name, layer in network.named_modules()
@@ -460,8 +472,8 @@ def backbone_modules(network: nn.Module, num_classes: int) -> list[nn.Module]:
     >>> backbone_modules(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), 3)
     [Linear(in_features=4, out_features=8, bias=True)]
     """
-    own = getattr(network, "backbone", None)
-    inner = own if isinstance(own, nn.Module) else None
+    backbone = getattr(network, "backbone", None)
+    inner = backbone if isinstance(backbone, nn.Module) else None
     head = head_of(network, num_classes)
     layers = [
         layer

@@ -64,25 +64,25 @@ def timm_weights(architecture: str) -> HubWeights | None:
         return None
     url = config.url if isinstance(config.url, str) and not config.custom_load else ""
     if not config.hf_hub_id:
-        return _of_torch(url, "", architecture) if url else None
+        return _torch_hub_weights(url, "", architecture) if url else None
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
     repository, _, revision = config.hf_hub_id.partition("@")
-    given = config.hf_hub_filename
-    files = [given] if given else ["model.safetensors", "pytorch_model.bin"]
-    place, version = constants.HF_HUB_CACHE, revision or None
+    file_name = config.hf_hub_filename
+    files = [file_name] if file_name else ["model.safetensors", "pytorch_model.bin"]
+    cache_dir, version = constants.HF_HUB_CACHE, revision or None
     for file in files:
-        known = try_to_load_from_cache(repository, file, place, version)
-        if isinstance(known, str):
-            return HubWeights(repository, Path(known))
+        cached = try_to_load_from_cache(repository, file, cache_dir, version)
+        if isinstance(cached, str):
+            return HubWeights(repository, Path(cached))
     if url and _torch_cache(url).is_file():
-        return _of_torch(url, "", architecture)
+        return _torch_hub_weights(url, "", architecture)
     with downloading(architecture, constants.ENDPOINT):
         for file in files:
             with suppress(EntryNotFoundError):
                 path = hf_hub_download(
-                    repository, file, revision=version, cache_dir=place, etag_timeout=RESPONSE
+                    repository, file, revision=version, cache_dir=cache_dir, etag_timeout=RESPONSE
                 )
                 return HubWeights(repository, Path(path))
     return None
@@ -95,10 +95,10 @@ def torchvision_weights(url: str, network: str) -> HubWeights:
     Raises:
         WeightsError: If they are not in the cache, and cannot be downloaded.
     """
-    return _of_torch(url, "torchvision/", network)
+    return _torch_hub_weights(url, "torchvision/", network)
 
 
-def _of_torch(url: str, origin: str, network: str) -> HubWeights:
+def _torch_hub_weights(url: str, origin: str, network: str) -> HubWeights:
     file = _torch_cache(url)
     if not file.is_file():
         with downloading(network, url):
@@ -120,7 +120,7 @@ def downloading(network: str, url: str) -> Iterator[None]:
     Raises:
         WeightsError: With both ways out.
     """
-    before = socket.getdefaulttimeout()
+    default_timeout = socket.getdefaulttimeout()
     try:
         with ending_at_once():
             failure = _no_response(url)
@@ -137,7 +137,7 @@ def downloading(network: str, url: str) -> Iterator[None]:
             "model.pretrained=false."
         ) from error
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(default_timeout)
 
 
 @cache
@@ -153,7 +153,7 @@ def _no_response(url: str) -> str:
     late = f"no response within {RESPONSE:g} s"
     reasons = [late]
 
-    def ask() -> None:
+    def send_request() -> None:
         try:
             get_session().head(url, timeout=RESPONSE)
             reasons.append("")
@@ -161,7 +161,7 @@ def _no_response(url: str) -> str:
             name = type(error).__name__
             reasons.append(late if "Timeout" in name else name)
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=send_request, daemon=True)
     thread.start()
     thread.join(RESPONSE)
     return reasons[-1]
@@ -240,7 +240,7 @@ def load(network: nn.Module, file: str, head: str, backbone: str = "") -> None:
         state = {k: v for k, v in state.items() if k in target or not _is_head(k, backbone)}
         new_head = [key for key in target if not key.startswith(f"{backbone}.")]
     misfits = [
-        *(f"{k}: not in the file" for k in target if k not in state and _matters(k, new_head)),
+        *(f"{k}: not in the file" for k in target if k not in state and _is_required(k, new_head)),
         *(f"{k}: not in the network" for k in state if k not in target),
         *(
             f"{k}: {tuple(state[k].shape)} in the file, {tuple(target[k].shape)} in the network"
@@ -264,7 +264,7 @@ def _is_head(key: str, backbone: str) -> bool:
     return key.removeprefix(f"{backbone}.").split(".")[0] in {"classifier", "fc", "head"}
 
 
-def _matters(key: str, new_head: list[str]) -> bool:
+def _is_required(key: str, new_head: list[str]) -> bool:
     return key not in new_head and not key.endswith("num_batches_tracked")
 
 
