@@ -166,14 +166,14 @@ def fit_temperature(
     >>> round(fit_temperature([[9.0, 0.0], [0.0, 9.0]], [0, 1]), 3)  # no mistake: T stays
     1.0
     """
-    rows, true = _checked(logits, labels)
+    rows, true = _checked_logits(logits, labels)
     return float(fit_temperatures(rows[None], true, None if losses is None else losses[None])[0])
 
 
 def fit_temperatures(
     logits: npt.ArrayLike, labels: npt.ArrayLike, losses: Floats | None = None
 ) -> Floats:
-    """`fit_temperature` for many networks at once, in a small part of the time.
+    """`fit_temperature` for many networks at once, in a fraction of the time.
 
     Args:
         logits: (networks, n, classes).
@@ -183,27 +183,27 @@ def fit_temperatures(
     Returns:
         (networks,) temperatures.
     """
-    rows, true = _checked(logits, labels)
+    rows, true = _checked_logits(logits, labels)
     of_true, scaled = of_class(rows, true), np.empty_like(rows)
 
     def loss(log_t: Floats, which: Ints) -> Floats:
         # the mean of `_losses` without its copies: it is called thousands of times
         temperature = np.array([math.exp(t) for t in log_t.tolist()])[:, None]
-        some = slice(None) if len(which) == len(rows) else which
+        chosen = slice(None) if len(which) == len(rows) else which
         out = scaled[: len(which)]
-        np.exp(np.divide(rows[some], temperature[..., None], out=out), out=out)
-        losses = np.log(np.add.reduce(out, axis=2)) - of_true[some] / temperature
+        np.exp(np.divide(rows[chosen], temperature[..., None], out=out), out=out)
+        losses = np.log(np.add.reduce(out, axis=2)) - of_true[chosen] / temperature
         return np.asarray(np.add.reduce(losses, axis=1) / losses.shape[1])
 
     low, high = (np.full(len(rows), end) for end in LOG_BOUNDS)
     if losses is not None:
-        near = LOG_GRID[losses.sum(1).argmin(1)]
-        low, high = (np.clip(near + step, *LOG_BOUNDS) for step in (-STEP, STEP))
-    places, values = bounded_minima(loss, low, high, 1e-7)
+        nearest = LOG_GRID[losses.sum(1).argmin(1)]
+        low, high = (np.clip(nearest + step, *LOG_BOUNDS) for step in (-STEP, STEP))
+    log_temperatures, values = bounded_minima(loss, low, high, 1e-7)
     # where margins are huge, the loss is 0 to the last digit over a wide range around 1
     is_better = values < loss(np.zeros(len(rows)), np.arange(len(rows)))
-    best = np.array([math.exp(place) for place in places.tolist()])
-    return _raised(np.where(is_better, best, 1.0)[:, None], rows)[:, 0]
+    best = np.array([math.exp(log_temperature) for log_temperature in log_temperatures.tolist()])
+    return _raise_to_lowest(np.where(is_better, best, 1.0)[:, None], rows)[:, 0]
 
 
 GOLDEN: Final = 0.5 * (3 - 5**0.5)
@@ -244,31 +244,31 @@ def bounded_minima(
     steps = np.zeros_like(ends)  # the last one, and that before it
     while True:
         near = SQRT_EPS * np.abs(x[0]) + tolerance / 3
-        going = np.abs(x[0] - 0.5 * ends.sum(0)) > 2 * near - 0.5 * (ends[1] - ends[0])
-        if not going.all():
-            places[which[~going]], values[which[~going]] = x[0, ~going], f[0, ~going]
-            which, near = which[going], near[going]
-            ends, x, f, steps = (state[:, going] for state in (ends, x, f, steps))
+        active = np.abs(x[0] - 0.5 * ends.sum(0)) > 2 * near - 0.5 * (ends[1] - ends[0])
+        if not active.all():
+            places[which[~active]], values[which[~active]] = x[0, ~active], f[0, ~active]
+            which, near = which[active], near[active]
+            ends, x, f, steps = (state[:, active] for state in (ends, x, f, steps))
         if not len(which):
             return places, values
         steps = _steps(ends, x, f, steps, near)
-        tried = x[0] + _sign(steps[0]) * np.maximum(np.abs(steps[0]), near)
-        f_tried = function(tried, which)
+        trial = x[0] + _sign(steps[0]) * np.maximum(np.abs(steps[0]), near)
+        f_trial = function(trial, which)
         rank = [
-            f_tried <= f[0],
-            (f_tried <= f[1]) | (x[1] == x[0]),
-            (f_tried <= f[2]) | (x[2] == x[0]) | (x[2] == x[1]),
+            f_trial <= f[0],
+            (f_trial <= f[1]) | (x[1] == x[0]),
+            (f_trial <= f[2]) | (x[2] == x[0]) | (x[2] == x[1]),
         ]
         is_best = rank[0]
-        is_low = (tried >= x[0]) == is_best  # of the two, the higher one is the new end
-        ends = np.where([is_low, ~is_low], np.where(is_best, x[0], tried), ends)
+        is_low = (trial >= x[0]) == is_best  # of the two, the higher one is the new end
+        ends = np.where([is_low, ~is_low], np.where(is_best, x[0], trial), ends)
         x, f = (
             np.select(
                 rank,
                 [[new, own[0], own[1]], [own[0], new, own[1]], [own[0], own[1], new]],
                 own,
             )
-            for own, new in ((x, tried), (f, f_tried))
+            for own, new in ((x, trial), (f, f_trial))
         )
 
 
@@ -318,28 +318,30 @@ def grid_losses(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     Raises:
         ValueError: As `fit_temperature`.
     """
-    rows, true = _checked(logits, labels)
+    rows, true = _checked_logits(logits, labels)
     temperatures = np.exp(LOG_GRID)[:, None]
     flat = rows.reshape(-1, rows.shape[-1])
     of_true = of_class(rows, true).reshape(-1, 1)
     losses = np.empty((len(flat), len(temperatures)))
     block = max(1, BLOCK // (len(temperatures) * flat.shape[1]))
     for start in range(0, len(flat), block):
-        here = slice(start, start + block)
-        scaled = flat[here, None] / temperatures
-        at_true = of_true[here] / temperatures[:, 0]
-        losses[here] = np.log(np.exp(scaled, out=scaled).sum(2)) - at_true
+        block_rows = slice(start, start + block)
+        scaled = flat[block_rows, None] / temperatures
+        at_true = of_true[block_rows] / temperatures[:, 0]
+        losses[block_rows] = np.log(np.exp(scaled, out=scaled).sum(2)) - at_true
     return losses.reshape(*rows.shape[:-1], -1)
 
 
-def _raised(temperatures: Floats, rows: Floats) -> Floats:
+def _raise_to_lowest(temperatures: Floats, rows: Floats) -> Floats:
     """(networks, k) temperatures, where they are below the lowest one of their network that."""
     raised = temperatures.copy()
-    for own, of_network in zip(raised, rows, strict=True):
-        lowest = own.min()
+    for network_temperatures, network_logits in zip(raised, rows, strict=True):
+        lowest = network_temperatures.min()
         # one look tells whether it is low enough for a search
-        if lowest < 1 and _excess(of_network, lowest) > 0:
-            np.maximum(own, _lowest_temperature(of_network), out=own)
+        if lowest < 1 and _excess(network_logits, lowest) > 0:
+            np.maximum(
+                network_temperatures, _lowest_temperature(network_logits), out=network_temperatures
+            )
     return raised
 
 
@@ -394,7 +396,7 @@ def leave_one_out_gains(
     >>> leave_one_out_gains([[2.0, 0.0]] * 4, [0, 0, 0, 1]).round(2).tolist()
     [-0.28, -0.28, -0.28, 0.0]
     """
-    rows, true = _checked(logits, labels)
+    rows, true = _checked_logits(logits, labels)
     losses = grid_losses(rows, true) if losses is None else losses
     others = losses.sum(-2, keepdims=True) - losses
     best = others.argmin(-1).clip(1, len(LOG_GRID) - 2)
@@ -405,7 +407,9 @@ def leave_one_out_gains(
     # where margins are huge, the loss is 0 to the last digit over a wide range around 1
     fitted[(best != ONE) & (at >= others[..., ONE])] = 1
     networks = (-1, *rows.shape[-2:])
-    fitted = _raised(fitted.reshape(networks[:-1]), rows.reshape(networks)).reshape(at.shape)
+    fitted = _raise_to_lowest(fitted.reshape(networks[:-1]), rows.reshape(networks)).reshape(
+        at.shape
+    )
     return losses[..., ONE] - _losses(rows, true, fitted[..., None])
 
 
@@ -438,7 +442,7 @@ def expected_gain(
     >>> bool(mean < 0)
     True
     """
-    rows, true = _checked(logits, labels)
+    rows, true = _checked_logits(logits, labels)
     second = np.argsort(rows, axis=-1)[..., -2]
     fitted = np.asarray(temperature)[..., None, None]
     mistake = (_losses(rows, second, 1.0) - _losses(rows, second, fitted)).mean(-1, keepdims=True)
@@ -525,12 +529,16 @@ def fit_calibrations(
     """
     logits = logits_of(probabilities)
     losses = grid_losses(logits, labels) if losses is None else losses
-    fitted = [round(one, 6) for one in fit_temperatures(logits, labels, losses).tolist()]
+    fitted = [
+        round(temperature, 6) for temperature in fit_temperatures(logits, labels, losses).tolist()
+    ]
     gains, errors = expected_gain(logits, labels, np.array(fitted), losses)
     kept = (gains > CLEARLY * errors).tolist()
-    in_use = [one if is_kept else 1.0 for one, is_kept in zip(fitted, kept, strict=True)]
-    now = apply_temperature(probabilities, np.array(in_use))
-    confidence, correct = now.max(2), now.argmax(2) == labels
+    in_use = [
+        temperature if is_kept else 1.0 for temperature, is_kept in zip(fitted, kept, strict=True)
+    ]
+    calibrated = apply_temperature(probabilities, np.array(in_use))
+    confidence, correct = calibrated.max(2), calibrated.argmax(2) == labels
     thresholds = map(_rounded_threshold, confidence, correct, wanted_precisions)
     return [
         Calibration(
@@ -604,9 +612,9 @@ def calibration_effects(
 
     The precision is None where no image is accepted.
     """
-    now = apply_temperature(probabilities, calibration.temperature)
-    is_accepted = accepted(now.max(1), calibration.threshold)
-    return effects(probabilities[None], now[None], is_accepted[None], labels)[0]
+    calibrated = apply_temperature(probabilities, calibration.temperature)
+    is_accepted = accepted(calibrated.max(1), calibration.threshold)
+    return effects(probabilities[None], calibrated[None], is_accepted[None], labels)[0]
 
 
 def effects(
@@ -625,12 +633,12 @@ def effects(
     losses = [cross_entropy(p, labels).tolist() for p in (before, after)]
     return [
         {
-            "calibration_error": _before_and_after(*(one[number] for one in errors)),
-            "loss": _before_and_after(*(one[number] for one in losses)),
-            "coverage": round(float(own.mean()), 6),
-            "precision": round(float(correct[number, own].mean()), 6) if own.any() else None,
+            "calibration_error": _before_and_after(*(values[number] for values in errors)),
+            "loss": _before_and_after(*(values[number] for values in losses)),
+            "coverage": round(float(mask.mean()), 6),
+            "precision": round(float(correct[number, mask].mean()), 6) if mask.any() else None,
         }
-        for number, own in enumerate(is_accepted)
+        for number, mask in enumerate(is_accepted)
     ]
 
 
@@ -660,7 +668,7 @@ def write_calibration(
     write_json(run / FILE, summary(calibration, outputs))
 
 
-def _checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Ints]:
+def _checked_logits(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Ints]:
     rows, true = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     if rows.ndim < 2 or true.shape != rows.shape[-2:-1] or not true.size:
         raise ValueError(f"A temperature needs images, not {rows.shape} and {true.shape}.")

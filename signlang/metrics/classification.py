@@ -108,11 +108,11 @@ def _bin_sums(scores: Floats, right: Flags, bins: int) -> tuple[Ints, Floats, Fl
         raise ValueError(f"bins={bins} must be 1 or more.")
     index = np.clip(np.searchsorted(_edges(bins), scores, side="left") - 1, 0, bins - 1)
     shape = (*scores.shape[:-1], bins)
-    every = math.prod(shape)
+    total_bins = math.prod(shape)
     # each network has bins of its own
-    index = (index.reshape(-1, scores.shape[-1]) + np.arange(0, every, bins)[:, None]).ravel()
+    index = (index.reshape(-1, scores.shape[-1]) + np.arange(0, total_bins, bins)[:, None]).ravel()
     count, score_sums, hits = (
-        np.bincount(index, weights, every).reshape(shape)
+        np.bincount(index, weights, total_bins).reshape(shape)
         for weights in (None, scores.ravel(), right.ravel())
     )
     return count, score_sums, hits
@@ -158,10 +158,10 @@ def risk_coverage(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCove
         raise ValueError("A confidence is not a finite number.")
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]
-    last = np.append(falling[1:] != falling[:-1], True)  # of each run of equal confidences
-    accepted = np.flatnonzero(last) + 1
-    wrong = np.cumsum(~right[order])[last]
-    return RiskCoverage(falling[last], accepted, accepted / len(scores), wrong / accepted)
+    is_last = np.append(falling[1:] != falling[:-1], True)  # of each run of equal confidences
+    accepted = np.flatnonzero(is_last) + 1
+    wrong = np.cumsum(~right[order])[is_last]
+    return RiskCoverage(falling[is_last], accepted, accepted / len(scores), wrong / accepted)
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ def of_class(table: Floats, classes: Ints) -> Floats:
 
 def cross_entropy(probabilities: Floats, labels: Ints) -> Floats:
     """(...) mean of -log p(true class), from (..., n, classes) probabilities and (n,) labels."""
-    of_truth = np.maximum(of_class(probabilities, labels), SMALLEST_PROBABILITY)
-    return np.asarray(-np.log(of_truth).mean(-1))
+    true_probabilities = np.maximum(of_class(probabilities, labels), SMALLEST_PROBABILITY)
+    return np.asarray(-np.log(true_probabilities).mean(-1))
 
 
 def macro_f1(labels: Ints, predicted: Ints) -> float:
@@ -244,9 +244,11 @@ def macro_f1(labels: Ints, predicted: Ints) -> float:
     A class without images has no recall; it counts through the images that are predicted as it.
     """
     length = int(max(labels.max(), predicted.max())) + 1
-    shown, guessed = (np.bincount(values, minlength=length) for values in (labels, predicted))
-    right = np.bincount(labels[labels == predicted], minlength=length)
-    return float((2 * right[shown > 0] / (shown + guessed)[shown > 0]).mean())
+    support, predicted_counts = (
+        np.bincount(values, minlength=length) for values in (labels, predicted)
+    )
+    hits = np.bincount(labels[labels == predicted], minlength=length)
+    return float((2 * hits[support > 0] / (support + predicted_counts)[support > 0]).mean())
 
 
 def restrict_to_classes(probabilities: Floats, classes: Sequence[int]) -> Floats:
@@ -282,8 +284,8 @@ def accuracy_by_group(
     [('b', 1, 2), ('a', 1, 1)]
     """
     accuracies = {
-        name: Proportion.of(correct[members], None if clusters is None else clusters[members])
-        for name, members in rows_by_name(names).items()
+        name: Proportion.of(correct[rows], None if clusters is None else clusters[rows])
+        for name, rows in rows_by_name(names).items()
     }
     return dict(
         sorted(accuracies.items(), key=lambda item: (item[1].value, -item[1].total, item[0]))
@@ -349,12 +351,12 @@ def chance_warning(labels: Ints, predicted: Ints, names: Sequence[str]) -> str:
             f"interval as of independent guesses {low:.4f} to {high:.4f}), guessing among "
             f"{len(names)} classes gives {chance:.4f}."
         )
-    name, times = most_frequent(predicted, names)
-    shown = int((labels == names.index(name)).sum())
-    if times > MOST * len(predicted) and times >= OVER * shown:
+    name, predicted_count = most_frequent(predicted, names)
+    true_count = int((labels == names.index(name)).sum())
+    if predicted_count > MOST * len(predicted) and predicted_count >= OVER * true_count:
         sentences.append(
-            f"It predicts {name} for {times:,} of {len(predicted):,} images, of which {shown:,} "
-            "show it."
+            f"It predicts {name} for {predicted_count:,} of {len(predicted):,} images, of which "
+            f"{true_count:,} show it."
         )
     return " ".join(sentences)
 
@@ -365,8 +367,8 @@ def confusion_counts(labels: Ints, predicted: Ints, classes: int) -> Ints:
     >>> confusion_counts(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
-    places = labels * classes + predicted
-    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
+    cells = labels * classes + predicted
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -429,24 +431,24 @@ class Predictions:
         clusters = [fold.clusters for fold in folds if fold.clusters is not None]
         return cls(
             first.classes,
-            _joined(tuple(fold.paths for fold in folds)),
+            _concatenate_texts(tuple(fold.paths for fold in folds)),
             np.concatenate([fold.labels for fold in folds]),
             np.concatenate([fold.probabilities for fold in folds]),
             np.concatenate([fold.folds for fold in folds]),
-            None if None in signers else _joined(tuple(fold or () for fold in signers)),
-            _joined_clusters(tuple(clusters)) if len(clusters) == len(folds) else None,
-            None if None in sets else _joined(tuple(own or () for own in sets)),
+            None if None in signers else _concatenate_texts(tuple(fold or () for fold in signers)),
+            _concatenate_clusters(tuple(clusters)) if len(clusters) == len(folds) else None,
+            None if None in sets else _concatenate_texts(tuple(names or () for names in sets)),
         )
 
 
 # the settings of a study share the images of their folds, of which there may be a million
 @lru_cache(maxsize=4)
-def _joined(folds: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+def _concatenate_texts(folds: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     return tuple(chain.from_iterable(folds))
 
 
 @lru_cache(maxsize=4)
-def _joined_clusters(folds: tuple[Clusters, ...]) -> Clusters:
+def _concatenate_clusters(folds: tuple[Clusters, ...]) -> Clusters:
     return Clusters.concatenate(folds)
 
 
@@ -491,9 +493,9 @@ def recalls(predictions: Predictions) -> dict[str, Proportion]:
     """Recall of each class, the worst first; classes without images come first."""
     shares = {}
     for label, name in enumerate(predictions.classes):
-        members = np.flatnonzero(predictions.labels == label)
-        clusters = None if predictions.clusters is None else predictions.clusters[members]
-        shares[name] = Proportion.of(predictions.correct[members], clusters)
+        rows = np.flatnonzero(predictions.labels == label)
+        clusters = None if predictions.clusters is None else predictions.clusters[rows]
+        shares[name] = Proportion.of(predictions.correct[rows], clusters)
     return dict(sorted(shares.items(), key=lambda item: item[1].count / max(item[1].total, 1)))
 
 

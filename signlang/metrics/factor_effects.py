@@ -36,8 +36,8 @@ def pareto(cost: npt.ArrayLike, value: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         raise ValueError("A cost or value is missing (nan); leave that point out.")
     # [i, j]: j against i
     cheaper, better = costs <= costs[:, None], values >= values[:, None]
-    strictly = (costs < costs[:, None]) | (values > values[:, None])
-    return np.asarray(~np.any(cheaper & better & strictly, axis=1), dtype=np.bool_)
+    better_in_one = (costs < costs[:, None]) | (values > values[:, None])
+    return np.asarray(~np.any(cheaper & better & better_in_one, axis=1), dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,24 @@ def factor_effects(levels: Levels, values: npt.ArrayLike) -> dict[str, dict[str,
     >>> factor_effects(grid, [[0.8], [0.9], [0.7]])["lr"]["low"].count
     2
     """
-    table = _table(levels, values)
+    table = _accuracy_table(levels, values)
     return {
         factor: {
-            level: _effect(table[[one == level for one in of_settings]])
-            for level in dict.fromkeys(of_settings)
+            level: _effect(table[[one == level for one in setting_levels]])
+            for level in dict.fromkeys(setting_levels)
         }
-        for factor, of_settings in levels.items()
+        for factor, setting_levels in levels.items()
     }
 
 
-def _table(levels: Levels, values: npt.ArrayLike) -> Floats:
+def _accuracy_table(levels: Levels, values: npt.ArrayLike) -> Floats:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
         raise ValueError(f"Accuracies must be (settings, folds), not {table.shape}.")
-    for factor, of_settings in levels.items():
-        if len(of_settings) != len(table):
+    for factor, setting_levels in levels.items():
+        if len(setting_levels) != len(table):
             raise ValueError(
-                f"Factor {factor} has {len(of_settings)} levels for {len(table)} settings."
+                f"Factor {factor} has {len(setting_levels)} levels for {len(table)} settings."
             )
     return table
 
@@ -125,13 +125,14 @@ def main_effect_p(
     >>> main_effect_p(grid, [[0.5, 0.6], [0.8, 0.9], [0.5, 0.6], [0.8, 0.9]])
     {'lr': 1.0, 'pretrained': 0.0}
     """
-    table = _table(levels, values)
+    table = _accuracy_table(levels, values)
     folds = table.shape[1]
     if folds < 2 or not np.isfinite(table).all() or not is_grid(levels):
         return dict.fromkeys(levels)
     share = 1 / (folds - 1) if test_share is None else test_share
     return {
-        factor: _main_effect_p(of_settings, table, share) for factor, of_settings in levels.items()
+        factor: _main_effect_p(setting_levels, table, share)
+        for factor, setting_levels in levels.items()
     }
 
 
@@ -142,13 +143,13 @@ def is_grid(levels: Levels) -> bool:
     False
     """
     combinations = Counter(zip(*levels.values(), strict=True))
-    possible = math.prod(len(set(of_settings)) for of_settings in levels.values())
+    possible = math.prod(len(set(setting_levels)) for setting_levels in levels.values())
     return len(combinations) == possible and len(set(combinations.values())) == 1
 
 
-def _main_effect_p(of_settings: Sequence[str], table: Floats, share: float) -> float | None:
-    names = dict.fromkeys(of_settings)
-    means = [table[[one == level for one in of_settings]].mean(axis=0) for level in names]
+def _main_effect_p(setting_levels: Sequence[str], table: Floats, share: float) -> float | None:
+    names = dict.fromkeys(setting_levels)
+    means = [table[[one == level for one in setting_levels]].mean(axis=0) for level in names]
     if len(means) < 2:
         return None
     if len(means) == 2:

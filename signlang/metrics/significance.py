@@ -52,7 +52,7 @@ def corrected_t_test(
         confidence: Of the interval, between 0 and 1.
 
     Raises:
-        ValueError: With fewer than two folds, a figure that is not finite, or a negative share.
+        ValueError: With fewer than two folds, a number that is not finite, or a negative share.
 
     >>> corrected_t_test([0.0, 0.0, 0.0], test_share=0.5)
     Comparison(difference=0.0, low=0.0, high=0.0, p=1.0, confidence=0.95)
@@ -168,17 +168,24 @@ def paired_difference(
     mean = float(differences.mean())
     if count < FEWEST_CLUSTERS:
         return Difference(mean, None)
-    error, worth = _cluster_error(differences - mean, cluster, count), _worth(cluster)
+    error, effective_count = (
+        _cluster_error(differences - mean, cluster, count),
+        _effective_count(cluster),
+    )
     if error <= ROUNDING:
-        half = 1 - _wilson(1.0, worth, _t_quantile(np.inf, confidence))[0]
+        half = 1 - _wilson(1.0, effective_count, _t_quantile(np.inf, confidence))[0]
     else:
         deviation = float(differences.std(ddof=1))
-        differing = len(np.unique(cluster[differences != 0]))
-        alone = deviation / len(first) ** 0.5
-        freedom = count - 1 if error <= alone + ROUNDING else min(count - 1, differing)
+        differing_clusters = len(np.unique(cluster[differences != 0]))
+        independent_error = deviation / len(first) ** 0.5
+        freedom = (
+            count - 1
+            if error <= independent_error + ROUNDING
+            else min(count - 1, differing_clusters)
+        )
         half = min(
             error * _t_quantile(freedom, confidence),
-            max(error, deviation / worth**0.5) * _t_quantile(count - 1, confidence),
+            max(error, deviation / effective_count**0.5) * _t_quantile(count - 1, confidence),
         )
     return Difference(mean, (max(-1.0, mean - half), min(1.0, mean + half)))
 
@@ -194,8 +201,8 @@ def _cluster_numbers(clusters: npt.ArrayLike | None, count: int) -> tuple[Ints, 
     return numbers.astype(np.int64), len(names)
 
 
-def _worth(cluster: Ints) -> float:
-    """How many images the clusters are worth if all images of a cluster are equal."""
+def _effective_count(cluster: Ints) -> float:
+    """How many independent images they count as if all images of a cluster are equal."""
     sizes = np.bincount(cluster)
     return float(sizes.sum() ** 2 / np.sum(sizes**2))
 
@@ -254,9 +261,9 @@ def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> Inter
 
 def _wilson(share: float, count: float, quantile: float) -> Interval:
     """Wilson's interval of a share of `count` images, which need not be a whole number."""
-    part = quantile**2 / count
-    middle = (share + part / 2) / (1 + part)
-    half = float(np.sqrt(share * (1 - share) * part + part**2 / 4)) / (1 + part)
+    correction = quantile**2 / count
+    middle = (share + correction / 2) / (1 + correction)
+    half = float(np.sqrt(share * (1 - share) * correction + correction**2 / 4)) / (1 + correction)
     low, high = (min(1.0, max(0.0, end)) for end in (middle - half, middle + half))
     return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
 
@@ -302,15 +309,21 @@ def clustered_interval(
         return wilson_interval(hits, count, confidence)
     if groups < FEWEST_CLUSTERS:
         return None
-    share, worth, quantile = hits / count, _worth(cluster), _t_quantile(np.inf, confidence)
+    share, effective_count, quantile = (
+        hits / count,
+        _effective_count(cluster),
+        _t_quantile(np.inf, confidence),
+    )
     if hits in {0, count}:
-        return _wilson(share, worth, quantile)
+        return _wilson(share, effective_count, quantile)
     error = _cluster_error(flags.astype(np.float64) - share, cluster, groups)
     effect = max(1.0, error**2 * (count - 1) / (share * (1 - share)))
-    mixed = min(len(np.unique(cluster[flags])), len(np.unique(cluster[~flags])))
-    freedom = groups - 1 if effect <= 1 + ROUNDING else min(groups - 1, mixed)
-    lost = _t_quantile(count - 1, confidence) / _t_quantile(freedom, confidence)
-    return _wilson(share, min(count, max(worth, count / effect * lost**2)), quantile)
+    differing_clusters = min(len(np.unique(cluster[flags])), len(np.unique(cluster[~flags])))
+    freedom = groups - 1 if effect <= 1 + ROUNDING else min(groups - 1, differing_clusters)
+    correction = _t_quantile(count - 1, confidence) / _t_quantile(freedom, confidence)
+    return _wilson(
+        share, min(count, max(effective_count, count / effect * correction**2)), quantile
+    )
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
@@ -345,7 +358,7 @@ def friedman(accuracies: npt.ArrayLike) -> float:
         accuracies: (folds, settings) accuracy of each setting on each fold.
 
     Raises:
-        ValueError: With fewer than two folds or three settings, or a figure that is not finite.
+        ValueError: With fewer than two folds or three settings, or a number that is not finite.
 
     >>> friedman([[0.5, 0.5, 0.5], [0.7, 0.7, 0.7]])
     1.0
