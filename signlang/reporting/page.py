@@ -146,7 +146,7 @@ class Page:
         images = {image.name: _png(image) for image in self.images()}
         for name, data in images.items():
             _write(folder / FIGURES / f"{name}.png", data)
-        embedded = {p.name: _embedded(p, images[p.name]) for p in self.images()}
+        embedded = {image.name: _embedded(image, images[image.name]) for image in self.images()}
         for ending in self.endings:
             template = _environment().get_template(f"page.{ending}.j2")
             text = template.render(page=self, embedded=embedded)
@@ -163,7 +163,9 @@ class Page:
                 if isinstance(item, ImageBlock):
                     blocks.append(item)
                 elif isinstance(item, Table):
-                    blocks += [c for row in item.rows for c in row if isinstance(c, ImageBlock)]
+                    blocks += [
+                        cell for row in item.rows for cell in row if isinstance(cell, ImageBlock)
+                    ]
         return blocks
 
 

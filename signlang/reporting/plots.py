@@ -105,24 +105,24 @@ def matrix_figure(counts: Ints, classes: Sequence[str]) -> Figure:
     panel = figure.add_subplot()
     style_axes(panel)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    right = np.eye(size, dtype=np.bool_)
-    mistakes = np.ma.masked_where(right | (counts == 0), counts)
+    diagonal = np.eye(size, dtype=np.bool_)
+    mistakes = np.ma.masked_where(diagonal | (counts == 0), counts)
     largest = max(1, int(mistakes.max())) if mistakes.count() else 1
-    panel.imshow(np.ma.masked_where(~right, shares), cmap="Blues", vmin=0, vmax=1.3)
+    panel.imshow(np.ma.masked_where(~diagonal, shares), cmap="Blues", vmin=0, vmax=1.3)
     panel.imshow(mistakes, cmap="Oranges", vmin=-0.12 * largest, vmax=1.1 * largest)
     if size <= WRITTEN:
         longest = len(str(counts.max()))
         for row, column in zip(*np.nonzero(counts), strict=True):
-            strong = shares[row, row] > 0.7 if row == column else counts[row, column] > largest / 2
+            is_dark = shares[row, row] > 0.7 if row == column else counts[row, column] > largest / 2
             panel.text(
                 column, row, str(counts[row, column]), ha="center", va="center",
-                color="white" if strong else "black", fontsize=min(9.0, 30 / longest),
+                color="white" if is_dark else "black", fontsize=min(9.0, 30 / longest),
             )  # fmt: skip
     names = [literal_text(name, 16) for name in classes]
-    small = 9.5 if size <= WRITTEN else 5
+    label_size = 9.5 if size <= WRITTEN else 5
     rotation = 90 if max(map(len, names)) > 2 else 0
-    panel.set_xticks(range(size), names, rotation=rotation, fontsize=small)
-    panel.set_yticks(range(size), names, fontsize=small)
+    panel.set_xticks(range(size), names, rotation=rotation, fontsize=label_size)
+    panel.set_yticks(range(size), names, fontsize=label_size)
     panel.set_xlabel("taken for")
     panel.set_ylabel("is")
     panel.grid(visible=False)
@@ -144,8 +144,8 @@ def image_grid(images: Iterable[npt.NDArray[Any] | None], titles: Sequence[str])
         images: (M,) of (h, w, 3) bytes; None for an unreadable one.
         titles: (M,) of at most three lines.
     """
-    lines = -(-len(titles) // COLUMNS)
-    size = CELL[0] * COLUMNS, CELL[1] * lines
+    grid_rows = -(-len(titles) // COLUMNS)
+    size = CELL[0] * COLUMNS, CELL[1] * grid_rows
     figure = Figure(figsize=size, facecolor="white")
     panel = figure.add_axes((0, 0, 1, 1))
     panel.set_axis_off()

@@ -25,7 +25,7 @@ EVENTS: Final = "events.out.tfevents."
 # of a run on its test fold, and their means of a cross-validated one: columns of HPARAMS
 FINAL: Final = ("accuracy", "macro_f1", "loss", "calibration_error")
 # hyper-parameters that HPARAMS shows before anything is ticked: it has room for five
-SHOWN: Final = ("model", "split", "fold", "optimizer.lr", "batch_size")
+FIRST_COLUMNS: Final = ("model", "split", "fold", "optimizer.lr", "batch_size")
 TITLES: Final = {
     "batch_size": "batch size",
     "image_size": "image size",
@@ -74,7 +74,7 @@ def hparams_row(values: Mapping[str, bool | float | str]) -> list[Summary]:
                 name=name,
                 display_name=TITLES.get(name, name),
                 type=_type(value),
-                differs=name in SHOWN,  # those come first
+                differs=name in FIRST_COLUMNS,  # those come first
             )
             for name, value in values.items()
         ],
