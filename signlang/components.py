@@ -77,8 +77,8 @@ def import_target(target: str) -> Any:
     try:
         return getattr(module, name)
     except AttributeError:
-        close = get_close_matches(name, [n for n in vars(module) if n[0] != "_"], n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        similar = get_close_matches(name, [n for n in vars(module) if n[0] != "_"], n=3)
+        hint = f" Did you mean {' or '.join(similar)}?" if similar else ""
         raise SettingError(f"_target_={target}: {module_name} has no {name}.{hint}") from None
 
 
@@ -94,9 +94,9 @@ def _import_module(name: str, target: str) -> Any:
             ) from error
         outer, _, inner = name.rpartition(".")
         if outer and missing == name:
-            holder = _import_module(outer, target)
-            if hasattr(holder, inner):
-                return getattr(holder, inner)
+            outer_module = _import_module(outer, target)
+            if hasattr(outer_module, inner):
+                return getattr(outer_module, inner)
         raise SettingError(
             f"_target_={target}: there is no module {missing}. A module of your own lies in the "
             "folder in which the command is typed, or on PYTHONPATH."
@@ -201,8 +201,8 @@ def check_listed_arguments(target: str, arguments: Mapping[str, Any]) -> None:
     """
     for key, value in arguments.items():
         fetches = any(word in key.lower() for word in FETCHING)
-        named = key in {"model_name", "architecture", "image"}
-        remote = named and not str(value).replace("_", "").replace(".", "").isalnum()
+        is_name = key in {"model_name", "architecture", "image"}
+        remote = is_name and not str(value).replace("_", "").replace(".", "").isalnum()
         if remote or (fetches and value) or key.startswith("_") or not _is_plain(value):
             raise RunError(
                 f"The run's {target} has the argument {key}={value}, which could fetch or read "
@@ -242,11 +242,11 @@ def build(
     if not target:
         raise SettingError(f"{key}._target_ is missing: the dotted path of a class or function.")
     factory = resolve(target)
-    own = {str(k): v for k, v in node.items() if k not in HYDRA_KEYS}
+    own_arguments = {str(k): v for k, v in node.items() if k not in HYDRA_KEYS}
     if resolve is import_listed:
-        check_listed_arguments(target, own)
-    taken = {name: value for name, value in inputs.items() if name not in own}
-    arguments = own | {name: taken[name] for name in taken if takes(factory, name)}
+        check_listed_arguments(target, own_arguments)
+    offered = {name: value for name, value in inputs.items() if name not in own_arguments}
+    arguments = own_arguments | {name: offered[name] for name in offered if takes(factory, name)}
     try:
         return factory(*positional, **arguments)
     except SignlangError:
@@ -285,10 +285,10 @@ def check_timm_name(name: str) -> None:
     known = timm_names()
     if name.partition(".")[0] in known:  # behind the dot stands which weights
         return
-    close = get_close_matches(name, known, n=5)
+    similar = get_close_matches(name, known, n=5)
     raise SettingError(
         f"model.architecture={name}: timm has no such network"
-        + (f"; did you mean {' or '.join(close)}?" if close else ", nor one with such a name.")
+        + (f"; did you mean {' or '.join(similar)}?" if similar else ", nor one with such a name.")
     )
 
 
@@ -326,7 +326,7 @@ def instantiate_component(
 
     import_target(str(node.get(TARGET)))
     try:
-        made = instantiate(node, **more)
+        component = instantiate(node, **more)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, SignlangError):
@@ -339,9 +339,9 @@ def instantiate_component(
         raise SettingError(
             f"{key}: {node.get(TARGET)} refuses its settings: {cause or error}"
         ) from error
-    if not isinstance(made, kind):
+    if not isinstance(component, kind):
         raise SettingError(
-            f"{key}: {node.get(TARGET)} returns {type(made).__name__}, not a "
+            f"{key}: {node.get(TARGET)} returns {type(component).__name__}, not a "
             f"{kind.__module__.partition('.')[0]} {kind.__name__}."
         )
-    return made
+    return component

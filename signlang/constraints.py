@@ -43,13 +43,13 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _place(value: object) -> object:
+def _check_path(value: object) -> object:
     if value == "":
         raise ValueError("it is empty: give a path, or leave it out.")
     return _as_text(value)
 
 
-def _existing(path: Path) -> Path:
+def _check_exists(path: Path) -> Path:
     try:
         exists = path.expanduser().exists()
     except OSError as error:  # a folder above it may not be looked into
@@ -59,25 +59,25 @@ def _existing(path: Path) -> Path:
     return path.expanduser()
 
 
-def _folder(path: Path) -> Path:
+def _check_folder(path: Path) -> Path:
     if not path.expanduser().is_dir():
         raise ValueError(f"there is no such folder.{near_path(path.expanduser())}")
     return path.expanduser()
 
 
-def _different(names: list[str]) -> list[str]:
+def _check_distinct(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise ValueError("each name must be there once.")
     return names
 
 
-def _utf8(name: str) -> str:
+def _check_utf8(name: str) -> str:
     if not is_utf8(name):
         raise ValueError("it must be text, which can be written as UTF-8.")
     return name
 
 
-def _is_duration(value: object) -> object:
+def _check_duration(value: object) -> object:
     known = value is None or isinstance(value, Mapping)  # {minutes: 5}, which Lightning checks
     if not known and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(value)):
         raise ValueError("it must be DD:HH:MM:SS, e.g. 00:00:05:00 for five minutes.")
@@ -89,26 +89,26 @@ Index = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Duration = Annotated[Any, AfterValidator(_is_duration)]
+Duration = Annotated[Any, AfterValidator(_check_duration)]
 Batches = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
     Field(description="a number of batches of at least 1, or a share above 0 and up to 1.0"),
 ]
-Name = Annotated[str, AfterValidator(_utf8)]
-Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_different)]
+Name = Annotated[str, AfterValidator(_check_utf8)]
+Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_check_distinct)]
 Text = Annotated[str, BeforeValidator(_as_text)]  # digits alone come as a number
-Place = Annotated[str, BeforeValidator(_place)]  # a path that need not be there
+Place = Annotated[str, BeforeValidator(_check_path)]  # a path that need not be there
 ExistingPath = Annotated[
     Path,
     Field(strict=False, description="the path of a file or folder"),
-    BeforeValidator(_place),
-    AfterValidator(_existing),
+    BeforeValidator(_check_path),
+    AfterValidator(_check_exists),
 ]
 ExistingFolder = Annotated[
     Path,
     Field(strict=False, description="the path of a folder"),
-    BeforeValidator(_place),
-    AfterValidator(_folder),
+    BeforeValidator(_check_path),
+    AfterValidator(_check_folder),
 ]
 
 
@@ -149,15 +149,15 @@ def validated(
     try:
         return model.model_validate(values)
     except ValidationError as refused:
-        found = problems(model, refused)
+        messages = problems(model, refused)
     except UnicodeEncodeError as refused:  # pydantic cannot quote a name of bytes that are no text
-        found = [f"{refused.object!a}: that is not UTF-8."]
+        messages = [f"{refused.object!a}: that is not UTF-8."]
     if before:
-        more = f" And {len(found) - MOST} more." if len(found) > MOST else ""
-        raise error(f"{before}: {' '.join(found[:MOST])}{more} {fix}".strip())
-    if len(found) == 1:
-        raise error(found[0])
-    raise error(f"{len(found)} settings cannot work:{listing(found)}")
+        more = f" And {len(messages) - MOST} more." if len(messages) > MOST else ""
+        raise error(f"{before}: {' '.join(messages[:MOST])}{more} {fix}".strip())
+    if len(messages) == 1:
+        raise error(messages[0])
+    raise error(f"{len(messages)} settings cannot work:{listing(messages)}")
 
 
 def read_validated(
@@ -201,13 +201,13 @@ def requirement_of(model: type[BaseModel], key: str) -> str | None:
     ('a whole number of at least 2', None)
     """
     whole = model.model_json_schema()
-    located, schema = _located(whole, tuple(key.split(".")))
-    return requirement(schema, whole) if located == key else None
+    located_key, schema = _locate(whole, tuple(key.split(".")))
+    return requirement(schema, whole) if located_key == key else None
 
 
 def _sentence(whole: Schema, details: Mapping[str, Any]) -> str:
     """One error of pydantic (type, loc, input, ctx) as a sentence that says what to do."""
-    key, schema = _located(whole, details["loc"])
+    key, schema = _locate(whole, details["loc"])
     value, kind = details["input"], details["type"]
     if kind == "extra_forbidden":
         name = ".".join(map(str, details["loc"]))
@@ -217,33 +217,33 @@ def _sentence(whole: Schema, details: Mapping[str, Any]) -> str:
         return f"{key} is missing: it must be {wanted}."
     if kind == "value_error":
         text = str(details["ctx"]["error"])
-        return text if isinstance(value, Mapping) else f"{_shown(key, value, schema)}: {text}"
-    near = closest(str(value), map(str, _choices(schema)))
-    meant = f" Did you mean {near}?" if near else ""
-    return f"{_shown(key, value, schema)}: it must be {wanted}.{meant}"
+        return (
+            text if isinstance(value, Mapping) else f"{_setting_text(key, value, schema)}: {text}"
+        )
+    similar = closest(str(value), map(str, _choices(schema)))
+    hint = f" Did you mean {similar}?" if similar else ""
+    return f"{_setting_text(key, value, schema)}: it must be {wanted}.{hint}"
 
 
-def _located(whole: Schema, loc: tuple[int | str, ...]) -> tuple[str, Schema]:
+def _locate(whole: Schema, loc: tuple[int | str, ...]) -> tuple[str, Schema]:
     """Key and schema of a place; members of a union, which pydantic counts as places, are not."""
     key, schema = "", whole
     for step in loc:
-        schema = _resolved(schema, whole)
-        inside = (
-            schema.get("items") if isinstance(step, int) else schema.get("additionalProperties")
-        )
-        inside = schema.get("properties", {}).get(step, inside)
-        if not isinstance(inside, Mapping):
+        schema = _resolve(schema, whole)
+        inner = schema.get("items") if isinstance(step, int) else schema.get("additionalProperties")
+        inner = schema.get("properties", {}).get(step, inner)
+        if not isinstance(inner, Mapping):
             break
-        key, schema = f"{key}[{step}]" if isinstance(step, int) else _joined(key, step), inside
-    return key, _resolved(schema, whole)
+        key, schema = f"{key}[{step}]" if isinstance(step, int) else _dotted(key, step), inner
+    return key, _resolve(schema, whole)
 
 
-def _resolved(schema: Schema, whole: Schema) -> Schema:
+def _resolve(schema: Schema, whole: Schema) -> Schema:
     """Follow a reference, and take the object or list out of "that or null"."""
     if "$ref" in schema:
-        return _resolved(whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
-    inner = [one for one in schema.get("anyOf", ()) if not one.keys().isdisjoint(NESTED)]
-    return _resolved(inner[0], whole) if len(inner) == 1 else schema
+        return _resolve(whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
+    inner = [choice for choice in schema.get("anyOf", ()) if not choice.keys().isdisjoint(NESTED)]
+    return _resolve(inner[0], whole) if len(inner) == 1 else schema
 
 
 def _choices(schema: Schema) -> list[object]:
@@ -255,15 +255,15 @@ def _choices(schema: Schema) -> list[object]:
 NESTED: Final = ("$ref", "items", "additionalProperties")
 
 
-def _joined(prefix: str, key: str) -> str:
+def _dotted(prefix: str, key: str) -> str:
     return f"{prefix}.{key}" if prefix else key
 
 
 def _keys(schema: Schema, prefix: str) -> list[str]:
-    return [_joined(prefix, key) for key in schema.get("properties", ())]
+    return [_dotted(prefix, key) for key in schema.get("properties", ())]
 
 
-def _shown(key: str, value: object, schema: Schema) -> str:
+def _setting_text(key: str, value: object, schema: Schema) -> str:
     """`key=value` as it is typed; of a secret (`writeOnly`) the key only."""
     if schema.get("writeOnly"):
         return key
@@ -307,7 +307,7 @@ def requirement(schema: Schema, whole: Schema) -> str:
     if "description" in schema and "properties" not in schema:
         return str(schema["description"])
     if "anyOf" in schema:
-        return " or ".join(requirement(_resolved(one, whole), whole) for one in schema["anyOf"])
+        return " or ".join(requirement(_resolve(one, whole), whole) for one in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         *others, last = map(typed, schema.get("enum", [schema.get("const")]))
         return f"{', '.join(others)} or {last}" if others else last
@@ -321,7 +321,7 @@ def requirement(schema: Schema, whole: Schema) -> str:
 
 def _bounds(schema: Schema) -> str:
     """The range of a number in words; "" without one."""
-    ends = {name: _written(schema[name]) for name in LIMITS if name in schema}
+    ends = {name: _limit_text(schema[name]) for name in LIMITS if name in schema}
     return RANGES[tuple(ends)].format(*ends.values()) if ends else ""
 
 
@@ -338,5 +338,5 @@ RANGES: Final[Mapping[tuple[str, ...], str]] = {
 }
 
 
-def _written(limit: float) -> str:
+def _limit_text(limit: float) -> str:
     return str(limit) if isinstance(limit, int) else f"{limit:g}"

@@ -54,12 +54,12 @@ def escaping_link(folder: Path, *names: str) -> Path | None:
 
     Args:
         folder: May come from elsewhere, and is about to be written to.
-        names: Of entries of the folder; none given: all of it.
+        names: Of entries of the folder; without any, all of it.
     """
-    inside = folder.resolve()
+    resolved = folder.resolve()
     tops = [folder / name for name in names] or [folder]
     for entry in (inner for top in tops for inner in (top, *top.rglob("*")) if inner != folder):
-        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+        if entry.is_symlink() and not entry.resolve().is_relative_to(resolved):
             return entry
     return None
 
@@ -110,7 +110,7 @@ def set_names(sets: Any) -> list[str]:
         return []
     items = [sets] if isinstance(sets, str | Mapping) else sets
     names = [list(map(str, i)) if isinstance(i, Mapping) else [set_name(str(i))] for i in items]
-    return [name for some in names for name in some]
+    return [name for group in names for name in group]
 
 
 def joined_name(sets: Any) -> str:
@@ -206,11 +206,11 @@ def remove_abandoned(folder: Path, name: str | None = None, *, alone: bool = Fal
     """
     with suppress(OSError):
         for entry in os.scandir(folder):
-            found = TEMPORARY.fullmatch(entry.name)
-            if not found or name not in {None, found[1]} or entry.is_symlink():
+            match = TEMPORARY.fullmatch(entry.name)
+            if not match or name not in {None, match[1]} or entry.is_symlink():
                 continue
-            forgotten = time.time() - entry.stat().st_mtime > FORGOTTEN
-            if alone or forgotten or entry.name.endswith(_machine_mark()):
+            is_old = time.time() - entry.stat().st_mtime > FORGOTTEN
+            if alone or is_old or entry.name.endswith(_machine_mark()):
                 _remove_if_abandoned(Path(entry.path))
 
 
@@ -285,7 +285,7 @@ def read_table(file: Path, required: Sequence[str]) -> list[tuple[int, dict[str,
     Raises:
         DataError: If it cannot be read, or lacks a column.
     """
-    text = _text_of(file)
+    text = _read_text(file)
     delimiter, columns, header_end = _header(file, text, required)
     rows: list[tuple[int, dict[str, str]]] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -321,16 +321,16 @@ def _row(file: Path, line: int, columns: list[str], values: list[str]) -> dict[s
 
 def _plain_value(value: str, folder: Path, *, is_path: bool) -> str:
     """A value without what is only its spelling: another encoding, backslashes."""
-    foreign = any("\udc80" <= letter <= "\udcff" for letter in value)
-    there = os.path.exists  # unlike Path's it takes any text: a name may be too long
-    if is_path and (foreign or "\\" in value) and there(folder / value):
+    is_not_utf8 = any("\udc80" <= letter <= "\udcff" for letter in value)
+    exists = os.path.exists  # unlike Path's it takes any text: a name may be too long
+    if is_path and (is_not_utf8 or "\\" in value) and exists(folder / value):
         return value
-    if foreign:  # no UTF-8
+    if is_not_utf8:  # no UTF-8
         value = value.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
     return value.replace("\\", "/") if is_path else value
 
 
-def _text_of(file: Path) -> str:
+def _read_text(file: Path) -> str:
     """The text of a table; bytes that are not UTF-8 are kept as surrogates."""
     try:
         data = file.read_bytes()
@@ -357,14 +357,20 @@ def _header(file: Path, text: str, required: Sequence[str]) -> tuple[str, list[s
     if lines and lines[number].lower().startswith("sep="):  # so Excel marks the separator
         number += 1
     line = lines[number] if number < len(lines) else ""
-    found = {
-        one: [cell.strip().lower() for cell in next(csv.reader([line], delimiter=one), [])]
-        for one in DELIMITERS
+    columns_by_delimiter = {
+        separator: [
+            cell.strip().lower() for cell in next(csv.reader([line], delimiter=separator), [])
+        ]
+        for separator in DELIMITERS
     }
     delimiter = max(
-        found, key=lambda one: (sum(r in found[one] for r in required), len(found[one]))
+        columns_by_delimiter,
+        key=lambda separator: (
+            sum(r in columns_by_delimiter[separator] for r in required),
+            len(columns_by_delimiter[separator]),
+        ),
     )
-    columns = found[delimiter]
+    columns = columns_by_delimiter[delimiter]
     absent = [name for name in required if name not in columns]
     if absent:
         raise DataError(
@@ -387,13 +393,15 @@ def write_between(file: Path, name: str, text: str) -> None:
     Raises:
         DataError: If the file lacks one of them.
     """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, opening, rest = file.read_text("utf-8").partition(begin)
-    _, closing, after = rest.partition(end)
+    start_marker, end_marker = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, opening, rest = file.read_text("utf-8").partition(start_marker)
+    _, closing, after = rest.partition(end_marker)
     if not opening or not closing:
-        raise DataError(f"{file} lacks the lines {begin} and {end}.")
+        raise DataError(f"{file} lacks the lines {start_marker} and {end_marker}.")
     with atomic_write(file) as temporary:
-        temporary.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")
+        temporary.write_text(
+            f"{before}{start_marker}\n\n{text.strip()}\n\n{end_marker}{after}", "utf-8"
+        )
 
 
 def content_digest(folder_: Path) -> str:
@@ -446,9 +454,9 @@ def is_plain_name(name: str) -> bool:
     >>> [is_plain_name(name) for name in ("figures/confusion.png", "../x", "/x", "a" + chr(92))]
     [True, False, False, False]
     """
-    parts = PurePosixPath(name).parts
-    odd = set(name) & {"\\", ":", "\0"}
-    return bool(parts) and not odd and not name.startswith("/") and ".." not in parts
+    segments = PurePosixPath(name).parts
+    forbidden = set(name) & {"\\", ":", "\0"}
+    return bool(segments) and not forbidden and not name.startswith("/") and ".." not in segments
 
 
 def is_utf8(text: str) -> bool:

@@ -33,7 +33,7 @@ from signlang.errors import RunError
 EXPIRY: Final = 90.0  # seconds
 HEARTBEAT: Final = 15.0  # seconds between two touches: five may be late
 POLL: Final = 0.5  # seconds between two looks at a lock that another process holds
-GRACE: Final = 2.0  # seconds in which who has just found a lease expired takes it over
+GRACE: Final = 2.0  # seconds in which a process that saw a lease expire takes it over
 FREE: Final = "-free"  # ends the name of a lease that was released
 NO_FLOCK: Final = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without
 
@@ -51,7 +51,7 @@ def exclusive(lock: Path, *, wait: str = "") -> Iterator[None]:
 
     Args:
         lock: The file that the kernel locks; it stays, and the last lease beside it.
-        wait: What is said once if another process holds it, before waiting for it; empty: raise.
+        wait: What is logged once if another process holds it, before waiting; empty: raise.
 
     Raises:
         HeldError: If another process holds it. To know that of another machine can take `EXPIRY`.
@@ -100,7 +100,7 @@ def kernel_id() -> str:
 
 def _acquire_kernel(kernel: FileLock, wait: str) -> bool:
     """Acquire the lock of the kernel; False if the file system has none."""
-    said = False
+    is_logged = False
     while True:
         try:
             kernel.acquire(timeout=0)
@@ -113,9 +113,9 @@ def _acquire_kernel(kernel: FileLock, wait: str) -> bool:
             raise
         else:
             return True
-        if not said:
+        if not is_logged:
             log.info("%s", wait)
-        said = True
+        is_logged = True
         system.check_stop()
         time.sleep(POLL)
 
@@ -177,9 +177,9 @@ class Lease:
     def last(self) -> _Entry | None:
         """The lease with the highest number."""
         with os.scandir(self.folder) as entries:
-            found = [_Entry.parsed(Path(entry.path), self.prefix) for entry in entries]
-        leases = [one for one in found if one is not None]
-        return max(leases, key=lambda one: (one.number, one.is_free), default=None)
+            parsed = [_Entry.parsed(Path(entry.path), self.prefix) for entry in entries]
+        leases = [lease for lease in parsed if lease is not None]
+        return max(leases, key=lambda lease: (lease.number, lease.is_free), default=None)
 
     def acquire(self, wait: str, *, alone: bool) -> None:
         """Acquire it as soon as it is free, or was not touched for `EXPIRY` seconds.
@@ -191,7 +191,7 @@ class Lease:
         Raises:
             HeldError: If it is touched.
         """
-        seen, since, who = None, 0.0, ""
+        seen, since, owner_text = None, 0.0, ""
         while True:
             last = self.last()
             is_over = last is None or last.is_free
@@ -199,15 +199,15 @@ class Lease:
                 now, mark = _clock(), last.seen()
                 if mark != seen:
                     if seen is not None and mark and not wait:
-                        raise HeldError(f", {who}")
+                        raise HeldError(f", {owner_text}")
                     owner, seen, since = last.owner, mark, now
-                    if not who:
-                        who = _text(owner)
+                    if not owner_text:
+                        owner_text = _owner_text(owner)
                         is_over = alone and owner.get("kernel") == kernel_id()
                         if not is_over:
                             log.info(
                                 "%s: locked by %s; waiting up to %.0f s for a sign of life",
-                                self.folder, who, EXPIRY,
+                                self.folder, owner_text, EXPIRY,
                             )  # fmt: skip
                 is_over |= now - since >= EXPIRY
             if is_over:
@@ -266,10 +266,10 @@ class Lease:
             if entry is not None and entry.number < number:
                 old.unlink(missing_ok=True)
         self.touched = self.looked = _clock()
-        threading.Thread(target=self._keep, daemon=True).start()
+        threading.Thread(target=self._refresh_regularly, daemon=True).start()
         return True
 
-    def _keep(self) -> None:
+    def _refresh_regularly(self) -> None:
         while not self.released.wait(HEARTBEAT) and not self.lost:
             self._refresh()
 
@@ -297,12 +297,12 @@ class Lease:
 
 
 def _clock() -> float:
-    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    """Seconds that also count while the machine sleeps, where the system has such a clock."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
-def _text(owner: dict[str, Any]) -> str:
+def _owner_text(owner: dict[str, Any]) -> str:
     return (
         f"process {owner['pid']} on {owner['host']}"
         if {"pid", "host"} <= owner.keys()

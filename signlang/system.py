@@ -32,8 +32,9 @@ def cpu_count() -> int:
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    given = os.environ.get("SLURM_CPUS_PER_TASK", "")  # not every cluster binds its tasks to cores
-    return min(count, int(given)) if given.isdigit() and int(given) else count
+    # not every cluster binds its tasks to cores
+    slurm_count = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(count, int(slurm_count)) if slurm_count.isdigit() and int(slurm_count) else count
 
 
 def check_shared_memory(processes: int) -> None:
@@ -135,11 +136,11 @@ def _cpu_facts(name: str) -> str:
 @lru_cache(maxsize=1)
 def git_commit() -> str | None:
     """Commit of the checkout of this code, with `+changes` if it was edited; None without one."""
-    place = Path(__file__).parent
+    folder = Path(__file__).parent
 
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(place), *words],
+            ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             check=True,

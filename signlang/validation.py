@@ -45,9 +45,9 @@ MINIMUM_SIZES: Final[Mapping[str, int]] = {
     "landmarks": 8,
     "fusion": 64,
 }
-POINTS_SIZE: Final = 8  # side of the image that holds the points of a hand
+POINTS_SIZE: Final = 8  # width and height of the image that holds the points of a hand
 POINTS_ROW: Final = 64  # pixels of the row that holds them under a crop
-LARGEST_IMAGE: Final = 2048  # side in pixels; a batch of 32 takes 1.6 GB before the first layer
+LARGEST_IMAGE: Final = 2048  # width in pixels; a batch of 32 takes 1.6 GB before the first layer
 # mean and standard deviation of red, green and blue, of pixels in 0 to 1
 NORMALIZATIONS: Final[Mapping[str, tuple[list[float], list[float]]]] = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
@@ -85,13 +85,13 @@ Pretrained = Annotated[
 Precision = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _is_folder_name(name: str) -> str:
+def _check_folder_name(name: str) -> str:
     if not is_plain_name(name) or "/" in name or name.strip() != name or name == ".":
         raise ValueError("it must do as the name of a folder: not empty, and without / or ..")
     return name
 
 
-FolderName = Annotated[Text, AfterValidator(_is_folder_name)]
+FolderName = Annotated[Text, AfterValidator(_check_folder_name)]
 
 
 class Config(Strict, extra="ignore"):
@@ -171,12 +171,12 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _check_boxes(self) -> "DataConfig":
-        given = self.boxes
-        if given in {None, *BOX_SOURCES} or Path(str(given)).expanduser().is_file():
+        boxes = self.boxes
+        if boxes in {None, *BOX_SOURCES} or Path(str(boxes)).expanduser().is_file():
             return self
         raise ValueError(
-            f"data.boxes={given}: it must be {', '.join(BOX_SOURCES)} or a CSV file that is there. "
-            f"{suggestion(str(given), BOX_SOURCES)}"
+            f"data.boxes={boxes}: it must be {', '.join(BOX_SOURCES)} or a CSV file that is there. "
+            f"{suggestion(str(boxes), BOX_SOURCES)}"
         )
 
 
@@ -388,21 +388,21 @@ class TrainConfig(FoldsConfig):
     @field_validator("runs_dir", mode="after")
     @classmethod
     def _check_place(cls, runs_dir: str) -> str:
-        """No part of the path may be a file, and a new folder must be possible."""
-        place = Path(runs_dir).expanduser()
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        if not place.is_dir():
-            raise ValueError(f"{place} is a file: choose a folder, which need not be there yet.")
-        if not os.access(place, os.W_OK):
-            raise ValueError(f"{place} cannot be written to: choose another folder.")
+        """No folder of the path may be a file, and a new folder must be possible."""
+        folder = Path(runs_dir).expanduser()
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is a file: choose a folder, which need not be there yet.")
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"{folder} cannot be written to: choose another folder.")
         return runs_dir
 
     @model_validator(mode="after")
     def _check_best(self) -> "TrainConfig":
         """The checkpoint that is tested must be found."""
-        best = self.callbacks.get("checkpoint")
-        name = best.get("filename", "best") if isinstance(best, Mapping) else "best"
+        checkpoint = self.callbacks.get("checkpoint")
+        name = checkpoint.get("filename", "best") if isinstance(checkpoint, Mapping) else "best"
         if name != "best":
             raise ValueError(
                 f"callbacks.checkpoint.filename={name}: it must be best, the checkpoint that is "
@@ -423,10 +423,10 @@ class TrainConfig(FoldsConfig):
         """Each device has an equal part of every batch, and shares the gradients of all weights."""
         devices = self.trainer.processes
         if self.batch_size % devices:
-            near = max(1, round(self.batch_size / devices)) * devices
+            divisible = max(1, round(self.batch_size / devices)) * devices
             raise ValueError(
                 f"batch_size={self.batch_size} cannot be divided equally among {devices} devices: "
-                f"say batch_size={near}, of which each computes {near // devices}."
+                f"say batch_size={divisible}, of which each computes {divisible // devices}."
             )
         if devices > 1 and self.callbacks.get("finetuning") is not None:
             raise ValueError(
@@ -465,9 +465,9 @@ class TrainConfig(FoldsConfig):
                 f"image_size={self.image_size}: the points of hands=landmarks are an image of "
                 f"{POINTS_SIZE} x {POINTS_SIZE}; say model=landmarks and image_size={POINTS_SIZE}."
             )
-        plain = self.augment.transforms.target == "signlang.data.augmentation.none"
+        untransformed = self.augment.transforms.target == "signlang.data.augmentation.none"
         blends = self.augment.backgrounds is not None or bool(self.augment.background_weight)
-        if not plain or blends:
+        if not untransformed or blends:
             raise ValueError(
                 "augment: the points of hands=landmarks cannot be transformed as images; say "
                 "augment=none (model=landmarks turns and moves them itself)."
@@ -488,15 +488,15 @@ class TrainConfig(FoldsConfig):
     def _check_both(self) -> "TrainConfig":
         """A crop with points is read by a network of both, at its own size."""
         module, _, name = self.model.network.target.rpartition(".")
-        own = name if module == OWN_NETWORKS else ""
+        own_network = name if module == OWN_NETWORKS else ""
         if self.hands.target != "signlang.hands.hand_input.HandBoth":
-            if own == "fusion":
+            if own_network == "fusion":
                 raise ValueError("model=fusion reads crop and points of the hand: say hands=both.")
             return self
-        if own not in {"", "fusion"}:
+        if own_network not in {"", "fusion"}:
             raise ValueError(
-                f"hands=both holds points, which model={own} does not read: say model=fusion, or "
-                "hands=crop."
+                f"hands=both holds points, which model={own_network} does not read: say "
+                "model=fusion, or hands=crop."
             )
         if self.image_size < POINTS_ROW or self.hands.image_size != self.image_size:
             raise ValueError(
@@ -539,7 +539,7 @@ class DescribeConfig(FoldsConfig):
     hands: HandsConfig = HandsConfig(name="none")
 
 
-def _is_color(numbers: list[float]) -> list[float]:
+def _check_rgb(numbers: list[float]) -> list[float]:
     if len(numbers) != 3:
         raise ValueError("it must be [R,G,B], three numbers.")
     return numbers
@@ -553,7 +553,7 @@ CORRUPTIONS: Final = (
 )  # fmt: skip
 
 
-def _are_corruptions(value: object) -> object:
+def _check_corruptions(value: object) -> object:
     if isinstance(value, bool):
         return value
     for name in value if isinstance(value, list) else [value]:
@@ -571,8 +571,8 @@ class EvaluateConfig(FoldsConfig):
     bundle: ExistingPath | None = None
     model: ModelConfig | None = None
     classes: ExistingPath | None = None
-    mean: Annotated[list[Annotated[float, Field(ge=0)]], AfterValidator(_is_color)] | None = None
-    std: Annotated[list[Annotated[float, Field(ge=1e-6)]], AfterValidator(_is_color)] | None = None
+    mean: Annotated[list[Annotated[float, Field(ge=0)]], AfterValidator(_check_rgb)] | None = None
+    std: Annotated[list[Annotated[float, Field(ge=1e-6)]], AfterValidator(_check_rgb)] | None = None
     size: Count | None = None
     swap_axes: bool = False
     mapping: ExistingPath | None = None
@@ -581,20 +581,20 @@ class EvaluateConfig(FoldsConfig):
     calibrate: bool = False
     trust: bool = False
     wanted_precision: Precision | None = None
-    corruptions: Annotated[bool | list[str], BeforeValidator(_are_corruptions)] = False
+    corruptions: Annotated[bool | list[str], BeforeValidator(_check_corruptions)] = False
 
     @model_validator(mode="after")
     def _check_network(self) -> "EvaluateConfig":
         """There must be one network, and no setting that is for another kind."""
         kinds = {"run": self.run, "bundle": self.bundle, "model": self.model}
-        given = [kind for kind, value in kinds.items() if value is not None]
-        if len(given) != 1:
+        networks = [kind for kind, value in kinds.items() if value is not None]
+        if len(networks) != 1:
             raise ValueError(
                 "Which network is to be evaluated? Give one of run=RUN, bundle=BUNDLE, and "
                 "model=NAME model.weights=FILE classes=FILE"
-                + (f", not {' and '.join(given)}." if given else ".")
+                + (f", not {' and '.join(networks)}." if networks else ".")
             )
-        (kind,) = given
+        (kind,) = networks
         if self.model:
             needed = {"model.weights": self.model.weights, "classes": self.classes}
             lacking = [f"{key}=FILE" for key, value in needed.items() if value is None]
@@ -603,8 +603,11 @@ class EvaluateConfig(FoldsConfig):
                     f"model={self.model.name} needs {' and '.join(lacking)}: its weights, and the "
                     "names of its classes in order."
                 )
-        idle = [*(OF_WEIGHTS if kind != "model" else ()), *(OF_RUNS if kind != "run" else ())]
-        for key in idle:
+        ineffective = [
+            *(OF_WEIGHTS if kind != "model" else ()),
+            *(OF_RUNS if kind != "run" else ()),
+        ]
+        for key in ineffective:
             if (value := getattr(self, key)) not in (None, False):
                 only = "model=NAME" if key in OF_WEIGHTS else "run=RUN"
                 raise ValueError(
@@ -618,7 +621,7 @@ EXPORT_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 GENERATED: Final = "generated"
 
 
-def _has_onnx(formats: list[str]) -> list[str]:
+def _check_formats(formats: list[str]) -> list[str]:
     if "onnx" not in formats:
         raise ValueError("onnx must be among them, for it is what a bundle is used by.")
     return formats
@@ -639,7 +642,7 @@ class ExportConfig(Config):
     formats: Annotated[
         list[Literal["onnx", "torch_export"]],
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-        AfterValidator(_has_onnx),
+        AfterValidator(_check_formats),
     ]
     calibration: Literal["auto", "run", "study"]
     quantize: bool
@@ -674,13 +677,13 @@ def validated_config(model: type[ConfigModel], cfg: DictConfig) -> ConfigModel:
         SettingError: Names each setting that cannot work, what it is and what it must be.
     """
     problems: list[str] = []
-    values = _plain(cfg, model, problems)
+    values = _plain_config(cfg, model, problems)
     if problems:
         raise SettingError("\n".join(problems))
     return validated(model, values)
 
 
-def _plain(node: Any, model: type[Config], problems: list[str], prefix: str = "") -> Any:
+def _plain_config(node: Any, model: type[Config], problems: list[str], prefix: str = "") -> Any:
     """A configuration as dicts and lists, without references that no rule needs and that fail."""
     if not isinstance(node, DictConfig):
         return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
@@ -688,11 +691,11 @@ def _plain(node: Any, model: type[Config], problems: list[str], prefix: str = ""
     for name in node:
         key = prefix + str(name)
         try:
-            plain[name] = _plain(node[name], model, problems, f"{key}.")
+            plain[name] = _plain_config(node[name], model, problems, f"{key}.")
         except MissingMandatoryValue:
             wanted = requirement_of(model, key)
-            must = f"it must be {wanted}" if wanted else f"give {key}=VALUE"
-            problems.append(f"{key} is missing: {must}.")
+            hint = f"it must be {wanted}" if wanted else f"give {key}=VALUE"
+            problems.append(f"{key} is missing: {hint}.")
         except OmegaConfBaseException as error:
             if requirement_of(model, key):
                 problems.append(f"{key} cannot be used: {str(error).splitlines()[0]}.")
