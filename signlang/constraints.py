@@ -178,8 +178,8 @@ def read_validated(
         content = parse_json(file.read_text("utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as why:
-        raise error(f"{file} cannot be read ({why}). {fix}") from None
+    except (OSError, ValueError) as cause:
+        raise error(f"{file} cannot be read ({cause}). {fix}") from None
     return validated(model, content, error=error, before=str(file), fix=fix)
 
 
@@ -188,8 +188,8 @@ MOST: Final = 3  # problems of a file that are listed
 
 def problems(model: type[BaseModel], refused: ValidationError) -> list[str]:
     """Each problem as a sentence, in the order of the fields."""
-    whole = model.model_json_schema()
-    return list(dict.fromkeys(_sentence(whole, details) for details in refused.errors()))
+    root = model.model_json_schema()
+    return list(dict.fromkeys(_sentence(root, details) for details in refused.errors()))
 
 
 def requirement_of(model: type[BaseModel], key: str) -> str | None:
@@ -200,19 +200,19 @@ def requirement_of(model: type[BaseModel], key: str) -> str | None:
     >>> requirement_of(Split, "n"), requirement_of(Split, "m")
     ('a whole number of at least 2', None)
     """
-    whole = model.model_json_schema()
-    located_key, schema = _locate(whole, tuple(key.split(".")))
-    return requirement(schema, whole) if located_key == key else None
+    root = model.model_json_schema()
+    located_key, schema = _locate(root, tuple(key.split(".")))
+    return requirement(schema, root) if located_key == key else None
 
 
-def _sentence(whole: Schema, details: Mapping[str, Any]) -> str:
+def _sentence(root: Schema, details: Mapping[str, Any]) -> str:
     """One error of pydantic (type, loc, input, ctx) as a sentence that says what to do."""
-    key, schema = _locate(whole, details["loc"])
+    key, schema = _locate(root, details["loc"])
     value, kind = details["input"], details["type"]
     if kind == "extra_forbidden":
         name = ".".join(map(str, details["loc"]))
         return f"There is no setting {name}. {suggestion(name, _keys(schema, key))}"
-    wanted = requirement(schema, whole)
+    wanted = requirement(schema, root)
     if kind == "missing":
         return f"{key} is missing: it must be {wanted}."
     if kind == "value_error":
@@ -225,25 +225,25 @@ def _sentence(whole: Schema, details: Mapping[str, Any]) -> str:
     return f"{_setting_text(key, value, schema)}: it must be {wanted}.{hint}"
 
 
-def _locate(whole: Schema, loc: tuple[int | str, ...]) -> tuple[str, Schema]:
+def _locate(root: Schema, loc: tuple[int | str, ...]) -> tuple[str, Schema]:
     """Key and schema of a place; members of a union, which pydantic counts as places, are not."""
-    key, schema = "", whole
+    key, schema = "", root
     for step in loc:
-        schema = _resolve(schema, whole)
+        schema = _resolve(schema, root)
         inner = schema.get("items") if isinstance(step, int) else schema.get("additionalProperties")
         inner = schema.get("properties", {}).get(step, inner)
         if not isinstance(inner, Mapping):
             break
         key, schema = f"{key}[{step}]" if isinstance(step, int) else _dotted(key, step), inner
-    return key, _resolve(schema, whole)
+    return key, _resolve(schema, root)
 
 
-def _resolve(schema: Schema, whole: Schema) -> Schema:
+def _resolve(schema: Schema, root: Schema) -> Schema:
     """Follow a reference, and take the object or list out of "that or null"."""
     if "$ref" in schema:
-        return _resolve(whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
+        return _resolve(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
     inner = [choice for choice in schema.get("anyOf", ()) if not choice.keys().isdisjoint(NESTED)]
-    return _resolve(inner[0], whole) if len(inner) == 1 else schema
+    return _resolve(inner[0], root) if len(inner) == 1 else schema
 
 
 def _choices(schema: Schema) -> list[object]:
@@ -296,7 +296,7 @@ NOUNS: Final = {
 }
 
 
-def requirement(schema: Schema, whole: Schema) -> str:
+def requirement(schema: Schema, root: Schema) -> str:
     """What a value must be, from its JSON schema; a description takes precedence.
 
     >>> requirement({"type": "integer", "minimum": 1, "maximum": 9}, {})
@@ -307,7 +307,7 @@ def requirement(schema: Schema, whole: Schema) -> str:
     if "description" in schema and "properties" not in schema:
         return str(schema["description"])
     if "anyOf" in schema:
-        return " or ".join(requirement(_resolve(one, whole), whole) for one in schema["anyOf"])
+        return " or ".join(requirement(_resolve(one, root), root) for one in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         *others, last = map(typed, schema.get("enum", [schema.get("const")]))
         return f"{', '.join(others)} or {last}" if others else last

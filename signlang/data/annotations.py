@@ -63,9 +63,9 @@ def subset_of_path(path: str) -> str:
 def is_bare(root: Path) -> bool:
     """Whether all folders below a root are those of an annotated data set, none of a class."""
     base = len(root.parts)
-    for place, folders, _ in os.walk(root, followlinks=True):
+    for path, folders, _ in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        if not all(map(_is_known_folder, folders)) or len(Path(place).parts) - base > MOST_FOLDERS:
+        if not all(map(_is_known_folder, folders)) or len(Path(path).parts) - base > MOST_FOLDERS:
             return False
     return True
 
@@ -134,10 +134,10 @@ def _read_limited(file: Path) -> bytes:
     Raises:
         DataError: If it cannot be read, or is too large.
     """
-    most = MOST_BYTES.get(file.suffix.lower(), 4 << 20)
+    limit = MOST_BYTES.get(file.suffix.lower(), 4 << 20)
     try:
-        if file.stat().st_size > most:
-            raise DataError(f"{file} is larger than {most >> 20} MiB, which no annotation is.")
+        if file.stat().st_size > limit:
+            raise DataError(f"{file} is larger than {limit >> 20} MiB, which no annotation is.")
         return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}.") from None
@@ -260,17 +260,21 @@ def _read_coco_table(
     file = root / table
     try:
         content = parse_json(_read_limited(file))
-        labels = {one["id"]: str(one["name"]) for one in content.get("categories", [])}
+        labels = {
+            category["id"]: str(category["name"]) for category in content.get("categories", [])
+        }
         images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
-        for one in content["images"]:
-            size = (int(one.get("width") or 0), int(one.get("height") or 0))
-            path = _coco_path(file, table, str(one["file_name"]), by_name)
-            images[one["id"]] = (path, size if all(size) else None)
+        for image in content["images"]:
+            size = (int(image.get("width") or 0), int(image.get("height") or 0))
+            path = _coco_path(file, table, str(image["file_name"]), by_name)
+            images[image["id"]] = (path, size if all(size) else None)
             annotations.boxes.setdefault(path, [])
-        for one in content.get("annotations", []):
-            path, drawn_on = images[one["image_id"]]
-            x, y, width, height = map(float, one["bbox"])
-            label = labels.get(one.get("category_id"), str(one.get("category_id", "")))
+        for annotation in content.get("annotations", []):
+            path, drawn_on = images[annotation["image_id"]]
+            x, y, width, height = map(float, annotation["bbox"])
+            label = labels.get(
+                annotation.get("category_id"), str(annotation.get("category_id", ""))
+            )
             annotations.boxes[path].append(Box(x, y, width, height, label=label, size=drawn_on))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
@@ -293,9 +297,9 @@ def _coco_path(file: Path, table: str, name: str, by_name: Mapping[str, Sequence
     subset = subset_of_path(f"{_stem(table)}/x") or patterns.subset_of(
         _stem(PurePosixPath(table).name)
     )
-    place = str(PurePosixPath(table).parent)
+    folder = str(PurePosixPath(table).parent)
     for narrower in (
-        [path for path in matches if str(PurePosixPath(path).parent) == place],
+        [path for path in matches if str(PurePosixPath(path).parent) == folder],
         [path for path in matches if subset and subset_of_path(path) == subset],
         [path for path in matches if path == str(wanted)],
     ):

@@ -363,10 +363,10 @@ def read_backgrounds(
     if folder is None:
         rng = np.random.default_rng((seed, 2))
         return np.stack([draw_scene(rng, size) for _ in range(SCENES)])
-    place = Path(folder).expanduser()
+    path = Path(folder).expanduser()
     files = [
         file
-        for file in sorted(place.rglob("*"))
+        for file in sorted(path.rglob("*"))
         if is_image_name(file.suffix) and file.name.lower() not in JUNK and file.name[0] != "."
     ]
     if not files:

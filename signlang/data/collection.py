@@ -1,6 +1,6 @@
 """A data set as the configuration names it: one source, or several that are joined by class name.
 
-In a joined data set a path begins with the name of its set, and so does a signer: signer 1 of one
+In a joined data set a path starts with the name of its set, and so does a signer: signer 1 of one
 set is not signer 1 of another.
 """
 
@@ -320,7 +320,7 @@ def join(sets: Mapping[str, Index], names: ClassNames) -> Index:
 
 
 def _log_joined(sets: Mapping[str, Index], names: ClassNames, index: Index) -> None:
-    """Log what was joined, what was left out, and which classes give their set away."""
+    """Log what was joined, what was left out, and which classes only one set has."""
     sizes = (f"{n} ({len(p):,} images, {len(p.classes)} classes)" for n, p in sets.items())
     log.info("joined: %s", ", ".join(sizes))
     for name, mapped in names.items():

@@ -244,8 +244,8 @@ def _boxes_of(root: Path, kind: str, entries: Sequence[ImageEntry]) -> Mapping[s
 
 
 def _box_file(root: Path) -> Path | None:
-    places = (place / name for place in (root, root.parent) for name in BOX_FILES)
-    return next((file for file in places if file.is_file()), None)
+    files = (folder / name for folder in (root, root.parent) for name in BOX_FILES)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _log_unused_boxes(root: Path, entries: Sequence[ImageEntry]) -> None:
@@ -258,8 +258,10 @@ def _log_unused_boxes(root: Path, entries: Sequence[ImageEntry]) -> None:
         kind = "columns" if first in known else ""
     elif entries:
         stem = (root / entries[0].path).with_suffix("")
-        beside = {".xml": "voc", ".txt": "yolo"}
-        kind = next((k for end, k in beside.items() if stem.with_suffix(end).is_file()), "")
+        kind_of_suffix = {".xml": "voc", ".txt": "yolo"}
+        kind = next(
+            (k for suffix, k in kind_of_suffix.items() if stem.with_suffix(suffix).is_file()), ""
+        )
     if kind:
         log.info("%s has boxes, which are not used: data.boxes=%s crops images to them", root, kind)
 
@@ -397,8 +399,8 @@ def _match_summary(text: str, entries: list[ImageEntry], files: int) -> str:
     lines = []
     for field in fields:
         values = sorted({getattr(entry, field) for entry in entries})
-        word = {"label": "class"}.get(field, field)
-        plural = f"{word}{'es' * (word == 'class') or 's'}" if len(values) > 1 else word
+        noun = {"label": "class"}.get(field, field)
+        plural = f"{noun}{'es' * (noun == 'class') or 's'}" if len(values) > 1 else noun
         lines.append(f"{len(values)} {plural}: {several(values)}")
     count = min(EXAMPLES, len(entries))
     for number in range(count):
@@ -503,7 +505,7 @@ def _folders_below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]
     """The class folders in the folders of subsets."""
     class_folders: list[_ClassFolder] = []
     for name in subsets:
-        path, subset = _without_shells(root, name), patterns.subset_of(name) or ""
+        path, subset = _unpacked_folder(root, name), patterns.subset_of(name) or ""
         labels = _folder_content(root / path)[1]
         class_folders += [
             _ClassFolder(f"{path}/{label}", unicodedata.normalize("NFC", label), subset)
@@ -519,13 +521,13 @@ def _folders_below_subsets(root: Path, subsets: list[str]) -> list[_ClassFolder]
     return class_folders
 
 
-def _without_shells(root: Path, place: str) -> str:
-    """Step into folders of subsets that hold nothing but another one, as archives unpack."""
+def _unpacked_folder(root: Path, path: str) -> str:
+    """The innermost of folders of subsets that hold nothing but another one, as archives unpack."""
     while True:
-        names, folders = _folder_content(root / place)
+        names, folders = _folder_content(root / path)
         if len(names) != 1 or len(folders) != 1 or patterns.subset_of(folders[0]) is None:
-            return place
-        place = f"{place}/{folders[0]}"
+            return path
+        path = f"{path}/{folders[0]}"
 
 
 def _first_file(root: Path) -> str:
@@ -745,14 +747,14 @@ def _is_junk(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
-def _relative_paths(root: Path, place: str) -> list[str]:
+def _relative_paths(root: Path, folder: str) -> list[str]:
     """Paths of all files below a folder of a data set, relative to its root.
 
     Raises:
         DataError: Names each folder that cannot be read.
     """
     failed: list[OSError] = []
-    paths = [file.relative_to(root).as_posix() for file in _walk_files(root / place, failed)]
+    paths = [file.relative_to(root).as_posix() for file in _walk_files(root / folder, failed)]
     if failed:
         raise _unreadable([Path(str(error.filename)) for error in failed], failed[0])
     return paths
@@ -760,13 +762,13 @@ def _relative_paths(root: Path, place: str) -> list[str]:
 
 def _walk_files(folder: Path, failed: list[OSError]) -> Iterator[Path]:
     """Yield all files in sorted order; follow links to folders, but no folder inside itself."""
-    for place, folders, files in os.walk(folder, onerror=failed.append, followlinks=True):
-        here = Path(place)
-        above = {here.resolve(), *here.resolve().parents}
+    for path, folders, files in os.walk(folder, onerror=failed.append, followlinks=True):
+        current = Path(path)
+        above = {current.resolve(), *current.resolve().parents}
         folders[:] = sorted(
             name for name in folders
-            if not _is_junk(name) and (here / name).resolve() not in above
+            if not _is_junk(name) and (current / name).resolve() not in above
         )  # fmt: skip
         for name in sorted(files):
             if not _is_junk(name):
-                yield here / name
+                yield current / name

@@ -267,7 +267,7 @@ class Index:
         given: Subset of each image that the data set brings (train, validation, test, or another
             word), or None if it brings none.
         crops: The part of each image that is used, None for a whole one; None if all are whole.
-        sets: The data set that each image comes from, with whose name its path begins; None if
+        sets: The data set that each image comes from, with whose name its path starts; None if
             the data set is not joined of several.
     """
 
@@ -539,12 +539,12 @@ def _missing_file_hint(root: Path, bad: Sequence[BadFile]) -> str:
     segments = PurePosixPath(missing[0]).parts
     here = root.parent
     with suppress(OSError):  # of folders that must not be looked into
-        places = [here, here.parent, *sorted(path for path in here.iterdir() if path.is_dir())]
+        folders = [here, here.parent, *sorted(path for path in here.iterdir() if path.is_dir())]
         for start in range(len(segments)):
             tail = PurePosixPath(*segments[start:])
-            for place in places:
-                if (place / tail).is_file():
-                    return f"Paths are relative to {here}; {missing[0]} is at {place / tail}.\n"
+            for folder in folders:
+                if (folder / tail).is_file():
+                    return f"Paths are relative to {here}; {missing[0]} is at {folder / tail}.\n"
     return f"Paths are relative to {here}.\n"
 
 
@@ -621,12 +621,12 @@ def other_root(recorded: Mapping[str, Any], index: Index) -> str | None:
         recorded: `root` and `fingerprint` of a data set that has the same name.
         index: The data set.
     """
-    root, here = recorded.get("root"), index.place
+    root, current = recorded.get("root"), index.place
     if not isinstance(root, str) or recorded.get("fingerprint") == index.fingerprint:
         return None
     folders = [root], [entry.rpartition(": ")[2] for entry in root.split(", ")]  # one, or of sets
-    there = any(all(Path(folder).exists() for folder in paths) for paths in folders)
-    return root if root != here and there else None
+    is_there = any(all(Path(folder).exists() for folder in paths) for paths in folders)
+    return root if root != current and is_there else None
 
 
 def index_options(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def parsed(text: str) -> Pattern:
 
 def _tokens(text: str) -> Iterable[tuple[str, str]]:
     """Each field, wildcard and text of a template, with its regular expression."""
-    seen: set[str] = set()
+    used_fields: set[str] = set()
     for match in _TOKEN.finditer(text):
         field, folders, wildcard, plain, stray = match.groups()
         if stray:
@@ -140,10 +140,10 @@ def _tokens(text: str) -> Iterable[tuple[str, str]]:
             raise SettingError(
                 f"data.pattern={text}: {{{field}}} is no field, which is one word, e.g. {{label}}."
             )
-        elif field in seen:
+        elif field in used_fields:
             yield match[0], f"(?P={field})"
         else:
-            seen.add(field)
+            used_fields.add(field)
             yield match[0], rf"(?P<{field}>{r'[0-9]+' if field == NUMBER else '[^/]+?'})"
     if "." not in text.rpartition("/")[2] and not text.endswith("*"):
         yield "", r"\.[^./]+"

@@ -245,8 +245,8 @@ def build_split(node: Mapping[str, Any]) -> Split:
     Raises:
         SettingError: If it is no `Split`, or refuses its arguments.
     """
-    own = {key: value for key, value in node.items() if key not in SPLIT_SETTINGS}
-    split = build(own, {}, key="split")
+    arguments = {key: value for key, value in node.items() if key not in SPLIT_SETTINGS}
+    split = build(arguments, {}, key="split")
     if not isinstance(split, Split):
         raise SettingError(
             f"split: {node[TARGET]} returns {type(split).__name__}; it must be a class that "

@@ -56,17 +56,17 @@ class Suspect:
     suggested_probability: float
 
 
-def prediction_files(places: Iterable[Path]) -> list[Path]:
+def prediction_files(paths: Iterable[Path]) -> list[Path]:
     """Find the predictions in files, run folders and folders of run folders.
 
     Raises:
         DataError: If there are no predictions in or below one of them.
     """
     predictions: dict[Path, None] = {}
-    for place in places:
-        files = [place] if place.is_file() else sorted(place.rglob(NAME))
+    for path in paths:
+        files = [path] if path.is_file() else sorted(path.rglob(NAME))
         if not files:
-            raise DataError(f"predictions={place}: there is no {NAME} in or below this folder.")
+            raise DataError(f"predictions={path}: there is no {NAME} in or below this folder.")
         predictions.update(dict.fromkeys(file.resolve() for file in files))
     return list(predictions)
 

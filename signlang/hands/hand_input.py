@@ -78,8 +78,8 @@ class HandInput(ABC):
     @property
     def key(self) -> str:
         """Name of what it does, for files of the cache."""
-        words = [str(value) for value in self.options.values()]
-        return "-".join([*words, self.networks.key, f"v{VERSION}"])
+        values = [str(value) for value in self.options.values()]
+        return "-".join([*values, self.networks.key, f"v{VERSION}"])
 
     def summary(self, with_hand: int, images: int) -> str:
         """Say in how many images there is a hand, and what happens to the others."""

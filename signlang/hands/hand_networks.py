@@ -173,11 +173,11 @@ def _is_complete(folder: Path) -> bool:
 
 @lru_cache(maxsize=4)
 def _read(folder: str) -> HandNetworks:
-    place = Path(folder)
-    if not _is_complete(place):
-        raise SettingError(f"The hand networks are not in the cache, {place.parent}. {LATER}")
-    palm, landmarks = ((place / name).read_bytes() for name in (PALM, LANDMARKS))
-    return HandNetworks(place.name, palm, landmarks, (place / LICENSE).read_text("utf-8"))
+    path = Path(folder)
+    if not _is_complete(path):
+        raise SettingError(f"The hand networks are not in the cache, {path.parent}. {LATER}")
+    palm, landmarks = ((path / name).read_bytes() for name in (PALM, LANDMARKS))
+    return HandNetworks(path.name, palm, landmarks, (path / LICENSE).read_text("utf-8"))
 
 
 @lru_cache(maxsize=2)

@@ -237,23 +237,23 @@ def bounded_minima(
     ([1.0, 2.0], [0.0, 0.0])
     """
     places, values = np.empty(len(low)), np.empty(len(low))
-    which, ends = np.arange(len(low)), np.stack([low, high])
+    numbers, ends = np.arange(len(low)), np.stack([low, high])
     first = low + GOLDEN * (high - low)
     x = np.stack([first] * 3)  # best, second and third
-    f = np.stack([function(first, which)] * 3)
+    f = np.stack([function(first, numbers)] * 3)
     steps = np.zeros_like(ends)  # the last one, and that before it
     while True:
-        near = SQRT_EPS * np.abs(x[0]) + tolerance / 3
-        active = np.abs(x[0] - 0.5 * ends.sum(0)) > 2 * near - 0.5 * (ends[1] - ends[0])
+        tolerances = SQRT_EPS * np.abs(x[0]) + tolerance / 3
+        active = np.abs(x[0] - 0.5 * ends.sum(0)) > 2 * tolerances - 0.5 * (ends[1] - ends[0])
         if not active.all():
-            places[which[~active]], values[which[~active]] = x[0, ~active], f[0, ~active]
-            which, near = which[active], near[active]
+            places[numbers[~active]], values[numbers[~active]] = x[0, ~active], f[0, ~active]
+            numbers, tolerances = numbers[active], tolerances[active]
             ends, x, f, steps = (state[:, active] for state in (ends, x, f, steps))
-        if not len(which):
+        if not len(numbers):
             return places, values
-        steps = _steps(ends, x, f, steps, near)
-        trial = x[0] + _sign(steps[0]) * np.maximum(np.abs(steps[0]), near)
-        f_trial = function(trial, which)
+        steps = _steps(ends, x, f, steps, tolerances)
+        trial = x[0] + _sign(steps[0]) * np.maximum(np.abs(steps[0]), tolerances)
+        f_trial = function(trial, numbers)
         rank = [
             f_trial <= f[0],
             (f_trial <= f[1]) | (x[1] == x[0]),
@@ -369,7 +369,7 @@ def _lowest_temperature(rows: Floats) -> float:
 STEP: Final = 0.1  # of log temperatures; a parabola finds the optimum between them
 LOG_BOUNDS: Final = (math.log(BOUNDS[0]), math.log(BOUNDS[1]))
 LOG_GRID: Final = STEP * np.arange(round(LOG_BOUNDS[0] / STEP), round(LOG_BOUNDS[1] / STEP) + 1)
-BLOCK: Final = 2**16  # exponentials at once: what a core keeps at hand
+BLOCK: Final = 2**16  # exponentials at once, which the cache of a core holds
 ONE: Final = int(np.abs(LOG_GRID).argmin())  # where the temperature is 1
 
 

@@ -259,7 +259,9 @@ class Classifier(pl.LightningModule):
         criterion = self.loss if stage == "train" and self.loss is not None else F.cross_entropy
         # in training a network may return (B, heads, classes): each head is trained by itself
         heads = logits.unbind(1) if logits.ndim == 3 else (logits,)
-        loss: torch.Tensor = torch.stack([criterion(one, labels) for one in heads]).mean()
+        loss: torch.Tensor = torch.stack(
+            [criterion(head_logits, labels) for head_logits in heads]
+        ).mean()
         logits = logits.mean(1) if logits.ndim == 3 else logits
         if labels.ndim > 1:  # of mixed images: the class that has the largest share
             labels = labels.argmax(1)

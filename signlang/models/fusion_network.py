@@ -66,9 +66,14 @@ class FusionNetwork(nn.Module):
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Parameters with their learning rates: the points are a small network from scratch."""
         points = list(self.landmarks.parameters())
-        own = {id(one) for one in points}
-        others = [one for one in self.parameters() if id(one) not in own]
-        return [{"params": others}, {"params": points, "lr": learning_rate * self.points_rate}]
+        point_ids = {id(parameter) for parameter in points}
+        other_parameters = [
+            parameter for parameter in self.parameters() if id(parameter) not in point_ids
+        ]
+        return [
+            {"params": other_parameters},
+            {"params": points, "lr": learning_rate * self.points_rate},
+        ]
 
 
 def split_rows(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

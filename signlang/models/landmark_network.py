@@ -132,11 +132,11 @@ def moved(points: torch.Tensor, movement: Movement) -> torch.Tensor:
     for axes, limit in (((0, 1), movement.rotation), ((0, 2), tilt), ((1, 2), tilt)):
         angle = uniform(math.radians(limit))
         cosine, sine = angle.cos()[:, None], angle.sin()[:, None]
-        one, other = points[:, :, axes[0]], points[:, :, axes[1]]
+        first, second = points[:, :, axes[0]], points[:, :, axes[1]]
         turned = [points[:, :, axis] for axis in range(3)]
         turned[axes[0]], turned[axes[1]] = (
-            one * cosine - other * sine,
-            one * sine + other * cosine,
+            first * cosine - second * sine,
+            first * sine + second * cosine,
         )
         points = torch.stack(turned, dim=2)
     return points * scale + torch.randn_like(points) * movement.jitter

@@ -165,7 +165,7 @@ SUPERSAMPLING = 2  # pixels drawn per pixel and edge
 CREASES = (((0.40, 0.66), (0.12, 0.60), (-0.20, 0.42)), ((-0.38, 0.66), (-0.10, 0.72), (0.2, 0.9)))
 TINT = (0.18, 0.0, -0.08)  # light that enters skin leaves it redder, which shows in the shade
 SIDEWAYS = {"0": -58.0}  # the O is shown from the thumb's side, as signers do
-SHOWN_FROM_BACK = frozenset("12345")  # the signs that some signers show with the palm inwards
+SIGNS_FROM_BACK = frozenset("12345")  # the signs that some signers show with the palm inwards
 
 
 def draw_capsule(depth: Floats32, start: Floats, end: Floats, radii: tuple[float, float]) -> None:
@@ -210,7 +210,7 @@ class View:
 
 def _projection(sign: str, build: Build, view: View, edge: int) -> tuple[Floats, Floats]:
     """The 3x3 matrix and the shift that take hand coordinates to pixels (y down, z in pixels)."""
-    back = build.palm_inwards and sign in SHOWN_FROM_BACK
+    back = build.palm_inwards and sign in SIGNS_FROM_BACK
     yaw = np.radians(view.yaw + SIDEWAYS.get(sign, 0.0) + (180.0 if back else 0.0))
     pitch, roll = np.radians(view.pitch), np.radians(view.roll)
     about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
