@@ -23,17 +23,17 @@ FINGERS = {8: 0, 12: 1, 16: 2}  # fingertip -> channel that makes it long
 def _model(
     nodes: list[onnx.NodeProto],
     constants: dict[str, Array],
-    side: int,
+    size: int,
     outputs: dict[str, list[int | str]],
 ) -> bytes:
-    given = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", side, side, 3])
-    made = [
+    image_info = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])
+    output_infos = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in outputs.items()
     ]
     graph = helper.make_graph(
         [helper.make_node("Cast", ["images"], ["pixels"], to=1), *nodes],
-        "made", [given], made,
+        "made", [image_info], output_infos,
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )  # fmt: skip
     opset = helper.make_opsetid("", 17)

@@ -231,7 +231,7 @@ def test_own_components_compare_evaluate_and_export(own_run: Path, place: Path) 
     assert done.code == 0, done.err
 
 
-def test_finished_runs_are_looked_up_without_importing_code_of_the_user(
+def test_trained_runs_are_looked_up_without_importing_code_of_the_user(
     own_run: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # it may import torch, and the workers of a sweep are forked after this

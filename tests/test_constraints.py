@@ -94,14 +94,14 @@ def test_a_wrong_value_is_one_sentence(values: dict[str, Any], sentence: str) ->
 
 
 def test_good_values_are_taken_as_they_are(tmp_path: Path) -> None:
-    made = validated(
+    example = validated(
         Example,
         {"split": {"folds": 2, "fold": 1}, "workers": 4, "lr": 1, "file": tmp_path, "name": 12},
     )
-    assert (made.split.fold, made.workers, made.lr, made.name) == (1, 4, 1.0, "12")
-    assert made.file == tmp_path
+    assert (example.split.fold, example.workers, example.lr, example.name) == (1, 4, 1.0, "12")
+    assert example.file == tmp_path
     with pytest.raises(ValidationError, match="frozen"):
-        made.lr = 2.0
+        example.lr = 2.0
 
 
 def test_what_is_missing_is_named() -> None:

@@ -77,7 +77,7 @@ def test_help_and_refusals_do_not_import_torch(tmp_path: Path) -> None:
         assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
 
 
-def test_help_shows_the_parts_and_the_settings(tmp_path: Path) -> None:
+def test_help_shows_the_components_and_the_settings(tmp_path: Path) -> None:
     result = run_command(tmp_path, "--help")
     assert result.code == 0
     for words in (

@@ -104,12 +104,12 @@ def test_training_images_are_as_sharp_as_those_that_are_predicted(size: int) -> 
     import albumentations as A
 
     batch = np.random.default_rng(0).integers(0, 256, (4, 100, 100, 3), dtype=np.uint8)
-    judged = image_io.resize_batch(batch, size)
+    resized = image_io.resize_batch(batch, size)
     for transforms in ([A.HorizontalFlip(p=0.0)], [Affine(0, 0, 0)]):
         trained = Augmentation(transforms, size)(batch, 0)
-        assert sharpness(trained) == pytest.approx(sharpness(judged), rel=0.02)
+        assert sharpness(trained) == pytest.approx(sharpness(resized), rel=0.02)
         if size <= 100:
-            assert np.array_equal(trained, judged)
+            assert np.array_equal(trained, resized)
     cropped = Augmentation([A.CenterCrop(80, 60)], size)(batch, 0)
     same = [image_io.resize_image(Image.fromarray(one[10:90, 20:80]), size) for one in batch]
     assert np.abs(cropped.astype(int) - np.stack(same)).max() <= (1 if size > 80 else 0)

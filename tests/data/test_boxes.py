@@ -58,14 +58,14 @@ def write_yolo(root: Path, per_class: int = 6) -> Path:
 
 
 def write_coco(root: Path) -> Path:
-    images, found = [], []
+    images, annotations = [], []
     for place, (number, label, box) in enumerate(boxes()):
         name = f"{NAMES.index(label)}_{number}.png"
         draw(root / "images" / name, label, box)
         images.append({"id": place, "file_name": name, "width": SIZE[0], "height": SIZE[1]})
-        found.append({"image_id": place, "category_id": 7 + NAMES.index(label), "bbox": box})
+        annotations.append({"image_id": place, "category_id": 7 + NAMES.index(label), "bbox": box})
     categories = [{"id": 7 + number, "name": name} for number, name in enumerate(NAMES)]
-    content = {"images": images, "annotations": found, "categories": categories}
+    content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations.json").write_text(json.dumps(content), "utf-8")
     return root
 

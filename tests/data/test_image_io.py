@@ -323,8 +323,8 @@ def test_limits_of_files_and_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_files_without_an_ending_are_looked_into(tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(encoded(Image.fromarray(RAMP)))
     (tmp_path / "text").write_text("hello")
-    found = [looks_like_image(tmp_path / name) for name in ("image", "text", "nowhere")]
-    assert found == [True, False, False]
+    are_images = [looks_like_image(tmp_path / name) for name in ("image", "text", "nowhere")]
+    assert are_images == [True, False, False]
     names = [".png", ".JPEG", ".webp", ".tif", ".pdf", ".mpg", ".h5", ".fits", ".txt", ""]
     assert [is_image_name(name) for name in names] == [True] * 4 + [False] * 6
 

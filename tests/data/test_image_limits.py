@@ -27,15 +27,15 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment of a plain JPEG, by its own lengths."""
-    place = 2
-    while (marker := jpeg[place + 1]) != 0xD9:
-        end = place + 2 + struct.unpack_from(">H", jpeg, place + 2)[0]
+    start = 2
+    while (marker := jpeg[start + 1]) != 0xD9:
+        end = start + 2 + struct.unpack_from(">H", jpeg, start + 2)[0]
         if marker == SCAN:
-            found = _AFTER_SCAN.search(jpeg, end)
-            assert found
-            end = found.start()
-        yield marker, place, end
-        place = end
+            match = _AFTER_SCAN.search(jpeg, end)
+            assert match
+            end = match.start()
+        yield marker, start, end
+        start = end
 
 
 def many_scans(size: tuple[int, int], count: int) -> bytes:

@@ -68,7 +68,7 @@ def test_every_image_is_tested_once_and_never_trained_on(split: str) -> None:
     assert sorted(tested) == list(range(300))
 
 
-def test_stratified_parts_have_equal_shares() -> None:
+def test_stratified_folds_have_equal_shares() -> None:
     subsets = subsets_of(INDEX, fold=2)
     assert np.bincount(INDEX.labels[subsets.test]).tolist() == [10, 20, 30]
     assert np.bincount(INDEX.labels[subsets.validation]).tolist() == [4, 8, 12]
@@ -115,7 +115,7 @@ def test_the_optimistic_protocol_names_itself() -> None:
     assert set(subsets_of(INDEX).names(300)) == {"train", "validation", "test"}
 
 
-def test_what_cannot_be_folded_is_refused_with_the_mend() -> None:
+def test_what_cannot_be_folded_is_refused_with_the_fix() -> None:
     with pytest.raises(DataError, match=r"fewer of A \(3\).*folds=3"):
         subsets_of(index_of({"A": 3, "B": 50}))
     with pytest.raises(DataError, match=r"who is in the images.*data\.signers"):
@@ -400,29 +400,30 @@ def test_groups_that_are_not_known_are_an_error_with_the_ways_to_give_them() -> 
         split_subsets(INDEX, ByGroup())
 
 
-GIVEN = tuple(s for _ in "AB" for s in ("train",) * 6 + ("validation",) * 2 + ("test",) * 2)
+SUBSETS = tuple(s for _ in "AB" for s in ("train",) * 6 + ("validation",) * 2 + ("test",) * 2)
 
 
-def given(names: tuple[str, ...] | None) -> Index:
+def with_subsets(names: tuple[str, ...] | None) -> Index:
     return named([f"{c}/{n}.png" for c in "AB" for n in range(10)], given=names)
 
 
 def test_given_subsets_are_taken_as_they_are() -> None:
-    subsets = split_subsets(given(GIVEN), Given(), folds=1)
+    subsets = split_subsets(with_subsets(SUBSETS), Given(), folds=1)
     assert subsets.train.tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
     assert subsets.validation.tolist() == [6, 7, 16, 17]
     assert subsets.test.tolist() == [8, 9, 18, 19]
-    none = tuple({"validation": "unused"}.get(name, name) for name in GIVEN)
-    cut = split_subsets(given(none), Given(), folds=1, validation=0.34)
+    none = tuple({"validation": "unused"}.get(name, name) for name in SUBSETS)
+    cut = split_subsets(with_subsets(none), Given(), folds=1, validation=0.34)
     assert cut.test.tolist() == [8, 9, 18, 19]
     assert sorted([*cut.train, *cut.validation]) == subsets.train.tolist()
     assert len(cut.validation) == 4
     with pytest.raises(SettingError, match=r"folds=5: add \+split\.folds=1"):
-        split_subsets(given(GIVEN), Given())
-    same = split_subsets(given(GIVEN), Given(), folds=1, validation="fold")
+        split_subsets(with_subsets(SUBSETS), Given())
+    same = split_subsets(with_subsets(SUBSETS), Given(), folds=1, validation="fold")
     assert same.validation.tolist() == same.test.tolist() == [8, 9, 18, 19]
     assert (
-        fold_numbers(Given(), given(GIVEN), 1, 0).tolist() == [1] * 8 + [0] * 2 + [1] * 8 + [0] * 2
+        fold_numbers(Given(), with_subsets(SUBSETS), 1, 0).tolist()
+        == [1] * 8 + [0] * 2 + [1] * 8 + [0] * 2
     )
 
 
@@ -439,4 +440,4 @@ def test_given_subsets_that_cannot_be_used_are_named(
     names: tuple[str, ...] | None, sentence: str
 ) -> None:
     with pytest.raises(DataError, match=sentence):
-        split_subsets(given(names), Given(), folds=1)
+        split_subsets(with_subsets(names), Given(), folds=1)

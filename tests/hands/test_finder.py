@@ -44,12 +44,12 @@ def centre_of_light(image: Pixels) -> tuple[float, float]:
 
 
 def test_anchors_are_those_of_the_detector() -> None:
-    found = anchors()
-    assert found.shape == (2016, 2)
-    assert found[0].tolist() == found[1].tolist() == [0.5 / 24, 0.5 / 24]
-    assert found[2].tolist() == [1.5 / 24, 0.5 / 24]  # x runs first
-    assert found[1152].tolist() == found[1157].tolist() == [0.5 / 12, 0.5 / 12]
-    assert found[-1].tolist() == [11.5 / 12, 11.5 / 12]
+    centres = anchors()
+    assert centres.shape == (2016, 2)
+    assert centres[0].tolist() == centres[1].tolist() == [0.5 / 24, 0.5 / 24]
+    assert centres[2].tolist() == [1.5 / 24, 0.5 / 24]  # x runs first
+    assert centres[1152].tolist() == centres[1157].tolist() == [0.5 / 12, 0.5 / 12]
+    assert centres[-1].tolist() == [11.5 / 12, 11.5 / 12]
 
 
 def test_overlapping_palms_are_averaged_by_their_scores() -> None:
@@ -88,7 +88,7 @@ def test_what_is_cut_out_is_found_again_in_the_image(angle: float, side: float) 
     assert back[:2] == pytest.approx((420.5, 280.5), abs=0.01 * side)
 
 
-def test_beyond_the_image_its_edge_goes_on() -> None:
+def test_beyond_the_image_its_edge_repeats() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     image[:, -1] = (9, 8, 7)
     assert (cut(image, Region(100.0, 20.0, 30.0, 0.0), 16) == (9, 8, 7)).all()

@@ -102,19 +102,19 @@ def test_the_network_reads_the_points_that_were_written(made_networks: HandNetwo
     image = np.asarray(HandPoints(networks=made_networks).of_hand(
         Image.new("RGB", (9, 9)), hand(20, 30, 40)))  # fmt: skip
     planes = torch.from_numpy(np.stack([image, 0 * image])).permute(0, 3, 1, 2) / 255
-    points, found = decode_points(planes)
+    points, has_hand = decode_points(planes)
     assert points[0].numpy() == pytest.approx(encoded_points(image), abs=1e-4)
-    assert found.tolist() == [[1.0], [0.0]]
+    assert has_hand.tolist() == [[1.0], [0.0]]
 
 
 def test_an_input_is_made_again_from_what_a_bundle_says(made_networks: HandNetworks) -> None:
-    for one in (
+    for hand_input in (
         HandCrop(networks=made_networks, margin=0.1, mirror=True, not_found="blank"),
         HandPoints(networks=made_networks, mirror=False),
         HandBoth(networks=made_networks, margin=0.1, image_size=72),
     ):
-        assert from_options(one.options, made_networks) == one
-        assert one.key == from_options(one.options, made_networks).key
+        assert from_options(hand_input.options, made_networks) == hand_input
+        assert hand_input.key == from_options(hand_input.options, made_networks).key
     with pytest.raises(SettingError, match="another version"):
         from_options({"input": "HandCrop", "angle": 3}, made_networks)
     assert prepared(image := Image.new("RGB", (2, 2)), None) is image

@@ -1,4 +1,4 @@
-"""Each image is searched once, and a search that was killed goes on."""
+"""Each image is searched once, and a search that was killed is resumed."""
 
 import os
 import signal
@@ -75,7 +75,7 @@ def test_an_image_that_changed_is_told(
         find_hands(some_without, paths[:1], digests[1:2], made_networks, str(tmp_path))
 
 
-def test_a_killed_search_goes_on(made_cache: Path, tmp_path: Path) -> None:
+def test_a_killed_search_is_resumed(made_cache: Path, tmp_path: Path) -> None:
     rng, place = np.random.default_rng(0), tmp_path / "images"
     place.mkdir()
     for number in range(400):

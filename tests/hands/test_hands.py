@@ -165,11 +165,11 @@ def test_drawings_that_cannot_be_drawn_are_refused(
 def check_networks(client: httpx.Client, listed: ModelInfo, bundle: Path) -> None:
     """A browser gets what finds hands: once, compressed, and with the settings of the bundle."""
     info = json.loads((bundle / "bundle.json").read_text("utf-8"))
-    given = listed.browser.hands
-    assert given
-    assert given.options == info["hands"]["options"]
+    browser_hands = listed.browser.hands
+    assert browser_hands
+    assert browser_hands.options == info["hands"]["options"]
     size = 0
-    for name, address in (("palm", given.palm), ("landmarks", given.landmarks)):
+    for name, address in (("palm", browser_hands.palm), ("landmarks", browser_hands.landmarks)):
         wanted = (bundle / "hands" / f"{name}.onnx").read_bytes()
         size += len(wanted)
         for accepted, encoding in (("gzip", "gzip"), ("identity", None)):
@@ -178,8 +178,8 @@ def check_networks(client: httpx.Client, listed: ModelInfo, bundle: Path) -> Non
             assert got.content == wanted
             again = client.get(address, headers={"if-none-match": got.headers["etag"]})
             assert (again.status_code, again.content) == (304, b"")
-    assert given.bytes == size
-    assert client.get(given.palm.replace("palm", "other")).status_code == 404
+    assert browser_hands.bytes == size
+    assert client.get(browser_hands.palm.replace("palm", "other")).status_code == 404
 
 
 def test_the_points_tell_the_classes_apart(
@@ -224,13 +224,13 @@ def test_a_blank_image_stands_where_no_hand_is_found(
                   "trainer.max_epochs=1")  # fmt: skip
     dark, grey = some_without / "A/A4.png", Image.new("RGB", (8, 8), (128, 128, 128))
     with run_network(run) as network:
-        (shown,) = network(dark)
-        assert np.array_equal(shown, np.asarray(grey.resize((32, 32))))
+        (network_input,) = network(dark)
+        assert np.array_equal(network_input, np.asarray(grey.resize((32, 32))))
     assert run.metrics["hands"]["not_found"] == "blank"
 
 
 class run_network:
-    """What the network of a run is shown."""
+    """The images that the network of a run gets."""
 
     def __init__(self, run: api.LoadedRun) -> None:
         self.model = run.network

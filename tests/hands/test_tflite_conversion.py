@@ -64,26 +64,26 @@ class Writer:
     def operator(
         self, code: int, inputs: list[int], output: int, options: dict[int, tuple[str, int]]
     ) -> None:
-        given, made = self._numbers(inputs), self._numbers([output])
+        input_vector, output_vector = self._numbers(inputs), self._numbers([output])
         self.b.StartObject(8)
         for field, (kind, value) in options.items():
             slot = self.b.PrependInt8Slot if kind == "b" else self.b.PrependInt32Slot
             slot(field, value, 0)
-        own = self.b.EndObject()
+        options_table = self.b.EndObject()
         if code not in self.codes:
             self.codes.append(code)
         self.b.StartObject(13)
         self.b.PrependUint32Slot(0, self.codes.index(code), 0)
-        self.b.PrependUOffsetTRelativeSlot(1, given, 0)
-        self.b.PrependUOffsetTRelativeSlot(2, made, 0)
-        self.b.PrependUOffsetTRelativeSlot(4, own, 0)
+        self.b.PrependUOffsetTRelativeSlot(1, input_vector, 0)
+        self.b.PrependUOffsetTRelativeSlot(2, output_vector, 0)
+        self.b.PrependUOffsetTRelativeSlot(4, options_table, 0)
         self.operators.append(int(self.b.EndObject()))
 
-    def finish(self, given: int, made: int) -> bytes:
-        parts = [self._list(self.tensors), self._numbers([given]), self._numbers([made]),
-                 self._list(self.operators)]  # fmt: skip
+    def finish(self, image: int, output: int) -> bytes:
+        vectors = [self._list(self.tensors), self._numbers([image]), self._numbers([output]),
+                   self._list(self.operators)]  # fmt: skip
         self.b.StartObject(6)
-        for field, offset in enumerate(parts):
+        for field, offset in enumerate(vectors):
             self.b.PrependUOffsetTRelativeSlot(field, offset, 0)
         graph = self.b.EndObject()
         codes = []
@@ -135,7 +135,7 @@ def test_a_converted_network_computes_what_tensorflow_defines() -> None:
     data, weights = small_network(rng)
     session = onnxruntime.InferenceSession(to_onnx(data, {"sum": 0}))
     images = rng.integers(0, 256, (3, 10, 10, 3), dtype=np.uint8)
-    (made,) = session.run(["sum"], {"images": images})
+    (outputs,) = session.run(["sum"], {"images": images})
     planes = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     # SAME: 5 places of stride 2 over 10 pixels want 3 more, one before and two behind
     first = F.conv2d(F.pad(planes, (1, 2, 1, 2)), weights["kernel"].permute(0, 3, 1, 2),
@@ -144,7 +144,7 @@ def test_a_converted_network_computes_what_tensorflow_defines() -> None:
                       groups=4)  # fmt: skip
     bent = F.prelu(first + second, weights["slopes"].flatten())
     assert (first == 6).any()
-    assert made == pytest.approx(bent.numpy(), abs=1e-4)
+    assert outputs == pytest.approx(bent.numpy(), abs=1e-4)
 
 
 def test_what_is_not_known_is_refused() -> None:

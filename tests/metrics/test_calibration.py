@@ -315,8 +315,8 @@ def test_gains_are_those_of_as_many_fits_without_one_image(
 def sure(n: int, mistakes: int, margin: float) -> tuple[Floats, Ints]:
     """Logits of equal margins in three classes, of which some are wrong."""
     labels = np.arange(n) % 3
-    said = np.where(np.arange(n) < mistakes, (labels + 1) % 3, labels)
-    return margin * np.eye(3)[said] + 0.01 * np.eye(3)[(said + 1) % 3], labels
+    predicted = np.where(np.arange(n) < mistakes, (labels + 1) % 3, labels)
+    return margin * np.eye(3)[predicted] + 0.01 * np.eye(3)[(predicted + 1) % 3], labels
 
 
 @pytest.mark.parametrize(
@@ -353,16 +353,16 @@ def test_calibrated_is_no_worse_than_uncalibrated(size: int, mistakes: int) -> N
     """Of a network whose mistakes are no less sure than its other predictions, as real ones are."""
     rng = np.random.default_rng(mistakes)
     labels = rng.integers(0, 10, 600)
-    said = np.where(np.arange(600) < mistakes, (labels + 1) % 10, labels)
-    logits = rng.gamma(4, 3, size=(600, 1)) * np.eye(10)[said] + rng.normal(size=(600, 10))
+    predicted = np.where(np.arange(600) < mistakes, (labels + 1) % 10, labels)
+    logits = rng.gamma(4, 3, size=(600, 1)) * np.eye(10)[predicted] + rng.normal(size=(600, 10))
     shares = torch.from_numpy(logits).softmax(1).numpy()
     worse, always = 0, 0
     for _ in range(40):
         order = rng.permutation(600)
-        here, rest = order[:size], order[size:]
+        fitted_rows, rest = order[:size], order[size:]
         before = classification_metrics(shares[rest], labels[rest])["loss"]
-        fitted = fit_calibration(shares[here], labels[here], 0.99).temperature
-        forced = fit_temperature(logits[here], labels[here])
+        fitted = fit_calibration(shares[fitted_rows], labels[fitted_rows], 0.99).temperature
+        forced = fit_temperature(logits[fitted_rows], labels[fitted_rows])
         losses = [
             classification_metrics(apply_temperature(shares[rest], t), labels[rest])["loss"]
             for t in (fitted, forced)

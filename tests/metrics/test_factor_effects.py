@@ -135,9 +135,9 @@ def test_main_effects_are_scipys_tests_of_the_means_over_the_other_factors() -> 
 
 def test_a_factor_without_any_effect_gets_1_in_spite_of_rounding() -> None:
     # the same accuracies at each level, summed up in another order
-    figures = [0.1, 0.2, 0.3]
-    assert sum(figures) != sum(reversed(figures))
-    values = [[f] * 4 for turn in range(3) for f in figures[turn:] + figures[:turn]]
+    accuracies = [0.1, 0.2, 0.3]
+    assert sum(accuracies) != sum(reversed(accuracies))
+    values = [[f] * 4 for turn in range(3) for f in accuracies[turn:] + accuracies[:turn]]
     levels = {"seen": list("aaabbbccc"), "other": list("xyzyzxzxy")}
     assert main_effect_p(levels, values)["seen"] == 1
 

@@ -353,28 +353,28 @@ def test_the_interval_by_cluster_holds_the_truth_as_often_as_it_says(
     assert alone <= 0.7
 
 
-def test_holm_gives_the_figures_of_r() -> None:
+def test_holm_gives_the_p_values_of_r() -> None:
     # R's multtest, in statsmodels/stats/tests/test_multi.py (TestMultiTests1, column Holm)
-    given = [
+    p_values = [
         0.838541367553, 0.642193923795, 0.680845947633, 0.967833824309, 0.71626938238,
         0.177096952723, 5.23656777208e-05, 0.0202732688798, 0.00028140506198, 0.0149877310796,
     ]  # fmt: skip
     adjusted = [1, 1, 1, 1, 1, 1, 5.23656777208e-04, 0.1419128821586, 2.53264555782e-03,
                 0.1199018486368]  # fmt: skip
-    assert holm(given).tolist() == pytest.approx(adjusted, rel=1e-9)
+    assert holm(p_values).tolist() == pytest.approx(adjusted, rel=1e-9)
     assert holm([]).tolist() == []
 
 
 def test_holm_is_the_closure_of_bonferroni() -> None:
     # Marcus, Peritz and Gabriel 1976: a hypothesis falls if each intersection with it does
     for seed in range(20):
-        given = np.random.default_rng(seed).random(5).round(1) ** 2  # with ties
+        p_values = np.random.default_rng(seed).random(5).round(1) ** 2  # with ties
         subsets = list(chain.from_iterable(combinations(range(5), size) for size in range(1, 6)))
         closed = [
-            max(min(1.0, len(s) * min(given[list(s)])) for s in subsets if one in s)
+            max(min(1.0, len(s) * min(p_values[list(s)])) for s in subsets if one in s)
             for one in range(5)
         ]
-        assert holm(given).tolist() == pytest.approx(closed)
+        assert holm(p_values).tolist() == pytest.approx(closed)
 
 
 @pytest.mark.parametrize("wrong", [[0.1, np.nan], [0.1, 1.1], [-0.1], [[0.1, 0.2]], 0.1])

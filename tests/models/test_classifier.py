@@ -145,11 +145,11 @@ def test_probabilities_of_images_are_those_of_the_network_in_evaluation_mode() -
     pixels = np.random.default_rng(0).integers(0, 256, (2, 27, 27, 3), dtype=np.uint8)
     for training in (True, False):
         classifier.train(training)
-        found = classifier.predict_images(pixels)
+        probabilities = classifier.predict_images(pixels)
         assert classifier.training == training
         with torch.no_grad():
             expected = classifier.eval()(torch.tensor(pixels)).softmax(1)
-        assert torch.equal(found, expected)
+        assert torch.equal(probabilities, expected)
     assert classifier.predict_images([]).shape == (0, 3)
     large = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     image = Image.fromarray(large)
@@ -157,9 +157,9 @@ def test_probabilities_of_images_are_those_of_the_network_in_evaluation_mode() -
     twice = resize_image(Image.fromarray(resize_image(image, 50)), 27)
     for sizes, resized in (((), once), ((50,), twice)):
         classifier.stored_sizes = sizes
-        found = classifier.predict_images(image)
+        probabilities = classifier.predict_images(image)
         classifier.stored_sizes = ()
-        assert torch.equal(found, classifier.predict_images(resized))
+        assert torch.equal(probabilities, classifier.predict_images(resized))
 
 
 def test_the_first_weights_are_those_of_start_and_no_part_of_a_checkpoint(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from signlang.models.fusion_network import FusionNetwork, split_rows
 @pytest.fixture(scope="module")
 def network() -> FusionNetwork:
     torch.manual_seed(0)
-    made = networks.build_network("fusion", 3, 64)
-    assert isinstance(made, FusionNetwork)
-    return made
+    fusion = networks.build_network("fusion", 3, 64)
+    assert isinstance(fusion, FusionNetwork)
+    return fusion
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_points_learn_at_a_rate_of_their_own(network: FusionNetwork) -> None:
 
 def test_the_image_network_is_one_of_ours_or_of_timm() -> None:
     for image, size in (("mobilenetv2", 1280), ("resnet10t", 512)):
-        made = networks.fusion(3, 64, image=image)
-        assert isinstance(made, FusionNetwork)
-        assert made.classifier.in_features == size
-        assert made.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 3)
+        model = networks.fusion(3, 64, image=image)
+        assert isinstance(model, FusionNetwork)
+        assert model.classifier.in_features == size
+        assert model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 3)

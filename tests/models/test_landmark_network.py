@@ -13,9 +13,9 @@ STILL: dict[str, float] = {"rotation": 0.0, "tilt": 0.0, "zoom": 0.0, "jitter": 
 @pytest.fixture
 def points() -> torch.Tensor:
     torch.manual_seed(0)
-    made = torch.randn(400, 21, 3)
-    made[:, 0] = 0
-    return made
+    drawn = torch.randn(400, 21, 3)
+    drawn[:, 0] = 0
+    return drawn
 
 
 def bones(points: torch.Tensor) -> torch.Tensor:
@@ -56,12 +56,12 @@ def test_the_configuration_sets_the_movement() -> None:
 @pytest.mark.parametrize("kind", ["landmarks", "fusion"])
 def test_without_a_hand_no_sign_is_more_probable(kind: str) -> None:
     torch.manual_seed(0)
-    side = 8 if kind == "landmarks" else 64
-    images = torch.rand(3, 3, side, side)
+    size = 8 if kind == "landmarks" else 64
+    images = torch.rand(3, 3, size, size)
     images[0, :, -1] = 0  # the whole of the points' row, or the last eight numbers
     images[1:, :, -1, 7 if kind == "landmarks" else 63] = 1  # there is a hand
     learnt, rejected = (
-        getattr(networks, kind)(4, side, reject_empty=reject).eval() for reject in (False, True)
+        getattr(networks, kind)(4, size, reject_empty=reject).eval() for reject in (False, True)
     )
     rejected.load_state_dict(learnt.state_dict())
     with torch.no_grad():

@@ -60,9 +60,9 @@ def put_in_cache(hubs: Path, seed: int = 1) -> Path:
 
 def test_the_crops_of_a_fusion_start_from_the_weights_of_its_image_network(hubs: Path) -> None:
     file = put_in_cache(hubs)
-    found = pretrained_weights(FUSION)
-    assert found is not None
-    assert found.file == file.resolve()
+    hub_weights = pretrained_weights(FUSION)
+    assert hub_weights is not None
+    assert hub_weights.file == file.resolve()
     wanted = timm.create_model("test_resnet", num_classes=0).state_dict().keys()
     state = load_file(file)
     for options in ({"pretrained": True}, {"weights": str(file)}):
@@ -74,9 +74,9 @@ def test_the_crops_of_a_fusion_start_from_the_weights_of_its_image_network(hubs:
 
 def test_weights_come_from_the_cache_of_the_hub(hubs: Path) -> None:
     file = put_in_cache(hubs)
-    found = pretrained_weights(TIMM)
-    assert found is not None
-    assert found.text == f"{HUB_NAME} {file_digest(str(file)).split()[1]}"
+    hub_weights = pretrained_weights(TIMM)
+    assert hub_weights is not None
+    assert hub_weights.text == f"{HUB_NAME} {file_digest(str(file)).split()[1]}"
     state = weights.read_state(str(file))
     direct = {"_target_": "timm.create_model", "model_name": "test_resnet"}
     for node in (TIMM, direct):

@@ -50,9 +50,9 @@ def theirs(classes: int = 3) -> dict[str, torch.Tensor]:
 def test_a_state_is_found_where_others_put_it(tmp_path: Path, around: str, prefix: str) -> None:
     state = {prefix + key: value for key, value in theirs().items()}
     content = {around: state, "epoch": 3} if around else state
-    found = read_state(saved(content, tmp_path / "w.pt"))
-    assert found.keys() == theirs().keys()
-    assert all(torch.equal(found[key], value) for key, value in theirs().items())
+    loaded = read_state(saved(content, tmp_path / "w.pt"))
+    assert loaded.keys() == theirs().keys()
+    assert all(torch.equal(loaded[key], value) for key, value in theirs().items())
 
 
 def test_what_is_no_state_is_refused(tmp_path: Path) -> None:
@@ -150,6 +150,6 @@ def test_full_weights_need_every_entry(tmp_path: Path) -> None:
     for words in ("body.0.bias: not in the file", "more: not in the network",
                   "head.weight: (5, 4) in the file, (3, 4) in the network"):  # fmt: skip
         assert words in str(caught.value)
-    strangers = {"x.a": torch.zeros(1), "y.b": torch.zeros(1)}
+    foreign_state = {"x.a": torch.zeros(1), "y.b": torch.zeros(1)}
     with pytest.raises(WeightsError, match=r"x\.a: not in the network"):
-        load_full_state(Net(), saved(strangers, tmp_path / "w.pt"), 3)
+        load_full_state(Net(), saved(foreign_state, tmp_path / "w.pt"), 3)
