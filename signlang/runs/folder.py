@@ -72,7 +72,7 @@ def _file_checksum(file: Path) -> str:
         return ""
 
 
-def _unchanged_since(file: Path) -> tuple[int, int]:
+def _file_stamp(file: Path) -> tuple[int, int]:
     """What tells one content of a file from another, without reading it; (0, 0) without a file."""
     try:
         status = file.stat()
@@ -335,12 +335,12 @@ class RunFolder:
             RunError: If `data.csv` is missing or damaged.
         """
         try:
-            found = {row["path"]: Crop.parsed(row.get(CROP) or "") for row in self.images}
+            crops = {row["path"]: Crop.parsed(row.get(CROP) or "") for row in self.images}
         except ValueError as error:
             raise RunError(
                 f"{self.path / 'data.csv'} is damaged ({error}). {TRAIN_AGAIN}"
             ) from None
-        return {path: crop for path, crop in found.items() if crop is not None}
+        return {path: crop for path, crop in crops.items() if crop is not None}
 
     def images_of(self, subset: str) -> list[Mapping[str, str]]:
         """The rows of `train`, `validation` or `test`; an image may be in both of the latter.
@@ -386,8 +386,8 @@ class RunFolder:
         """Take a file of a finished run that was written again for one of the run."""
         metrics = self.metrics()
         if metrics is not None and CHECKSUMS in metrics:
-            own = {**metrics[CHECKSUMS], name: _file_checksum(self.path / name)}
-            self.finish({**metrics, CHECKSUMS: own})
+            checksums = {**metrics[CHECKSUMS], name: _file_checksum(self.path / name)}
+            self.finish({**metrics, CHECKSUMS: checksums})
 
     def content(self, name: str) -> bytes:
         """Read a file, and warn if it is not as the run has left it.
@@ -419,22 +419,22 @@ class RunFolder:
             contents: Those of other files, likewise; None of a file that cannot be read.
         """
         if metrics is None:
-            known = _recorded_checksums(self.path, _unchanged_since(self.path / METRICS))
+            recorded = _recorded_checksums(self.path, _file_stamp(self.path / METRICS))
         else:
-            known = _checksums_of(metrics)
+            recorded = _checksums_of(metrics)
         for name in names:
-            if name in known:
+            if name in recorded:
                 if name == METRICS:
-                    found = _checksum_of_content(
+                    checksum = _checksum_of_content(
                         self.metrics() or {} if metrics is None else metrics
                     )
                 elif contents is None or name not in contents:
-                    found = _file_checksum(self.path / name)
+                    checksum = _file_checksum(self.path / name)
                 else:
                     content = contents[name]
-                    found = "" if content is None else _checksum(content)
-                if found != known[name]:
-                    _warn_of_change(self.path / name, found)
+                    checksum = "" if content is None else _checksum(content)
+                if checksum != recorded[name]:
+                    _warn_of_change(self.path / name, checksum)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -619,7 +619,7 @@ class Search(Strict):
 
     @property
     def caution(self) -> str:
-        """What its figures are worth, in sentences."""
+        """How far its metrics are biased, in sentences."""
         if self.nested:
             return (
                 f"{self.name}, {self.title}: each fold chose among settings by validation images "
@@ -680,8 +680,8 @@ def write_search(study: Path, search: Search) -> None:
                     f"other values:{listing(differences(one.space, search.space))}\nRepeat these, "
                     "or search in another study with study=NAME."
                 )
-            again = one.trials != search.trials
-            kept = [t.model_copy(update={"chosen": t.chosen and not again}) for t in kept]
+            choose_again = one.trials != search.trials
+            kept = [t.model_copy(update={"chosen": t.chosen and not choose_again}) for t in kept]
             folds = sorted({*search.folds, *(t.fold for t in kept)})
             search = search.model_copy(update={"folds": folds, "tried": [*search.tried, *kept]})
     file = SearchFile(searches=[*others, search])
@@ -732,25 +732,25 @@ def find_folder(word: str, runs_dir: Path, key: str = "run") -> Path:
     runs = all_runs(runs_dir)
     if word == LATEST:
         return _latest(runs, runs_dir, key)
-    folders = {place for run in runs for place in (run, run.parent, run.parents[1])}
-    names = {place.relative_to(runs_dir).as_posix(): place for place in sorted(folders)}
+    folders = {folder for run in runs for folder in (run, run.parent, run.parents[1])}
+    names = {folder.relative_to(runs_dir).as_posix(): folder for folder in sorted(folders)}
     wanted = word.strip("/").removeprefix(f"{runs_dir.as_posix()}/")
     for fits in (str.__eq__, _ends_with, _contains):
-        found = [name for name in names if wanted and fits(name, wanted)]
-        found = [name for name in found if not any(name.startswith(f"{f}/") for f in found)]
-        if len(found) == 1:
-            return names[found[0]]
-        if found:
-            raise SettingError(f"{key}={word} fits several. Give one of them:{listing(found)}")
+        matches = [name for name in names if wanted and fits(name, wanted)]
+        matches = [name for name in matches if not any(name.startswith(f"{f}/") for f in matches)]
+        if len(matches) == 1:
+            return names[matches[0]]
+        if matches:
+            raise SettingError(f"{key}={word} fits several. Give one of them:{listing(matches)}")
     if not names:
         raise SettingError(
             f"{key}={word}: there is no such folder, and no run in {runs_dir}: train something "
             "first, or say where runs are with runs_dir=DIR."
         )
-    near = closest(wanted, [*names, LATEST]) or closest(wanted, [Path(n).name for n in names])
-    meant = f" Did you mean {near}?" if near else ""
+    suggestion = closest(wanted, [*names, LATEST]) or closest(wanted, [Path(n).name for n in names])
+    hint = f" Did you mean {suggestion}?" if suggestion else ""
     raise SettingError(
-        f"{key}={word}: there is no such folder, and nothing in {runs_dir} has that name.{meant} "
+        f"{key}={word}: there is no such folder, and nothing in {runs_dir} has that name.{hint} "
         f"{LIST_RUNS}"
     )
 
@@ -767,7 +767,7 @@ def _contains(name: str, wanted: str) -> bool:
 
 
 def _latest(runs: Sequence[Path], runs_dir: Path, key: str) -> Path:
-    finished = [file for run in runs if (file := run / "metrics.json").is_file()]
-    if not finished:
+    metrics_files = [file for run in runs if (file := run / "metrics.json").is_file()]
+    if not metrics_files:
         raise SettingError(f"{key}={LATEST}: no run in {runs_dir} is finished. {LIST_RUNS}")
-    return max(finished, key=lambda file: file.stat().st_mtime_ns).parent
+    return max(metrics_files, key=lambda file: file.stat().st_mtime_ns).parent

@@ -126,23 +126,25 @@ def chosen_settings(overrides: Sequence[str], study: str, data: str) -> dict[str
         study: The study of the run.
         data: Name of its data set.
     """
-    given = dict(map(_parsed, overrides))  # the last one counts
-    presets = tuple(f"{key}={given[key]}" for key in PRESETS if given.get(key))
-    before = _defaults(presets).hydra.runtime.choices
-    groups = {key: value for key, value in given.items() if key in before and value is not None}
+    values = dict(map(_parsed_override, overrides))  # the last one counts
+    presets = tuple(f"{key}={values[key]}" for key in PRESETS if values.get(key))
+    default_groups = _defaults(presets).hydra.runtime.choices
+    groups = {
+        key: value for key, value in values.items() if key in default_groups and value is not None
+    }
     words = sorted(f"{key}={value}" for key, value in groups.items() if key not in PRESETS)
-    base = _defaults((*presets, *words))
+    defaults = _defaults((*presets, *words))
     chosen = {}
-    for key, value in given.items():
+    for key, value in values.items():
         named_after = {"data": (value, data), "experiment": (value,)}.get(key, ())
         if study in named_after or key == "model" or key.startswith("hydra"):
             continue
         if key == "data.sets" and study == data:  # the study is named after them
             continue
         if key in groups:
-            default = None if key in PRESETS else before[key]
+            default = None if key in PRESETS else default_groups[key]
         else:
-            default = OmegaConf.select(base, key, default=MISSING)
+            default = OmegaConf.select(defaults, key, default=MISSING)
         default = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
         is_same = default == value and isinstance(default, bool) == isinstance(value, bool)
         if not is_same and not is_below(key, UNNAMED):
@@ -154,7 +156,7 @@ PRESETS: Final = ("experiment", "debug")  # groups that choose others
 MISSING: Final = object()  # equal to no value
 
 
-def _parsed(word: str) -> tuple[str, Any]:
+def _parsed_override(word: str) -> tuple[str, Any]:
     """Key and value of an override, as Hydra understands it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import QuotedString
@@ -285,14 +287,14 @@ def first_weights(settings: Mapping[str, Any]) -> str:
     >>> first_weights({"model.pretrained": False})
     'scratch'
     """
-    named = settings.get("model.weights") or settings.get(PRETRAINED)
-    return str(named) if isinstance(named, str) else "ImageNet" if named else "scratch"
+    weights = settings.get("model.weights") or settings.get(PRETRAINED)
+    return str(weights) if isinstance(weights, str) else "ImageNet" if weights else "scratch"
 
 
 def recorded_choices(record: Mapping[str, Any]) -> dict[str, Any]:
     """What `auto` became when a run was started, for `settings_of`."""
-    known = {**NEUTRAL, **record.get("settings", {})}
-    return {key: known[key] for key in AUTOMATIC if key in known}
+    settings = {**NEUTRAL, **record.get("settings", {})}
+    return {key: settings[key] for key in AUTOMATIC if key in settings}
 
 
 def component_name(target: str) -> str:
@@ -437,24 +439,24 @@ def hyperparameters(
         record: `record.json` of the run.
         metrics: Its `metrics.json`.
     """
-    words = {key: str(metrics[key]) for key in DESCRIBED}
+    texts = {key: str(metrics[key]) for key in DESCRIBED}
     chosen = (*COMPARED, *sorted(overrides_of(record)))
-    words |= {key: choice_of(record, key) for key in chosen if key not in words}
-    return {key: word if key == "fold" else _value(word) for key, word in words.items()}
+    texts |= {key: choice_of(record, key) for key in chosen if key not in texts}
+    return {key: text if key == "fold" else _scalar(text) for key, text in texts.items()}
 
 
-def _value(word: str) -> bool | float | str:
+def _scalar(text: str) -> bool | float | str:
     """Read a setting as what it is.
 
-    >>> _value("0.0004"), _value("True"), _value("adam")
+    >>> _scalar("0.0004"), _scalar("True"), _scalar("adam")
     (0.0004, True, 'adam')
     """
-    if word in {"True", "False"}:
-        return word == "True"
+    if text in {"True", "False"}:
+        return text == "True"
     try:
-        return float(word)
+        return float(text)
     except ValueError:
-        return word
+        return text
 
 
 def is_below(key: str, names: Iterable[str]) -> bool:

@@ -83,16 +83,16 @@ def run_folder(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
     A run that an earlier version named in another way keeps its folder, and so do its other folds.
     """
     study, fold = str(cfg.study), f"fold={cfg.fold}"
-    place = Path(cfg.runs_dir).expanduser() / (DEBUG if is_dev_run(cfg) else study)
+    study_folder = Path(cfg.runs_dir).expanduser() / (DEBUG if is_dev_run(cfg) else study)
     model = str(cfg.model.name)
     chosen = identity.chosen_settings(overrides, study, str(cfg.data.name))
     name = identity.name_of(model, chosen)
-    folders = [place / name, place / identity.former_name(model, study, overrides)]
+    folders = [study_folder / name, study_folder / identity.former_name(model, study, overrides)]
     if not any((folder / fold / "record.json").is_file() for folder in folders):
-        folders += [p for p in place.glob("*,*") if identity.current_name(p) == name]
-    kept = [folder for folder in folders if (folder / fold / "record.json").is_file()]
-    there = [folder for folder in folders if folder.is_dir()]
-    return RunFolder([*kept, *there, place / name][0] / fold)
+        folders += [p for p in study_folder.glob("*,*") if identity.current_name(p) == name]
+    started = [folder for folder in folders if (folder / fold / "record.json").is_file()]
+    existing = [folder for folder in folders if folder.is_dir()]
+    return RunFolder([*started, *existing, study_folder / name][0] / fold)
 
 
 def is_dev_run(cfg: DictConfig) -> bool:
@@ -101,9 +101,9 @@ def is_dev_run(cfg: DictConfig) -> bool:
 
 
 def partial_data(cfg: DictConfig) -> list[str]:
-    """The settings with which figures are of a part of the validation or test images only."""
-    given = {key: cfg.trainer.get(key) for key in PARTIAL}
-    return [f"trainer.{key}={typed(v)}" for key, v in given.items() if v and not _is_whole(v)]
+    """The settings that restrict the metrics to some of the validation or test images."""
+    limits = {key: cfg.trainer.get(key) for key in PARTIAL}
+    return [f"trainer.{key}={typed(v)}" for key, v in limits.items() if v and not _is_whole(v)]
 
 
 def _is_whole(limit: Any) -> bool:
@@ -125,8 +125,8 @@ def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any
         settings = identity.as_recorded(settings, folder.record())
     except SignlangError:  # the run reports it in its own log
         return None
-    wanted = identity.fingerprint(settings, data)
-    return metrics if metrics.get("fingerprint") == wanted else None
+    expected = identity.fingerprint(settings, data)
+    return metrics if metrics.get("fingerprint") == expected else None
 
 
 def _refuse_namesake(
@@ -143,22 +143,22 @@ def _refuse_namesake(
     if named or not (root or sets) or str(cfg.study) != name or folder.record():
         return
     study = folder.path.parents[1]
-    first = next(iter(sorted(study.glob("*/fold=*/record.json"))), None)
-    record = RunFolder(first.parent).record() if first else None
-    if first is None or record is None:
+    record_file = next(iter(sorted(study.glob("*/fold=*/record.json"))), None)
+    record = RunFolder(record_file.parent).record() if record_file else None
+    if record_file is None or record is None:
         return
     try:
-        there = place_of(images_root(first.parent))
+        recorded_root = place_of(images_root(record_file.parent))
     except DataError:
         return  # they were moved
-    facts = {"root": there, "fingerprint": record.get("data", {}).get("fingerprint")}
+    facts = {"root": recorded_root, "fingerprint": record.get("data", {}).get("fingerprint")}
     other = other_root(facts, index)
     if other is not None:
-        own = distinct_name(study.name, index)
+        suggestion = distinct_name(study.name, index)
         raise RunError(
             f"{study} has the runs of another folder of that name, {other}; this one is "
-            f"{index.place}. Name its study, e.g. study={own}, or say study={study.name} to have "
-            "both in one."
+            f"{index.place}. Name its study, e.g. study={suggestion}, or say study={study.name} to "
+            "have both in one."
         )
 
 
@@ -211,11 +211,11 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
     with folder.locked():
         with system.ending_at_once():  # torch is asked for the device
             earlier = None if overwrite else folder.record()
-            here = _machine_precision(cfg)
+            precision = _machine_precision(cfg)
             if earlier is None:
                 weights = FirstWeights.chosen(cfg)
                 chosen = {
-                    identity.PRECISION: here,
+                    identity.PRECISION: precision,
                     identity.PRETRAINED: weights.pretrained,
                     identity.BALANCE: balance_of(index.labels, index.sets),
                 }
@@ -225,13 +225,13 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             settings = identity.as_recorded(identity.settings_of(cfg, chosen), earlier)
             record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
         if earlier is not None and earlier.get("fingerprint") == record["fingerprint"]:
-            _refuse_emulation(folder, earlier, record, here)
+            _refuse_emulation(folder, earlier, record, precision)
         folder.start(record, overwrite=overwrite)
         divergence = folder.divergence()
         if divergence is not None:
             raise RunError(_divergence_text(cfg, folder, divergence))
         with log_to(folder.log), _reported_failures(cfg, folder):
-            _settle_precision(cfg, settings, here)
+            _settle_precision(cfg, settings, precision)
             weights.settle(cfg, folder, resumed=earlier is not None)
             _settle_balance(cfg, images, str(chosen[identity.BALANCE]))
             if earlier is not None and folder.last.is_file():
@@ -263,9 +263,9 @@ def found_hands(cfg: DictConfig, index: Index) -> Flags | None:
     if hands is None:
         return None
     digests = [fact.digest for fact in index.facts]
-    found = hands.found(index.root, index.paths, digests, str(cfg.cache_dir))
-    log.info("%s", hands.summary(int(found.sum()), len(found)))
-    return found
+    has_hand = hands.found(index.root, index.paths, digests, str(cfg.cache_dir))
+    log.info("%s", hands.summary(int(has_hand.sum()), len(has_hand)))
+    return has_hand
 
 
 def settle(cfg: DictConfig, images: Fold) -> None:
@@ -304,10 +304,10 @@ class FirstWeights:
         from signlang.models import networks
 
         try:
-            found = networks.pretrained_weights(plain(cfg.model.network))
+            weights = networks.pretrained_weights(plain(cfg.model.network))
         except WeightsError as error:
             return cls(pretrained=False, why=str(error))
-        return cls(pretrained=False if found is None else found.text)
+        return cls(pretrained=False if weights is None else weights.text)
 
     def settle(self, cfg: DictConfig, folder: RunFolder, *, resumed: bool) -> None:
         """Put the weights of the run in the place of `auto`, and say so.
@@ -339,7 +339,7 @@ def _machine_precision(cfg: DictConfig) -> str:
 
 
 def _refuse_emulation(
-    folder: RunFolder, earlier: Mapping[str, Any], now: Mapping[str, Any], here: str
+    folder: RunFolder, earlier: Mapping[str, Any], now: Mapping[str, Any], precision: str
 ) -> None:
     """Refuse to resume in bfloat16 where it is emulated: one run has one precision.
 
@@ -347,21 +347,21 @@ def _refuse_emulation(
         RunError: With both ways out.
     """
     started = identity.recorded_choices(earlier).get(identity.PRECISION)
-    if started == "bf16-mixed" and here == "32-true":
+    if started == "bf16-mixed" and precision == "32-true":
         raise RunError(
             f"{folder.path} was started in {started} on {earlier.get('processor', 'unknown')}, "
             f"which {now['processor']} only emulates: resume it on a machine like the first, or "
-            f"start it again here, in {here}, with overwrite=true."
+            f"start it again here, in {precision}, with overwrite=true."
         )
 
 
-def _settle_precision(cfg: DictConfig, settings: Mapping[str, Any], here: str) -> None:
+def _settle_precision(cfg: DictConfig, settings: Mapping[str, Any], precision: str) -> None:
     """Put the precision of the run in the place of `auto`, and say so."""
     if cfg.trainer.precision != "auto":
         return
     started = settings[identity.PRECISION]
-    cfg.trainer.precision = here if started == "auto" else started
-    kept = ", in which the run was started" if started not in {"auto", here} else ""
+    cfg.trainer.precision = precision if started == "auto" else started
+    kept = ", in which the run was started" if started not in {"auto", precision} else ""
     log.info("trainer.precision=auto: %s%s", cfg.trainer.precision, kept)
 
 
@@ -422,10 +422,10 @@ def _report_new_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) 
 def show_metrics(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
     """Print metrics and folder of a finished run, and the command of its dashboards."""
     cost, test = metrics["cost"], metrics["test"]
-    beside = ", measured beside other jobs" if cost.get("latency_alone") is False else ""
+    latency_note = ", measured beside other jobs" if cost.get("latency_alone") is False else ""
     measured = {} if cost["flops"] is None else {
         "FLOPs (fvcore, multiply-add = 1)": f"{cost['flops'] / 1e6:,.2f} M",
-        "time per image (1 thread)": f"{cost['latency_ms']:.2f} ms{beside}",
+        "time per image (1 thread)": f"{cost['latency_ms']:.2f} ms{latency_note}",
     }  # fmt: skip
     partial = ", ".join(metrics.get("partial", []))
     remarks = " ".join(metrics.get("remarks", ()))
@@ -482,9 +482,9 @@ def _reported_failures(cfg: DictConfig, folder: RunFolder) -> Iterator[None]:
     except (system.StopRequested, KeyboardInterrupt, SystemExit) as error:
         log.info("interrupted", exc_info=True)
         history = folder.path / "history.csv"
-        done = f" after {len(read_csv(history))} finished epochs" if history.is_file() else ""
-        again = "resumes it" if folder.last.is_file() else "starts it again"
-        raise system.interruption(f"Interrupted{done}. The same command {again}.") from error
+        progress = f" after {len(read_csv(history))} finished epochs" if history.is_file() else ""
+        effect = "resumes it" if folder.last.is_file() else "starts it again"
+        raise system.interruption(f"Interrupted{progress}. The same command {effect}.") from error
     except Exception as error:
         log.error("the run failed", exc_info=True)
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -609,8 +609,8 @@ class IncompleteSetting:
         if self.record is None:
             return f"{self.folder}: {why}."
         folds = range(self.record["settings"]["folds"])
-        finished = len(folds) - sum(fold in folds for fold in self.missing)
-        return f"{self.folder} has {finished} of {len(folds)} folds: {why}."
+        completed = len(folds) - sum(fold in folds for fold in self.missing)
+        return f"{self.folder} has {completed} of {len(folds)} folds: {why}."
 
     @cached_property
     def commands(self) -> tuple[str, ...]:
@@ -621,12 +621,12 @@ class IncompleteSetting:
             return ()
         folds = range(self.record["settings"]["folds"])
         states = {fold: reason.state for fold, reason in self.missing.items() if fold in folds}
-        again = {fold for fold, state in states.items() if state is FoldState.UNUSABLE}
+        unusable = {fold for fold, state in states.items() if state is FoldState.UNUSABLE}
         hopeless = {FoldState.DIVERGED, FoldState.PARTIAL}
-        rest = {fold for fold, state in states.items() if state not in hopeless} - again
+        resumable = {fold for fold, state in states.items() if state not in hopeless} - unusable
         return tuple(
-            self._command(which, more)
-            for which, more in ((rest, []), (again, ["overwrite=true"]))
+            self._command(which, extra)
+            for which, extra in ((resumable, []), (unusable, ["overwrite=true"]))
             if which
         )
 
@@ -635,7 +635,7 @@ class IncompleteSetting:
             return self.text
         return "\n    ".join([f"{self.text} Complete it with", *self.commands])
 
-    def _command(self, folds: Iterable[int], more: list[str]) -> str:
+    def _command(self, folds: Iterable[int], extra: list[str]) -> str:
         runs_dir = self.folder.parent.parent
         chosen = [
             _unquoted(word)
@@ -643,12 +643,12 @@ class IncompleteSetting:
             if word.partition("=")[0] not in {"fold", "runs_dir", "overwrite"}
         ]
         location = [] if str(runs_dir) == "runs" else [f"runs_dir={runs_dir}"]
-        given = dict(word.partition("=")[::2] for word in chosen)
-        study, root = self.folder.parent.name, given.get("data.root", "").strip("'")
-        if given.get("data") == "folder" and given.get("study", data_set_name(root)) != study:
+        settings = dict(word.partition("=")[::2] for word in chosen)
+        study, root = self.folder.parent.name, settings.get("data.root", "").strip("'")
+        if settings.get("data") == "folder" and settings.get("study", data_set_name(root)) != study:
             location.append(f"study={study}")  # of before data sets had names, or renamed
         numbers = f"fold={','.join(map(str, sorted(folds)))}"
-        words = ["python", "-m", "signlang.train", "-m", *chosen, *location, *more, numbers]
+        words = ["python", "-m", "signlang.train", "-m", *chosen, *location, *extra, numbers]
         return shlex.join(words)
 
 

@@ -1,4 +1,4 @@
-"""The process group of a run: how its ranks meet, share settings and gradients, and part."""
+"""The process group of a run: its ranks connect, share settings and gradients, and leave."""
 
 import os
 import socket
@@ -23,9 +23,9 @@ from signlang.errors import RunError, SignlangError
 from signlang.runs.ranks import LOOPBACK, Peers, Rank
 from signlang.system import check_stop
 
-BEGIN: Final = "begin"  # keys of the store: what rank 0 says,
+START: Final = "start"  # keys of the store: what rank 0 sets,
 END: Final = "end"
-HERE: Final = "here"  # and what each of the others does
+HERE: Final = "here"  # and what each of the others sets
 LEFT: Final = "left"
 # its name in torch 2.15, and before
 FORWARD_SYNC: Final = (
@@ -64,7 +64,7 @@ class RankEnvironment(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """It is never found by itself."""
+        """Lightning never detects it: the rank is passed to the constructor."""
         return False
 
     def world_size(self) -> int:
@@ -150,13 +150,13 @@ def open_store(rank: Rank, listener: socket.socket | None = None) -> TCPStore:
         RunError: If rank 0 is not there.
     """
     first = rank.number == 0
-    given: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if listener is not None:
-        given["master_listen_fd"] = listener.detach()
+        options["master_listen_fd"] = listener.detach()
     try:
         return TCPStore(
             rank.address, rank.port, is_master=first, wait_for_workers=False,
-            timeout=timedelta(seconds=STARTED_WITHIN), **given,
+            timeout=timedelta(seconds=STARTED_WITHIN), **options,
         )  # fmt: skip
     except RuntimeError as error:
         what = "cannot listen on" if first else "does not find rank 0 at"
@@ -181,7 +181,7 @@ class GivenPeers(Peers):
         if self.store is None:
             return
         with suppress(RuntimeError):  # one that has ended
-            if not self.store.check([BEGIN]):
+            if not self.store.check([START]):
                 self.store.set(END, "")
                 wait_until_left(self.store, self.rank, HEARD_WITHIN)
         self.store = None
@@ -225,8 +225,9 @@ def _keys(what: str, rank: Rank) -> list[str]:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error is what the ranks that are left get when another one ends."""
-    named = any(name in str(error) for name in ("gloo", "NCCL"))  # gloo has no error of its own
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and named)
+    # gloo has no error of its own
+    names_backend = any(name in str(error) for name in ("gloo", "NCCL"))
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and names_backend)
 
 
 @contextmanager
@@ -250,7 +251,7 @@ def shared_training(peers: Peers, work: Any, *, on_gpu: bool) -> Iterator[None]:
         store = peers.store or open_store(rank, peers.listener)
         wait_for_all(store, rank, peers)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-        store.set(BEGIN, backend)
+        store.set(START, backend)
         _join(store, rank, backend)
         distributed.broadcast_object_list([work], device=torch.device("cpu"))
         yield
@@ -277,13 +278,13 @@ def joined_training(rank: Rank) -> Iterator[Any]:
     try:
         store = open_store(rank)
         store.set(f"{HERE}/{rank.number}", "")
-        while not store.check([BEGIN]):
+        while not store.check([START]):
             if store.check([END]):
                 store.set(f"{LEFT}/{rank.number}", "")
                 yield None
                 return
             time.sleep(OFTEN)
-        _join(store, rank, store.get(BEGIN).decode())
+        _join(store, rank, store.get(START).decode())
         received = [None]
         distributed.broadcast_object_list(received, device=torch.device("cpu"))
         yield received[0]
@@ -301,13 +302,13 @@ def joined_training(rank: Rank) -> Iterator[Any]:
 def _join(store: TCPStore, rank: Rank, backend: str) -> None:
     torch.set_num_threads(rank.threads)
     local = rank.address == LOOPBACK and sys.platform.startswith("linux")
-    named = {INTERFACE: "lo"} if local else {}  # the name of the machine may mean nothing to it
-    before = {name: os.environ.get(name) for name in named}
-    os.environ.update(named)
+    variables = {INTERFACE: "lo"} if local else {}  # the name of the machine may mean nothing to it
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         distributed.init_process_group(backend, store=store, rank=rank.number, world_size=rank.size)
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 

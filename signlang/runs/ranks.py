@@ -164,10 +164,10 @@ class LocalPeers(Peers):
         self.rank = Rank(0, self.size, 0, 0, LOOPBACK, port, threads)
         environment = {**os.environ, **dict.fromkeys(system.THREADS, str(threads))}
         for number in range(1, self.size):
-            words = [json.dumps(sys.path), os.getpid(), number, self.size, port, threads]
+            arguments = [json.dumps(sys.path), os.getpid(), number, self.size, port, threads]
             output = tempfile.TemporaryFile()  # noqa: SIM115  # closed with its process
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", CODE, *map(str, words)],
+                [sys.executable, "-P", "-c", CODE, *map(str, arguments)],
                 env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,  # Ctrl-C is for this process
             )  # fmt: skip
@@ -201,7 +201,7 @@ class LocalPeers(Peers):
         lines = output.read().decode("utf-8", "replace").strip().splitlines()
         wrote = "".join(f"\n    {line}" for line in lines[-LAST_LINES:])
         return (
-            f"Process {number + 2} of the {self.size} that train this run {_death(code)}."
+            f"Process {number + 2} of the {self.size} that train this run {_exit_text(code)}."
             f"{' It wrote:' * bool(wrote)}{wrote}\nThe same command resumes the run."
         )
 
@@ -232,14 +232,14 @@ CODE: Final = (
 
 def _own_threads() -> int:
     """Threads of a process that trains alone: as many as cores, fewer in a job of a sweep."""
-    given = os.environ.get(system.THREADS[0], "")
-    return int(given) if given.isdigit() else system.cpu_count()
+    configured = os.environ.get(system.THREADS[0], "")
+    return int(configured) if configured.isdigit() else system.cpu_count()
 
 
-def _death(code: int | None) -> str:
+def _exit_text(code: int | None) -> str:
     """Say how a process ended.
 
-    >>> _death(-9), _death(3)
+    >>> _exit_text(-9), _exit_text(3)
     ('was killed by signal SIGKILL, perhaps for want of memory', 'failed with exit code 3')
     """
     return f"failed with exit code {code}" if code is None or code >= 0 else system.killed_by(code)

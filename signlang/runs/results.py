@@ -44,17 +44,17 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     if header == [*expected, SET]:  # of joined data sets; data.csv has it as well
         rows = [row[:-1] if len(row) == len(header) else row for row in rows]
     elif header != expected:
-        odd = sorted(set(header) ^ set(expected)) or ["their order"]
+        odd_columns = sorted(set(header) ^ set(expected)) or ["their order"]
         raise RunError(
-            f"{file} does not fit classes.json beside it: the columns differ in {', '.join(odd)}. "
-            f"{TRAIN_AGAIN}"
+            f"{file} does not fit classes.json beside it: the columns differ in "
+            f"{', '.join(odd_columns)}. {TRAIN_AGAIN}"
         )
-    number = {name: position for position, name in enumerate(classes)}
+    label_of = {name: position for position, name in enumerate(classes)}
     for line, row in enumerate(rows, start=2):
-        if len(row) != len(expected) or row[1] not in number or row[2] not in number:
+        if len(row) != len(expected) or row[1] not in label_of or row[2] not in label_of:
             raise RunError(f"{file} is damaged in line {line}. {TRAIN_AGAIN}")
     labels, predicted = (
-        np.array([number[row[column]] for row in rows], dtype=np.int64) for column in (1, 2)
+        np.array([label_of[row[column]] for row in rows], dtype=np.int64) for column in (1, 2)
     )
     try:
         table = np.array([list(map(float, row[4:])) for row in rows])
@@ -63,8 +63,8 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
     # not a number fails both
     if not rows or not (table >= 0).all() or not (np.abs(table.sum(1) - 1) < ROUNDING).all():
         raise RunError(f"{file} is empty, or holds probabilities that are none. {TRAIN_AGAIN}")
-    highest, every = table.max(1), np.arange(len(rows))
-    wrong = np.flatnonzero(table[every, predicted] < highest)
+    highest, positions = table.max(1), np.arange(len(rows))
+    wrong = np.flatnonzero(table[positions, predicted] < highest)
     if len(wrong):
         raise RunError(
             f"{file} is damaged in line {wrong[0] + 2}: {rows[wrong[0]][2]} is predicted, which is "
@@ -72,7 +72,7 @@ def read_predictions(folder: RunFolder, fold: int) -> Predictions:
         )
     # where two classes have the same digits, more of them decided
     tied = table.argmax(1) != predicted
-    table[every[tied], predicted[tied]] = np.nextafter(highest[tied], 2)
+    table[positions[tied], predicted[tied]] = np.nextafter(highest[tied], 2)
     tested = folder.image_table.tested
     images = folder.image_table.tested_images(tuple(row[0] for row in rows))
     if images is None:
@@ -270,17 +270,17 @@ class Run:
         predictions, results = self.predictions, dict(self._computed)
         if _is_coarse(predictions):
             results["loss"] = self.recorded_metric("loss")
-        allowed = EXACT if "environment" in self.metrics else BEFORE
-        odd = [
+        tolerance = EXACT if "environment" in self.metrics else BEFORE
+        mismatches = [
             f"{name} {self.recorded_metric(name):.6g} there, {value:.6g} by the predictions"
             for name, value in results.items()
-            if not abs(self.recorded_metric(name) - value) <= allowed
+            if not abs(self.recorded_metric(name) - value) <= tolerance
         ]
-        if odd:
+        if mismatches:
             log.warning(
                 "%s does not follow from predictions.csv beside it: it was changed, or is of "
                 "another run; figures are those of the predictions: %s",
-                self.path / "metrics.json", "; ".join(odd),
+                self.path / "metrics.json", "; ".join(mismatches),
             )  # fmt: skip
         return results
 
@@ -339,10 +339,10 @@ class Run:
             RunError: If the file cannot be used, or does not bear out the accuracy of the run.
         """
         predictions = self._read_predictions
-        right, accuracy = int(predictions.correct.sum()), self.recorded_metric("accuracy")
-        if abs(right - accuracy * len(predictions.paths)) > ROUNDED:
+        correct, accuracy = int(predictions.correct.sum()), self.recorded_metric("accuracy")
+        if abs(correct - accuracy * len(predictions.paths)) > ROUNDED:
             raise RunError(
-                f"{self.path / 'predictions.csv'} has {right} of {len(predictions.paths)} images "
+                f"{self.path / 'predictions.csv'} has {correct} of {len(predictions.paths)} images "
                 f"right, but metrics.json beside it an accuracy of {accuracy:.4f}: they are of "
                 f"different runs, or were changed. {TRAIN_AGAIN}"
             )
@@ -401,7 +401,7 @@ def read_run(path: Path) -> Run | None:
 
 
 def read_finished_run(path: Path) -> Run:
-    """Read the figures of a run that must be finished.
+    """Read a run that must be finished.
 
     Raises:
         RunError: If it is none, or one of its files is missing or damaged.
@@ -423,7 +423,7 @@ def read_finished_run(path: Path) -> Run:
     raise RunError(f"run={path} {what}: it needs the folder of a finished run, .../fold=K.")
 
 
-# where the figures of a run are
+# where the metrics of a run are
 METRICS: Final[Mapping[str, tuple[str, ...]]] = {
     "accuracy": ("test", "accuracy"),
     "macro_f1": ("test", "macro_f1"),

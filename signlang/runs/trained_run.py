@@ -66,11 +66,11 @@ def read_calibration(run: Path) -> Calibration | None:
     """
     fix = "Delete it, or calibrate again."
     RunFolder(run).report_changes(FILE)
-    found = read_validated(CalibrationFile, run / FILE, error=RunError, fix=fix)
-    if found is None:
+    content = read_validated(CalibrationFile, run / FILE, error=RunError, fix=fix)
+    if content is None:
         return None
-    values = found.model_dump(exclude={"calibration_error"})
-    return Calibration(**values, test_error=found.calibration_error.get("test", {}))
+    values = content.model_dump(exclude={"calibration_error"})
+    return Calibration(**values, test_error=content.calibration_error.get("test", {}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +112,12 @@ class TrainedRun(Run):
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
-        """Squares to which images were brought one after another, in pixels."""
+        """Sizes to which images are resized one after another, in pixels."""
         settings = self.record["settings"]
         holds_points = settings.get("hands") in HOLD_POINTS  # which are never resized
         stored = None if holds_points else settings.get("data.stored_size")
-        both = (int(stored or self.image_size), self.image_size)
-        return both[:1] if both[0] == both[1] else both
+        sizes = (int(stored or self.image_size), self.image_size)
+        return sizes[:1] if sizes[0] == sizes[1] else sizes
 
     def hand_input(self, cache_dir: str | None = None) -> HandInput | None:
         """What its network sees of an image; None where that is the whole image.
@@ -170,8 +170,8 @@ def load_network(
     from signlang.models.classifier import load_classifier  # torch, once there is a run
 
     resolve = import_target if trust or nodes else import_listed
-    own = dict(nodes or {})
-    kind = str(own.pop(TARGET, "") or _module_target(run.path))
+    module_nodes = dict(nodes or {})
+    kind = str(module_nodes.pop(TARGET, "") or _module_target(run.path))
     checkpoint = run.metrics.get("checkpoint", BEST)
     if checkpoint is None:
         raise RunError(
@@ -179,7 +179,7 @@ def load_network(
             "or trainer.fast_dev_run. Train it again without that setting."
         )
     file = run.folder.checkpoints / checkpoint
-    model = load_classifier(file, resolve=resolve, kind=kind, nodes=own)
+    model = load_classifier(file, resolve=resolve, kind=kind, nodes=module_nodes)
     stored = read_calibration(run.path)
     if stored is not None and run.is_optimistic:  # files of before measured it on the test fold
         stored = replace(stored, test_error={})
@@ -251,7 +251,7 @@ class RunImages:
             raise DataError(f"{self.root / path}: {error}. {IMAGES_MOVED}") from None
 
     def batches(self, rows: Rows, description: str) -> Iterator[Pixels]:
-        """Decode images in batches of at most 64: (n, side, side, 3)."""
+        """Decode images in batches of at most 64: (n, size, size, 3)."""
         paths = [path for path, _ in rows]
         images = map_in_order(self.resized_image, paths, cpu_count(), 2 * BATCH)
         for batch in batched(track(images, description, len(rows)), BATCH):

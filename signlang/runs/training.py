@@ -103,7 +103,7 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
         initial["pretrained"] = True  # a text names what `auto` found
     normalization, kind = options.pop("normalization"), options.pop("_target_")
     network = options.pop("network")
-    more = {key: value for key, value in options.items() if key not in MODEL_KEYS}
+    extra = {key: value for key, value in options.items() if key not in MODEL_KEYS}
     mean, std = (
         module.training_statistics()
         if normalization == "training"
@@ -116,7 +116,7 @@ def build_classifier(cfg: DictConfig, module: HandSignDataModule) -> Classifier:
             "that derives from it."
         )
     model: Classifier = build(
-        {TARGET: kind, **more},
+        {TARGET: kind, **extra},
         {
             "network": network,
             "classes": list(module.index.classes),
@@ -245,7 +245,7 @@ def fit(
         model: With its initial weights.
         data: The images.
         work: The same for the other ranks.
-        peers: They; none but for several devices.
+        peers: The other ranks; none with one device.
     """
     on_gpu = trains_on_gpu(str(work.settings["trainer"]["accelerator"]))
     with process_group.shared_training(peers, work, on_gpu=on_gpu):
@@ -276,7 +276,7 @@ def find_learning_rate(cfg: DictConfig, fold: Fold) -> float:
     Returns:
         The suggested learning rate; nan if there is none.
     """
-    place = Path(cfg.run_folder).parent
+    folder = Path(cfg.run_folder).parent
     with TemporaryDirectory(prefix="signlang-") as temporary:  # of the weights that it restores
         cfg.run_folder = temporary
         endless: dict[str, Any] = {
@@ -290,17 +290,17 @@ def find_learning_rate(cfg: DictConfig, fold: Fold) -> float:
         data = build_datamodule(cfg, fold)
         model = build_classifier(cfg, data)
         finetuning = [one for one in build_callbacks(cfg) if isinstance(one, BaseFinetuning)]
-        found = range_test(build_trainer(cfg, [*finetuning], []), model, data)
-    written = found.write(place)
-    now = cfg.optimizer.get("lr")
-    beside = f" (it is {now:g})" if now else ""
+        result = range_test(build_trainer(cfg, [*finetuning], []), model, data)
+    files = result.write(folder)
+    current = cfg.optimizer.get("lr")
+    comparison = f" (it is {current:g})" if current else ""
     text = "no suggestion: the loss hardly falls at any learning rate"
-    if found.suggestion is not None:
-        text = f"suggested: optimizer.lr={found.suggestion:.2g}{beside}"
+    if result.suggestion is not None:
+        text = f"suggested: optimizer.lr={result.suggestion:.2g}{comparison}"
     show_lines([text])
-    for file in written:
+    for file in files:
         log.info("written: %s", file)
-    return math.nan if found.suggestion is None else found.suggestion
+    return math.nan if result.suggestion is None else result.suggestion
 
 
 def resume_checkpoint(folder: RunFolder) -> str | None:
@@ -351,8 +351,8 @@ def _check_checkpoint(cfg: DictConfig, file: Path, model: Classifier) -> int:
             f"{what} holds weights only, as every best.ckpt: resume from the last.ckpt beside it, "
             "or start from its weights with model.weights=FILE instead."
         )
-    own = {key: value.shape for key, value in model.state_dict().items()}
-    if own != {key: value.shape for key, value in state.items()}:
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    if shapes != {key: value.shape for key, value in state.items()}:
         raise SettingError(f"{what} is of another network or of other classes than this run.")
     if content.get("lr_schedulers") and (cfg.get("callbacks") or {}).get("one_cycle") is None:
         raise SettingError(
@@ -435,11 +435,11 @@ def test_and_record(
     validation = {name: float(tester.callback_metrics[f"validation/{name}"]) for name in METRICS}
     tester.test(model, datamodule=module, verbose=False)
     test = {name: float(tester.callback_metrics[f"test/{name}"]) for name in METRICS}
-    history = _only(tester, History).rows
+    history = _callback_of(tester, History).rows
     for loss in (validation["loss"], test["loss"]):
         if not math.isfinite(loss):
             raise DivergedError(len(history), loss)
-    predictions = _only(tester, PredictionCollector)
+    predictions = _callback_of(tester, PredictionCollector)
     probabilities, index = predictions.probabilities("test"), module.index
     tested = module.subsets.test[: len(probabilities)]  # fewer with trainer.limit_test_batches
     write_predictions(folder.path / "predictions.csv", index, tested, probabilities)
@@ -448,13 +448,13 @@ def test_and_record(
         subset: (predictions.probabilities(subset), predictions.labels(subset))
         for subset in SUBSETS
     }
-    for subset, figures in (("validation", validation), ("test", test)):
+    for subset, values in (("validation", validation), ("test", test)):
         if np.isfinite(outputs[subset][0]).all():  # of float64, as `compare` computes them again
-            figures |= classification_metrics(*outputs[subset])
+            values |= classification_metrics(*outputs[subset])
     if optimistic:  # the two subsets are one: it measures nothing new
         del outputs["test"]
     calibration.write_calibration(folder.path, outputs, cfg.wanted_precision)
-    remark = chance_warning(predictions.labels("test"), probabilities.argmax(1), index.classes)
+    warning = chance_warning(predictions.labels("test"), probabilities.argmax(1), index.classes)
     record = folder.record() or {}
     metrics = {
         "status": "finished",
@@ -482,7 +482,7 @@ def test_and_record(
             str(cfg.trainer.precision), str(cfg.trainer.accelerator)
         ),
         **_hands(module),
-        "remarks": [remark] if remark else [],
+        "remarks": [warning] if warning else [],
         "fingerprint": record["fingerprint"],
         "checkpoint": checkpoint,
         "partial": partial_data(cfg),
@@ -492,16 +492,16 @@ def test_and_record(
 
 
 def per_set(index: Index, rows: Ints, probabilities: Floats) -> dict[str, Any]:
-    """Figures of each joined data set among some images; nothing where there is one only."""
+    """Metrics of each joined data set among some images; nothing where there is one only."""
     if index.sets is None:
         return {}
     labels, sets = index.labels[rows], np.array(index.sets)[rows]
-    figures = {}
+    by_set = {}
     for name in sorted(set(sets.tolist())):
-        own = sets == name
-        metrics = classification_metrics(probabilities[own], labels[own])
-        figures[name] = {"images": int(own.sum())} | {k: round(v, 6) for k, v in metrics.items()}
-    return {"per_set": figures}
+        of_set = sets == name
+        metrics = classification_metrics(probabilities[of_set], labels[of_set])
+        by_set[name] = {"images": int(of_set.sum())} | {k: round(v, 6) for k, v in metrics.items()}
+    return {"per_set": by_set}
 
 
 def _hands(module: HandSignDataModule) -> dict[str, Any]:
@@ -510,15 +510,15 @@ def _hands(module: HandSignDataModule) -> dict[str, Any]:
     if not isinstance(hands, HandInput):
         return {}
     digests = [fact.digest for fact in index.facts]
-    found = hands.found(index.root, index.paths, digests, module.fold.cache_dir)
+    has_hand = hands.found(index.root, index.paths, digests, module.fold.cache_dir)
     rows = {name: getattr(module.subsets, name) for name in ("train", *SUBSETS)}
-    counts = {name: int((~found[of_subset]).sum()) for name, of_subset in rows.items()}
+    counts = {name: int((~has_hand[of_subset]).sum()) for name, of_subset in rows.items()}
     return {"hands": {**hands.options, "not_found_in": counts}}
 
 
 def _trainer(
     cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Logger], precision: str,
-    *environment: ClusterEnvironment, **more: Any,
+    *environment: ClusterEnvironment, **options: Any,
 ) -> pl.Trainer:  # fmt: skip
     return instantiate_component(
         cfg.trainer,
@@ -530,13 +530,13 @@ def _trainer(
         enable_checkpointing=True,  # History is a checkpoint callback; see `build_callbacks`
         plugins=[AtomicCheckpointIO(), *environment],
         default_root_dir=cfg.run_folder,
-        **more,
+        **options,
     )
 
 
-def _only(trainer: pl.Trainer, kind: type[CallbackType]) -> CallbackType:
-    found: CallbackType = next(c for c in trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
-    return found
+def _callback_of(trainer: pl.Trainer, kind: type[CallbackType]) -> CallbackType:
+    callback: CallbackType = next(c for c in trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
+    return callback
 
 
 def _log_hyperparameters(
