@@ -58,7 +58,7 @@ def map_classes(
     [('A', 'but for case'), ('B', 'the same name'), (None, 'not known')]
     """
     mapped = mapping or {}
-    matches = tuple(_class_names(name, network, mapped) for name in data)
+    matches = tuple(_map_class(name, network, mapped) for name in data)
     taken: dict[str, list[str]] = {}
     for one in matches:
         if one.network is not None and one.how != MAPPED:
@@ -78,19 +78,17 @@ def map_classes(
     return matches
 
 
-def _class_names(
-    name: str, network: Sequence[str], mapped: Mapping[str, str | None]
-) -> ClassMapping:
+def _map_class(name: str, network: Sequence[str], mapped: Mapping[str, str | None]) -> ClassMapping:
     if name in mapped:
         return ClassMapping(name, mapped[name], UNKNOWN if mapped[name] is None else MAPPED)
     if name in network:
         return ClassMapping(name, name, EXACT)
-    alike = [other for other in network if other.lower() == name.lower()]
-    if len(alike) > 1:
+    matches = [other for other in network if other.lower() == name.lower()]
+    if len(matches) > 1:
         raise DataError(
-            f"The class {name} of the images could be {' or '.join(alike)} of the network. {FIX}"
+            f"The class {name} of the images could be {' or '.join(matches)} of the network. {FIX}"
         )
-    return ClassMapping(name, alike[0], CASE) if alike else ClassMapping(name, None, UNKNOWN)
+    return ClassMapping(name, matches[0], CASE) if matches else ClassMapping(name, None, UNKNOWN)
 
 
 def read_mapping(file: Path, network: Sequence[str]) -> dict[str, str | None]:
@@ -134,9 +132,9 @@ def read_classes(file: Path) -> tuple[str, ...]:
     else:
         content = [line.strip() for line in text.split("\n") if line.strip()]
     names = tuple(map(normal, content))
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if len(names) < 2 or twice:
-        what = f"names {twice[0]} twice" if twice else f"names {len(names)} classes"
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if len(names) < 2 or duplicates:
+        what = f"names {duplicates[0]} twice" if duplicates else f"names {len(names)} classes"
         raise SettingError(f"classes={file} {what}: give one name for each output of the network.")
     return names
 

@@ -54,35 +54,35 @@ class Corruption:
 
 
 def _light(what: str) -> Alternatives:
-    def alternatives(amount: float, side: int) -> list[Any]:
+    def alternatives(amount: float, size: int) -> list[Any]:
         import albumentations as A
 
-        same = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
-        return [A.ColorJitter(**same | {what: (f, f)}, p=1) for f in (amount, 1 / amount)]
+        unchanged = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
+        return [A.ColorJitter(**unchanged | {what: (f, f)}, p=1) for f in (amount, 1 / amount)]
 
     return alternatives
 
 
-def _blur(amount: float, side: int) -> list[Any]:
+def _blur(amount: float, size: int) -> list[Any]:
     import albumentations as A
 
-    return [A.GaussianBlur(blur_limit=0, sigma_limit=(amount / 100 * side,) * 2, p=1)]
+    return [A.GaussianBlur(blur_limit=0, sigma_limit=(amount / 100 * size,) * 2, p=1)]
 
 
-def _motion_blur(amount: float, side: int) -> list[Any]:
+def _motion_blur(amount: float, size: int) -> list[Any]:
     import albumentations as A
 
-    pixels = max(2 * round(amount / 100 * side / 2) + 1, 3)  # odd
+    pixels = max(2 * round(amount / 100 * size / 2) + 1, 3)  # odd
     return [A.MotionBlur((pixels, pixels), allow_shifted=False, direction_range=(0, 0), p=1)]
 
 
-def _jpeg(amount: float, side: int) -> list[Any]:
+def _jpeg(amount: float, size: int) -> list[Any]:
     import albumentations as A
 
     return [A.ImageCompression("jpeg", (int(amount), int(amount)), p=1)]
 
 
-def _noise(amount: float, side: int) -> list[Any]:
+def _noise(amount: float, size: int) -> list[Any]:
     import albumentations as A
 
     return [A.GaussNoise((amount, amount), p=1)]
@@ -95,28 +95,28 @@ def _affine(*variants: Mapping[str, Any]) -> list[Any]:
     return [A.Affine(border_mode=cv2.BORDER_REPLICATE, p=1, **one) for one in variants]
 
 
-def _rotation(amount: float, side: int) -> list[Any]:
+def _rotation(amount: float, size: int) -> list[Any]:
     return _affine({"rotate": (amount, amount)}, {"rotate": (-amount, -amount)})
 
 
-def _scale(amount: float, side: int) -> list[Any]:
+def _scale(amount: float, size: int) -> list[Any]:
     return _affine({"scale": (amount, amount)}, {"scale": (1 / amount, 1 / amount)})
 
 
-def _shift(amount: float, side: int) -> list[Any]:
-    way = amount / 100
-    ends = [(-way, 0.0), (way, 0.0), (0.0, -way), (0.0, way)]
-    return _affine(*({"translate_percent": {"x": (x, x), "y": (y, y)}} for x, y in ends))
+def _shift(amount: float, size: int) -> list[Any]:
+    share = amount / 100
+    shifts = [(-share, 0.0), (share, 0.0), (0.0, -share), (0.0, share)]
+    return _affine(*({"translate_percent": {"x": (x, x), "y": (y, y)}} for x, y in shifts))
 
 
-def _occlusion(amount: float, side: int) -> list[Any]:
+def _occlusion(amount: float, size: int) -> list[Any]:
     import albumentations as A
 
-    sides = (amount / 100, amount / 100)
-    return [A.CoarseDropout((1, 1), sides, sides, "random_uniform", p=1)]
+    shares = (amount / 100, amount / 100)
+    return [A.CoarseDropout((1, 1), shares, shares, "random_uniform", p=1)]
 
 
-def _mirror(amount: float, side: int) -> list[Any]:
+def _mirror(amount: float, size: int) -> list[Any]:
     import albumentations as A
 
     return [A.HorizontalFlip(p=1)]
@@ -157,8 +157,8 @@ def corrupt(
         return Image.fromarray(_with_background(pixels, hand, amount, seed))
     import albumentations as A
 
-    drawn = A.OneOf(corruption.alternatives(amount, min(pixels.shape[:2])), p=1)
-    return Image.fromarray(A.Compose([drawn], seed=seed)(image=pixels)["image"])
+    transform = A.OneOf(corruption.alternatives(amount, min(pixels.shape[:2])), p=1)
+    return Image.fromarray(A.Compose([transform], seed=seed)(image=pixels)["image"])
 
 
 def _with_background(pixels: Pixels, hand: Hand, amount: float, seed: int) -> Pixels:
@@ -205,13 +205,15 @@ def planned(
     if BACKGROUND not in kinds:
         return CorruptionPlan(kinds)
     try:
-        own = predictor.hands
-        return CorruptionPlan(kinds, own.networks if own else find_networks(None, cache_dir))
+        hand_input = predictor.hands
+        return CorruptionPlan(
+            kinds, hand_input.networks if hand_input else find_networks(None, cache_dir)
+        )
     except SettingError as error:
         if wanted is not True:
             raise SettingError(f"corruptions=[{BACKGROUND}]: {error}") from None
-        rest = tuple(kind for kind in kinds if kind != BACKGROUND)
-        return CorruptionPlan(rest, None, (f"{BACKGROUND} is left out. {error}",))
+        remaining = tuple(kind for kind in kinds if kind != BACKGROUND)
+        return CorruptionPlan(remaining, None, (f"{BACKGROUND} is left out. {error}",))
 
 
 def robustness(evaluation: Evaluation, plan: CorruptionPlan, cache_dir: str) -> Robustness:
@@ -232,29 +234,29 @@ def robustness(evaluation: Evaluation, plan: CorruptionPlan, cache_dir: str) -> 
         len(variants), counted(len(positions), "image"), f"{len(variants) * len(positions):,}",
     )  # fmt: skip
     hands = _hands(evaluation, plan, cache_dir)
-    work = partial(_corrupted, evaluation, variants, hands)
+    corrupt_image = partial(_corrupted_variants, evaluation, variants, hands)
     shape = len(variants), len(evaluation.rows)
-    tried, found, correct = (np.zeros(shape, dtype=np.bool_) for _ in range(3))
+    tried, has_hand, correct = (np.zeros(shape, dtype=np.bool_) for _ in range(3))
     started = time.perf_counter()
-    images = image_io.map_in_order(work, positions, cpu_count(), ahead=cpu_count())
-    size = max(BATCH // len(variants), 1)
-    steps = -(-len(positions) // size)
-    for chunk in track(image_io.batched(images, size), "corrupting and predicting", steps):
-        labels = _predicted(
+    images = image_io.map_in_order(corrupt_image, positions, cpu_count(), ahead=cpu_count())
+    chunk_size = max(BATCH // len(variants), 1)
+    steps = -(-len(positions) // chunk_size)
+    for chunk in track(image_io.batched(images, chunk_size), "corrupting and predicting", steps):
+        predictions = _predicted_classes(
             evaluation.predictor, [pixels for one in chunk for pixels in one.pixels]
         )
         for one in chunk:
-            own, labels = np.split(labels, [len(one.pixels)])
-            place = one.variants, one.position
-            tried[place], found[place] = True, one.found
-            correct[place] = own == evaluation.labels[one.position]
-    scores = _scores(evaluation, variants, tried, found, correct)
+            of_image, predictions = np.split(predictions, [len(one.pixels)])
+            cells = one.variants, one.position
+            tried[cells], has_hand[cells] = True, one.has_hand
+            correct[cells] = of_image == evaluation.labels[one.position]
+    scores = _scores(evaluation, variants, tried, has_hand, correct)
     remarks = list(plan.remarks)
-    without = sum(hands[position] is None for position in positions) if hands else 0
-    if without:
+    without_hand = sum(hands[position] is None for position in positions) if hands else 0
+    if without_hand:
         remarks.append(
-            f"{counted(without, 'image')} in which no hand is found are left out of {BACKGROUND}: "
-            "it is not known where their background is."
+            f"{counted(without_hand, 'image')} in which no hand is found are left out of "
+            f"{BACKGROUND}: it is not known where their background is."
         )
     sheet = _sheet(evaluation, plan, hands, positions)
     return Robustness(tuple(scores), tuple(remarks), sheet, time.perf_counter() - started)
@@ -266,8 +268,8 @@ def _hands(evaluation: Evaluation, plan: CorruptionPlan, cache_dir: str) -> list
         return []
     index, rows = evaluation.index, evaluation.rows.tolist()
     paths, digests = [index.paths[row] for row in rows], [index.facts[row].digest for row in rows]
-    found = find_hands(index.root, paths, digests, plan.networks, cache_dir)
-    return [_in_crop(hand, index, row) for hand, row in zip(found, rows, strict=True)]
+    hands = find_hands(index.root, paths, digests, plan.networks, cache_dir)
+    return [_in_crop(hand, index, row) for hand, row in zip(hands, rows, strict=True)]
 
 
 def _in_crop(hand: Hand | None, index: Index, row: int) -> Hand | None:
@@ -280,15 +282,22 @@ def _in_crop(hand: Hand | None, index: Index, row: int) -> Hand | None:
 
 @dataclass(frozen=True, eq=False)
 class _CorruptedImage:
-    """What becomes of one image: pixels and hands of those variants that it has."""
+    """The corrupted variants of one image, those that it has.
+
+    Attributes:
+        position: Of the image among the evaluated ones.
+        variants: Numbers of kind and grade.
+        pixels: (size, size, 3) of each variant, as the network sees it.
+        has_hand: Whether a hand was found in each.
+    """
 
     position: int
     variants: list[int]
     pixels: list[Pixels]
-    found: list[bool]
+    has_hand: list[bool]
 
 
-def _corrupted(
+def _corrupted_variants(
     evaluation: Evaluation,
     variants: Sequence[tuple[str, int]],
     hands: Sequence[Hand | None],
@@ -296,18 +305,18 @@ def _corrupted(
 ) -> _CorruptedImage:
     predictor, (image, seed) = evaluation.predictor, _decoded(evaluation, position)
     hand = hands[position] if hands else None
-    made = _CorruptedImage(position, [], [], [])
+    corrupted = _CorruptedImage(position, [], [], [])
     for number, (kind, grade) in enumerate(variants):
         if kind == BACKGROUND and hand is None:
             continue
-        seen, found = corrupt(image, kind, grade, seed, hand), True
+        seen, has_hand = corrupt(image, kind, grade, seed, hand), True
         if predictor.hands is not None:
-            seen, own = predictor.hands(seen)
-            found = own is not None
-        made.variants.append(number)
-        made.pixels.append(image_io.resize_image(seen, predictor.image_sizes[0]))
-        made.found.append(found)
-    return made
+            seen, detected = predictor.hands(seen)
+            has_hand = detected is not None
+        corrupted.variants.append(number)
+        corrupted.pixels.append(image_io.resize_image(seen, predictor.image_sizes[0]))
+        corrupted.has_hand.append(has_hand)
+    return corrupted
 
 
 def _decoded(evaluation: Evaluation, position: int) -> tuple[Image.Image, int]:
@@ -321,7 +330,7 @@ def _decoded(evaluation: Evaluation, position: int) -> tuple[Image.Image, int]:
     return image, int(index.facts[row].digest[:8], 16)
 
 
-def _predicted(predictor: BatchPredictor, images: Sequence[Pixels]) -> Any:
+def _predicted_classes(predictor: BatchPredictor, images: Sequence[Pixels]) -> Any:
     """(n,) predicted classes."""
     if not images:
         return np.zeros(0, dtype=np.int64)
@@ -332,16 +341,18 @@ def _scores(
     evaluation: Evaluation,
     variants: Sequence[tuple[str, int]],
     tried: Flags,
-    found: Flags,
+    has_hand: Flags,
     correct: Flags,
 ) -> Iterable[CorruptionScore]:
-    for (kind, grade), among, hand, right in zip(variants, tried, found, correct, strict=True):
+    for (kind, grade), among, with_hand, is_correct in zip(
+        variants, tried, has_hand, correct, strict=True
+    ):
         yield CorruptionScore(
             kind,
             grade,
             KINDS[kind].text.format(KINDS[kind].amounts[grade - 1]),
-            evaluation.share(right, among),
-            None if evaluation.predictor.hands is None else evaluation.share(~hand, among),
+            evaluation.share(is_correct, among),
+            None if evaluation.predictor.hands is None else evaluation.share(~with_hand, among),
         )
 
 
@@ -361,11 +372,11 @@ def _sheet(
         if kind == BACKGROUND and hand is None:
             continue
         grades = range(1, len(KINDS[kind].amounts) + 1)
-        made = [image, *(corrupt(image, kind, grade, seed, hand) for grade in grades)]
+        versions = [image, *(corrupt(image, kind, grade, seed, hand) for grade in grades)]
         texts = ["as it is", *(KINDS[kind].text.format(a) for a in KINDS[kind].amounts)]
         blank = Image.new("RGB", image.size, "white")
-        made += [blank] * (6 - len(made))
+        versions += [blank] * (6 - len(versions))
         texts += [""] * (6 - len(texts))
-        images += [np.asarray(one, dtype=np.uint8) for one in made]
+        images += [np.asarray(one, dtype=np.uint8) for one in versions]
         titles += [[kind if text else "", text] for text in texts]
     return contact_sheet(evaluation.paths[position], images, titles)

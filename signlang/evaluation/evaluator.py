@@ -28,7 +28,7 @@ from signlang.metrics.classification import classification_metrics
 if TYPE_CHECKING:  # it imports torch
     from signlang.runs.trained_run import TrainedRun
 
-LIKE: Final = 0.01  # losses of the same images on other machines differ by much less
+LOSS_TOLERANCE: Final = 0.01  # losses of the same images on other machines differ by much less
 
 
 def training_overlap(predictor: BatchPredictor, index: Index, cache_dir: str) -> TrainingOverlap:
@@ -39,17 +39,17 @@ def training_overlap(predictor: BatchPredictor, index: Index, cache_dir: str) ->
         index: The images.
         cache_dir: The caller's cache.
     """
-    none = np.zeros(len(index), dtype=np.bool_)
+    no_overlap = np.zeros(len(index), dtype=np.bool_)
     run = predictor.run
     if run is None:
         return TrainingOverlap(
-            none,
-            none,
+            no_overlap,
+            no_overlap,
             f"its {predictor.kind} do{'es' * (predictor.kind == 'bundle')} not list its training "
             "images",
         )
-    used = [(row["path"], row["subset"]) for row in run.folder.images
-            if row["subset"].startswith(("train", "validation"))]  # fmt: skip
+    used_rows = [(row["path"], row["subset"]) for row in run.folder.images
+                 if row["subset"].startswith(("train", "validation"))]  # fmt: skip
     if run.record["data"]["fingerprint"] == index.fingerprint:
         digests = dict(zip(index.paths, (fact.digest for fact in index.facts), strict=True))
     else:
@@ -57,15 +57,15 @@ def training_overlap(predictor: BatchPredictor, index: Index, cache_dir: str) ->
             root = images_root(run.path, cache_dir)
         except DataError as error:
             return TrainingOverlap(
-                none, none, f"the images of the run are not there to compare: {error}"
+                no_overlap, no_overlap, f"the images of the run are not there to compare: {error}"
             )
-        digests = _digests(root, [path for path, _ in used], _sizes(index))
+        digests = _digests(root, [path for path, _ in used_rows], _sizes(index))
     subsets: dict[str, set[str]] = {}
-    for path, subset in used:
+    for path, subset in used_rows:
         subsets.setdefault(digests.get(path, ""), set()).add(subset.partition("+")[0])
-    here = [subsets.get(fact.digest, set()) for fact in index.facts]
-    trained_on = np.array(["train" in uses for uses in here], dtype=np.bool_)
-    selected_on = np.array(["validation" in uses for uses in here], dtype=np.bool_)
+    uses_of_images = [subsets.get(fact.digest, set()) for fact in index.facts]
+    trained_on = np.array(["train" in uses for uses in uses_of_images], dtype=np.bool_)
+    selected_on = np.array(["validation" in uses for uses in uses_of_images], dtype=np.bool_)
     return TrainingOverlap(trained_on, selected_on & ~trained_on)
 
 
@@ -74,7 +74,7 @@ def _sizes(index: Index) -> set[int]:
 
 
 def _digests(root: Root, paths: Sequence[str], sizes: set[int]) -> dict[str, str]:
-    """Sum up those files that are as large as some image of the evaluation."""
+    """Compute digests of those files that are as large as some image of the evaluation."""
     digests = {}
     for path in track(paths, "comparing with the training images", len(paths)):
         file = root / path
@@ -122,7 +122,7 @@ def recalibrate(
 def _subset_probabilities(
     predictor: BatchPredictor, run: "TrainedRun", root: Root, subset: str
 ) -> LabeledProbabilities:
-    """Show the images of one subset to the network."""
+    """Predict the images of one subset."""
     rows = run.subset(subset)
     if not rows:
         raise DataError(f"{run.path / 'data.csv'} names no {subset} images.")
@@ -150,12 +150,12 @@ def _read(file: Path, predictor: BatchPredictor, crop: Crop | None) -> Pixels:
 
 def _check_same(run: "TrainedRun", root: Root, outputs: LabeledProbabilities) -> None:
     """Refuse images whose loss differs from that of the run."""
-    then = float(run.metrics["validation"]["loss"])
-    now = classification_metrics(*outputs)["loss"]
-    if abs(now - then) > LIKE * max(then, 0.1):
+    recorded = float(run.metrics["validation"]["loss"])
+    computed = classification_metrics(*outputs)["loss"]
+    if abs(computed - recorded) > LOSS_TOLERANCE * max(recorded, 0.1):
         raise DataError(
-            f"The validation images in {root} give a loss of {now:.4f}, but {then:.4f} when the "
-            f"run was trained: they have changed."
+            f"The validation images in {root} give a loss of {computed:.4f}, but {recorded:.4f} "
+            f"when the run was trained: they have changed."
         )
 
 
@@ -211,9 +211,9 @@ def _hands(predictor: BatchPredictor, index: Index, rows: Ints, cache_dir: str) 
 
 
 def _warn_of_unknown_classes(mapping: Mapping[str, str | None], index: Index) -> None:
-    strange = [name for name in mapping if name not in index.classes]
-    if strange:
-        log.warning("mapping names what is no class of the images: %s", ", ".join(strange))
+    unknown = [name for name in mapping if name not in index.classes]
+    if unknown:
+        log.warning("mapping names what is no class of the images: %s", ", ".join(unknown))
 
 
 def _rows(cfg: DictConfig, index: Index, overlap: TrainingOverlap) -> Ints:

@@ -99,9 +99,7 @@ def find_network(cfg: DictConfig) -> tuple[tuple[str, ...], Callable[[], BatchPr
     return read_classes(Path(str(cfg.classes)).expanduser()), partial(weights_predictor, cfg)
 
 
-def run_predictor(
-    finished: Run, *, trust: bool = False, cache_dir: str | None = None
-) -> BatchPredictor:
+def run_predictor(run: Run, *, trust: bool = False, cache_dir: str | None = None) -> BatchPredictor:
     """The best checkpoint of a finished run.
 
     Raises:
@@ -109,27 +107,27 @@ def run_predictor(
     """
     from signlang.runs import trained_run
 
-    run = trained_run.load_network(finished, trust=trust)
-    here = run.path.resolve()
+    trained = trained_run.load_network(run, trust=trust)
+    folder = trained.path.resolve()
     return BatchPredictor(
         kind="run",
-        name=f"{here.parent.name},{here.name}",
-        path=run.path,
-        classes=run.classes,
-        image_sizes=run.image_sizes,
-        predict=network_outputs(run.classifier),
-        calibration=run.stored,
+        name=f"{folder.parent.name},{folder.name}",
+        path=trained.path,
+        classes=trained.classes,
+        image_sizes=trained.image_sizes,
+        predict=network_outputs(trained.classifier),
+        calibration=trained.stored,
         facts={
-            "model": run.metrics["model"], "trained_on": run.record["data"],
-            "fingerprint": run.record["fingerprint"],
-            "protocol": run.metrics.get("protocol", ""),
+            "model": trained.metrics["model"], "trained_on": trained.record["data"],
+            "fingerprint": trained.record["fingerprint"],
+            "protocol": trained.metrics.get("protocol", ""),
         },
-        run=run,
+        run=trained,
         crops=TrainingCrops.of(
-            run.record["data"].get("boxes", 0), run.record["data"]["images"],
-            run.record["data"].get("box_margin"),
+            trained.record["data"].get("boxes", 0), trained.record["data"]["images"],
+            trained.record["data"].get("box_margin"),
         ),
-        hands=run.hand_input(cache_dir),
+        hands=trained.hand_input(cache_dir),
     )  # fmt: skip
 
 
@@ -148,10 +146,10 @@ def bundle_predictor(path: Path) -> BatchPredictor:
     def predict(images: Pixels) -> Floats:
         return apply_temperature(network(images), 1 / bundle.temperature)
 
-    here = path.resolve()
+    resolved = path.resolve()
     return BatchPredictor(
         kind="bundle",
-        name=here.stem if here.is_file() else here.name,
+        name=resolved.stem if resolved.is_file() else resolved.name,
         path=path,
         classes=bundle.classes,
         image_sizes=bundle.image_sizes[:1],  # its graph does the rest
@@ -190,25 +188,25 @@ def _calibration_of(bundle: "Bundle") -> Calibration:
 
 
 def network_outputs(model: Any, swap_axes: bool = False) -> Callable[[Pixels], Floats]:
-    """Show images to a classifier in float32, on a GPU if there is one."""
+    """Predict with a classifier in float32, on a GPU if there is one."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ready = model.eval().to(device)
+    network = model.eval().to(device)
 
     def predict(images: Pixels) -> Floats:
         batch = torch.from_numpy(images)
         if swap_axes:  # height and width exchanged
             batch = batch.transpose(1, 2)
         with torch.inference_mode():
-            probabilities = ready(batch.to(device)).double().softmax(1)
+            probabilities = network(batch.to(device)).double().softmax(1)
         return np.asarray(probabilities.cpu().numpy(), dtype=np.float64)
 
     return predict
 
 
 def weights_predictor(cfg: DictConfig) -> BatchPredictor:
-    """Somebody else's network: every layer of the file must be one of the network, and vice versa.
+    """External weights: every layer of the file must be one of the network, and vice versa.
 
     Raises:
         SettingError: If its preprocessing is unknown or impossible.
@@ -243,7 +241,7 @@ def weights_predictor(cfg: DictConfig) -> BatchPredictor:
 
 
 def _normalization(cfg: DictConfig) -> tuple[list[float], list[float]]:
-    """Mean and deviation: those given, else those that the network is known for."""
+    """Mean and deviation: those of the settings, else those that belong to the network."""
     known = NORMALIZATIONS.get(cfg.model.normalization)
     if known is None and (cfg.mean is None or cfg.std is None):
         raise SettingError(

@@ -57,22 +57,22 @@ def _view(evaluation: Evaluation, selected: Flags) -> Predictions:
     """
     rows = np.flatnonzero(selected)
     labels, predicted = evaluation.labels[rows], evaluation.predicted[rows]
-    own = np.union1d(labels[evaluation.known[rows]], predicted)
+    network_classes = np.union1d(labels[evaluation.known[rows]], predicted)
     unknown = sorted({evaluation.class_names[row] for row in rows if not evaluation.known[row]})
-    place = {name: len(own) + number for number, name in enumerate(unknown)}
-    numbers = [
-        int(np.searchsorted(own, evaluation.labels[row])) if evaluation.known[row]
-        else place[evaluation.class_names[row]]
+    column_of = {name: len(network_classes) + number for number, name in enumerate(unknown)}
+    view_labels = [
+        int(np.searchsorted(network_classes, evaluation.labels[row])) if evaluation.known[row]
+        else column_of[evaluation.class_names[row]]
         for row in rows
     ]  # fmt: skip
-    shares = np.zeros((len(rows), len(own) + len(unknown)))
-    shares[:, : len(own)] = evaluation.calibrated[rows][:, own]
-    names = [evaluation.predictor.classes[position] for position in own]
+    probabilities = np.zeros((len(rows), len(network_classes) + len(unknown)))
+    probabilities[:, : len(network_classes)] = evaluation.calibrated[rows][:, network_classes]
+    names = [evaluation.predictor.classes[position] for position in network_classes]
     return Predictions(
         classes=(*names, *(f"{name} (unknown)" for name in unknown)),
         paths=tuple(evaluation.paths[row] for row in rows),
-        labels=np.array(numbers, dtype=np.int64),
-        probabilities=shares,
+        labels=np.array(view_labels, dtype=np.int64),
+        probabilities=probabilities,
         folds=np.zeros(len(rows), dtype=np.int64),
         signers=None,
     )
@@ -264,14 +264,14 @@ def _mistakes(evaluation: Evaluation) -> Section:
         return Section("Worst mistakes", [Text("There are no mistakes.")])
     sheet = _sheet(evaluation, view, rows.tolist(), "mistakes")
     header = ["file", "is", "taken for", "confidence"]
-    listed: Rows = [
+    cells: Rows = [
         [
             view.paths[row], view.classes[view.labels[row]], view.classes[view.predicted[row]],
             Number(percent(float(view.confidence[row]))),
         ]
         for row in rows.tolist()
     ]  # fmt: skip
-    return Section("Worst mistakes", [Text(text), sheet, Table("Worst mistakes", header, listed)])
+    return Section("Worst mistakes", [Text(text), sheet, Table("Worst mistakes", header, cells)])
 
 
 def _sheet(evaluation: Evaluation, view: Predictions, rows: list[int], name: str) -> ImageBlock:
@@ -289,7 +289,7 @@ def _confidence(evaluation: Evaluation) -> Section:
         "Accuracy by confidence, for the images of shared classes, before and after the "
         "temperature."
     )]  # fmt: skip
-    for number, (title, shares) in enumerate(
+    for number, (title, probabilities) in enumerate(
         [
             ("Before the temperature", evaluation.probabilities),
             ("After the temperature", evaluation.calibrated),
@@ -297,13 +297,13 @@ def _confidence(evaluation: Evaluation) -> Section:
     ):
         if number and calibration.temperature == 1:
             break
-        diagram = reliability_diagram(shares[known].max(1), correct)
+        diagram = reliability_diagram(probabilities[known].max(1), correct)
         alt = f"Reliability diagram: calibration error {diagram.error:.4f}."
         name = "reliability" + "-2" * number
         blocks.append(ImageBlock(name, alt, plots.reliability_figure(diagram), title))
     curve = risk_coverage(evaluation.calibrated[known].max(1), correct)
     chart = rejection_chart(curve, calibration.threshold)
-    alt = f"Errors among the accepted images against their share: {_last(curve)}."
+    alt = f"Errors among the accepted images against their share: {_full_coverage_text(curve)}."
     blocks.append(ImageBlock("rejection", alt, chart, "Risk and coverage by reject threshold"))
     return Section("Calibration", blocks)
 
@@ -345,7 +345,7 @@ def _grades(caption: str, grades: list[str], cells: list[list[str]]) -> Table:
     return Table(caption, ["corruption", *grades], rows)
 
 
-def _last(curve: RiskCoverage) -> str:
+def _full_coverage_text(curve: RiskCoverage) -> str:
     return f"{curve.risk[-1]:.1%} if all are accepted"
 
 

@@ -127,9 +127,9 @@ class Evaluation:
     @cached_property
     def labels(self) -> Ints:
         """(n,) positions in the classes of the network, `ABSENT` for unknown classes."""
-        number = {name: place for place, name in enumerate(self.predictor.classes)}
-        places = [ABSENT if m.network is None else number[m.network] for m in self.matches]
-        return np.array(places, dtype=np.int64)[self.index.labels[self.rows]]
+        position_of = {name: position for position, name in enumerate(self.predictor.classes)}
+        positions = [ABSENT if m.network is None else position_of[m.network] for m in self.matches]
+        return np.array(positions, dtype=np.int64)[self.index.labels[self.rows]]
 
     @cached_property
     def known(self) -> Flags:
@@ -166,7 +166,7 @@ class Evaluation:
     @cached_property
     def shared(self) -> list[int]:
         """Positions of the classes of the network that occur among the evaluated images."""
-        return [int(place) for place in np.unique(self.labels[self.known])]
+        return [int(position) for position in np.unique(self.labels[self.known])]
 
     @cached_property
     def shared_only_correct(self) -> Flags:
@@ -307,9 +307,9 @@ def by_set(evaluation: Evaluation) -> dict[str, Proportion]:
         return {}
     names = np.array(sets)[evaluation.rows]
     return {
-        name: evaluation.share(evaluation.correct, own)
+        name: evaluation.share(evaluation.correct, of_set)
         for name in sorted(set(names.tolist()))
-        if (own := (names == name) & evaluation.known).any()
+        if (of_set := (names == name) & evaluation.known).any()
     }
 
 
@@ -336,10 +336,10 @@ def warnings(evaluation: Evaluation) -> list[str]:
 def notes(evaluation: Evaluation) -> list[str]:
     """Sentences on the intervals, and on missing classes and files."""
     sentences = [intervals_sentence(evaluation.clusters[evaluation.known])]
-    seen = evaluation.predictor.hands
-    if seen is not None and evaluation.hands is not None:
-        found = int(evaluation.hands.sum())
-        sentences.append(f"{seen.summary(found, len(evaluation.hands)).capitalize()}.")
+    hand_input = evaluation.predictor.hands
+    if hand_input is not None and evaluation.hands is not None:
+        hand_count = int(evaluation.hands.sum())
+        sentences.append(f"{hand_input.summary(hand_count, len(evaluation.hands)).capitalize()}.")
     if evaluation.overlap.unknown:
         sentences.append(
             "It is not known whether the network was trained on some of these images: "
@@ -347,8 +347,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         )
     missing = [
         name
-        for place, name in enumerate(evaluation.predictor.classes)
-        if place not in evaluation.shared
+        for position, name in enumerate(evaluation.predictor.classes)
+        if position not in evaluation.shared
     ]
     if missing:
         sentences.append(
@@ -402,17 +402,18 @@ def _crop_warnings(evaluation: Evaluation) -> Iterator[str]:
     trained = evaluation.predictor.crops
     if trained is None:
         return
-    here = evaluation.index.cropped / len(evaluation.index)
-    if trained.share > CROPPED and here < 1 - CROPPED:
+    cropped_share = evaluation.index.cropped / len(evaluation.index)
+    if trained.share > CROPPED and cropped_share < 1 - CROPPED:
         yield (
             f"The network was trained on images cropped to a box ({percent(trained.share)} of "
-            f"them), but {percent(1 - here)} of the images here are whole, with smaller hands: the "
-            "metrics are of another task. Give their boxes, e.g. data.boxes=FILE."
+            f"them), but {percent(1 - cropped_share)} of the images here are whole, with smaller "
+            "hands: the metrics are of another task. Give their boxes, e.g. data.boxes=FILE."
         )
-    elif trained.share < 1 - CROPPED and here > CROPPED:
+    elif trained.share < 1 - CROPPED and cropped_share > CROPPED:
         yield (
-            f"{percent(here)} of the images here are cropped to a box, but the network was trained "
-            "on whole images: the metrics are of another task. data.boxes=none takes them whole."
+            f"{percent(cropped_share)} of the images here are cropped to a box, but the network "
+            "was trained on whole images: the metrics are of another task. data.boxes=none takes "
+            "them whole."
         )
     elif trained.share > CROPPED and trained.margin != evaluation.box_margin:
         yield (

@@ -113,8 +113,8 @@ def headlines(evaluation: Evaluation) -> dict[str, str]:
     errors = calibration_effects(
         calibration, evaluation.probabilities[known], evaluation.labels[known]
     )["calibration_error"]
-    own = evaluation.calibrated_on
-    in_sample = f" (in-sample: fitted on {own:,} of these images)" if own else ""
+    fitted_on = evaluation.calibrated_on
+    in_sample = f" (in-sample: fitted on {fitted_on:,} of these images)" if fitted_on else ""
     temperature = f"{calibration.temperature:.3g}" + " (none was kept)" * (not calibration.kept)
     fitted = "" if calibration.reject_threshold is not None else " (no threshold was fitted)"
     shared = counted(len(evaluation.shared), "shared class")
@@ -256,10 +256,10 @@ def _refuse_namesake(evaluation: Evaluation, out: Path) -> None:
     index = evaluation.index
     other = other_root(recorded, index) if isinstance(recorded, dict) else None
     if other is not None:
-        own = distinct_name(evaluation.name, index)
+        suggestion = distinct_name(evaluation.name, index)
         raise SettingError(
             f"{out} is the evaluation on another folder of that name, {other}; this one is "
-            f"{index.place}. Name this data set, e.g. data.name={own}, or give out=DIR."
+            f"{index.place}. Name this data set, e.g. data.name={suggestion}, or give out=DIR."
         )
 
 
@@ -267,12 +267,12 @@ def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None
     """Write predictions, metrics of each class and signer, `record.json` and `metrics.json`."""
     for name in OUTPUTS:  # of an earlier evaluation
         (out / name).unlink(missing_ok=True)
-    network = [f"p_{name}" for name in evaluation.predictor.classes]
-    header = ["path", "label", "predicted", "confidence", *network]
-    more = ["class", "calibrated_confidence", "accepted"]
-    more += [SET] if evaluation.index.sets else []
-    more += ["hand"] * (evaluation.hands is not None)
-    write_csv(out / "predictions.csv", [*header, *more], _predictions(evaluation))
+    probability_columns = [f"p_{name}" for name in evaluation.predictor.classes]
+    header = ["path", "label", "predicted", "confidence", *probability_columns]
+    extra = ["class", "calibrated_confidence", "accepted"]
+    extra += [SET] if evaluation.index.sets else []
+    extra += ["hand"] * (evaluation.hands is not None)
+    write_csv(out / "predictions.csv", [*header, *extra], _predictions(evaluation))
     write_csv(out / "per_class.csv", PER_CLASS, _classes(evaluation))
     for kind, shares in (("signer", by_signer(evaluation)), ("set", by_set(evaluation))):
         if shares:
@@ -282,8 +282,8 @@ def write_evaluation(evaluation: Evaluation, cfg: DictConfig, out: Path) -> None
     if evaluation.robustness is not None:
         write_csv(out / "corruptions.csv", PER_CORRUPTION, _corruptions(evaluation))
     if evaluation.index.excluded:
-        bad = ((file.path, file.reason) for file in evaluation.index.excluded)
-        write_csv(out / "files.csv", ("path", "reason"), bad)
+        excluded = ((file.path, file.reason) for file in evaluation.index.excluded)
+        write_csv(out / "files.csv", ("path", "reason"), excluded)
     index = evaluation.index
     facts = {"name": evaluation.name, "root": index.place, "fingerprint": index.fingerprint}
     settings: Any = OmegaConf.to_container(cfg, resolve=False)
@@ -370,14 +370,14 @@ def _predictions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     names, sets = evaluation.predictor.classes, evaluation.index.sets
     confidence = evaluation.calibrated.max(1)
     for row, path in enumerate(evaluation.paths):
-        own = evaluation.class_names[row]
+        class_name = evaluation.class_names[row]
         yield (
             path,
-            names[evaluation.labels[row]] if evaluation.known[row] else own,
+            names[evaluation.labels[row]] if evaluation.known[row] else class_name,
             names[evaluation.predicted[row]],
             formatting.seven_digits(evaluation.probabilities[row].max()),
             *map(formatting.seven_digits, evaluation.probabilities[row]),
-            own,
+            class_name,
             formatting.seven_digits(confidence[row]),
             int(evaluation.accepted[row]),
             *([sets[evaluation.rows[row]]] if sets else ()),
@@ -403,10 +403,10 @@ def _corruptions(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     clean = evaluation.share(evaluation.correct, known)
     missing = None if hands is None else evaluation.share(~hands, known)
     for one in (CorruptionScore("none", 0, "", clean, missing), *evaluation.robustness.scores):
-        without = "" if one.without_hand is None else f"{one.without_hand.value:.6f}"
+        without_hand = "" if one.without_hand is None else f"{one.without_hand.value:.6f}"
         share = one.accuracy
         cells = _recognised(share) if share.total else (0, "", "", "")
-        yield one.kind, one.grade, one.amount, share.total, *cells, without
+        yield one.kind, one.grade, one.amount, share.total, *cells, without_hand
 
 
 def _corruptions_json(robustness: Robustness | None) -> dict[str, Any]:
