@@ -38,9 +38,9 @@ def bundle_name(cfg: DictConfig, run: TrainedRun) -> str:
         return str(cfg.name)
     facts = run.metrics
     count = len(run.members)
-    which = f"ensemble{count}" if count > 1 else f"fold{facts['fold']}"
-    words = f"{facts.get('study', facts['data'])}-{facts['model']}-{which}"
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in words)
+    suffix = f"ensemble{count}" if count > 1 else f"fold{facts['fold']}"
+    name = f"{facts.get('study', facts['data'])}-{facts['model']}-{suffix}"
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
 def bundle_target(cfg: DictConfig, run: TrainedRun) -> Path:
@@ -49,14 +49,14 @@ def bundle_target(cfg: DictConfig, run: TrainedRun) -> Path:
     Raises:
         BundleError: If something is there that may not be replaced.
     """
-    given = Path(cfg.bundles_dir) / bundle_name(cfg, run) if cfg.out is None else Path(str(cfg.out))
-    out = given.expanduser()
+    out = Path(cfg.bundles_dir) / bundle_name(cfg, run) if cfg.out is None else Path(str(cfg.out))
+    out = out.expanduser()
     if cfg.zip and out.suffix.lower() != ".zip":
         out = out.with_name(f"{out.name}.zip")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return out
-    ours = zipfile.is_zipfile(out) if out.is_file() else (out / MANIFEST).is_file()
-    if not ours:
+    is_bundle = zipfile.is_zipfile(out) if out.is_file() else (out / MANIFEST).is_file()
+    if not is_bundle:
         raise BundleError(f"{out} is there, and no bundle: choose another place with out=.")
     if not cfg.overwrite:
         raise BundleError(f"{out} exists already: set name=, out= or overwrite=true.")
@@ -144,15 +144,15 @@ def manifest_fields(
     """
     model, calibration = run.classifier, run.calibration
     mean, std = (model.mean / 255).flatten(), (1 / (255 * model.scale)).flatten()
-    found: dict[str, Any] = {}
+    optional: dict[str, Any] = {}
     if isinstance(run, Ensemble):
-        found["ensemble"] = {
+        optional["ensemble"] = {
             "members": len(run.members),
             "accuracies": run.accuracies,
             "fingerprints": [one.metrics["fingerprint"] for one in run.members],
         }
     if hands is not None:
-        found["hands"] = {"networks": hands.networks.key, "options": hands.options}
+        optional["hands"] = {"networks": hands.networks.key, "options": hands.options}
     return {
         "format": FORMAT if hands is None else HANDS_FORMAT,
         "name": name,
@@ -168,7 +168,7 @@ def manifest_fields(
             "colours": "RGB",
             "where": "in the graph: its input is images of any size, uint8 (N, H, W, 3)",
         },
-        **found,
+        **optional,
         "temperature": calibration.temperature,
         "reject_threshold": calibration.reject_threshold,
         "wanted_precision": calibration.wanted_precision,
@@ -207,10 +207,10 @@ def strip_paths(value: Any) -> Any:
         return [strip_paths(inner) for inner in value]
     if not isinstance(value, str) or "/" not in value.replace("\\", "/"):
         return value
-    key, given = OVERRIDE.fullmatch(value).groups()  # type: ignore[union-attr]  # it always fits
-    quote = given[:1] if given[:1] in {"'", '"'} else ""
-    last = given.strip("'\"").replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return f"{key}{quote}{last}{quote}"
+    key, text = OVERRIDE.fullmatch(value).groups()  # type: ignore[union-attr]  # it always fits
+    quote = text[:1] if text[:1] in {"'", '"'} else ""
+    name = text.strip("'\"").replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return f"{key}{quote}{name}{quote}"
 
 
 def _move(folder: Path, out: Path) -> None:

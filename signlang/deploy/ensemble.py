@@ -2,8 +2,9 @@
 
 The members may be the folds of a setting, the same fold with other seeds, or both. What is known of
 their accuracy on new images comes from their test folds alone: an image counts by the members that
-were not trained on it. Of the folds of one setting that is one member an image, as the others know
-it, so that such an ensemble has no accuracy of its own that could be measured on the data set.
+were not trained on it. Of the folds of one setting that is one member an image, as the others were
+trained on it, so that such an ensemble has no accuracy of its own that could be measured on the
+data set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,10 +50,10 @@ class Ensemble(TrainedRun):
     @property
     def evidence(self) -> str:
         """Which predictions its accuracy is that of."""
-        count, least = len(self.members), self.networks_per_image
-        if least == count:
+        count, fewest = len(self.members), self.networks_per_image
+        if fewest == count:
             return f"images that none of its {count} members was trained on"
-        which = "the member that was" if least == 1 else f"the {least} members that were"
+        which = "the member that was" if fewest == 1 else f"the {fewest} members that were"
         return f"each image by {which} not trained on it, of {count}"
 
     @cached_property
@@ -104,11 +105,11 @@ def build_ensemble(members: Sequence[TrainedRun], calibration: str) -> Ensemble:
     else:
         stored = replace(fitted.calibration, cross_fitted=fitted.effects)
         members = [replace(member, stored=None) for member in members]
-    made = Ensemble(
+    ensemble = Ensemble(
         first.path, first.metrics, first.record, first.history, first.classifier, stored,
         tuple(members),
     )  # fmt: skip
-    return replace(made, metrics=_metrics(made))
+    return replace(ensemble, metrics=_metrics(ensemble))
 
 
 def check_members(members: Sequence[TrainedRun]) -> None:
@@ -121,16 +122,18 @@ def check_members(members: Sequence[TrainedRun]) -> None:
         raise SettingError("run: each member of an ensemble must be named once.")
     first = members[0]
     for other in members[1:]:
-        here, there = _shared(first), _shared(other)
-        odd = [f"{key} ({here[key]}; {there[key]})" for key in here if here[key] != there[key]]
-        if odd:
+        wanted, actual = _shared_properties(first), _shared_properties(other)
+        differing = [
+            f"{key} ({wanted[key]}; {actual[key]})" for key in wanted if wanted[key] != actual[key]
+        ]
+        if differing:
             raise SettingError(
                 f"{first.path} and {other.path} cannot be members of one ensemble: they differ in "
-                f"{', '.join(odd)}. Leave one out, or train it again like the other."
+                f"{', '.join(differing)}. Leave one out, or train it again like the other."
             )
 
 
-def _shared(run: TrainedRun) -> dict[str, str]:
+def _shared_properties(run: TrainedRun) -> dict[str, str]:
     """What the members of an ensemble must have in common, by its name for people."""
     settings, data = run.record["settings"], run.record["data"]
     hands = {key: settings[key] for key in sorted(settings) if key.partition(".")[0] == "hands"}
@@ -155,29 +158,29 @@ def pooled(runs: Sequence[Run], temperatures: Sequence[float] | None = None) -> 
     Raises:
         RunError: If predictions cannot be read.
     """
-    whole = Predictions.concatenate([run.predictions for run in runs])
+    predictions = Predictions.concatenate([run.predictions for run in runs])
     scales = temperatures or [1.0] * len(runs)
-    shares = np.concatenate([
+    probabilities = np.concatenate([
         run.predictions.probabilities if scale == 1
         else apply_temperature(run.predictions.probabilities, scale)
         for run, scale in zip(runs, scales, strict=True)
     ])  # fmt: skip
     _, first, image, count = np.unique(
-        np.array(whole.paths), return_index=True, return_inverse=True, return_counts=True
+        np.array(predictions.paths), return_index=True, return_inverse=True, return_counts=True
     )
-    means = np.zeros((len(first), shares.shape[1]))
-    np.add.at(means, image, shares)
+    means = np.zeros((len(first), probabilities.shape[1]))
+    np.add.at(means, image, probabilities)
     order = np.argsort(first, kind="stable")  # as the runs have them
     rows = first[order]
     return Predictions(
-        whole.classes,
-        tuple(whole.paths[row] for row in rows),
-        whole.labels[rows],
+        predictions.classes,
+        tuple(predictions.paths[row] for row in rows),
+        predictions.labels[rows],
         (means / count[:, None])[order],
-        whole.folds[rows],
-        None if whole.signers is None else tuple(whole.signers[row] for row in rows),
-        None if whole.clusters is None else whole.clusters[rows],
-        None if whole.sets is None else tuple(whole.sets[row] for row in rows),
+        predictions.folds[rows],
+        None if predictions.signers is None else tuple(predictions.signers[row] for row in rows),
+        None if predictions.clusters is None else predictions.clusters[rows],
+        None if predictions.sets is None else tuple(predictions.sets[row] for row in rows),
     )
 
 
@@ -200,13 +203,14 @@ def _cross_fit(members: Sequence[TrainedRun]) -> CrossFit:
 
 def _of_members(members: Sequence[TrainedRun]) -> Calibration:
     """What the calibrations of the members, each in use already, mean for their mean."""
-    own = [member.calibration for member in members]
-    thresholds = [one.reject_threshold for one in own if one.reject_threshold is not None]
+    calibrations = [member.calibration for member in members]
+    thresholds = [one.reject_threshold for one in calibrations if one.reject_threshold is not None]
     return Calibration(
-        wanted_precision=own[0].wanted_precision,
-        reject_threshold=max(thresholds) if len(thresholds) == len(own) else None,
-        images=min(one.images for one in own),
-        reason=f"that of each member: {', '.join(f'{one.temperature:.4g}' for one in own)}",
+        wanted_precision=calibrations[0].wanted_precision,
+        reject_threshold=max(thresholds) if len(thresholds) == len(calibrations) else None,
+        images=min(one.images for one in calibrations),
+        reason="that of each member: "
+        + ", ".join(f"{one.temperature:.4g}" for one in calibrations),
         source=OF_MEMBERS,
     )
 

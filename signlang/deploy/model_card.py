@@ -113,11 +113,11 @@ def interface(run: TrainedRun, info: Mapping[str, Any]) -> Section:
 
 
 def _hands(info: Mapping[str, Any]) -> list[Text]:
-    """What is shown to the graph in place of an image; nothing where it is the image itself."""
+    """What the graph gets in place of an image; nothing where it is the image itself."""
     if "hands" not in info:
         return []
     options = dict(info["hands"]["options"])
-    seen = {
+    description = {
         "HandCrop": "a square around the hand is cut out of the image",
         "HandPoints": "the 21 points of the hand are written as an image of 8 x 8",
         "HandBoth": "a square around the hand is cut out of the image, and the 21 points of the "
@@ -126,15 +126,15 @@ def _hands(info: Mapping[str, Any]) -> list[Text]:
     settings = ", ".join(f"{key} {value}" for key, value in options.items())
     return [
         Text(
-            f"Before that, {seen} ({settings}): signlang predict and signlang serve do it with the "
-            "networks of MediaPipe in the folder hands (Apache-2.0, see hands/LICENSE). The graph "
-            "alone does not. Where no hand is found they say so."
+            f"Before that, {description} ({settings}): signlang predict and signlang serve do it "
+            "with the networks of MediaPipe in the folder hands (Apache-2.0, see hands/LICENSE). "
+            "The graph alone does not. Where no hand is found they say so."
         )
     ]
 
 
 def origin(run: TrainedRun) -> Section:
-    """How to make it again."""
+    """How to reproduce it."""
     record = run.record
     settings: Rows = [
         [key, str(record["settings"][key])]
@@ -230,11 +230,11 @@ def limits(run: TrainedRun, others: Sequence[CrossValidation]) -> list[str]:
         )
     if isinstance(run, Ensemble) and not run.unseen:
         texts.insert(0, _not_measured(run))
-    apart = [one for one in others if one.split == "signer"]
-    if apart:
+    by_signer = [one for one in others if one.split == "signer"]
+    if by_signer:
         texts.append(
             f"On unseen signers, networks trained the same way reach "
-            f"{apart[0].mean:.4f} (mean of {apart[0].finished} folds)."
+            f"{by_signer[0].mean:.4f} (mean of {by_signer[0].finished} folds)."
         )
     elif split not in {"signer", "dataset"}:
         texts.append("The accuracy on unseen signers has not been measured.")
@@ -289,11 +289,11 @@ def _accuracy(
 ) -> Section:
     predictions = run.predictions
     name, k, n = run.metrics["split"], run.metrics["fold"], run.metrics["folds"]
-    first = f"this network, test fold {k} of {n} ({SPLITS.get(name, name)})"
+    tested = f"this network, test fold {k} of {n} ({SPLITS.get(name, name)})"
     if isinstance(run, Ensemble):
-        first = f"{run.evidence} ({SPLITS.get(name, name)})"
+        tested = f"{run.evidence} ({SPLITS.get(name, name)})"
     accuracy = f"{run.metrics['test']['accuracy']:.4f}"
-    rows: Rows = [[*_row(first, accuracy, predictions.accuracy), str(predictions.clusters or "-")]]
+    rows: Rows = [[*_row(tested, accuracy, predictions.accuracy), str(predictions.clusters or "-")]]
     for one in others:
         folds = f"mean of {one.finished} folds" + f" of {one.folds}" * (one.finished < one.folds)
         text = f"trained the same way, {SPLITS.get(one.split_text, one.split_text)}, {folds}"
@@ -395,9 +395,10 @@ def _confidence(run: TrainedRun) -> Section:
 
 def _mean_of(run: Ensemble) -> str:
     """By how many networks the images were predicted that calibrate the mean."""
-    fewer, count = len({one.path.resolve().parent for one in run.members}), len(run.members)
-    text = f"Each image was predicted by {'one network' if fewer == 1 else f'{fewer} networks'}"
-    if fewer == count:
+    networks, count = len({one.path.resolve().parent for one in run.members}), len(run.members)
+    by = "one network" if networks == 1 else f"{networks} networks"
+    text = f"Each image was predicted by {by}"
+    if networks == count:
         return f"{text}, as many as the bundle holds."
     return (
         f"{text}, of which the bundle holds {count}: their mean is less sure on average, so that "

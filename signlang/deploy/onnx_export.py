@@ -18,7 +18,7 @@ from signlang.runs.trained_run import TrainedRun
 OPSET: Final = 18  # what torch's exporter is written for; others are converted from it
 PROGRAM: Final = "model.pt2"
 SMALLEST: Final = 1e-30  # of a probability whose logarithm is taken
-CHATTER: Final = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
+LOGGERS: Final = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
 class InferenceModule(nn.Module):
@@ -41,8 +41,8 @@ class InferenceModule(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map uint8 (N, 3, size, size) to probabilities (N, classes)."""
-        normal = images.to(torch.float32).sub(self.mean).mul(self.scale)
-        logits = self.network(normal)
+        normalized = images.to(torch.float32).sub(self.mean).mul(self.scale)
+        logits = self.network(normalized)
         if self.temperature != 1:
             logits = logits / self.temperature
         return torch.softmax(logits, dim=1)
@@ -107,17 +107,17 @@ def network_graph(run: TrainedRun, module: nn.Module | None = None) -> onnx.Mode
         )
         assert program is not None
         model: onnx.ModelProto = program.model_proto
-    _without_traces(model)
+    _remove_traces(model)
     return model
 
 
 def whole_graph(network: onnx.ModelProto, image_sizes: tuple[int, ...]) -> onnx.ModelProto:
     """Put the resizing in front: from `images`, uint8 (N, H, W, 3), to `probabilities`."""
     (opset,) = [entry.version for entry in network.opset_import if not entry.domain]
-    before = resize_graph(image_sizes, opset, network.ir_version)
-    named = onnx.compose.add_prefix(network, "network/", rename_outputs=False)
-    (end,), (start,) = before.graph.output, named.graph.input
-    whole = onnx.compose.merge_models(before, named, io_map=[(end.name, start.name)])
+    resizing = resize_graph(image_sizes, opset, network.ir_version)
+    prefixed = onnx.compose.add_prefix(network, "network/", rename_outputs=False)
+    (end,), (start,) = resizing.graph.output, prefixed.graph.input
+    whole = onnx.compose.merge_models(resizing, prefixed, io_map=[(end.name, start.name)])
     onnx.checker.check_model(whole, full_check=True)
     return whole
 
@@ -141,7 +141,7 @@ def write_program(run: TrainedRun, file: Path) -> None:
         torch.export.save(program, file)
 
 
-def _without_traces(model: onnx.ModelProto) -> None:
+def _remove_traces(model: onnx.ModelProto) -> None:
     """Take out notes on where in whose files each operation was written."""
     graph = model.graph
     for item in (model, graph, *graph.node, *graph.value_info, *graph.initializer,
@@ -156,16 +156,16 @@ def _exporting(run: TrainedRun, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of many kinds, each with pages of advice
-        first: Any = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason: Any = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise SignlangError(
-            f"The network {run.metrics['model']} cannot be written as {what}: {first}"
+            f"The network {run.metrics['model']} cannot be written as {what}: {reason}"
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporters' progress off the screen; what goes wrong is raised anyway."""
-    loggers = [logging.getLogger(name) for name in CHATTER]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -134,7 +134,7 @@ next (uint8[N, 3, {before}, {before}] planes) => (uint8[N, 3, {size}, {size}] fi
 TAP: Final = """
   {p}place{k} = Constant <value = int64[{size}] {{{places}}}> ()
   {p}weight{k} = Constant <value = int32[{size}, 1] {{{weights}}}> ()
-  {p}bytes{k} = Gather <axis = 2> ({given}, {p}place{k})
+  {p}bytes{k} = Gather <axis = 2> ({source}, {p}place{k})
   {p}wide{k} = Cast <to = 6> ({p}bytes{k})
   {p}part{k} = Mul ({p}wide{k}, {p}weight{k})
   {p}sum{k} = Add ({before}, {p}part{k})
@@ -145,7 +145,7 @@ def resize_graph(image_sizes: Sequence[int], opset: int, ir_version: int) -> onn
     """Make the graph from `images` (N, H, W, 3) to `resized` (N, 3, size, size), all uint8.
 
     Args:
-        image_sizes: One or more, no two neighbours equal; images are brought to each in turn, as
+        image_sizes: One or more, no two neighbours equal; images are resized to each in turn, as
             `data.image_io.resize_batch` does.
         opset: Version of ONNX's operators, 18 or newer.
         ir_version: Of the file format.
@@ -176,24 +176,24 @@ def resize_weights(before: int, size: int) -> npt.NDArray[np.int64]:
 
 
 def _next(before: int, size: int) -> str:
-    known = resize_weights(before, size)
-    first = (known > 0).argmax(1)
-    most = int((known > 0).sum(1).max())
-    places = np.minimum(first[:, None] + np.arange(most), before - 1)
+    weights = resize_weights(before, size)
+    first = (weights > 0).argmax(1)
+    tap_count = int((weights > 0).sum(1).max())
+    places = np.minimum(first[:, None] + np.arange(tap_count), before - 1)
     # a place that the edge repeats has been counted already
-    again = first[:, None] + np.arange(most) > before - 1
-    taken = np.where(again, 0, np.take_along_axis(known, places, 1))
+    is_repeated = first[:, None] + np.arange(tap_count) > before - 1
+    tap_weights = np.where(is_repeated, 0, np.take_along_axis(weights, places, 1))
 
-    def taps(p: str, given: str) -> str:
+    def taps(p: str, source: str) -> str:
         lines = [f"  {p}sum = Constant <value = int32 {{0}}> ()"]
-        for k in range(most):
+        for k in range(tap_count):
             lines.append(
                 TAP.format(
-                    p=p, k=k, size=size, given=given, before=f"{p}sum{k - 1}" if k else f"{p}sum",
-                    places=_listed(places[:, k]), weights=_listed(taken[:, k]),
+                    p=p, k=k, size=size, source=source, before=f"{p}sum{k - 1}" if k else f"{p}sum",
+                    places=_listed(places[:, k]), weights=_listed(tap_weights[:, k]),
                 )
             )  # fmt: skip
-        lines.append(f"  {p}whole = Identity ({p}sum{most - 1})")
+        lines.append(f"  {p}whole = Identity ({p}sum{tap_count - 1})")
         return "".join(lines)
 
     return NEXT.format(

@@ -50,7 +50,7 @@ def synthetic_files(size: int, seed: int = 0) -> dict[str, bytes]:
         pixels = np.stack([right, down, 1 - right], axis=2) * 255
         return Image.fromarray(pixels.astype(np.uint8))
 
-    sixteen = Image.fromarray(rng.integers(0, 1 << 16, (41, 73), dtype=np.uint16))
+    grey16 = Image.fromarray(rng.integers(0, 1 << 16, (41, 73), dtype=np.uint16))
     palette = noise(60, 45).quantize(32)
     builders: dict[str, Callable[[], bytes]] = {
         "one pixel": lambda: _png(noise(1, 1)),
@@ -64,7 +64,7 @@ def synthetic_files(size: int, seed: int = 0) -> dict[str, bytes]:
         "turned by EXIF": lambda: _jpeg(ramp(120, 80), orientation=6),
         "mirrored by EXIF": lambda: _jpeg(ramp(80, 121), orientation=5),
         "grey": lambda: _png(noise(50, 70, "L")),
-        "grey of 16 bits": lambda: _png(sixteen),
+        "grey of 16 bits": lambda: _png(grey16),
         "transparent": lambda: _png(noise(64, 33, "RGBA")),
         "grey and transparent": lambda: _png(noise(33, 64, "LA")),
         "of a palette": lambda: _png(palette),
@@ -133,8 +133,8 @@ def verify_parity(
         DataError: If images are not there any more.
     """
     rows: Rows = trained_run.evenly_spaced(run.subset("test"), most) if images else []
-    others = synthetic_files(run.image_sizes[0])
-    groups: list[Iterator[NamedImage]] = [iter(others.items())]
+    drawn = synthetic_files(run.image_sizes[0])
+    groups: list[Iterator[NamedImage]] = [iter(drawn.items())]
     if images:
         files = ((path, images.read(path)) for path, _ in rows)
         groups.append(track(files, "comparing run and bundle", len(rows)))
@@ -142,11 +142,11 @@ def verify_parity(
     largest = 0.0
     for source in groups:
         for batch in batched(source, trained_run.BATCH):
-            largest = max(largest, _compared(run, network, loaded, batch, hands))
-    return Parity(len(rows), len(others), largest)
+            largest = max(largest, _compare_batch(run, network, loaded, batch, hands))
+    return Parity(len(rows), len(drawn), largest)
 
 
-def _compared(
+def _compare_batch(
     run: TrainedRun,
     network: OnnxModel,
     program: Any,
@@ -154,17 +154,19 @@ def _compared(
     hands: HandInput | None,
 ) -> float:
     names = [name for name, _ in images]
-    seen = [prepared(decode(data), hands) for _, data in images]
-    batch = np.stack([resized_image(run, image) for image in seen])
+    inputs = [prepared(decode(data), hands) for _, data in images]
+    batch = np.stack([resized_image(run, image) for image in inputs])
     expected = reference_probabilities(run, batch)
     files = [data for _, data in images]
-    own = map(read_image, files) if hands is None else (np.asarray(image) for image in seen)
-    answered = np.concatenate(list(_own_sizes(network, own)))
-    worst = largest_difference(expected, answered, names, "the bundle")
+    service_images = (
+        map(read_image, files) if hands is None else (np.asarray(one) for one in inputs)
+    )
+    actual = np.concatenate(list(_batches_of_one_size(network, service_images)))
+    worst = largest_difference(expected, actual, names, "the bundle")
     if program is not None:
         with torch.inference_mode():
-            answered = program(torch.from_numpy(batch)).numpy()
-        worst = max(worst, largest_difference(expected, answered, names, PROGRAM))
+            actual = program(torch.from_numpy(batch)).numpy()
+        worst = max(worst, largest_difference(expected, actual, names, PROGRAM))
     return worst
 
 
@@ -189,15 +191,15 @@ def reference_probabilities(run: TrainedRun, batch: Pixels) -> AnyFloats:
 
 
 def largest_difference(
-    expected: AnyFloats, answered: AnyFloats, names: Iterable[str], kind: str
+    expected: AnyFloats, actual: AnyFloats, names: Iterable[str], kind: str
 ) -> float:
     """The largest difference of a probability, if it is small enough.
 
     Args:
         expected: (n, classes) by the run.
-        answered: (n, classes) by the bundle or program.
+        actual: (n, classes) by the bundle or program.
         names: Of the images.
-        kind: Name of what answered, for errors.
+        kind: Name of the bundle or program, for errors.
 
     Raises:
         BundleError: Names the image that differs most.
@@ -206,19 +208,19 @@ def largest_difference(
     >>> largest_difference(run, bundle, ["a"], "b") < TOLERANCE
     True
     """
-    apart = np.abs(expected - answered).max(1)
-    apart = np.where(np.isfinite(answered).all(1), apart, np.inf)
+    differences = np.abs(expected - actual).max(1)
+    differences = np.where(np.isfinite(actual).all(1), differences, np.inf)
     # of two classes that are equally probable, either may come first
-    first = np.take_along_axis(expected, answered.argmax(1)[:, None], 1)[:, 0]
-    other = expected.max(1) - first > 2 * TOLERANCE
-    worst = int(np.argmax(apart + other))
-    if other.any() or apart[worst] > TOLERANCE:
+    of_predicted = np.take_along_axis(expected, actual.argmax(1)[:, None], 1)[:, 0]
+    is_changed = expected.max(1) - of_predicted > 2 * TOLERANCE
+    worst = int(np.argmax(differences + is_changed))
+    if is_changed.any() or differences[worst] > TOLERANCE:
         raise BundleError(
             f"The run and {kind} disagree: of {list(names)[worst]}, a probability "
-            f"differs by {apart[worst]:.2g} ({int(other.sum())} of {len(apart)} images get "
-            "another class). No bundle was written."
+            f"differs by {differences[worst]:.2g} ({int(is_changed.sum())} of {len(differences)} "
+            "images get another class). No bundle was written."
         )
-    return float(apart.max())
+    return float(differences.max())
 
 
 def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> None:
@@ -232,23 +234,23 @@ def check_unchanged(run: TrainedRun, rows: Rows, probabilities: AnyFloats) -> No
     Raises:
         DataError: If more than a hundredth are now taken for something else than then.
     """
-    recorded = run.predictions
-    then = dict(zip(recorded.paths, recorded.predicted, strict=True))
-    now = probabilities.argmax(1)
-    other = sum(then[path] != label for (path, _), label in zip(rows, now, strict=True))
-    if other > max(CHANGED_LABELS * len(rows), 1):
+    predictions = run.predictions
+    recorded = dict(zip(predictions.paths, predictions.predicted, strict=True))
+    predicted = probabilities.argmax(1)
+    changed = sum(recorded[path] != label for (path, _), label in zip(rows, predicted, strict=True))
+    if changed > max(CHANGED_LABELS * len(rows), 1):
         raise DataError(
-            f"{other} of the {len(rows)} test images are taken for something else than when the "
+            f"{changed} of the {len(rows)} test images are taken for something else than when the "
             f"run was trained (predictions.csv): they have changed. {trained_run.IMAGES_MOVED}"
         )
 
 
-def _own_sizes(network: OnnxModel, images: Iterable[Pixels]) -> Iterator[AnyFloats]:
-    """Neighbours of one size go together."""
-    together: list[Pixels] = []
+def _batches_of_one_size(network: OnnxModel, images: Iterable[Pixels]) -> Iterator[AnyFloats]:
+    """Predict neighbours of one size in one batch."""
+    batch: list[Pixels] = []
     for pixels in images:
-        if together and pixels.shape != together[0].shape:
-            yield network(np.stack(together))
-            together = []
-        together.append(pixels)
-    yield network(np.stack(together))
+        if batch and pixels.shape != batch[0].shape:
+            yield network(np.stack(batch))
+            batch = []
+        batch.append(pixels)
+    yield network(np.stack(batch))

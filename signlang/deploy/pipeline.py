@@ -69,8 +69,8 @@ class ExportMeasurements:
     @property
     def int8_loss(self) -> float | None:
         """By how much the accuracy of int8 is below that of fp32."""
-        known = self.images and "int8" in self.correct
-        return (self.correct["fp32"] - self.correct["int8"]) / self.images if known else None
+        is_measured = self.images and "int8" in self.correct
+        return (self.correct["fp32"] - self.correct["int8"]) / self.images if is_measured else None
 
 
 def run_images(cfg: DictConfig, run: TrainedRun) -> RunImages | None:
@@ -131,15 +131,15 @@ def quantize(
     """
     training = run.subset("train")
 
-    def pixels(rows: trained_run.Rows, wanted: int) -> Pixels:
-        return np.concatenate(list(_network_images(run, images, evenly_spaced(rows, wanted))))
+    def pixels(rows: trained_run.Rows, count: int) -> Pixels:
+        return np.concatenate(list(_network_images(run, images, evenly_spaced(rows, count))))
 
     ranges = pixels(training, cfg.calibration_images)
-    choosing = pixels(run.subset("validation") or training, SELECTION_IMAGES)
-    expected = _network_session(network)(choosing)
+    selection = pixels(run.subset("validation") or training, SELECTION_IMAGES)
+    expected = _network_session(network)(selection)
 
     def deviation(model: onnx.ModelProto) -> Deviation:
-        return _deviation(expected, _network_session(model)(choosing))
+        return _deviation(expected, _network_session(model)(selection))
 
     best = quantization.quantize_model(network, ranges, deviation)
     if best.deviation.changed and cfg.int8_training:
@@ -150,18 +150,18 @@ def quantize(
             images.hands.coded_rows if images.hands else 0,
         )
         graph = onnx_export.network_graph(run, adapted)
-        second = quantization.quantize_model(graph, ranges, deviation)
-        if second.deviation < best.deviation:
-            best = replace(second, layers=f"{second.layers}, trained for 8 bits")
+        adapted_best = quantization.quantize_model(graph, ranges, deviation)
+        if adapted_best.deviation < best.deviation:
+            best = replace(adapted_best, layers=f"{adapted_best.layers}, trained for 8 bits")
     return onnx_model(run, best.graph), best.layers
 
 
-def _deviation(expected: Floats32, given: Floats32) -> Deviation:
+def _deviation(expected: Floats32, quantized: Floats32) -> Deviation:
     """Compare (n, classes) probabilities of a quantized network with those of the float one."""
-    p, q = np.maximum(expected, SMALLEST), np.maximum(given, SMALLEST)
+    p, q = np.maximum(expected, SMALLEST), np.maximum(quantized, SMALLEST)
     return Deviation(
         divergence=float((p * np.log(p / q)).sum(1).mean()),
-        changed=float((expected.argmax(1) != given.argmax(1)).mean()),
+        changed=float((expected.argmax(1) != quantized.argmax(1)).mean()),
     )
 
 
@@ -220,8 +220,8 @@ def measure(
 
 def tested_on(measured: ExportMeasurements) -> str:
     """Which images the measurements are of, in words."""
-    most = ", on which most members were trained" if measured.known else ""
-    return f"the test fold{most}"
+    note = ", on which most members were trained" if measured.known else ""
+    return f"the test fold{note}"
 
 
 def mean_hands(
@@ -254,12 +254,12 @@ def mean_hands(
     except DataError as error:
         log.info("no drawings of the signs: %s", error)
         return {}
-    found, labels = pixels[:, -1, -1, 0] > 0, label_array(rows)
+    has_hand, labels = pixels[:, -1, -1, 0] > 0, label_array(rows)
     drawn = {}
     for label, name in enumerate(run.classes):
-        own = [encoded_points(one)[:, :2] for one in pixels[found & (labels == label)]]
-        if own:
-            drawn[name] = np.mean(own, axis=0).round(3).tolist()
+        class_points = [encoded_points(one)[:, :2] for one in pixels[has_hand & (labels == label)]]
+        if class_points:
+            drawn[name] = np.mean(class_points, axis=0).round(3).tolist()
     return drawn
 
 
@@ -303,8 +303,8 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
             rows["of each set"] = ", ".join(f"{k} {v:.4f}" for k, v in run.per_set.items())
         rows["accuracy of the mean"] = f"{rows.pop('accuracy of the run')} of {run.evidence}"
     for name in measured.latency_ms:
-        told = measured.images and not measured.known
-        share = f"accuracy {measured.accuracy(name):.4f}, " if told else ""
+        is_measured = measured.images and not measured.known
+        share = f"accuracy {measured.accuracy(name):.4f}, " if is_measured else ""
         rows[name] = f"{share}{measured.size_mb[name]:.1f} MB, {measured.latency_ms[name]:.2f} ms"
     if measured.quantized:
         rows["int8"] += f" ({measured.quantized})"
@@ -328,8 +328,8 @@ def report(out: Path, run: TrainedRun, measured: ExportMeasurements, agreement: 
 
 
 def _short_name(run: TrainedRun) -> str:
-    here = run.path.resolve()
-    return f"{here.parent.name}/{here.name}"
+    folder = run.path.resolve()
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def _network_images(run: TrainedRun, images: RunImages, rows: trained_run.Rows) -> Iterator[Pixels]:
@@ -347,10 +347,10 @@ def _network_session(model: onnx.ModelProto) -> Callable[[Pixels], Floats32]:
     )
 
     def predict(images: Pixels) -> Floats32:
-        parts = np.split(
+        batches = np.split(
             images.transpose(0, 3, 1, 2), range(trained_run.BATCH, len(images), trained_run.BATCH)
         )
-        return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
+        return np.concatenate([session.run(None, {"images": batch})[0] for batch in batches])
 
     return predict
 

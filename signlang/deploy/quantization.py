@@ -109,42 +109,42 @@ def quantize_model(
         deviation: Measures that of a quantized network.
     """
     tried: list[QuantizedNetwork] = []
-    with TemporaryDirectory() as place, _quiet_quantizer():
-        prepared = _prepared(network, Path(place))
+    with TemporaryDirectory() as folder, _quiet_quantizer():
+        prepared = _prepared(network, Path(folder))
         for recipe in RECIPES:
-            model = _quantized(prepared, images, recipe, Path(place))
-            found = QuantizedNetwork(model, recipe.text, deviation(model))
+            model = _quantized(prepared, images, recipe, Path(folder))
+            quantized = QuantizedNetwork(model, recipe.text, deviation(model))
             log.info("int8, %s: %.2f %% of the guesses change on the images that choose",
-                     recipe.text, 100 * found.deviation.changed)  # fmt: skip
-            tried.append(found)
-            if not found.deviation.changed:
+                     recipe.text, 100 * quantized.deviation.changed)  # fmt: skip
+            tried.append(quantized)
+            if not quantized.deviation.changed:
                 break
     return min(tried, key=lambda one: one.deviation)
 
 
-def _prepared(network: onnx.ModelProto, place: Path) -> onnx.ModelProto:
+def _prepared(network: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """Fold batch normalization into convolutions, and infer shapes."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    given, model = place / "given.onnx", place / "prepared.onnx"
-    onnx.save(network, given)
-    quant_pre_process(str(given), str(model), skip_symbolic_shape=True)
+    source, model = folder / "source.onnx", folder / "prepared.onnx"
+    onnx.save(network, source)
+    quant_pre_process(str(source), str(model), skip_symbolic_shape=True)
     return onnx.load(model)
 
 
 def _quantized(
-    prepared: onnx.ModelProto, images: Pixels, recipe: QuantizationRecipe, place: Path
+    prepared: onnx.ModelProto, images: Pixels, recipe: QuantizationRecipe, folder: Path
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    file = place / "int8.onnx"
+    file = folder / "int8.onnx"
     quantize_static(
         onnx.ModelProto.FromString(prepared.SerializeToString()),  # it is changed in place
         str(file),
         _CalibrationReader(images),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(OPERATIONS),
-        nodes_to_exclude=_kept(prepared, recipe),
+        nodes_to_exclude=_float_operations(prepared, recipe),
         per_channel=True,
         reduce_range=False,  # weights of 7 bits would cost accuracy; see `bundle.session_options`
         activation_type=QuantType.QUInt8,
@@ -156,25 +156,26 @@ def _quantized(
     return model
 
 
-def _kept(network: onnx.ModelProto, recipe: QuantizationRecipe) -> list[str]:
+def _float_operations(network: onnx.ModelProto, recipe: QuantizationRecipe) -> list[str]:
     """Names of the operations that stay in float.
 
     Several networks in one graph have ends of their own each. The mean of their probabilities is
     never of 8 bits.
     """
     nodes = network.graph.node
-    after, before = _beyond(nodes, LAYERS), _beyond(nodes, LAYERS, upwards=True)
+    after = _connected_operations(nodes, LAYERS)
+    before = _connected_operations(nodes, LAYERS, upwards=True)
     layers = [node for node in nodes if node.op_type in LAYERS]
-    kept = _beyond(nodes, ("Softmax",)) - before
+    in_float = _connected_operations(nodes, ("Softmax",)) - before
     if recipe.keep_ends:
-        kept |= {node.name for node in layers if not {node.name} <= after & before}
-    return sorted(kept)
+        in_float |= {node.name for node in layers if not {node.name} <= after & before}
+    return sorted(in_float)
 
 
-def _beyond(
+def _connected_operations(
     nodes: Sequence[onnx.NodeProto], kinds: Sequence[str], *, upwards: bool = False
 ) -> set[str]:
-    """Names of the operations that use what one of some kinds made; upwards: those that it uses.
+    """Names of the operations that use the output of some kinds; upwards: those that these use.
 
     Args:
         nodes: Of a graph, each after those that it uses.
@@ -184,12 +185,12 @@ def _beyond(
     names: set[str] = set()
     values: set[str] = set()
     for node in reversed(nodes) if upwards else nodes:
-        ahead, behind = (node.output, node.input) if upwards else (node.input, node.output)
-        beyond = not values.isdisjoint(ahead)
-        if beyond:
+        incoming, outgoing = (node.output, node.input) if upwards else (node.input, node.output)
+        is_connected = not values.isdisjoint(incoming)
+        if is_connected:
             names.add(node.name)
-        if beyond or node.op_type in kinds:
-            values |= {*behind} - {""}  # what is left out has no name
+        if is_connected or node.op_type in kinds:
+            values |= {*outgoing} - {""}  # what is left out has no name
     return names
 
 
@@ -197,11 +198,11 @@ class _CalibrationReader:
     """What onnxruntime asks for images, one by one; it goes by the method's name."""
 
     def __init__(self, images: Pixels) -> None:
-        self._left = iter(images)
+        self._remaining = iter(images)
 
     def get_next(self) -> dict[str, Pixels] | None:
         """The input of one image, None after the last."""
-        image = next(self._left, None)
+        image = next(self._remaining, None)
         return None if image is None else {"images": image[None].transpose(0, 3, 1, 2)}
 
 
@@ -240,9 +241,9 @@ class RoundedInput:
     def __init__(self) -> None:
         self.lower = self.upper = 0.0
 
-    def __call__(self, _: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def __call__(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Round the first input of a layer, float of any shape."""
-        values, *others = given
+        values, *others = inputs
         lower, upper = (float(end) for end in torch.aminmax(values.detach()))
         first = self.lower == self.upper
         share = 1.0 if first else MOMENTUM
@@ -269,18 +270,18 @@ def adapt_to_int8(
         The copy, in evaluation mode. Its weights are floats that suit 8 bits.
     """
     teacher, student = module.eval(), copy.deepcopy(module).eval()
-    trained = [parameter for parameter in student.parameters() if parameter.is_floating_point()]
-    for parameter in trained:
+    parameters = [parameter for parameter in student.parameters() if parameter.is_floating_point()]
+    for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
     schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     with _rounded(student):
         for batch in track(_batches(images, steps, coded_rows, seed), "training for int8", steps):
             with torch.no_grad():
-                wanted = teacher(batch)
-            given = student(batch).clamp_min(SMALLEST).log()
+                targets = teacher(batch)
+            log_probabilities = student(batch).clamp_min(SMALLEST).log()
             optimizer.zero_grad(set_to_none=True)
-            loss = F.kl_div(given, wanted, reduction="batchmean")
+            loss = F.kl_div(log_probabilities, targets, reduction="batchmean")
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
@@ -289,18 +290,18 @@ def adapt_to_int8(
 
 def _batches(images: Pixels, steps: int, coded_rows: int, seed: int) -> Iterator[torch.Tensor]:
     """Yield batches of (n, 3, size, size), each image mixed with another one of its batch."""
-    rng, left = np.random.default_rng(seed), np.empty(0, np.int64)
+    rng, remaining = np.random.default_rng(seed), np.empty(0, np.int64)
     size = min(BATCH, len(images))
     for _ in range(steps):
-        if len(left) < size:
-            left = rng.permutation(len(images))
-        rows, left = left[:size], left[size:]
+        if len(remaining) < size:
+            remaining = rng.permutation(len(images))
+        rows, remaining = remaining[:size], remaining[size:]
         share = rng.uniform()
         batch, others = images[rows], images[rng.permutation(rows)]
         mixed = np.rint(share * batch + (1 - share) * others).astype(np.uint8)
-        whole = images.shape[1] - coded_rows
+        image_rows = images.shape[1] - coded_rows
         yield torch.from_numpy(
-            np.concatenate([mixed[:, :whole], batch[:, whole:]], axis=1)
+            np.concatenate([mixed[:, :image_rows], batch[:, image_rows:]], axis=1)
         ).permute(0, 3, 1, 2)
 
 

@@ -73,8 +73,8 @@ def _missing(path: Path, name: str) -> str:
 
 def _from_folder(folder: Path, name: str, most: int) -> bytes:
     file = folder
-    for part in PurePosixPath(name).parts:
-        file /= part
+    for component in PurePosixPath(name).parts:
+        file /= component
         if file.is_symlink():
             raise BundleError(f"{file} is a link: a bundle holds its files itself. {EXPORT_AGAIN}")
     if not file.is_file():  # reading a pipe or a device may never end
@@ -88,13 +88,17 @@ def _from_zip(path: Path, name: str, most: int) -> bytes:
     if not zipfile.is_zipfile(path):
         raise BundleError(f"{path} is no bundle: neither a folder nor a (complete) ZIP file.")
     with zipfile.ZipFile(path) as archive:
-        odd = [info.filename for info in archive.infolist() if not is_plain_name(info.filename)]
-        if odd:
-            raise BundleError(f"{path} holds a file outside of itself, {odd[0]!r}: it is not used.")
-        tops = [i for i in archive.infolist() if PurePosixPath(i.filename).name == MANIFEST]
-        inside = PurePosixPath(tops[0].filename).parent if len(tops) == 1 else PurePosixPath()
+        outside = [info.filename for info in archive.infolist() if not is_plain_name(info.filename)]
+        if outside:
+            raise BundleError(
+                f"{path} holds a file outside of itself, {outside[0]!r}: it is not used."
+            )
+        manifests = [i for i in archive.infolist() if PurePosixPath(i.filename).name == MANIFEST]
+        base = (
+            PurePosixPath(manifests[0].filename).parent if len(manifests) == 1 else PurePosixPath()
+        )
         try:
-            entry = archive.getinfo(str(inside / name))
+            entry = archive.getinfo(str(base / name))
         except KeyError:
             raise FileNotFoundError(name) from None
         if entry.file_size > most:
@@ -124,8 +128,8 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):
         raise BundleError(f"bundle.json of {where} is not that of a bundle: it has no format.")
     if info["format"] not in {FORMAT, HANDS_FORMAT}:
-        again = "export its run again (signlang export)"
-        fix = "update it" if info["format"] > HANDS_FORMAT else again
+        export_again = "export its run again (signlang export)"
+        fix = "update it" if info["format"] > HANDS_FORMAT else export_again
         raise BundleError(
             f"{where} has format {info['format']}, written by signlang "
             f"{info.get('signlang', 'unknown')}; this one reads formats {FORMAT} and "
@@ -307,8 +311,8 @@ def load_hands(bundle: Bundle) -> HandInput | None:
         ) from None
 
 
-Place = Annotated[list[float], Field(min_length=2, max_length=2)]
-DrawnHand = Annotated[list[Place], Field(min_length=POINTS, max_length=POINTS)]
+Point = Annotated[list[float], Field(min_length=2, max_length=2)]
+DrawnHand = Annotated[list[Point], Field(min_length=POINTS, max_length=POINTS)]
 
 
 class DrawnSigns(Strict):

@@ -125,10 +125,10 @@ def _overflows() -> bool:
     Slower ones that do not are then used.
     """
     try:
-        found = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        cpu_info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux: unknown, and elsewhere than on x86 it makes no difference
         return True
-    return not set(found.split()) & {"avx512_vnni", "avx_vnni"}
+    return not set(cpu_info.split()) & {"avx512_vnni", "avx_vnni"}
 
 
 def _session(data: bytes, classes: int, file: str, device: str, threads: int) -> Any:
@@ -138,27 +138,27 @@ def _session(data: bytes, classes: int, file: str, device: str, threads: int) ->
         raise SettingError(
             f"Bundles need onnxruntime ({error}): pip install signlang brings it."
         ) from None
-    known = onnxruntime.get_available_providers()
-    wanted = PROVIDERS.get(device)
-    if wanted not in known:
-        there = ", ".join(name for name, provider in PROVIDERS.items() if provider in known)
-        raise SettingError(f"device={device}: onnxruntime does not offer it here, only {there}.")
+    available = onnxruntime.get_available_providers()
+    chosen = PROVIDERS.get(device)
+    if chosen not in available:
+        offered = ", ".join(name for name, provider in PROVIDERS.items() if provider in available)
+        raise SettingError(f"device={device}: onnxruntime does not offer it here, only {offered}.")
     try:
         _probe(data, classes, file)
-        session = onnxruntime.InferenceSession(data, session_options(threads), providers=[wanted])
-        given = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
-        made = [(o.name, o.type, o.shape[-1]) for o in session.get_outputs()]
+        session = onnxruntime.InferenceSession(data, session_options(threads), providers=[chosen])
+        inputs = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
+        outputs = [(o.name, o.type, o.shape[-1]) for o in session.get_outputs()]
     except BundleError:
         raise
     except Exception as error:  # onnxruntime has no base class for what it raises
-        first = str(error).strip().splitlines()[0][:200]
+        reason = str(error).strip().splitlines()[0][:200]
         raise BundleError(
-            f"{file} cannot be used by onnxruntime {onnxruntime.__version__}: {first}"
+            f"{file} cannot be used by onnxruntime {onnxruntime.__version__}: {reason}"
         ) from None
-    if given != [("images", "tensor(uint8)", 4)] or made != [
+    if inputs != [("images", "tensor(uint8)", 4)] or outputs != [
         ("probabilities", "tensor(float)", classes)
     ]:
-        raise BundleError(f"{file} is another kind of network: {given} to {made}.")
+        raise BundleError(f"{file} is another kind of network: {inputs} to {outputs}.")
     return session
 
 
@@ -167,9 +167,9 @@ def _bounded_arena() -> None:
     """Let sessions of this process that ask for it share an arena of `PROBE_BYTES`."""
     import onnxruntime as ort
 
-    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,
-                              ort.OrtMemType.DEFAULT)  # fmt: skip
-    ort.create_and_register_allocator(place, ort.OrtArenaCfg(PROBE_BYTES, 1, -1, -1))
+    memory_info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,
+                                    ort.OrtMemType.DEFAULT)  # fmt: skip
+    ort.create_and_register_allocator(memory_info, ort.OrtArenaCfg(PROBE_BYTES, 1, -1, -1))
 
 
 def _probe(data: bytes, classes: int, file: str) -> None:
@@ -186,7 +186,7 @@ def _probe(data: bytes, classes: int, file: str) -> None:
     options.add_session_config_entry("session.use_env_allocators", "1")
     session = ort.InferenceSession(data, options, providers=[PROVIDERS["cpu"]])
     if [output.name for output in session.get_outputs()] != ["probabilities"]:
-        return  # told by the caller
+        return  # reported by the caller
     run = ort.RunOptions()
     run.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     run.log_severity_level = 4

@@ -84,22 +84,22 @@ def _sources(path: str, stdin: BinaryIO) -> Iterator[ImageSource]:
 
 
 def _in_folder(folder: str) -> Iterator[ImageSource]:
-    passed_over, seen = 0, set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link to a folder above
+    skipped, visited = 0, set()
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        resolved = os.path.realpath(directory)
+        if resolved in visited:  # a link to a folder above
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(resolved)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if is_image_name(Path(name).suffix) and not name.startswith("."):
-                yield ImageSource(str(Path(place, name)))
+                yield ImageSource(str(Path(directory, name)))
             else:
-                passed_over += not name.startswith(".")
-    if passed_over:
+                skipped += not name.startswith(".")
+    if skipped:
         log.info("%s: %d files are not named like images and are passed over", folder,
-                 passed_over)  # fmt: skip
+                 skipped)  # fmt: skip
 
 
 def _from_stdin(data: bytes) -> list[ImageSource]:
@@ -225,8 +225,8 @@ class Predictor:
             BadImageError: If a file cannot be read or decoded.
         """
         size = self.bundle.image_sizes[0]
-        seen = [self._seen(Image.fromarray(image)) for image in as_images(images)]
-        pixels = [(resize_image(image, size), found) for image, found in seen]
+        inputs = [self._network_input(Image.fromarray(image)) for image in as_images(images)]
+        pixels = [(resize_image(image, size), has_hand) for image, has_hand in inputs]
         names = _names(images, len(pixels))
         return [
             prediction
@@ -245,18 +245,18 @@ class Predictor:
         for batch in batched(images, self.batch_size):
             yield from self._predict_batch(batch)
 
-    def _seen(self, image: Image.Image) -> tuple[Image.Image, bool]:
+    def _network_input(self, image: Image.Image) -> tuple[Image.Image, bool]:
         """What the network sees of an image, and whether that is by a hand that was found."""
         if self.hands is None:
             return image, True
-        seen, hand = self.hands(image)
-        return seen, hand is not None
+        network_input, hand = self.hands(image)
+        return network_input, hand is not None
 
     def _read(self, source: ImageSource) -> tuple[str, Pixels | str, bool]:
         try:
             data = read_bytes(Path(source.name)) if source.data is None else source.data
-            image, found = self._seen(decode(data))
-            return source.name, resize_image(image, self.bundle.image_sizes[0]), found
+            image, has_hand = self._network_input(decode(data))
+            return source.name, resize_image(image, self.bundle.image_sizes[0]), has_hand
         except BadImageError as error:
             return source.name, str(error), True
         except ValueError as error:  # a name with a null byte
@@ -268,17 +268,17 @@ class Predictor:
         """Predict images of one size; where an error stands instead of pixels, pass it on."""
         usable = [pixels for _, pixels, _ in batch if not isinstance(pixels, str)]
         probabilities = iter(self.model(np.stack(usable)) if usable else ())
-        for name, pixels, found in batch:
+        for name, pixels, has_hand in batch:
             if isinstance(pixels, str):
                 yield Prediction(name, error=pixels)
             else:
-                yield self._prediction(name, next(probabilities), found)
+                yield self._prediction(name, next(probabilities), has_hand)
 
-    def _prediction(self, name: str, probabilities: Floats32, found: bool) -> Prediction:
+    def _prediction(self, name: str, probabilities: Floats32, has_hand: bool) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[: self.top]
         top_k = tuple((self.bundle.classes[k], float(probabilities[k])) for k in order)
         unknown = top_k[0][1] < self.threshold
-        return Prediction(name, top_k, unknown, hand=None if self.hands is None else found)
+        return Prediction(name, top_k, unknown, hand=None if self.hands is None else has_hand)
 
 
 def _names(images: Any, count: int) -> list[str]:
@@ -302,14 +302,14 @@ def write_csv(
         hands: Whether a last column says if a hand was found.
     """
     writer = csv.writer(stream, lineterminator="\n")
-    more = [f"{word}_{place}" for place in range(2, top + 1) for word in ("guess", "confidence")]
-    last = ["hand"] * hands
-    writer.writerow(["path", "label", "guess", "confidence", *more, "error", *last])
+    guesses = [f"{word}_{place}" for place in range(2, top + 1) for word in ("guess", "confidence")]
+    hand_header = ["hand"] * hands
+    writer.writerow(["path", "label", "guess", "confidence", *guesses, "error", *hand_header])
     for prediction in predictions:
         pairs = [[name, f"{share:.6f}"] for name, share in prediction.top_k]
         cells = list(chain(*pairs)) or [""] * 2 * top
-        found = [HAND[prediction.hand]] * hands
-        writer.writerow([prediction.path, prediction.label, *cells, prediction.error, *found])
+        hand_cells = [HAND[prediction.hand]] * hands
+        writer.writerow([prediction.path, prediction.label, *cells, prediction.error, *hand_cells])
 
 
 def write_jsonl(

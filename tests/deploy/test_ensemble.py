@@ -126,7 +126,7 @@ def test_int8_of_an_ensemble_leaves_the_mean_in_float(
     graph = onnx.load(of_folds / "model.int8.onnx").graph
     softmax = [number for number, node in enumerate(graph.node) if node.op_type == "Softmax"]
     assert len(softmax) >= 3
-    after = quantization._beyond(graph.node, ("Softmax",))
+    after = quantization._connected_operations(graph.node, ("Softmax",))
     assert not [n for n in graph.node if n.name in after and n.op_type == "QuantizeLinear"]
     outputs = OnnxModel.from_bundle(bundle, "int8")(
         np.stack([np.asarray(decode(data)) for data in files_of(tiny)])
@@ -137,7 +137,7 @@ def test_int8_of_an_ensemble_leaves_the_mean_in_float(
 def test_each_network_keeps_its_ends(of_folds: Path) -> None:
     network = onnx.load(of_folds / "model.onnx")
     recipe = quantization.RECIPES[2]
-    kept = set(quantization._kept(network, recipe))
+    kept = set(quantization._float_operations(network, recipe))
     layers = [node.name for node in network.graph.node if node.op_type in quantization.LAYERS]
     inside = [name for name in layers if name.startswith("network/")]
     assert len(kept & set(inside)) == 6  # the first and the last layer of each of three
