@@ -77,7 +77,7 @@ def effects(ranking: Ranking) -> Section | None:
 
 
 def searches(study: Study) -> Section | None:
-    """Hyper-parameter searches: what their figures are worth, and what each fold chose."""
+    """Hyper-parameter searches: how far their metrics are biased, and what each fold chose."""
     if not study.searches:
         return None
     blocks: Blocks = [Text(search.caution) for search in study.searches]
@@ -143,14 +143,14 @@ METRIC_MEANINGS: Final = {
 def glossary_section() -> Section:
     """The last section of every report."""
     columns = [[c.title, c.meaning] for c in (*chosen(REPORT), EACH_FOLD) if c.meaning]
-    figures = [[name, text] for name, text in METRIC_MEANINGS.items()]
+    meanings = [[name, text] for name, text in METRIC_MEANINGS.items()]
     return Section(
         "How to read it",
         [
             Text(PROTOCOL),
             Text(CHANCE),
             Table("Columns of the leaderboard", ["column", "meaning"], columns),
-            Table("Figures", ["figure", "meaning"], figures),
+            Table("Figures", ["figure", "meaning"], meanings),
         ],
     )
 
@@ -258,7 +258,7 @@ def write_comparison(ranking: Ranking, out: Path, sort: str = RANK) -> None:
     Raises:
         SettingError: If that cannot be done, or the folder belongs to a run.
     """
-    if any((place / "record.json").exists() for place in (out, *out.resolve().parents)):
+    if any((folder / "record.json").exists() for folder in (out, *out.resolve().parents)):
         raise SettingError(
             f"{out} belongs to a run, whose files are not touched: choose another place with "
             "out=DIR."

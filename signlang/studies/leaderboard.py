@@ -62,7 +62,7 @@ def _in_order(ranking: Ranking, sort: str) -> list[Row]:
     rows = list(ranking.rows)
     if sort != RANK:  # which may tie, but is in order already
         column = csv_columns(ranking.study)[sort]
-        rows.sort(key=lambda row: _place(column.value(row), falling=column.higher_is_better))
+        rows.sort(key=lambda row: _sort_key(column.value(row), descending=column.higher_is_better))
     order = list(dict.fromkeys(row.setting.fold_assignment for row in ranking.rows))
     return sorted(rows, key=lambda row: order.index(row.setting.fold_assignment))
 
@@ -104,8 +104,8 @@ def write_nested_searches(study: Study, out: Path) -> None:
 def _predictions(setting: Setting, names: Sequence[str]) -> Iterator[list[str]]:
     """Rows with the probabilities of the classes in the order of `names`."""
     table = setting.predictions
-    position = {name: number for number, name in enumerate(table.classes)}
-    places = [position.get(name) for name in names]
+    position_of = {name: number for number, name in enumerate(table.classes)}
+    positions = [position_of.get(name) for name in names]
     for path, label, predicted, fold, probabilities in zip(
         table.paths,
         table.labels,
@@ -117,14 +117,14 @@ def _predictions(setting: Setting, names: Sequence[str]) -> Iterator[list[str]]:
         p = seven_digits_each(probabilities)
         yield [
             setting.name, str(fold), path, table.classes[label], table.classes[predicted],
-            p[predicted], *("" if place is None else p[place] for place in places),
+            p[predicted], *("" if position is None else p[position] for position in positions),
         ]  # fmt: skip
 
 
-def _place(value: object, *, falling: bool) -> tuple[bool, bool, float, str]:
-    """Where a value belongs: numbers by size, then texts, then what is missing.
+def _sort_key(value: object, *, descending: bool) -> tuple[bool, bool, float, str]:
+    """The sort key of a value: numbers by size, then texts, then what is missing.
 
-    >>> sorted(["adam", None, "0.1", 2], key=lambda value: _place(value, falling=False))
+    >>> sorted(["adam", None, "0.1", 2], key=lambda value: _sort_key(value, descending=False))
     ['0.1', 2, 'adam', None]
     """
     try:
@@ -133,7 +133,7 @@ def _place(value: object, *, falling: bool) -> tuple[bool, bool, float, str]:
         return (value is None, True, 0.0, str(value))
     if math.isnan(number):
         return (True, True, 0.0, "")
-    return (False, False, -number if falling else number, "")
+    return (False, False, -number if descending else number, "")
 
 
 Rows = Sequence[Row]
@@ -200,10 +200,10 @@ def _markdown(ranking: Ranking, sort: str) -> Iterator[str]:
     titles = [FOLDS_AND_MEAN if c.key == "accuracy" else c.title for c in columns]
     for name, rows in _sections(ranking, sort):
         yield f"\n## {markdown(name[:1].upper() + name[1:])}\n"
-        yield f"{markdown(_compared(rows[0]))}\n"
+        yield f"{markdown(_data_text(rows[0]))}\n"
         yield f"| {' | '.join(titles)} |"
         yield f"|{'---:|'}---|{'---:|' * (len(titles) - 2)}"
-        yield from (f"| {' | '.join(_published(row, columns))} |" for row in rows)
+        yield from (f"| {' | '.join(_cells(row, columns))} |" for row in rows)
     if any(row.setting.missing for row in ranking.rows):
         yield "\n\\* not all folds are finished."
     yield "\n## Verdicts\n"
@@ -216,7 +216,7 @@ def _markdown(ranking: Ranking, sort: str) -> Iterator[str]:
     yield from (f"- {markdown(note)}" for note in NOTES)
 
 
-def _compared(row: Row) -> str:
+def _data_text(row: Row) -> str:
     """The data and the folds that a section shares."""
     run = row.setting.runs[0]
     data, shared = run.record["data"], run.settings
@@ -231,7 +231,7 @@ def _compared(row: Row) -> str:
 
 
 def _missing(study: Study) -> Iterator[str]:
-    """Lines on the folds that are missing, with the commands that make them."""
+    """Lines on the folds that are missing, with the commands that train them."""
     if not study.incomplete:
         return
     yield "\n## What is missing"
@@ -243,7 +243,7 @@ def _missing(study: Study) -> Iterator[str]:
         yield from (f"    {command}" for command in setting.commands)
 
 
-def _published(row: Row, columns: Sequence[Column]) -> Iterator[str]:
+def _cells(row: Row, columns: Sequence[Column]) -> Iterator[str]:
     """The cells of a row, with the accuracies as published tables have them."""
     for column in columns:
         yield (
@@ -272,7 +272,7 @@ def write_tensorboard(ranking: Ranking, out: Path) -> Path:
     Returns:
         The folder of them all.
     """
-    place, layout = out / CROSS_VALIDATED, tensorboard.layout()
+    root, layout = out / CROSS_VALIDATED, tensorboard.layout()
 
     def write(setting: Setting) -> None:
         run = setting.runs[0]
@@ -284,10 +284,10 @@ def write_tensorboard(ranking: Ranking, out: Path) -> Path:
         )
         summaries = [*tensorboard.hparams_row(values), layout]
         tensorboard.write_events(
-            place / setting.name,
+            root / setting.name,
             [
                 *((0, summary) for summary in summaries),
-                *((step, tensorboard.scalars(figures)) for step, figures in [(0, means), *folds]),
+                *((step, tensorboard.scalars(metrics)) for step, metrics in [(0, means), *folds]),
             ],
         )
 
@@ -296,7 +296,7 @@ def write_tensorboard(ranking: Ranking, out: Path) -> Path:
     for _ in map_in_order(write, settings, workers=WRITERS, ahead=2 * WRITERS):
         pass
     names = {row.setting.name for row in ranking.rows}
-    for folder in place.iterdir():
+    for folder in root.iterdir():
         if folder.is_dir() and folder.name not in names:
             tensorboard.clear_events(folder)
-    return place
+    return root

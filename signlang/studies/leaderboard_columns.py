@@ -39,7 +39,7 @@ class Column:
         title: Heading in tables; empty if only `leaderboard.csv` has the column.
         meaning: For the glossary.
         format: Writes a value for a table.
-        higher_is_better: Whether sorting begins with the highest value.
+        higher_is_better: Whether sorting starts with the highest value.
         cell: Writes the cell of a table where that takes more than the value.
         narrow_title: Heading where there is little room; `title` if empty.
         narrow_format: Likewise; `format` if None.
@@ -75,8 +75,8 @@ class Column:
         return self.narrow_title or self.title
 
 
-def _mean(key: str, **more: Any) -> Column:
-    return Column(key, lambda row: row.setting.mean(key), **more)
+def _mean(key: str, **options: Any) -> Column:
+    return Column(key, lambda row: row.setting.mean(key), **options)
 
 
 def _of_records(key: str) -> Callable[[Row], str]:
@@ -99,7 +99,7 @@ def ends(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval[0]:+z.4f} to {interval[1]:+z.4f}"
 
 
-def _behind_best(row: Row) -> str:
+def _difference_to_best(row: Row) -> str:
     if row.setting is row.best:
         return "best"
     return "-" if row.difference is None else ends(row.difference.interval)
@@ -131,8 +131,8 @@ def _latency_alone(row: Row) -> bool | None:
 
 def fold_accuracies(row: Row) -> dict[int, float | None]:
     """Accuracy of each fold; None for one that is missing."""
-    known = {run.fold: run.metric("accuracy") for run in row.setting.runs}
-    return {fold: known.get(fold) for fold in range(row.setting.folds)}
+    accuracy_of = {run.fold: run.metric("accuracy") for run in row.setting.runs}
+    return {fold: accuracy_of.get(fold) for fold in range(row.setting.folds)}
 
 
 def _each_fold(row: Row) -> str:
@@ -284,7 +284,7 @@ _METRICS: Final = (
         "it holds for all pairs of settings at once (Bonferroni). The networks are taken as they "
         "are: what another training would change is in p",
         higher_is_better=True,
-        cell=_behind_best,
+        cell=_difference_to_best,
     ),
     Column("difference_high", _end(_difference_interval, 1)),
     Column("p_mcnemar", lambda row: row.p_mcnemar, higher_is_better=True),
@@ -330,8 +330,8 @@ def csv_columns(study: Study) -> dict[str, Column]:
     """
     factors = [_factor(key) for key in study.factors if key not in COLUMNS]
     folds = [_fold(number) for number in range(max(s.folds for s in study.settings))]
-    every = (*_SETTING, *factors, *_FOLDS, *folds, *_METRICS)
-    return {column.key: column for column in every}
+    columns = (*_SETTING, *factors, *_FOLDS, *folds, *_METRICS)
+    return {column.key: column for column in columns}
 
 
 def _factor(key: str) -> Column:

@@ -35,24 +35,29 @@ def learning_curves(runs: Sequence[Run]) -> Figure | None:
     if not histories:
         return None
     figure = new_figure(WIDTH, 3.3)
-    for number, figure_of in enumerate(("loss", "accuracy"), start=1):
+    for number, metric in enumerate(("loss", "accuracy"), start=1):
         panel = figure.add_subplot(1, 2, number)
         style_axes(panel)
-        for subset, shade in SERIES.items():
-            folds = [h[f"{subset}/{figure_of}"] for h in histories if f"{subset}/{figure_of}" in h]
+        for subset, line_colour in SERIES.items():
+            folds = [h[f"{subset}/{metric}"] for h in histories if f"{subset}/{metric}" in h]
             for values in folds if len(folds) > 1 else []:
-                panel.plot(_epochs(values), values, color=shade, linewidth=0.8, alpha=0.35)
+                panel.plot(_epochs(values), values, color=line_colour, linewidth=0.8, alpha=0.35)
             if folds:
                 mean = mean_curve(folds)
-                mark = "o" if len(mean) == 1 else None
+                marker = "o" if len(mean) == 1 else None
                 panel.plot(
-                    _epochs(mean), mean, color=shade, linewidth=2.2, label=subset, marker=mark
+                    _epochs(mean),
+                    mean,
+                    color=line_colour,
+                    linewidth=2.2,
+                    label=subset,
+                    marker=marker,
                 )
         panel.set_xlabel("epoch")
-        panel.set_ylabel(figure_of)
+        panel.set_ylabel(metric)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         classes = runs[0].record.get("data", {}).get("classes")
-        if figure_of == "accuracy" and panel.lines and classes:
+        if metric == "accuracy" and panel.lines and classes:
             draw_chance(panel, int(classes))
         if panel.lines:
             panel.legend(frameon=False, labelcolor=INK)
@@ -79,7 +84,7 @@ def mean_curve(folds: Sequence[Floats]) -> Floats:
     for row, values in zip(table, folds, strict=True):
         row[: len(values)] = values
     known = ~np.isnan(table)
-    with np.errstate(invalid="ignore"):  # 0 / 0 where no fold has a figure
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no fold has a value
         mean: Floats = np.where(known, table, 0).sum(0) / known.sum(0)
     return mean
 
@@ -110,13 +115,13 @@ def effects_chart(
         style_axes(panel)
         mean = [effect.mean for effect in levels.values()]
         spread = [effect.deviation for effect in levels.values()]
-        place = range(len(levels))
+        x = range(len(levels))
         line = "-" if all(map(_is_number, levels)) else "none"  # words have no order
-        look = {"color": BLUE, "ecolor": "#9db8d6", "capsize": 4, "linestyle": line}
-        panel.errorbar(place, mean, np.nan_to_num(spread), marker="o", **look)  # type: ignore[arg-type]
+        style = {"color": BLUE, "ecolor": "#9db8d6", "capsize": 4, "linestyle": line}
+        panel.errorbar(x, mean, np.nan_to_num(spread), marker="o", **style)  # type: ignore[arg-type]
         long = sum(map(len, levels)) > 18 or len(levels) > 5
         names = [literal_text(level, 18) for level in levels]
-        panel.set_xticks(place, names, rotation=35 if long else 0, ha="right" if long else "center")
+        panel.set_xticks(x, names, rotation=35 if long else 0, ha="right" if long else "center")
         panel.set_xlim(-0.5, len(levels) - 0.5)
         p = p_values.get(factor)
         panel.set_title(literal_text(factor, 28) + ("" if p is None else f"\n{p_text(p)}"))
@@ -204,12 +209,12 @@ def cost_chart(points: Sequence[Point], groups: Sequence[str], classes: int = 0)
         groups: What each group of points has in common, for the legend.
         classes: As of `effects_chart`.
     """
-    twice = len({(p.name, p.group) for p in points}) < len(points)
+    is_ambiguous = len({(p.name, p.group) for p in points}) < len(points)
     columns = -(-len(points) // KEY_LINES)
-    keys = [literal_text(p.label if twice else p.name, 60) for p in points]
-    room = 0.5 + 0.075 * max(map(len, keys))  # inches, of 9 points
-    figure = new_figure(WIDTH + room * columns, 4.0 if len(groups) > 1 else 3.7)
-    ratios = [WIDTH / 3] * 3 + [room] * columns
+    keys = [literal_text(p.label if is_ambiguous else p.name, 60) for p in points]
+    key_width = 0.5 + 0.075 * max(map(len, keys))  # inches, of 9 points
+    figure = new_figure(WIDTH + key_width * columns, 4.0 if len(groups) > 1 else 3.7)
+    ratios = [WIDTH / 3] * 3 + [key_width] * columns
     grid = figure.add_gridspec(1, 3 + columns, width_ratios=ratios)
     panels = [figure.add_subplot(grid[0, number]) for number in range(3)]
     for panel, cost in zip(panels, COSTS, strict=True):
@@ -231,7 +236,7 @@ def cost_chart(points: Sequence[Point], groups: Sequence[str], classes: int = 0)
 
 
 def colour(group: int) -> str:
-    """The colour of a group of points; after the fourth they begin again."""
+    """The colour of a group of points; after the fourth they repeat."""
     return COLOURS[group % len(COLOURS)]
 
 
@@ -242,9 +247,9 @@ def _cost_panel(panel: Axes, points: Sequence[Point], cost: str) -> None:
         x = np.array([p.costs[cost] for p in members])
         y = np.array([p.accuracy for p in members])
         bars = np.array([_bar(p) for p in members]).T
-        look = {"color": colour(group), "ecolor": colour(group), "elinewidth": 1.0, "alpha": 0.45}
+        style = {"color": colour(group), "ecolor": colour(group), "elinewidth": 1.0, "alpha": 0.45}
         panel.errorbar(
-            x, y, [y - bars[0], bars[1] - y], linestyle="none", capsize=2.5, **look  # type: ignore[arg-type]
+            x, y, [y - bars[0], bars[1] - y], linestyle="none", capsize=2.5, **style  # type: ignore[arg-type]
         )  # fmt: skip
         line = _front(members, cost)
         panel.plot(line[:, 0], line[:, 1], color=colour(group), linewidth=1.2, linestyle="--")
@@ -260,14 +265,14 @@ def _cost_panel(panel: Axes, points: Sequence[Point], cost: str) -> None:
 def _numbered_points(panel: Axes, points: Sequence[Point], cost: str) -> None:
     """Draw the points with their numbers in them, the most accurate on top."""
     for number, point in reversed(list(enumerate(points, start=1))):
-        place = (point.costs[cost], point.accuracy)
+        position = (point.costs[cost], point.accuracy)
         order = 3 + 1 / number
         panel.plot(
-            *place, "o", color=colour(point.group), markersize=MARKER, markeredgecolor="white",
+            *position, "o", color=colour(point.group), markersize=MARKER, markeredgecolor="white",
             zorder=order,
         )  # fmt: skip
         panel.annotate(
-            str(number), place, ha="center", va="center_baseline", fontsize=7, color="white",
+            str(number), position, ha="center", va="center_baseline", fontsize=7, color="white",
             fontweight="bold", zorder=order,
         )  # fmt: skip
 
@@ -290,17 +295,17 @@ def _limits(points: Sequence[Point]) -> tuple[float, float]:
     """Room for the bars and the points."""
     ends = np.array([_bar(point) for point in points])
     low, high = float(ends.min()), float(ends.max())
-    room = max(0.18 * (high - low), 0.002)
-    return low - room, high + room
+    margin = max(0.18 * (high - low), 0.002)
+    return low - margin, high + margin
 
 
 def _cost_axis(panel: Axes, costs: Floats) -> None:
     low, high = float(costs.min()), float(costs.max())
     if low > 0:
-        room = max((high / low) ** 0.2, 2.0)
+        margin = max((high / low) ** 0.2, 2.0)
         panel.set_xscale("log")
-        panel.set_xlim(low / room, high * room)
-        panel.set_xticks(ticks(low / room, high * room))
+        panel.set_xlim(low / margin, high * margin)
+        panel.set_xticks(ticks(low / margin, high * margin))
     panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
     panel.minorticks_off()
 
@@ -325,8 +330,8 @@ def _key(panel: Axes, points: Sequence[Point], keys: Sequence[str], start: int) 
     panel.axis("off")
     for line, point in enumerate(points[start : start + KEY_LINES]):
         text = f"{start + line + 1:2}  {keys[start + line]}"
-        place = (0.0, 1.0 - (line + 0.5) / KEY_LINES)
+        position = (0.0, 1.0 - (line + 0.5) / KEY_LINES)
         panel.annotate(
-            text, place, xycoords="axes fraction", va="center", fontsize=9,
+            text, position, xycoords="axes fraction", va="center", fontsize=9,
             color=colour(point.group), annotation_clip=False,
         )  # fmt: skip

@@ -45,16 +45,16 @@ def prefetched(study: Study) -> Iterator[None]:
     shared: dict[object, Predictions] = {}
     with background_processes() as submit:
         runs = [[(run.path, run.fold) for run in setting.runs] for setting in study.settings]
-        measured = _in_order(submit(partial(_measured, asked_by=os.getpid()), runs, READ))
+        measured = _in_order(submit(partial(_measure_all, asked_by=os.getpid()), runs, READ))
         to_fit = {}
         for setting, results in zip(study.settings, measured, strict=True):
             for run, result in zip(setting.runs, results, strict=True):
                 if result is not None:
-                    run.set_predictions(_sharing(result[0], shared), result[1])
+                    run.set_predictions(_with_shared_lists(result[0], shared), result[1])
             predictions = [_without_images(result[0]) for result in results if result is not None]
             if len(predictions) == len(setting.runs) and not setting.not_calibrated:
                 to_fit[setting] = predictions
-        _fit(submit, to_fit)
+        _submit_fits(submit, to_fit)
         yield
 
 
@@ -63,19 +63,19 @@ def _in_order(futures: Iterable[Future[list[Result]]]) -> Iterator[Result]:
         yield from future.result()
 
 
-def _fit(submit: Submit, predictions: Mapping[Setting, Sequence[Predictions]]) -> None:
+def _submit_fits(submit: Submit, predictions: Mapping[Setting, Sequence[Predictions]]) -> None:
     tasks = [(setting.runs[0].path, of_folds) for setting, of_folds in predictions.items()]
     images = max((sum(len(fold.labels) for fold in of_folds) for _, of_folds in tasks), default=1)
     at_once = max(1, min(FITTED, IMAGES // images))
     chunks = list(batched(tasks, at_once))
-    futures = submit(partial(_fitted, asked_by=os.getpid()), chunks, 1)
+    futures = submit(partial(_fit_all, asked_by=os.getpid()), chunks, 1)
     for number, setting in enumerate(predictions):
-        chunk, place = divmod(number, at_once)
-        setting.expect_cross_fit(partial(_result, futures[chunk], place))
+        chunk, position = divmod(number, at_once)
+        setting.expect_cross_fit(partial(_result, futures[chunk], position))
 
 
-def _result(future: Future[list[list[CrossFit | None]]], place: int) -> CrossFit | None:
-    return future.result()[0][place]
+def _result(future: Future[list[list[CrossFit | None]]], position: int) -> CrossFit | None:
+    return future.result()[0][position]
 
 
 def _without_images(predictions: Predictions) -> Predictions:
@@ -83,7 +83,7 @@ def _without_images(predictions: Predictions) -> Predictions:
     return replace(predictions, paths=(), signers=None, sets=None, clusters=None)
 
 
-def _sharing(predictions: Predictions, shared: dict[object, Predictions]) -> Predictions:
+def _with_shared_lists(predictions: Predictions, shared: dict[object, Predictions]) -> Predictions:
     """The same with the lists of another that are equal: the settings of a study share images."""
     images = predictions.clusters
     key = (
@@ -97,28 +97,28 @@ def _sharing(predictions: Predictions, shared: dict[object, Predictions]) -> Pre
     )  # fmt: skip
 
 
-def _measured(runs: Sequence[tuple[Path, int]], asked_by: int) -> list[Measured | None]:
+def _measure_all(runs: Sequence[tuple[Path, int]], asked_by: int) -> list[Measured | None]:
     """Predictions of runs and their metrics; None in the process that asks: nobody sees its log."""
     if os.getpid() == asked_by:
         return [None] * len(runs)
     return [_silently(partial(_measure, path, fold)) for path, fold in runs]
 
 
-def _fitted(
+def _fit_all(
     settings: Sequence[tuple[Path, Sequence[Predictions]]], asked_by: int
 ) -> list[CrossFit | None]:
     """The calibrations of settings; None likewise."""
     fitted: list[CrossFit | None] = [None] * len(settings)
     if os.getpid() == asked_by:
         return fitted
-    alike: dict[object, dict[int, tuple[Predictions, float]]] = {}
+    groups: dict[object, dict[int, tuple[Predictions, float]]] = {}
     for number, (run, of_folds) in enumerate(settings):
         precision = _silently(partial(wanted_precision, run))
         if precision is not None:
-            one = Predictions.concatenate(of_folds)
-            key = one.probabilities.shape, one.labels.tobytes(), one.folds.tobytes()
-            alike.setdefault(key, {})[number] = one, precision
-    for group in alike.values():
+            pooled = Predictions.concatenate(of_folds)
+            key = pooled.probabilities.shape, pooled.labels.tobytes(), pooled.folds.tobytes()
+            groups.setdefault(key, {})[number] = pooled, precision
+    for group in groups.values():
         predictions, precisions = zip(*group.values(), strict=True)
         for number, result in zip(group, cross_fits(predictions, precisions), strict=True):
             fitted[number] = result

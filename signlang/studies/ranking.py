@@ -41,7 +41,7 @@ class Row:
         best: The best setting whose folds hold the same images; may be this one.
         accuracy: On all images of the finished folds, with its interval.
         p: Of the corrected resampled t-test against `best`, Holm-corrected for all pairs of
-            settings whose folds hold the same images, as the best is known from the same figures;
+            settings whose folds hold the same images, as the best is chosen by the same accuracies;
             None for the best itself, and where the folds of the two are not the same.
         p_mcnemar: Of McNemar's test on the pooled predictions, corrected likewise; None likewise,
             and where images are not independent.
@@ -104,8 +104,8 @@ def rank_settings(study: Study) -> Ranking:
 
     Settings that share their folds stand together, the complete ones first, the most accurate
     first; they are tested and corrected for their number among themselves. The best is chosen by
-    the figures that are tested, so it is not the correction for comparisons with one setting that
-    holds, but that for all pairs.
+    the accuracies that are tested, so it is not the correction for comparisons with one setting
+    that holds, but that for all pairs.
 
     Raises:
         RunError: If predictions cannot be read, or settings that should share images do not.
@@ -146,7 +146,7 @@ def choose_run(word: str, runs_dir: Path) -> Path:
     folds, why = _find_runs(word, runs_dir)
     if len(folds) > 1 and not why:
         why = f"the first of {len(folds)} finished folds"
-    _tell(word, folds[0], why)
+    _log_choice(word, folds[0], why)
     return folds[0]
 
 
@@ -164,16 +164,16 @@ def choose_members(word: str, runs_dir: Path, *, seeds: bool = False) -> list[Pa
         SignlangError: As `choose_run`.
     """
     folds, why = _find_runs(word, runs_dir)
-    _tell(word, folds[0].parent if len(folds) > 1 else folds[0], why)
+    _log_choice(word, folds[0].parent if len(folds) > 1 else folds[0], why)
     if not seeds:
         return folds
     setting = folds[0].resolve().parent
-    study, wanted = read_study(setting.parent), {path.name for path in folds}
-    own = next((one for one in study.settings if one.name == setting.name), None)
-    if own is None:
+    study, fold_names = read_study(setting.parent), {path.name for path in folds}
+    chosen = next((one for one in study.settings if one.name == setting.name), None)
+    if chosen is None:
         raise RunError(f"run={word}: {setting} is no setting of a study with a finished run.")
-    alike = [one for one in study.settings if _without_seed(one) == _without_seed(own)]
-    return [run.path for one in alike for run in one.runs if run.path.name in wanted]
+    same_but_seed = [one for one in study.settings if _without_seed(one) == _without_seed(chosen)]
+    return [run.path for one in same_but_seed for run in one.runs if run.path.name in fold_names]
 
 
 def _without_seed(setting: Setting) -> tuple[str, str]:
@@ -189,28 +189,28 @@ def _find_runs(word: str, runs_dir: Path) -> tuple[list[Path], str]:
         return [folder], ""
     folds = fold_folders(folder)
     if folds:
-        finished = [path for path in folds.values() if (path / "metrics.json").is_file()]
+        runs = [path for path in folds.values() if (path / "metrics.json").is_file()]
         states = "; ".join(
-            f"{p.name} {unfinished_fold(p)}" for p in folds.values() if p not in finished
+            f"{p.name} {unfinished_fold(p)}" for p in folds.values() if p not in runs
         )
-        if not finished:
+        if not runs:
             raise RunError(f"run={word}: no fold of {folder} is finished: {states}.")
-        return finished, ""
+        return runs, ""
     if not folder.is_dir() or not any(fold_folders(inner) for inner in folder.iterdir()):
         return [folder], ""
     study = read_study(folder)
     warn_of_unusable(study)
     best = min(study.settings, key=lambda s: (not s.is_complete, -s.recorded_accuracy, s.name))
-    alike = [s for s in study.settings if s.fold_assignment == best.fold_assignment]
-    others = len(study.settings) - len(alike)
+    comparable = [s for s in study.settings if s.fold_assignment == best.fold_assignment]
+    other_count = len(study.settings) - len(comparable)
     why = (
-        f"the best of {len(alike)} settings by the accuracy over folds "
+        f"the best of {len(comparable)} settings by the accuracy over folds "
         f"({best.recorded_accuracy:.4f}, {len(best.runs)} of {best.folds} folds)"
-        if len(alike) > 1
+        if len(comparable) > 1
         else f"the only setting (accuracy {best.recorded_accuracy:.4f})"
     )
-    if others:
-        why += f"; {others} more have other data or folds, and cannot be ranked with it"
+    if other_count:
+        why += f"; {other_count} more have other data or folds, and cannot be ranked with it"
     return [run.path for run in best.runs], why
 
 
@@ -240,19 +240,19 @@ def locate_members(cfg: DictConfig) -> None:
         cfg.run = [str(choose_run(word, runs_dir)) for word in words]
         return
     seeds = cfg.ensemble == "seeds"
-    found = [path for word in words for path in choose_members(word, runs_dir, seeds=seeds)]
-    if len(found) == 1:
+    members = [path for word in words for path in choose_members(word, runs_dir, seeds=seeds)]
+    if len(members) == 1:
         raise RunError(
-            f"ensemble={cfg.ensemble}: {found[0]} is one run. Name a study, the folder of several "
-            "folds, or several runs."
+            f"ensemble={cfg.ensemble}: {members[0]} is one run. Name a study, the folder of "
+            "several folds, or several runs."
         )
-    cfg.run = [str(path) for path in found]
+    cfg.run = [str(path) for path in members]
 
 
-def _tell(word: str, taken: Path, why: str) -> None:
+def _log_choice(word: str, chosen: Path, why: str) -> None:
     """Say which run was taken, where the word is not its path."""
-    if Path(word).expanduser() != taken:
-        log.info("run=%s is %s%s", word, taken, f": {why}" if why else "")
+    if Path(word).expanduser() != chosen:
+        log.info("run=%s is %s%s", word, chosen, f": {why}" if why else "")
 
 
 LEVEL: Final = 0.05
@@ -292,9 +292,11 @@ def _rows(study: Study, group: Sequence[Setting]) -> list[Row]:
 
 def _over_folds(best: Setting, other: Setting) -> Comparison | None:
     """Test the differences on the folds that both finished; None with fewer than two."""
-    theirs = {run.fold: run.metric("accuracy") for run in other.runs}
+    accuracy_of = {run.fold: run.metric("accuracy") for run in other.runs}
     differences = [
-        run.metric("accuracy") - theirs[run.fold] for run in best.runs if run.fold in theirs
+        run.metric("accuracy") - accuracy_of[run.fold]
+        for run in best.runs
+        if run.fold in accuracy_of
     ]
     return corrected_t_test(differences, best.test_share) if len(differences) > 1 else None
 
@@ -303,8 +305,8 @@ def _p_over_folds(settings: Sequence[Setting]) -> Floats:
     """(pairs,) p values of `_over_folds` for all pairs, those with the first setting first."""
     accuracy = accuracy_by_fold(settings)
     return np.concatenate([
-        corrected_t_p(accuracy[place] - accuracy[place + 1 :], setting.test_share)
-        for place, setting in enumerate(settings)
+        corrected_t_p(accuracy[position] - accuracy[position + 1 :], setting.test_share)
+        for position, setting in enumerate(settings)
     ])  # fmt: skip
 
 
@@ -318,18 +320,20 @@ def _p_over_images(settings: Sequence[Setting]) -> Floats:
     first, second = np.triu_indices(len(settings), 1)
     if not all(one.clusters is None or one.clusters.are_images for one in predictions):
         return np.full(len(first), np.nan)
-    place = {
+    column_of = {
         path: row for row, path in enumerate({p: None for one in predictions for p in one.paths})
     }
     # whole numbers of up to 2^24 are exact
-    right, wrong = np.zeros((2, len(settings), len(place)), dtype=np.float32)
+    correct, wrong = np.zeros((2, len(settings), len(column_of)), dtype=np.float32)
     for row, one in enumerate(predictions):
-        columns = [place[path] for path in one.paths]
-        right[row, columns], wrong[row, columns] = one.correct, ~one.correct
-    only = right @ wrong.T  # images that the first recognises and the second does not
-    shared = (right + wrong) @ (right + wrong).T
+        columns = [column_of[path] for path in one.paths]
+        correct[row, columns], wrong[row, columns] = one.correct, ~one.correct
+    only_first = correct @ wrong.T  # images that the first recognises and the second does not
+    shared = (correct + wrong) @ (correct + wrong).T
     return np.where(
-        shared[first, second] > 0, mcnemar(only[first, second], only[second, first]), np.nan
+        shared[first, second] > 0,
+        mcnemar(only_first[first, second], only_first[second, first]),
+        np.nan,
     )
 
 
@@ -355,11 +359,11 @@ def _difference(one: Setting, other: Setting, confidence: float) -> Difference |
 
 def _in_both(one: Predictions, other: Predictions) -> tuple[Flags, Flags, Clusters | None]:
     """(n,) whether each recognised the images that both saw, and which of those are alike."""
-    place = {path: position for position, path in enumerate(other.paths)}
-    here = [position for position, path in enumerate(one.paths) if path in place]
-    there = [place[one.paths[position]] for position in here]
-    clusters = None if one.clusters is None else one.clusters[here]
-    return one.correct[here], other.correct[there], clusters
+    row_of = {path: position for position, path in enumerate(other.paths)}
+    own_rows = [position for position, path in enumerate(one.paths) if path in row_of]
+    other_rows = [row_of[one.paths[position]] for position in own_rows]
+    clusters = None if one.clusters is None else one.clusters[own_rows]
+    return one.correct[own_rows], other.correct[other_rows], clusters
 
 
 def settings_without_split(run: Run) -> tuple[str, str]:
@@ -370,14 +374,14 @@ def settings_without_split(run: Run) -> tuple[str, str]:
 
 def _pairs(study: Study) -> list[Pair]:
     """Settings that differ in nothing but the fold assignment, random against apart."""
-    alike: dict[Any, list[Setting]] = defaultdict(list)
+    groups: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
         if setting.search is not None:
             continue  # its folds have different settings
-        alike[settings_without_split(setting.runs[0])].append(setting)
+        groups[settings_without_split(setting.runs[0])].append(setting)
     results = [
         _pair(study, random, apart)
-        for group in alike.values()
+        for group in groups.values()
         for random in group
         for apart in group
         if random.split == "stratified" and apart.split in {"signer", "blocks"}
@@ -398,19 +402,20 @@ def _check_folds(setting: Setting, first: dict[str, Run]) -> None:
     Raises:
         RunError: With the two files.
     """
-    seen: dict[str, Run] = {}
+    run_of: dict[str, Run] = {}
     for run in setting.runs:
-        known = first.setdefault(run.record["data"]["fingerprint"], run)
-        if run.predictions.classes != known.predictions.classes:
-            raise RunError(_unlike(known, run, "classes.json", "classes"))
-        twice = [path for path in run.predictions.paths if path in seen]
-        if twice:
+        reference = first.setdefault(run.record["data"]["fingerprint"], run)
+        if run.predictions.classes != reference.predictions.classes:
+            raise RunError(_mismatch_text(reference, run, "classes.json", "classes"))
+        duplicates = [path for path in run.predictions.paths if path in run_of]
+        if duplicates:
             raise RunError(
-                f"{run.path / 'predictions.csv'} and {seen[twice[0]].path / 'predictions.csv'} "
-                f"hold the same image, {twice[0]}: an image is tested in one fold. Train both "
-                "again with overwrite=true."
+                f"{run.path / 'predictions.csv'} and "
+                f"{run_of[duplicates[0]].path / 'predictions.csv'} hold the same image, "
+                f"{duplicates[0]}: an image is tested in one fold. Train both again with "
+                "overwrite=true."
             )
-        seen |= dict.fromkeys(run.predictions.paths, run)
+        run_of |= dict.fromkeys(run.predictions.paths, run)
 
 
 def _check_images(one: Setting, other: Setting) -> None:
@@ -419,14 +424,16 @@ def _check_images(one: Setting, other: Setting) -> None:
     Raises:
         RunError: With the two files.
     """
-    theirs = {run.fold: run for run in other.runs}
+    run_of_fold = {run.fold: run for run in other.runs}
     for run in one.runs:
-        same = theirs.get(run.fold)
-        if same is None or _same_images(run.predictions, same.predictions):
+        match = run_of_fold.get(run.fold)
+        if match is None or _same_images(run.predictions, match.predictions):
             continue
-        if _labels(run) != _labels(same):
-            odd = sorted({path for path, _ in _labels(run) ^ _labels(same)})
-            raise RunError(_unlike(run, same, "predictions.csv", "images") + listing(odd, 3))
+        if _labels(run) != _labels(match):
+            differing = sorted({path for path, _ in _labels(run) ^ _labels(match)})
+            raise RunError(
+                _mismatch_text(run, match, "predictions.csv", "images") + listing(differing, 3)
+            )
 
 
 def _same_images(one: Predictions, other: Predictions) -> bool:
@@ -438,7 +445,7 @@ def _labels(run: Run) -> set[tuple[str, int]]:
     return set(zip(run.predictions.paths, run.predictions.labels.tolist(), strict=True))
 
 
-def _unlike(one: Run, other: Run, file: str, what: str) -> str:
+def _mismatch_text(one: Run, other: Run, file: str, what: str) -> str:
     return (
         f"{one.path / file} and {other.path / file} hold different {what}, although both "
         "runs have the same data fingerprint: one of them was changed. Train it again with "
@@ -483,16 +490,16 @@ def cross_validation(run: Run) -> list[CrossValidation]:
     Raises:
         RunError: If other runs of the study cannot be compared.
     """
-    here = run.path.resolve()
-    if not here.name.startswith("fold="):
+    folder = run.path.resolve()
+    if not folder.name.startswith("fold="):
         return []
-    study = read_study(here.parent.parent, known=run)
-    own = [setting for setting in study.settings if setting.path.name == here.parent.name]
-    wanted = {settings_without_split(setting.runs[0]) for setting in own}
+    study = read_study(folder.parent.parent, known=run)
+    own = [setting for setting in study.settings if setting.path.name == folder.parent.name]
+    keys = {settings_without_split(setting.runs[0]) for setting in own}
     results = [
         _cross_validation_of(setting)
         for setting in study.settings
-        if settings_without_split(setting.runs[0]) in wanted
+        if settings_without_split(setting.runs[0]) in keys
         and len(setting.runs) > 1
         and setting.search is None
     ]

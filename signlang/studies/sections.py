@@ -27,8 +27,8 @@ def fold_assignments(settings: Iterable[Setting]) -> dict[tuple[Any, ...], str]:
         if setting.fold_assignment not in names:
             folds = "1 fold" if setting.folds == 1 else f"{setting.folds} folds"
             name = f"split {setting.split_text}, {setting.protocol}, {folds}"
-            twice = sum(known == name for known in names.values())
-            names[setting.fold_assignment] = f"{name} ({len(names) + 1})" if twice else name
+            namesakes = sum(other == name for other in names.values())
+            names[setting.fold_assignment] = f"{name} ({len(names) + 1})" if namesakes else name
     return names
 
 
@@ -49,12 +49,12 @@ def compared(study: Study) -> Section:
     ]  # fmt: skip
     blocks: Blocks = [Table("Data, folds and protocols", header, rows)]
     if study.factors:
-        words = (
+        text = (
             "The settings differ in "
             + ", ".join(study.factors)
             + ", and in what comes with these choices: each run's .hydra/config.yaml holds all."
         )
-        blocks.insert(0, Text(words))
+        blocks.insert(0, Text(text))
     return Section("What was compared", blocks)
 
 
@@ -62,15 +62,17 @@ def provenance_rows(study: Study) -> Section:
     """Environments of the runs: machines and versions, each different one."""
     runs = [run for setting in study.settings for run in setting.runs]
     records = [run.record for run in runs]
-    asked: dict[str, Callable[[Any], object]] = {
+    facts: dict[str, Callable[[Any], object]] = {
         "device": lambda record: record.get("device"),
         "signlang": lambda record: record.get("signlang"),
         "git commit": lambda record: record.get("git"),
         "Python": lambda record: record.get("python"),
     } | {name: _package(name) for name in PACKAGES}
-    rows: Rows = [[name, _answers(of(record) for record in records)] for name, of in asked.items()]
+    rows: Rows = [
+        [name, _distinct_values(read(record) for record in records)] for name, read in facts.items()
+    ]
     rows += [
-        [name, _answers(run.environment[name] for run in runs)]
+        [name, _distinct_values(run.environment[name] for run in runs)]
         for name in ("processor", "precision")
     ]
     days = sorted(str(record.get("started", ""))[:10] for record in records)
@@ -83,7 +85,7 @@ def _package(name: str) -> Callable[[Any], object]:
     return lambda record: (record.get("packages") or {}).get(name)
 
 
-def _answers(values: Iterable[object]) -> str:
+def _distinct_values(values: Iterable[object]) -> str:
     return "; ".join(dict.fromkeys(str(value or "unknown") for value in values))
 
 
@@ -101,21 +103,21 @@ def leaderboard(ranking: Ranking) -> Section:
         )
     if any(row.setting.missing for row in ranking.rows):
         text += " A setting marked with folds is not complete."
-    label, *figures = [*chosen(REPORT), EACH_FOLD]
+    label, *columns = [*chosen(REPORT), EACH_FOLD]
     grouped = len(names) > 1
-    header = [label.title, *(["fold assignment"] if grouped else []), *(c.title for c in figures)]
+    header = [label.title, *(["fold assignment"] if grouped else []), *(c.title for c in columns)]
     rows: Rows = [
         [
-            label.text(row) + _finished_folds(row),
+            label.text(row) + _fold_count(row),
             *([names[row.setting.fold_assignment]] if grouped else []),
-            *(Number(column.text(row)) for column in figures),
+            *(Number(column.text(row)) for column in columns),
         ]
         for row in ranking.rows
     ]
     return Section("Leaderboard", [Text(text), Table("Leaderboard", header, rows)])
 
 
-def _finished_folds(row: Row) -> str:
+def _fold_count(row: Row) -> str:
     setting = row.setting
     return f" ({len(setting.runs)} of {setting.folds} folds)" if setting.missing else ""
 
@@ -209,12 +211,12 @@ def curves(ranking: Ranking) -> Section:
             f"Shown are {len(settings)} of {len(ranking.rows)} settings: the best of each "
             "network and fold assignment first."
         ))  # fmt: skip
-    silent = []
+    without_history = []
     for number, setting in enumerate(settings, start=1):
         label = ranking.study.label(setting)
         chart = study_plots.learning_curves(setting.runs)
         if chart is None:
-            silent.append(label)
+            without_history.append(label)
             continue
         folds = formatting.counted(len(setting.runs), "fold")
         alt = (
@@ -222,8 +224,8 @@ def curves(ranking: Ranking) -> Section:
             f"{folds}{' and their mean' if len(setting.runs) > 1 else ''}."
         )
         blocks.append(ImageBlock(named("curves", number), alt, chart, label))
-    if silent:
-        blocks.append(Text(f"No history was written by {', '.join(silent)}."))
+    if without_history:
+        blocks.append(Text(f"No history was written by {', '.join(without_history)}."))
     return Section("Learning curves", blocks)
 
 
@@ -303,7 +305,7 @@ def mistakes(ranking: Ranking) -> Section:
         blocks.append(_sheet(setting, label, rows, named("mistakes", number)))
         signers = predictions.signers
         header = ["file", "is", "taken for", "confidence", "fold", *(["signer"] if signers else [])]
-        listed: Rows = [
+        cells: Rows = [
             [
                 predictions.paths[row], predictions.classes[predictions.labels[row]],
                 predictions.classes[predictions.predicted[row]],
@@ -312,7 +314,7 @@ def mistakes(ranking: Ranking) -> Section:
             ]
             for row in rows
         ]  # fmt: skip
-        blocks.append(Table(f"Worst mistakes of {label}", header, listed))
+        blocks.append(Table(f"Worst mistakes of {label}", header, cells))
     return Section("Worst mistakes", blocks)
 
 
@@ -327,8 +329,8 @@ def _sheet(setting: Setting, label: str, rows: Sequence[int], name: str) -> Imag
     for run in setting.runs:
         crops |= run.folder.crops
     images = sources.read_thumbnails(root, [predictions.paths[row] for row in rows], crops)
-    gone = sum(image is None for image in images)
-    if gone == len(images):
+    missing = sum(image is None for image in images)
+    if missing == len(images):
         return Text(f"The images of {label} cannot be shown: they are not in {root} any more.")
     alt = f"The {len(rows)} worst mistakes of {label}; the table below names them"
     return ImageBlock(name, alt, plots.mistakes_figure(predictions, rows, images), label)
@@ -380,15 +382,15 @@ def _calibrations(ranking: Ranking) -> Blocks:
         if fitted is None:
             rows.append([row.label, f"none: {row.setting.not_calibrated}", *("-",) * 5])
             continue
-        own, effects = fitted.calibration, fitted.effects
+        calibration, effects = fitted.calibration, fitted.effects
         error, loss, precision = (effects[k] for k in ("calibration_error", "loss", "precision"))
         rows.append([
             row.label,
-            f"{own.temperature:.3g}" if own.kept else "1, none was kept",
+            f"{calibration.temperature:.3g}" if calibration.kept else "1, none was kept",
             Number(f"{error['before']:.4f}, {error['after']:.4f}"),
             Number(f"{loss['before']:.4f}, {loss['after']:.4f}"),
-            f"{own.threshold:.4f}" if not own.no_threshold
-            else f"{own.threshold:.1f} stands in ({own.no_threshold})",
+            f"{calibration.threshold:.4f}" if not calibration.no_threshold
+            else f"{calibration.threshold:.1f} stands in ({calibration.no_threshold})",
             Number(formatting.percent(effects["coverage"])),
             Number("-" if precision is None else formatting.percent(precision)),
         ])  # fmt: skip

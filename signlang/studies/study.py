@@ -105,11 +105,11 @@ class Setting:
         return sum(float(one["test"]) / float(one["train"]) for one in data) / len(data)
 
     def values(self, name: str) -> Floats:
-        """(finished folds,) one of `FIGURES`."""
+        """(finished folds,) one of `METRICS`."""
         return np.array([run.metric(name) for run in self.runs])
 
     def mean(self, name: str) -> float:
-        """Mean of a figure over the finished folds."""
+        """Mean of a metric over the finished folds."""
         if name not in self._means:
             self._means[name] = float(self.values(name).mean())
         return self._means[name]
@@ -132,12 +132,12 @@ class Setting:
     def predictions(self) -> Predictions:
         """Out-of-fold predictions, fold after fold; those of the runs become views of them."""
         folds = [run.predictions for run in self.runs]
-        every = Predictions.concatenate(folds)
+        pooled = Predictions.concatenate(folds)
         ends = np.cumsum([len(fold.labels) for fold in folds])
-        tables = np.split(every.probabilities, ends[:-1])
+        tables = np.split(pooled.probabilities, ends[:-1])
         for run, table in zip(self.runs, tables, strict=True):
             run.share_probabilities(table)
-        return every
+        return pooled
 
     @property
     def not_calibrated(self) -> str:
@@ -174,14 +174,15 @@ class Setting:
     @cached_property
     def remarks(self) -> list[str]:
         """Sentences on folds that were computed in different ways, and on a dead network."""
-        odd = [
+        differing = [
             f"{name} {_by_fold([(run.fold, run.environment[name]) for run in self.runs])}"
             for name in self.runs[0].environment
             if len({run.environment[name] for run in self.runs}) > 1
         ]
-        unlike = [f"Its folds were not trained alike: {'; '.join(odd)}."] if odd else []
-        chance = self.predictions.chance_warning
-        return [*([chance] if chance else []), *unlike]
+        text = f"Its folds were not trained alike: {'; '.join(differing)}."
+        warnings = [text] if differing else []
+        chance_warning = self.predictions.chance_warning
+        return [*([chance_warning] if chance_warning else []), *warnings]
 
     @cached_property
     def overrides(self) -> dict[str, str]:
@@ -279,16 +280,21 @@ def cross_fits(
     losses = calibration.grid_losses(calibration.logits_of(before), labels)
     folds: list[dict[int, tuple[Calibration, Mapping[str, Any]]]] = [{} for _ in predictions]
     for fold in np.unique(fold_of).tolist():
-        here, others = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
+        rows, other_rows = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
         fitted = calibration.fit_calibrations(
-            before.take(others, 1), labels[others], wanted_precisions, OF_STUDY,
-            losses.take(others, 1),
+            before.take(other_rows, 1), labels[other_rows], wanted_precisions, OF_STUDY,
+            losses.take(other_rows, 1),
         )  # fmt: skip
-        own = before.take(here, 1)
-        now = calibration.apply_temperature(own, np.array([one.temperature for one in fitted]))
-        limits = np.array([[one.threshold] for one in fitted])
-        after[:, here], is_accepted[:, here] = now, calibration.accepted(now.max(2), limits)
-        effects = calibration.effects(own, now, is_accepted.take(here, 1), labels[here])
+        held_out = before.take(rows, 1)
+        scaled = calibration.apply_temperature(
+            held_out, np.array([one.temperature for one in fitted])
+        )
+        thresholds = np.array([[one.threshold] for one in fitted])
+        after[:, rows], is_accepted[:, rows] = (
+            scaled,
+            calibration.accepted(scaled.max(2), thresholds),
+        )
+        effects = calibration.effects(held_out, scaled, is_accepted.take(rows, 1), labels[rows])
         for of_setting, own_fit, own_effects in zip(folds, fitted, effects, strict=True):
             of_setting[fold] = own_fit, own_effects
     return [
@@ -349,7 +355,7 @@ class Study:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """Sentences on what makes figures of settings doubtful, each with those it is about."""
+        """Sentences on what makes metrics of settings doubtful, each with those it is about."""
         about: dict[str, list[str]] = {}
         for setting in self.settings:
             for sentence in setting.remarks:
@@ -414,8 +420,8 @@ def check_study_folder(path: Path) -> None:
         RunError: Names those that are near.
     """
     if not path.is_dir():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = suggestion(path.name, sorted(near)) if near else "Train something first."
+        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = suggestion(path.name, sorted(names)) if names else "Train something first."
         raise RunError(f"{path}: there is no such folder. {hint}")
 
 
@@ -445,7 +451,7 @@ def read_study(path: Path, known: Run | None = None) -> Study:
     searches = read_searches(path)
     settings, unusable = _with_nested(path, settings, unusable, searches)
     if not settings:
-        raise RunError(_nothing(path, unusable))
+        raise RunError(_no_runs_text(path, unusable))
     settings.sort(key=lambda s: (-s.recorded_accuracy, s.name))
     return Study(path, tuple(settings), unusable, searches)
 
@@ -460,15 +466,15 @@ def _with_nested(
     nested = [search for search in searches if search.nested]
     tried = {(trial.setting, trial.fold) for search in nested for trial in search.tried}
     names = {name for name, _ in tried}
-    shown = [s for s in settings if any((s.name, run.fold) not in tried for run in s.runs)]
-    others = [one for one in unusable if one.folder.name not in names]
+    kept = [s for s in settings if any((s.name, run.fold) not in tried for run in s.runs)]
+    incomplete = [one for one in unusable if one.folder.name not in names]
     for search in nested:
         row = _nested(path, settings, search)
         if isinstance(row, Setting):
-            shown.append(row)
+            kept.append(row)
         else:
-            others.append(row)
-    return shown, others
+            incomplete.append(row)
+    return kept, incomplete
 
 
 def _nested(path: Path, settings: Sequence[Setting], search: Search) -> Setting | IncompleteSetting:
@@ -477,9 +483,9 @@ def _nested(path: Path, settings: Sequence[Setting], search: Search) -> Setting 
     Raises:
         RunError: If their folds do not hold the same images.
     """
-    every = {(setting.name, run.fold): run for setting in settings for run in setting.runs}
+    run_of = {(setting.name, run.fold): run for setting in settings for run in setting.runs}
     chosen = {trial.fold: trial.setting for trial in search.tried if trial.chosen}
-    runs = [every[name, fold] for fold, name in sorted(chosen.items()) if (name, fold) in every]
+    runs = [run_of[name, fold] for fold, name in sorted(chosen.items()) if (name, fold) in run_of]
     folder = path / f"{search.name}, {search.title}"
     folds = range(int(runs[0].metrics["folds"])) if runs else search.folds
     missing = {
@@ -512,10 +518,10 @@ def read_setting(run: Run) -> Setting | None:
     Raises:
         RunError: If the folds do not belong together.
     """
-    here = run.path.resolve()
-    if not FOLD.fullmatch(here.name):
+    folder = run.path.resolve()
+    if not FOLD.fullmatch(folder.name):
         return None
-    setting = _setting(here.parent, fold_folders(here.parent), run)
+    setting = _setting(folder.parent, fold_folders(folder.parent), run)
     return setting if isinstance(setting, Setting) else None
 
 
@@ -541,7 +547,7 @@ def _setting(
     if not runs:
         return _without_runs(folder, missing)
     for run in runs[1:]:
-        _belong_together(runs[0], run)
+        _check_same_settings(runs[0], run)
     absent = set(range(int(runs[0].metrics["folds"]))) - {run.fold for run in runs} - set(missing)
     missing |= dict.fromkeys(absent, MissingFold(FoldState.NOT_STARTED))
     return Setting(folder, tuple(sorted(runs, key=lambda r: r.fold)), missing)
@@ -570,49 +576,49 @@ def _run(path: Path, known: Run | None) -> Run | None:
     return run
 
 
-def _belong_together(one: Run, other: Run) -> None:
+def _check_same_settings(one: Run, other: Run) -> None:
     """Refuse folds that differ in settings or data.
 
     Raises:
         RunError: With the settings in which they differ.
     """
-    here, there = dict(one.settings), dict(other.settings)
-    if "auto" in (here.get(PRECISION), there.get(PRECISION)):  # not recorded: see `remarks`
-        here.pop(PRECISION, None)
-        there.pop(PRECISION, None)
-    changed = differences(here, there)
-    unlike = [key for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
-    before, now = one.record["data"], other.record["data"]
-    if before["fingerprint"] != now["fingerprint"]:
-        unlike.append("data")
+    first, second = dict(one.settings), dict(other.settings)
+    if "auto" in (first.get(PRECISION), second.get(PRECISION)):  # not recorded: see `remarks`
+        first.pop(PRECISION, None)
+        second.pop(PRECISION, None)
+    changed = differences(first, second)
+    differing = [key for key in first.keys() | second.keys() if first.get(key) != second.get(key)]
+    data, other_data = one.record["data"], other.record["data"]
+    if data["fingerprint"] != other_data["fingerprint"]:
+        differing.append("data")
         changed.append(
-            f"data: {before['images']} images of {before['classes']} classes there "
-            f"({before['fingerprint'][:8]}), {now['images']} of {now['classes']} now "
-            f"({now['fingerprint'][:8]})"
+            f"data: {data['images']} images of {data['classes']} classes there "
+            f"({data['fingerprint'][:8]}), {other_data['images']} of {other_data['classes']} now "
+            f"({other_data['fingerprint'][:8]})"
         )
     changed += [
         f"{key}: {one.metrics[key]} there, {other.metrics[key]} now"
         for key in ("model", "data", "split", "protocol", "folds", "seed")
-        if one.metrics[key] != other.metrics[key] and not any(is_below(k, [key]) for k in unlike)
+        if one.metrics[key] != other.metrics[key] and not any(is_below(k, [key]) for k in differing)
     ]
     if changed:
-        again = "Train one of them again with overwrite=true"
-        if PRECISION in unlike:
-            again += " (trainer.precision=32-true is the same on every machine)"
-        if PRETRAINED in unlike:
-            again += " (what auto finds may change: model.pretrained=true or false does not)"
+        advice = "Train one of them again with overwrite=true"
+        if PRECISION in differing:
+            advice += " (trainer.precision=32-true is the same on every machine)"
+        if PRETRAINED in differing:
+            advice += " (what auto finds may change: model.pretrained=true or false does not)"
         raise RunError(
             f"{other.path} and {one.path.name} beside it differ in settings or data and cannot be "
-            f"averaged: {'; '.join(changed)}. {again}, or move it into a study of its own."
+            f"averaged: {'; '.join(changed)}. {advice}, or move it into a study of its own."
         )
 
 
-def _nothing(path: Path, unusable: Sequence[IncompleteSetting]) -> str:
+def _no_runs_text(path: Path, unusable: Sequence[IncompleteSetting]) -> str:
     if unusable:
         return "\n".join([f"{path} holds no finished run.", *map(str, unusable)])
-    inner = sorted({p.parent.parent.parent.name for p in path.glob("*/*/fold=*/record.json")})
-    if inner:
-        return f"{path} holds studies, not runs. Name one of them: {', '.join(inner)}."
+    studies = sorted({p.parent.parent.parent.name for p in path.glob("*/*/fold=*/record.json")})
+    if studies:
+        return f"{path} holds studies, not runs. Name one of them: {', '.join(studies)}."
     return (
         f"{path} holds no run. A run folder is <study>/<what was chosen>/fold=<k>, as "
         "python -m signlang.train leaves it; name the folder of the study."

@@ -20,7 +20,7 @@ def verdict(a: str, b: str, comparison: Comparison, p: float, level: float = 0.0
     Args:
         a: Name of the first setting.
         b: Name of the second.
-        comparison: Of a - b. If b is better, the figures are printed as b - a.
+        comparison: Of a - b. If b is better, the numbers are printed as b - a.
         p: The p value that decides, adjusted if there were several comparisons.
         level: The difference is significant if p is at most this.
 
@@ -68,7 +68,7 @@ def sentences(ranking: Ranking) -> list[str]:
     clusters = (row.setting.predictions.clusters for row in rows if row.rank == 1)
     lines += dict.fromkeys(intervals_sentence(one) for one in clusters if one is not None)
     lines += [line for row in rows if row.rank == 1 and (line := _by_set(row))]
-    lines += [_hidden(pair) for pair in ranking.pairs]
+    lines += [_random_fold_bias(pair) for pair in ranking.pairs]
     return [*lines, *_cautions(ranking.study)]
 
 
@@ -105,8 +105,8 @@ def _summary(best: Row, tested: Sequence[Row]) -> str:
     close = [row.label for row in tested if row.p is not None and row.p > LEVEL]
     if not close:
         return f"All {len(tested)} others are worse than {best.label} ({TESTED})."
-    left = len(close) - NAMED
-    named = "; ".join(close[:NAMED]) + (f"; and {left} more" if left > 0 else "")
+    remaining = len(close) - NAMED
+    named = "; ".join(close[:NAMED]) + (f"; and {remaining} more" if remaining > 0 else "")
     does = "does" if len(close) == 1 else "do"
     return (
         f"Of {len(tested)} other settings, {len(close)} {does} not differ significantly from the "
@@ -124,7 +124,7 @@ def _by_set(row: Row) -> str:
     return f"{row.label} by data set{unseen}: {', '.join(each)}."
 
 
-def _hidden(pair: Pair) -> str:
+def _random_fold_bias(pair: Pair) -> str:
     """What a random fold hides.
 
     An interval that holds 0 shows nothing, neither a difference nor that there is none.

@@ -118,7 +118,7 @@ def test_settings_of_other_images_are_fitted_apart(
     (damaged / "calibration.json").write_text("{", "utf-8")
     sets = [of_folds(), of_folds(1), of_folds(2, n=90), of_folds()]
     tasks = [(run, [one]) for one in sets[:3]] + [(damaged, [sets[3]])]
-    *fitted, left_out = prefetch._fitted(tasks, asked_by=-1)
+    *fitted, left_out = prefetch._fit_all(tasks, asked_by=-1)
     assert left_out is None
     for result, predictions in zip(fitted, sets[:3], strict=True):
         assert result is not None
