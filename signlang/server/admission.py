@@ -135,12 +135,12 @@ class Slot:
         if not running:
             self._admission.leave(self._images, self._size)
             return
-        loop, left = asyncio.get_running_loop(), len(running)
+        loop, remaining = asyncio.get_running_loop(), len(running)
 
         def ended() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
+            nonlocal remaining
+            remaining -= 1
+            if not remaining:
                 self._admission.leave(self._images, self._size)
 
         for task in running:

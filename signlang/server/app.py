@@ -62,14 +62,14 @@ class PageFiles(StaticFiles):
         self, full_path: Any, stat_result: os.stat_result, scope: Any, status_code: int = 200
     ) -> Response:
         """Answer with the file, compressed where it is there so, or that the browser has it."""
-        packed = Path(f"{full_path}.gz")
-        is_packed = "gzip" in Headers(scope=scope).get("accept-encoding", "") and packed.is_file()
-        if is_packed:
-            full_path, stat_result = packed, packed.stat()
+        gzipped = Path(f"{full_path}.gz")
+        is_gzipped = "gzip" in Headers(scope=scope).get("accept-encoding", "") and gzipped.is_file()
+        if is_gzipped:
+            full_path, stat_result = gzipped, gzipped.stat()
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["Cache-Control"] = "no-cache"
         response.headers["Vary"] = "Accept-Encoding"
-        if is_packed:
+        if is_gzipped:
             response.headers["Content-Encoding"] = "gzip"
         return response
 
@@ -82,22 +82,22 @@ def onnx_response(data: bytes, request: Request, *, packed: bool = False) -> Res
         request: What is answered.
         packed: Whether to compress it, where the client reads that.
     """
-    tag = _tag(data)
-    headers = {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
-    if request.headers.get("if-none-match") == tag:
+    etag = _etag(data)
+    headers = {"ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
     if packed and "gzip" in request.headers.get("accept-encoding", ""):
-        data, headers["Content-Encoding"] = _packed(data), "gzip"
+        data, headers["Content-Encoding"] = _gzipped(data), "gzip"
     return Response(data, media_type="application/octet-stream", headers=headers)
 
 
 @lru_cache(maxsize=32)
-def _tag(data: bytes) -> str:
+def _etag(data: bytes) -> str:
     return f'W/"{hashlib.sha256(data).hexdigest()}"'
 
 
 @lru_cache(maxsize=8)
-def _packed(data: bytes) -> bytes:
+def _gzipped(data: bytes) -> bytes:
     return gzip.compress(data, 6, mtime=0)
 
 
@@ -151,15 +151,15 @@ def protected(options: ServeConfig, *codes: int) -> dict[str, Any]:
         options: The settings.
         codes: Other refusals of the route.
     """
-    key = [
+    key_checks = [
         Depends(APIKeyHeader(name="X-API-Key", auto_error=False)),
         Depends(HTTPBearer(auto_error=False)),
         Depends(KeyCheck(options.api_key)),
     ]
-    told = [*([401] if options.api_key else []), *codes]
+    statuses = [*([401] if options.api_key else []), *codes]
     return {
-        "dependencies": key if options.api_key else [],
-        "responses": {code: REFUSED[code] for code in told},
+        "dependencies": key_checks if options.api_key else [],
+        "responses": {code: REFUSED[code] for code in statuses},
     }
 
 
@@ -191,12 +191,12 @@ def prediction_routes(engine: Engine, options: ServeConfig) -> APIRouter:
 def model_routes(models: ModelRegistry, options: ServeConfig) -> APIRouter:
     """The models, their files and their cards."""
     router = APIRouter(prefix="/v1/models", tags=["networks"])
-    listed = _listed(models, options)
+    model_list = _model_list(models, options)
 
     @router.get("", response_model=schemas.ModelList, **protected(options))
     async def list_models() -> Response:
         """List the networks among which a request can choose, and the limits."""
-        return JSONResponse(listed)
+        return JSONResponse(model_list)
 
     @router.get("/{name}/network.onnx", response_class=Response, **protected(options, 404))
     def network(name: str, request: Request) -> Response:
@@ -232,7 +232,7 @@ def model_routes(models: ModelRegistry, options: ServeConfig) -> APIRouter:
     return router
 
 
-def _listed(models: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
+def _model_list(models: ModelRegistry, options: ServeConfig) -> dict[str, Any]:
     return {
         "models": [
             {
@@ -297,8 +297,8 @@ def create_app(models: ModelRegistry, options: ServeConfig) -> Any:
     app.include_router(model_routes(models, options))
     app.include_router(_monitoring_routes(engine, options))
     app.include_router(_page_routes())
-    _explain_errors(app)
-    _describe(app)
+    _add_error_handlers(app)
+    _remove_default_errors(app)
     wrapped: Any = app
     if options.cors:
         wrapped = CORSMiddleware(
@@ -332,15 +332,15 @@ class AnswerHead:
         await self.app({**scope, "method": "GET"} if is_head else scope, receive, send)
 
 
-def _describe(app: FastAPI) -> None:
-    """Take out of the description what FastAPI adds about errors in a form that is not ours."""
-    described = app.openapi()
-    for methods in described["paths"].values():
+def _remove_default_errors(app: FastAPI) -> None:
+    """Remove from the OpenAPI schema what FastAPI adds about errors in a form that is not ours."""
+    schema = app.openapi()
+    for methods in schema["paths"].values():
         for route in methods.values():
             if "HTTPValidationError" in str(route["responses"].get("422")):
                 del route["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
-        described["components"]["schemas"].pop(name, None)
+        schema["components"]["schemas"].pop(name, None)
 
 
 def _monitoring_routes(engine: Engine, options: ServeConfig) -> APIRouter:
@@ -387,7 +387,7 @@ def _page_routes() -> APIRouter:
     return router
 
 
-def _explain_errors(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     """Answer every error with one sentence, in the form of `schemas.ErrorResponse`."""
 
     def error_response(status: int, sentence: str, headers: Any = None) -> JSONResponse:

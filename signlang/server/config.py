@@ -26,7 +26,7 @@ def _as_texts(value: object) -> object:
     return tuple(value) if isinstance(value, list) else () if value is None else value
 
 
-def _some(bundles: tuple[str, ...]) -> tuple[str, ...]:
+def _not_empty(bundles: tuple[str, ...]) -> tuple[str, ...]:
     if not bundles:
         raise ValueError("name what to serve: bundle=B, which signlang.export wrote.")
     return bundles
@@ -41,7 +41,7 @@ class ServeConfig(Strict):
     Units are in the names: `_s` seconds, `_ms` milliseconds, `_mb` MiB.
     """
 
-    bundle: Annotated[Texts, AfterValidator(_some)] = Field(
+    bundle: Annotated[Texts, AfterValidator(_not_empty)] = Field(
         description="a folder or ZIP file that signlang.export wrote"
     )
     default: Text | None = None
@@ -92,7 +92,7 @@ class ServeConfig(Strict):
     @property
     def paths(self) -> tuple[Path, ...]:
         """Where the bundles are."""
-        return tuple(Path(place).expanduser() for place in self.bundle)
+        return tuple(Path(path).expanduser() for path in self.bundle)
 
     @property
     def side_by_side(self) -> int:

@@ -36,8 +36,8 @@ OnBatch = Callable[[str, int, float], None]
 @dataclass(eq=False)
 class _Job:
     image: Pixels
-    answer: "asyncio.Future[Floats32]"
-    since: float = field(default_factory=time.perf_counter)
+    future: "asyncio.Future[Floats32]"
+    enqueued: float = field(default_factory=time.perf_counter)
 
 
 class Batcher:
@@ -61,10 +61,10 @@ class Batcher:
     ) -> None:
         self._networks = networks
         self._waiting: dict[str, deque[_Job]] = {name: deque() for name in networks}
-        self._free = runners
+        self._free_runners = runners
         self._max_batch, self._wait_s, self._on_batch = max_batch, wait_s, on_batch
         self._pool = ThreadPoolExecutor(runners, thread_name_prefix="network")
-        self._is_planned = False
+        self._is_scheduled = False
 
     @property
     def waiting(self) -> int:
@@ -79,48 +79,48 @@ class Batcher:
         loop = asyncio.get_running_loop()
         jobs = [_Job(image, loop.create_future()) for image in images]
         self._waiting[name].extend(jobs)
-        self._plan(loop, self._wait_s)
+        self._schedule(loop, self._wait_s)
         try:
-            return np.stack([await job.answer for job in jobs])
+            return np.stack([await job.future for job in jobs])
         finally:
             for job in jobs:
-                job.answer.cancel()
+                job.future.cancel()
 
     def close(self) -> None:
         """Wait for what is being computed."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _plan(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
-        if not self._is_planned:  # once for all images that arrive in the meantime
-            self._is_planned = True
+    def _schedule(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
+        if not self._is_scheduled:  # once for all images that arrive in the meantime
+            self._is_scheduled = True
             loop.call_later(delay, self._dispatch, loop)
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._is_planned = False
-        while self._free:
+        self._is_scheduled = False
+        while self._free_runners:
             name = self._longest_waiting()
             if name is None:
                 return
-            jobs = self._taken(name)
+            jobs = self._next_batch(name)
             if not jobs:
                 continue
-            self._free -= 1
+            self._free_runners -= 1
             stacked = np.stack([job.image for job in jobs])
-            computed = loop.run_in_executor(self._pool, self._timed, name, stacked)
-            computed.add_done_callback(partial(self._hand_out, loop, jobs))
+            computed = loop.run_in_executor(self._pool, self._compute, name, stacked)
+            computed.add_done_callback(partial(self._set_results, loop, jobs))
 
     def _longest_waiting(self) -> str | None:
-        waiting = [(jobs[0].since, name) for name, jobs in self._waiting.items() if jobs]
+        waiting = [(jobs[0].enqueued, name) for name, jobs in self._waiting.items() if jobs]
         return min(waiting)[1] if waiting else None
 
-    def _taken(self, name: str) -> list[_Job]:
+    def _next_batch(self, name: str) -> list[_Job]:
         """Take an even share for each free runner."""
         queue = self._waiting[name]
-        share = min(self._max_batch[name], math.ceil(len(queue) / self._free))
+        size = min(self._max_batch[name], math.ceil(len(queue) / self._free_runners))
         jobs: list[_Job] = []
-        while queue and len(jobs) < share:
+        while queue and len(jobs) < size:
             job = queue.popleft()
-            if job.answer.done():  # cancelled by the client
+            if job.future.done():  # cancelled by the client
                 continue
             if jobs and job.image.shape != jobs[0].image.shape:
                 queue.appendleft(job)
@@ -128,30 +128,30 @@ class Batcher:
             jobs.append(job)
         return jobs
 
-    def _timed(self, name: str, images: Pixels) -> Floats32:
+    def _compute(self, name: str, images: Pixels) -> Floats32:
         start = time.perf_counter()
         probabilities = self._networks[name](images)
         self._on_batch(name, len(images), time.perf_counter() - start)
         return probabilities
 
-    def _hand_out(
+    def _set_results(
         self,
         loop: asyncio.AbstractEventLoop,
         jobs: Sequence[_Job],
         computed: "asyncio.Future[Floats32]",
     ) -> None:
-        self._free += 1
+        self._free_runners += 1
         error = None if computed.cancelled() else computed.exception()
         for number, job in enumerate(jobs):
-            if job.answer.done():
+            if job.future.done():
                 continue
             if computed.cancelled():
-                job.answer.cancel()
+                job.future.cancel()
             elif error is not None:
-                job.answer.set_exception(error)
+                job.future.set_exception(error)
             else:
-                job.answer.set_result(computed.result()[number])
-        self._plan(loop, 0.0)
+                job.future.set_result(computed.result()[number])
+        self._schedule(loop, 0.0)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Engine:
             telemetry.record_batch,
         )
         self._decoders = ThreadPoolExecutor(cpu_count(), thread_name_prefix="decoder")
-        self._decoding: dict[int, float] = {}  # when each busy thread began
+        self._decoding: dict[int, float] = {}  # when each busy thread started
         self._is_closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="decoder-watch").start()
 
@@ -231,9 +231,9 @@ class Engine:
                 body = await uploads.read_body(
                     chunks, self.max_body, self.options.body_s, slot.add_bytes
                 )
-                decoded = await self._decoded(body, content_type, slot, self.models[name])
+                decoded = await self._decode_all(body, content_type, slot, self.models[name])
                 images = [pixels for pixels, _ in decoded]
-                read = time.perf_counter()
+                decoded_at = time.perf_counter()
                 probabilities = await self._batcher.run(name, images)
         except TimeoutError:
             raise RequestError(
@@ -254,19 +254,19 @@ class Engine:
             "precision": self.options.precision,
             "device": self.options.device,
             "predictions": predictions,
-            "milliseconds": _milliseconds(started, read, time.perf_counter()),
+            "milliseconds": _milliseconds(started, decoded_at, time.perf_counter()),
         }
         return Answer(content, {"model": name, "images": len(images), "bytes": len(body)})
 
-    async def _decoded(
+    async def _decode_all(
         self, body: bytes, content_type: str, slot: Slot, model: LoadedModel
     ) -> list[tuple[Pixels, Hand | None]]:
         files = await uploads.uploaded_files(body, content_type, self.options.max_images)
         await slot.enter(len(files))
         telemetry.INSIDE.set(self.admission.inside)
-        size, most, count = model.bundle.image_sizes[0], self.options.max_pixels, len(files)
+        size, max_pixels, count = model.bundle.image_sizes[0], self.options.max_pixels, len(files)
         tasks = [
-            self._decoders.submit(self._decode, data, size, most, number, count, model.hands)
+            self._decoders.submit(self._decode, data, size, max_pixels, number, count, model.hands)
             for number, data in enumerate(files, 1)
         ]
         slot.hold(tasks)
@@ -297,8 +297,8 @@ class Engine:
         return True
 
 
-def _milliseconds(started: float, read: float, end: float) -> dict[str, float]:
-    spans = {"reading": read - started, "network": end - read, "total": end - started}
+def _milliseconds(started: float, decoded: float, end: float) -> dict[str, float]:
+    spans = {"reading": decoded - started, "network": end - decoded, "total": end - started}
     return {name: round(seconds * 1000, 3) for name, seconds in spans.items()}
 
 

@@ -60,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._limits, self._addresses = limits, addresses
         self._refused: Refusal | None = None
-        self._reads_head, self._head = True, 0
+        self._reads_head, self._head_bytes = True, 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -90,14 +90,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refused:  # what it says is not read; who tries again at once would cost the most
             return
         while data and self._reads_head and not self.transport.is_closing():
-            room = MAX_HEAD - self._head
+            room = MAX_HEAD - self._head_bytes
             if not room:
                 self._close(HEAD_TOO_LARGE)
                 return
             if self._timer is None:
                 self._start_timer(self._limits.head_s)
             piece, data = data[:room], data[room:]
-            self._head += len(piece)
+            self._head_bytes += len(piece)
             super().data_received(piece)
         if data and not self.transport.is_closing():
             super().data_received(data)
@@ -110,7 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the time for the head."""
-        self._reads_head, self._head = False, 0
+        self._reads_head, self._head_bytes = False, 0
         self._stop_timer()
         super().on_headers_complete()
 
@@ -144,8 +144,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _on_time(self) -> None:
         self._timer = None
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering:  # in the middle of an answer nothing else can be said
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if is_answering:  # in the middle of an answer nothing else can be said
             self.transport.abort()
         else:
             self._close(self._refused or NO_HEAD)

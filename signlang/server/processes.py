@@ -37,15 +37,15 @@ def open_socket(host: str, port: int) -> Iterator[socket.socket]:
         ServiceError: If it is taken, not allowed, or not of this machine.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise ServiceError(f"host={host}: there is no such address.") from None
-    family, kind, _, _, where = found[0]
+    family, kind, _, _, address = addresses[0]
     # the protocol is named: asyncio sends small answers at once only where it stands in the socket
     with socket.socket(family, kind, socket.IPPROTO_TCP) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(where)
+            sock.bind(address)
             sock.listen(BACKLOG)
         except OSError as error:
             raise ServiceError(
@@ -68,17 +68,17 @@ def socket_address(sock: socket.socket) -> str:
 
 @contextmanager
 def metrics_folder() -> Iterator[Path]:
-    """Make a folder in which processes that are started now add up their figures."""
-    with tempfile.TemporaryDirectory(prefix="signlang-") as place:
-        before = os.environ.get(METRICS_VARIABLE)
-        os.environ[METRICS_VARIABLE] = place
+    """Make a folder in which processes that are started now add up their metrics."""
+    with tempfile.TemporaryDirectory(prefix="signlang-") as folder:
+        previous = os.environ.get(METRICS_VARIABLE)
+        os.environ[METRICS_VARIABLE] = folder
         try:
-            yield Path(place)
+            yield Path(folder)
         finally:
-            if before is None:
+            if previous is None:
                 del os.environ[METRICS_VARIABLE]
             else:
-                os.environ[METRICS_VARIABLE] = before
+                os.environ[METRICS_VARIABLE] = previous
 
 
 READY: Final = "ready"
@@ -142,7 +142,7 @@ def _serve(
 
 
 def _end_with_parent() -> None:
-    """Finish when the supervisor is gone, even if it was killed: no process stays behind."""
+    """Finish when the supervisor has ended, even if it was killed: no process stays behind."""
     parent = parent_process()
     if parent is None:
         return
@@ -154,7 +154,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
-PATIENCE: Final = 30.0  # seconds at most between attempts to start a process again
+MAX_PAUSE_S: Final = 30.0  # seconds at most between attempts to start a process again
 MARGIN: Final = 5.0  # seconds beyond the time that requests get to finish
 
 
@@ -192,41 +192,43 @@ class Supervisor:
         """
         with (
             open_socket(self._options.host, self._options.port) as sock,
-            metrics_folder() as figures,
-            self._bell() as bell,
+            metrics_folder() as folder,
+            self._signal_pipe() as signal_pipe,
         ):
             self._address = socket_address(sock)
             try:
                 while not self._is_stopping:
-                    self._fill(sock)
-                    self._wait(bell, figures)
+                    self._start_missing(sock)
+                    self._wait(signal_pipe, folder)
             finally:
                 self._is_stopping = True
                 sock.close()  # who comes now is refused instead of kept waiting
                 self._stop()
 
     @contextmanager
-    def _bell(self) -> Iterator[int]:
-        """Let SIGTERM and SIGINT end the waiting; yields what they ring."""
-        bell, rope = os.pipe()
+    def _signal_pipe(self) -> Iterator[int]:
+        """Let SIGTERM and SIGINT end the waiting; yields the pipe to which they write."""
+        reader, writer = os.pipe()
 
-        def ring(number: int, frame: Any) -> None:
+        def on_signal(number: int, frame: Any) -> None:
             self._is_stopping = True
-            os.write(rope, b"!")
+            os.write(writer, b"!")
 
-        before = {number: signal.signal(number, ring) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
-            yield bell
+            yield reader
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
-            os.close(bell)
-            os.close(rope)
+            os.close(reader)
+            os.close(writer)
 
-    def _fill(self, sock: socket.socket) -> None:
+    def _start_missing(self, sock: socket.socket) -> None:
         """Start as many processes as are missing, unless the last ones failed a moment ago."""
         if self._was_ready and not self._workers:
-            self._take_up_replaced()
+            self._reload_replaced_bundles()
         context = multiprocessing.get_context("spawn")  # a fork would share threads and sessions
         while len(self._workers) < self._options.workers and time.monotonic() >= self._not_before:
             status, sender = context.Pipe(duplex=False)
@@ -238,30 +240,30 @@ class Supervisor:
             sender.close()
             self._workers.append(_Worker(process, status))
 
-    def _take_up_replaced(self) -> None:
+    def _reload_replaced_bundles(self) -> None:
         """Use bundles that were replaced, now that no process has the earlier ones."""
         from signlang.server.registry import fingerprints_of, read_bundles
 
         with suppress(SignlangError):  # the process that is started next says why
             bundles, _ = read_bundles(self._options.paths, self._options.default)
-            found = fingerprints_of(bundles)
-            if found != self._fingerprints:
-                self._fingerprints, self._failures, self._not_before = found, 0, 0.0
+            fingerprints = fingerprints_of(bundles)
+            if fingerprints != self._fingerprints:
+                self._fingerprints, self._failures, self._not_before = fingerprints, 0, 0.0
                 log.warning("a bundle was replaced, it is used from now on")
 
-    def _wait(self, bell: int, figures: Path) -> None:
+    def _wait(self, signal_pipe: int, folder: Path) -> None:
         """Wait for a message, the end of a process, a signal, or the end of a pause."""
         senders: dict[Any, _Worker] = {w.status: w for w in self._workers if w.is_starting}
-        ends: dict[Any, _Worker] = {w.process.sentinel: w for w in self._workers}
+        sentinels: dict[Any, _Worker] = {w.process.sentinel: w for w in self._workers}
         pause = max(0.0, self._not_before - time.monotonic())
         is_complete = len(self._workers) == self._options.workers
-        happened = connection.wait([*senders, *ends, bell], None if is_complete else pause)
-        for what in happened:  # messages first: they contain the reason
-            if what in senders:
-                self._on_message(senders[what])
-        for what in happened:
-            if what in ends:
-                self._on_exit(ends[what], figures)
+        ready = connection.wait([*senders, *sentinels, signal_pipe], None if is_complete else pause)
+        for source in ready:  # messages first: they contain the reason
+            if source in senders:
+                self._on_message(senders[source])
+        for source in ready:
+            if source in sentinels:
+                self._on_exit(sentinels[source], folder)
 
     def _on_message(self, worker: _Worker) -> None:
         try:
@@ -279,12 +281,12 @@ class Supervisor:
         else:
             raise ServiceError(message)
 
-    def _on_exit(self, worker: _Worker, figures: Path) -> None:
-        """Bury a process; pause longer each time before the next if it never became ready."""
+    def _on_exit(self, worker: _Worker, folder: Path) -> None:
+        """Reap a process; pause longer each time before the next if it never became ready."""
         worker.process.join()
         worker.status.close()
         self._workers.remove(worker)
-        for file in figures.glob(f"gauge_live*_{worker.process.pid}.db"):
+        for file in folder.glob(f"gauge_live*_{worker.process.pid}.db"):
             file.unlink(missing_ok=True)  # its present state; what it counted stays
         if self._is_stopping:
             return
@@ -295,25 +297,29 @@ class Supervisor:
             )
         if not worker.is_ready:
             self._failures += 1
-            self._not_before = time.monotonic() + min(PATIENCE, 2.0**self._failures)
+            self._not_before = time.monotonic() + min(MAX_PAUSE_S, 2.0**self._failures)
         facts = {"worker": worker.process.pid, "exit_code": worker.process.exitcode}
         log.error("a worker ended, another takes its place", extra=facts)
 
     def _stop(self) -> None:
         """Let all processes finish requests in progress; kill those that take too long."""
-        for one in self._workers:
-            one.process.terminate()
-        until = time.monotonic() + self._options.grace_s + MARGIN
-        for one in self._workers:
-            one.process.join(max(0.0, until - time.monotonic()))
-            if one.process.is_alive():
-                one.process.kill()
-                one.process.join()
+        for worker in self._workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + self._options.grace_s + MARGIN
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
         if self._was_ready:
             log.info("stopped")
 
 
-_OWN: Final = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_RECORD_FIELDS: Final = set(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "color_message",
+}
 
 
 class JsonFormatter(logging.Formatter):
@@ -321,14 +327,14 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Turn a record into a line."""
-        moment = datetime.fromtimestamp(record.created, UTC)
+        created = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
-            "time": moment.isoformat(timespec="milliseconds"),
+            "time": created.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             "process": record.process,
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _OWN}
+        line |= {key: value for key, value in vars(record).items() if key not in _RECORD_FIELDS}
         if record.exc_info and record.exc_info[0] is not None:
             # the place of the error, not its text, which may quote the request
             line["error"] = record.exc_info[0].__name__
@@ -340,7 +346,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class JsonHandler(logging.StreamHandler[TextIO]):
-    """Writes to the standard output; where that is gone or full, says so once and goes on."""
+    """Writes to the standard output; where that is gone or full, reports it once and continues."""
 
     def __init__(self) -> None:
         """Nothing has failed yet."""
@@ -348,7 +354,7 @@ class JsonHandler(logging.StreamHandler[TextIO]):
         self._has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Tell of the first line that cannot be written."""
+        """Report the first line that cannot be written."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)

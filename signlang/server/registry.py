@@ -110,8 +110,8 @@ class ModelRegistry(Mapping[str, LoadedModel]):
         """
         name = name or self.default
         if name not in self._models:
-            there = ", ".join(sorted(self._models))
-            raise RequestError(404, f"There is no network of this name. There are: {there}.")
+            names = ", ".join(sorted(self._models))
+            raise RequestError(404, f"There is no network of this name. There are: {names}.")
         return name
 
 
@@ -158,8 +158,10 @@ def load_models(
         SignlangError: If one cannot be used, or is another one by now.
     """
     bundles, default = read_bundles(options.paths, options.default)
-    found = fingerprints_of(bundles)
-    replaced = [name for name in found if fingerprints and fingerprints.get(name) != found[name]]
+    current = fingerprints_of(bundles)
+    replaced = [
+        name for name in current if fingerprints and fingerprints.get(name) != current[name]
+    ]
     if replaced:
         raise BundleError(
             f"{bundles[replaced[0]].path} was replaced while the service runs. Start the service "
@@ -176,8 +178,8 @@ def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     try:
         network(np.zeros((1, size, size, 3), dtype=np.uint8))
     except Exception as error:  # onnxruntime has no base class for what it raises
-        first = str(error).strip().splitlines()[0][:200]
-        raise BundleError(f"The network of {bundle.path} does not compute: {first}") from None
+        reason = str(error).strip().splitlines()[0][:200]
+        raise BundleError(f"The network of {bundle.path} does not compute: {reason}") from None
     hands = load_hands(bundle)
     if hands is not None:
         hands(Image.new("RGB", (size, size)))

@@ -52,14 +52,14 @@ class SecureHeaders:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on."""
 
-        async def with_headers(message: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                own = {name.lower() for name, _ in message["headers"]}
-                added = [pair for pair in self._headers if pair[0] not in own]
+                present = {name.lower() for name, _ in message["headers"]}
+                added = [pair for pair in self._headers if pair[0] not in present]
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
-        await self.app(scope, receive, with_headers)
+        await self.app(scope, receive, send_with_headers)
 
 
 def _name_of(host: str) -> str:
@@ -127,18 +127,18 @@ class KeyCheck:
         self._digest = None if key is None else _digest(key.encode())
 
     async def __call__(self, request: Request) -> None:
-        """Compare in a time that does not depend on what is given.
+        """Compare in a time that does not depend on the key of the request.
 
         Raises:
             RequestError: 401 without the key.
         """
         if self._digest is None:
             return
-        given = request.headers.get("x-api-key", "")
+        key = request.headers.get("x-api-key", "")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if not given and scheme.lower() == "bearer":
-            given = token.strip()
-        if not hmac.compare_digest(_digest(given.encode("utf-8", "surrogateescape")), self._digest):
+        if not key and scheme.lower() == "bearer":
+            key = token.strip()
+        if not hmac.compare_digest(_digest(key.encode("utf-8", "surrogateescape")), self._digest):
             raise RequestError(
                 401, "This needs the key of the service, in the header X-API-Key.",
                 {"WWW-Authenticate": "Bearer"},

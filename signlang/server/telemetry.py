@@ -1,6 +1,6 @@
 """Prometheus metrics across worker processes, and the request log middleware.
 
-Where `PROMETHEUS_MULTIPROC_DIR` is set, prometheus_client keeps the figures of each process in that
+Where `PROMETHEUS_MULTIPROC_DIR` is set, prometheus_client keeps the metrics of each process in that
 folder, those of ended processes too. It looks at the variable when it is imported.
 
 A line holds the route, the status and the times: no image, no name of a file, no address, no
@@ -84,14 +84,14 @@ class RequestLog:
         started, status = time.perf_counter(), 499  # 499: the client closed the request
         state: dict[str, Any] = scope.setdefault("state", {})
 
-        async def recording(message: Any) -> None:
+        async def record_status(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, recording)
+            await self.app(scope, receive, record_status)
         except Exception:
             status = 500
             raise

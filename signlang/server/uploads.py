@@ -207,7 +207,7 @@ def decode_upload(
     if not data:
         raise RequestError(422, f"{which} is empty.")
     try:
-        image = decode_opened(_opened(data, which, most))
+        image = decode_opened(_open(data, which, most))
     except BadImageError as error:
         raise RequestError(422, f"{which} cannot be used: {error}.") from None
     hand = None
@@ -216,7 +216,7 @@ def decode_upload(
     return resize_image(image, size), hand
 
 
-def _opened(data: bytes, which: str, most: int) -> Image.Image:
+def _open(data: bytes, which: str, most: int) -> Image.Image:
     try:
         return image_limits.open_image(data, FORMATS, most)
     except UnidentifiedImageError:
