@@ -27,7 +27,7 @@ from signlang.models.classifier import Classifier
 from signlang.models.landmark_network import POINTS, LandmarkNetwork
 from signlang.reporting.plots import BLUE, INK, contact_sheet, new_figure, one_line, png_bytes
 
-FINEST: Final = 7  # places of each side that a map needs to be worth a look
+FINEST: Final = 7  # rows and columns that a map needs to be worth a look
 NAMED: Final = 0.005  # least weight that is written beside its point
 REPEATS: Final = 5  # exchanges of each point
 BONES: Final = tuple((0 if n % 4 == 1 else n - 1, n) for n in range(1, POINTS))
@@ -55,15 +55,15 @@ class Explanations(pl.Callback):
             if isinstance(pl_module.network, LandmarkNetwork):
                 images = data.array[rows]
                 weights = point_weights(pl_module, images, labels)
-                drawn = png_bytes(skeleton_figure(images, weights))
-                sheet = Image.open(io.BytesIO(drawn)).convert("RGB")
+                png = png_bytes(skeleton_figure(images, weights))
+                sheet = Image.open(io.BytesIO(png)).convert("RGB")
             else:
                 layer = finest_layer(pl_module)
                 if layer is None:
                     log.info("no explanations: no layer of the network has a map of places")
                     return
                 chosen = chosen_rows(labels, probabilities, self.images)
-                sheet = _maps(pl_module, layer, data, rows, labels, probabilities, chosen)
+                sheet = _map_sheet(pl_module, layer, data, rows, labels, probabilities, chosen)
         show(trainer, "test/where it looks", sheet)
         with atomic_write(self.file) as temporary:
             sheet.save(temporary, "PNG")
@@ -83,20 +83,20 @@ def chosen_rows(labels: Ints, probabilities: Floats, most: int) -> list[int]:
 
 
 def finest_layer(model: Classifier) -> nn.Module | None:
-    """The last layer whose map has `FINEST` places each way, else the last one with places."""
+    """The last layer whose map has `FINEST` rows and columns, else the last one with a map."""
     sizes: list[tuple[nn.Module, int]] = []
 
-    def note(layer: nn.Module, given: Any, out: Any) -> None:
-        if isinstance(out, torch.Tensor) and out.ndim == 3:  # tokens: places before are mixed
+    def record_size(layer: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 3:  # tokens: places before are mixed
             sizes.clear()
-        elif isinstance(out, torch.Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
-            sizes.append((layer, min(out.shape[2:])))
+        elif isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            sizes.append((layer, min(output.shape[2:])))
 
     leaves = [one for one in model.network.modules() if not list(one.children())]
-    handles = [one.register_forward_hook(note) for one in leaves]
-    side = model.image_size
+    handles = [one.register_forward_hook(record_size) for one in leaves]
+    image_size = model.image_size
     with torch.no_grad():
-        model(torch.zeros(1, side, side, 3, dtype=torch.uint8, device=model.device))
+        model(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8, device=model.device))
     for handle in handles:
         handle.remove()
     fine = [layer for layer, size in sizes if size >= FINEST]
@@ -107,28 +107,28 @@ def grad_cam(model: Classifier, layer: nn.Module, images: Pixels) -> Floats:
     """(n, size, size) from 0 to 1: what speaks for the predicted class, of (n, size, size, 3)."""
     planes = model.normalized(torch.tensor(images, device=model.device))
     planes.requires_grad_()  # all layers before may be frozen
-    with GradCAM(model=model.network, target_layers=[layer]) as explain:
-        maps = explain(planes, targets=None)  # None: the predicted class
+    with GradCAM(model=model.network, target_layers=[layer]) as cam:
+        maps = cam(planes, targets=None)  # None: the predicted class
     model.zero_grad(set_to_none=True)
     return np.asarray(maps, dtype=np.float64)
 
 
-def _maps(
+def _map_sheet(
     model: Classifier, layer: nn.Module, data: Any, rows: Ints, labels: Ints,
     probabilities: Floats, chosen: list[int],
 ) -> Image.Image:  # fmt: skip
     images = data.array[rows[chosen]]
-    shown: list[Pixels] = []
+    panels: list[Pixels] = []
     titles: list[list[str]] = []
     for row, image, heat in zip(chosen, images, grad_cam(model, layer, images), strict=True):
         overlay = show_cam_on_image(image / np.float32(255), heat, use_rgb=True, image_weight=0.6)
-        shown += [image, overlay]
+        panels += [image, overlay]
         name, best = (one_line(data.index.classes[n], 10)
                       for n in (labels[row], probabilities[row].argmax()))  # fmt: skip
         verdict = "right" if name == best else f"taken for {best}"
         titles += [[f"is {name}", verdict], ["", f"{probabilities[row].max():.2f} sure"]]
     heading = "what speaks for the predicted sign (red); the most confident mistakes first"
-    return contact_sheet(heading, shown, titles)
+    return contact_sheet(heading, panels, titles)
 
 
 def point_weights(model: Classifier, images: Pixels, labels: Ints, seed: int = 0) -> Floats:
@@ -140,28 +140,28 @@ def point_weights(model: Classifier, images: Pixels, labels: Ints, seed: int = 0
         labels: (n,).
         seed: Of the exchanges.
     """
-    rng, places = np.random.default_rng(seed), np.arange(len(labels))
+    rng, rows = np.random.default_rng(seed), np.arange(len(labels))
 
     @torch.no_grad()
     def of_truth(pixels: Pixels) -> float:
         logits = model(torch.tensor(pixels, device=model.device))
-        return float(logits.double().softmax(1).cpu().numpy()[places, labels].mean())
+        return float(logits.double().softmax(1).cpu().numpy()[rows, labels].mean())
 
-    whole = of_truth(images)
+    baseline = of_truth(images)
     weights = np.zeros(POINTS)
     for point in range(POINTS):
-        own = slice(3 * point, 3 * point + 3)  # x, y and depth, two bytes of a pixel each
+        columns = slice(3 * point, 3 * point + 3)  # x, y and depth, two bytes of a pixel each
         for _ in range(REPEATS):
             pixels = images.reshape(len(images), -1, 3).copy()
-            pixels[:, own] = pixels[rng.permutation(len(images)), own]
-            weights[point] += (whole - of_truth(pixels.reshape(images.shape))) / REPEATS
+            pixels[:, columns] = pixels[rng.permutation(len(images)), columns]
+            weights[point] += (baseline - of_truth(pixels.reshape(images.shape))) / REPEATS
     return weights
 
 
 def skeleton_figure(images: Pixels, weights: Floats) -> Figure:
     """Draw the median hand; the area of each of its 21 points is its weight."""
-    found = images.reshape(len(images), -1, 3)[:, -1, 0] > 0
-    points = np.median([encoded_points(one) for one in images[found]] or np.zeros((1, 21, 3)), 0)
+    has_hand = images.reshape(len(images), -1, 3)[:, -1, 0] > 0
+    points = np.median([encoded_points(one) for one in images[has_hand]] or np.zeros((1, 21, 3)), 0)
     figure = new_figure(5.4, 5.4)
     panel = figure.add_subplot()
     for one, other in BONES:

@@ -54,7 +54,7 @@ class Finetuning(BackboneFinetuning):
         return {"frozen": self.frozen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore nothing: groups and epoch say it all."""
+        """Restore nothing: groups and epoch are enough."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Freeze the pretrained layers, before there is an optimizer.
@@ -85,11 +85,11 @@ class Finetuning(BackboneFinetuning):
         """
         if not self.frozen:
             return
-        frozen = {id(one) for one in pl_module.parameters() if not one.requires_grad}
+        frozen = {id(weight) for weight in pl_module.parameters() if not weight.requires_grad}
         for optimizer in trainer.optimizers:
             for group in list(optimizer.param_groups):
-                moved = [one for one in group["params"] if id(one) in frozen]
-                group["params"] = [one for one in group["params"] if id(one) not in frozen]
+                moved = [weight for weight in group["params"] if id(weight) in frozen]
+                group["params"] = [weight for weight in group["params"] if id(weight) not in frozen]
                 if moved:
                     rate = group["lr"] * self.backbone_initial_ratio_lr
                     optimizer.add_param_group({**group, "params": moved, "lr": rate})

@@ -72,10 +72,10 @@ class OneCycle(pl.Callback):
             )
         steps = int(planned)
         if self.restored is not None and self.restored != {steps}:
-            there = next(iter(self.restored), "none")
+            restored_steps = next(iter(self.restored), "none")
             raise SettingError(
                 f"ckpt_path: the one-cycle schedule of this run has {steps} steps, its checkpoint "
-                f"{there}. Plan as many, or start a new cycle from its weights with "
+                f"{restored_steps}. Plan as many, or start a new cycle from its weights with "
                 "model.weights=FILE instead of ckpt_path=FILE."
             )
         trainer.strategy.lr_scheduler_configs += [
@@ -91,15 +91,17 @@ class OneCycle(pl.Callback):
             steps: Optimizer steps of the whole run.
         """
         low, high = self.momentum or (0.85, 0.95)
-        known = optimizer.defaults
-        cycled = self.momentum is not None and ("betas" in known or bool(known.get("momentum")))
-        share = self.warm_up
-        if share * steps == 1:  # torch divides by share * steps - 1
-            share = math.nextafter(share, 0)
+        defaults = optimizer.defaults
+        cycles_momentum = self.momentum is not None and (
+            "betas" in defaults or bool(defaults.get("momentum"))
+        )
+        warm_up = self.warm_up
+        if warm_up * steps == 1:  # torch divides by warm_up * steps - 1
+            warm_up = math.nextafter(warm_up, 0)
         return OneCycleLR(
             optimizer, max_lr=[float(group["lr"]) for group in optimizer.param_groups],
-            total_steps=steps, pct_start=share, div_factor=self.start_divisor,
-            final_div_factor=self.end_divisor, cycle_momentum=cycled, base_momentum=low,
+            total_steps=steps, pct_start=warm_up, div_factor=self.start_divisor,
+            final_div_factor=self.end_divisor, cycle_momentum=cycles_momentum, base_momentum=low,
             max_momentum=high,
         )  # fmt: skip
 
@@ -164,12 +166,12 @@ class RangeTest:
     def write(self, folder: Path) -> list[Path]:
         """Write `lr_find.csv` and `lr_find.png`."""
         folder.mkdir(parents=True, exist_ok=True)
-        table, picture = folder / "lr_find.csv", folder / "lr_find.png"
+        table, chart = folder / "lr_find.csv", folder / "lr_find.png"
         rows = zip(self.rates, self.losses, strict=True)
         write_csv(table, ["learning_rate", "loss"], [[f"{r:.6g}", f"{v:.6g}"] for r, v in rows])
-        with atomic_write(picture) as temporary:
+        with atomic_write(chart) as temporary:
             temporary.write_bytes(plots.png_bytes(self.figure()))
-        return [table, picture]
+        return [table, chart]
 
 
 def range_test(
@@ -180,16 +182,16 @@ def range_test(
     screen = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
     try:
         with screen:  # its progress bar
-            found = Tuner(trainer).lr_find(
+            finder = Tuner(trainer).lr_find(
                 module, datamodule=data, min_lr=LOWEST, max_lr=HIGHEST, num_training=STEPS,
                 update_attr=False,
             )  # fmt: skip
     finally:
         hook.remove()
-    assert found is not None  # it is with fast_dev_run only
+    assert finder is not None  # it is with fast_dev_run only
     # it divides a mean of n losses by 1 - 0.98 ** (n + 1): the first one is half of what it was
     losses = [
         loss * (1 - SMOOTHED ** (number + 2)) / (1 - SMOOTHED ** (number + 1))
-        for number, loss in enumerate(found.results["loss"])
+        for number, loss in enumerate(finder.results["loss"])
     ]
-    return RangeTest(found.results["lr"][: len(losses)], losses)  # the last step may lack its loss
+    return RangeTest(finder.results["lr"][: len(losses)], losses)  # the last step may lack its loss

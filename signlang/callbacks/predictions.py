@@ -126,8 +126,8 @@ class ImageLogger(pl.Callback):
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Keep a batch of an epoch that is shown."""
-        training = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if training and has_sheet(trainer.current_epoch) and _writers(trainer):
+        is_training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if is_training and has_sheet(trainer.current_epoch) and _writers(trainer):
             self._epoch = self._epoch or PredictionCollector()
             self._epoch.keep("validation", outputs, batch_idx)
 

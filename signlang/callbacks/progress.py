@@ -41,30 +41,32 @@ class ProgressBar(pl.Callback):
     """Epoch, batch, time left for the epoch and the run; loss, accuracy and learning rate.
 
     Loss and accuracy are of the last batches. On a terminal it is a bar; in a log, where a bar
-    would be noise, a line every 30 seconds in which nothing else was said.
+    would be noise, a line every 30 seconds in which nothing else was logged.
     """
 
     def __init__(self) -> None:
         self.bar: Progress | None = None
         self.task: TaskID | None = None
-        self.drawn = self.said = 0.0
+        self.last_drawing = self.last_line = 0.0
         self.epoch_started = self.run_started = 0.0
         self.first = self.done = 0
         self.validated = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar, at the epoch where a resumed run continues."""
-        self.run_started = self.said = time.monotonic()
+        self.run_started = self.last_line = time.monotonic()
         self.first = self.done = int(trainer.num_training_batches) * trainer.current_epoch
         self.bar = progress(_TrainingProgress, BarColumn(20), TextColumn("{task.fields[left]}"))
         self.task = self.bar.add_task(
-            _place(trainer, trainer.current_epoch, 0), total=trainer.num_training_batches, left=""
+            _position(trainer, trainer.current_epoch, 0),
+            total=trainer.num_training_batches,
+            left="",
         )
         self.bar.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the epoch, whose first batch is drawn."""
-        self.epoch_started, self.drawn = time.monotonic(), 0.0
+        self.epoch_started, self.last_drawing = time.monotonic(), 0.0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any,
@@ -73,28 +75,30 @@ class ProgressBar(pl.Callback):
         """Advance by one batch; twice a second at most is anything looked up or drawn."""
         self.done += 1
         now = time.monotonic()
-        if self.bar is None or self.task is None or now - self.drawn < BETWEEN_DRAWINGS:
+        if self.bar is None or self.task is None or now - self.last_drawing < BETWEEN_DRAWINGS:
             return
-        if self.bar.disable and (now - self.said < BETWEEN_LINES or not verbose()):
+        if self.bar.disable and (now - self.last_line < BETWEEN_LINES or not verbose()):
             return
-        self.drawn = now
-        place = _place(trainer, trainer.current_epoch, batch_idx + 1)
-        left = self._left(trainer, batch_idx + 1, now)
-        measured = self._measured(pl_module)
+        self.last_drawing = now
+        position = _position(trainer, trainer.current_epoch, batch_idx + 1)
+        remaining = self._remaining_text(trainer, batch_idx + 1, now)
+        metrics = self._metrics_text(pl_module)
         if self.bar.disable:
-            self.said = now
-            log.info("%s, %s  %s", place, left, measured)
+            self.last_line = now
+            log.info("%s, %s  %s", position, remaining, metrics)
             return
-        self.bar.note = f"{measured}{self.validated}"  # type: ignore[attr-defined]
+        self.bar.note = f"{metrics}{self.validated}"  # type: ignore[attr-defined]
         done = batch_idx + 1
-        self.bar.update(self.task, completed=done, description=place, left=left, refresh=True)
+        self.bar.update(
+            self.task, completed=done, description=position, left=remaining, refresh=True
+        )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say that no batch is trained on at present."""
         if self.bar is not None and self.task is not None:
-            all_of_them = int(trainer.num_training_batches)
-            place = _place(trainer, trainer.current_epoch, all_of_them)
-            self.bar.update(self.task, completed=all_of_them, description=place, left="validating")
+            batches = int(trainer.num_training_batches)
+            position = _position(trainer, trainer.current_epoch, batches)
+            self.bar.update(self.task, completed=batches, description=position, left="validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the last accuracy of the validation subset in sight."""
@@ -104,7 +108,7 @@ class ProgressBar(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A line about the epoch is written now, by the history."""
-        self.said = time.monotonic()
+        self.last_line = time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove the bar."""
@@ -121,18 +125,18 @@ class ProgressBar(pl.Callback):
             self.bar.stop()
             self.bar = None
 
-    def _left(self, trainer: pl.Trainer, batches: int, now: float) -> str:
+    def _remaining_text(self, trainer: pl.Trainer, batches: int, now: float) -> str:
         """Time that is left for the epoch, and for the run if its end is known."""
         seconds = (now - self.epoch_started) / batches
-        left = f"{clock(seconds * (trainer.num_training_batches - batches))} left"
+        remaining = f"{clock(seconds * (trainer.num_training_batches - batches))} left"
         steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
         if not math.isfinite(steps) or self.done == self.first:
-            return left
+            return remaining
         # with the validations so far
-        whole = (now - self.run_started) / (self.done - self.first) * (steps - self.done)
-        return f"{left}, run {clock(max(0.0, whole))} left"
+        run_seconds = (now - self.run_started) / (self.done - self.first) * (steps - self.done)
+        return f"{remaining}, run {clock(max(0.0, run_seconds))} left"
 
-    def _measured(self, module: pl.LightningModule) -> str:
+    def _metrics_text(self, module: pl.LightningModule) -> str:
         loss, accuracy = module.recent_metrics()  # type: ignore[operator]
         rate = module.learning_rate
         return f"loss {loss:.4f}  accuracy {accuracy:.4f}  learning rate {rate:.2g}"
@@ -141,7 +145,7 @@ class ProgressBar(pl.Callback):
 BETWEEN_DRAWINGS: Final = 0.5  # seconds; reading a loss waits for the GPU
 
 
-def _place(trainer: pl.Trainer, epoch: int, batch: int) -> str:
+def _position(trainer: pl.Trainer, epoch: int, batch: int) -> str:
     batches = int(trainer.num_training_batches)
     return f"epoch {_of_epochs(trainer, epoch + 1)}  batch {batch}/{batches}"
 
@@ -174,8 +178,8 @@ class History(Checkpoint):
     ) -> None:
         """Store the rows in the checkpoint, including that of the epoch which ends with it."""
         recorded = bool(self.rows) and self.rows[-1]["epoch"] == str(trainer.current_epoch)
-        ends = trainer.is_last_batch and not recorded
-        checkpoint[ROWS] = [*self.rows, self._row(trainer)] if ends else self.rows
+        ends_epoch = trainer.is_last_batch and not recorded
+        checkpoint[ROWS] = [*self.rows, self._row(trainer)] if ends_epoch else self.rows
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -184,13 +188,13 @@ class History(Checkpoint):
         self.rows = list(checkpoint.get(ROWS, []))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let the curves of TensorBoard go on where a resumed run does."""
+        """Continue the curves of TensorBoard at the epoch where a resumed run continues."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.restart(trainer.current_epoch)
                 last = trainer.current_epoch - 1
                 if self.rows and RATE in self.rows[-1] and not logger.has_epoch(last):
-                    logger.log_metrics(self._logged(self.rows[-1]), last)
+                    logger.log_metrics(self._logged_metrics(self.rows[-1]), last)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -256,10 +260,10 @@ class History(Checkpoint):
             SPEED: f"{self.images / self.training_seconds:.1f}",
         }
 
-    def _logged(self, row: Mapping[str, str]) -> dict[str, float]:
+    def _logged_metrics(self, row: Mapping[str, str]) -> dict[str, float]:
         """What Lightning logs at the end of an epoch, after its checkpoint."""
-        logged = ("train/", RATE) if self.file is None else ("train/", RATE, SPEED)
-        return {name: float(value) for name, value in row.items() if name.startswith(logged)}
+        prefixes = ("train/", RATE) if self.file is None else ("train/", RATE, SPEED)
+        return {name: float(value) for name, value in row.items() if name.startswith(prefixes)}
 
     def _is_validated(self, trainer: pl.Trainer) -> bool:
         """Whether the metrics of the validation subset are of this epoch."""
@@ -273,7 +277,7 @@ class History(Checkpoint):
         write_csv(self.file, header, rows)
 
 
-SHOWN_ACTIONS: Final = 20
+MAX_ACTIONS: Final = 20
 
 
 def show_profile(trainer: pl.Trainer) -> None:
@@ -285,13 +289,13 @@ def show_profile(trainer: pl.Trainer) -> None:
         show_lines(profiler.summary().splitlines())
         return
     seconds = {name: sum(times) for name, times in profiler.recorded_durations.items()}
-    whole = max(seconds.values(), default=0.0)
-    longest = sorted(seconds, key=lambda name: -seconds[name])[:SHOWN_ACTIONS]
+    total = max(seconds.values(), default=0.0)
+    longest = sorted(seconds, key=lambda name: -seconds[name])[:MAX_ACTIONS]
     rows = [
         [
             re.sub(r"\[(.*?)\](\w*?)(\{.*\})?\.", r"\2.", name),
             f"{seconds[name]:.2f}",
-            f"{100 * seconds[name] / whole:.1f}",
+            f"{100 * seconds[name] / total:.1f}",
             f"{len(profiler.recorded_durations[name]):,}",
         ]
         for name in longest

@@ -78,14 +78,14 @@ class Jobs:
         Composing takes tens of milliseconds, which would make up most of a skipped job.
         """
         folds = [word for word in overrides if word.startswith("fold=")]
-        rest = tuple(word for word in overrides if word not in folds)
+        setting = tuple(word for word in overrides if word not in folds)
         fold = folds[-1].partition("=")[2] if folds else ""
         if not fold.isdigit():
-            rest, fold = tuple(overrides), ""
-        if rest not in self._composed:
+            setting, fold = tuple(overrides), ""
+        if setting not in self._composed:
             loader = self.context.config_loader
-            self._composed[rest] = loader.load_sweep_config(self.config, list(rest))
-        composed = copy.deepcopy(self._composed[rest])
+            self._composed[setting] = loader.load_sweep_config(self.config, list(setting))
+        composed = copy.deepcopy(self._composed[setting])
         with read_write(composed), open_dict(composed):
             if fold:
                 composed.fold = int(fold)
@@ -171,7 +171,7 @@ def measure_latencies(
 ) -> None:
     """Measure the time per image again that jobs took while others ran beside them.
 
-    Each network is measured once, and all of its runs get the figure. Runs of other machines are
+    Each network is measured once, and all of its runs get the result. Runs of other machines are
     left as they are.
 
     Args:
@@ -179,12 +179,12 @@ def measure_latencies(
         launched: Overrides of each.
         run_alone: Calls a function in a process beside which none works; None: in a new one.
     """
-    networks = _measured_beside_others(jobs, launched)
+    networks = _networks_to_measure(jobs, launched)
     if not networks:
         return
     log.info("measuring the time per image again, one network at a time")
     for nodes, folders in networks:
-        measured = (run_alone or _run_anew)(partial(_latency, folders[0].path, nodes))
+        measured = (run_alone or _run_in_new_process)(partial(_latency, folders[0].path, nodes))
         if isinstance(measured, str):
             log.warning("%s: its time per image stays as it is: %s", folders[0].path, measured)
             continue
@@ -192,7 +192,7 @@ def measure_latencies(
             _write_latency(folder, measured)
 
 
-def _run_anew(function: "partial[dict[str, Any] | str]") -> dict[str, Any] | str:
+def _run_in_new_process(function: "partial[dict[str, Any] | str]") -> dict[str, Any] | str:
     # a process that has not imported torch; forking one that has is not safe
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_ignore_interrupts) as pool:
@@ -202,7 +202,7 @@ def _run_anew(function: "partial[dict[str, Any] | str]") -> dict[str, Any] | str
             return str(error)
 
 
-def _measured_beside_others(
+def _networks_to_measure(
     jobs: Jobs, launched: Iterable[Sequence[str]]
 ) -> list[tuple[dict[str, Any], list["RunFolder"]]]:
     """Each network, as its configuration names it, with the runs that need its time."""
@@ -213,14 +213,14 @@ def _measured_beside_others(
         cfg = jobs.configuration(overrides, number)
         try:
             run = results.read_run(lifecycle.run_folder(cfg, overrides).path)
-        except SignlangError:  # the comparison tells of what is damaged
+        except SignlangError:  # the comparison reports what is damaged
             continue
         if run is None or run.latency_alone is not False:
             continue
         if cpu_name() in str(run.record.get("device")):
             nodes, classes = configured_nodes(cfg), run.record["data"]["classes"]
-            network = json.dumps([nodes[TARGET], nodes["network"], cfg.image_size, classes])
-            networks.setdefault(network, (nodes, []))[1].append(run.folder)
+            key = json.dumps([nodes[TARGET], nodes["network"], cfg.image_size, classes])
+            networks.setdefault(key, (nodes, []))[1].append(run.folder)
     return list(networks.values())
 
 

@@ -36,7 +36,7 @@ class SweepProgress:
 
     def __init__(self, total: int, at_once: int) -> None:
         self.total, self.at_once, self.done = total, max(1, at_once), 0
-        self.started = self.said = time.monotonic()
+        self.started = self.last_line = time.monotonic()
         self.bar = Progress(
             TextColumn("jobs of the sweep"), BarColumn(20), MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
@@ -61,31 +61,31 @@ class SweepProgress:
         now = time.monotonic()
         if not self.bar.disable:
             self.bar.refresh()
-        elif running and now - self.said >= console.BETWEEN_LINES:
-            self.said = now
+        elif running and now - self.last_line >= console.BETWEEN_LINES:
+            self.last_line = now
             log.info("sweep: %d of %d jobs are done, %d running, the longest for %s", self.done,
                      self.total, len(running), duration(now - min(running)))  # fmt: skip
 
     def count(self, name: str, outcome: JobResult, seconds: float) -> None:
-        """Tell of a job that has ended, and of the time that is left; of each remark once."""
+        """Report a job that has ended, and the time that is left; each remark once."""
         for remark in outcome.remarks:
             if remark not in self.remarks:
                 log.warning("%s: %s", name, remark)
         self.remarks |= {*outcome.remarks}
-        self.done, self.said = self.done + 1, time.monotonic()
-        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
-        note = f"about {duration(left)} left" if self.done < self.total else "done"
+        self.done, self.last_line = self.done + 1, time.monotonic()
+        remaining = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        note = f"about {duration(remaining)} left" if self.done < self.total else "done"
         self.bar.update(self.task, advance=1, note=note)
-        where = f"[{self.done}/{self.total}, {note}]"
+        position = f"[{self.done}/{self.total}, {note}]"
         if outcome.accuracy is None:
-            log.error("%s %s failed after %s: %s", where, name, duration(seconds), outcome.error)
+            log.error("%s %s failed after %s: %s", position, name, duration(seconds), outcome.error)
         else:
-            log.info("%s %s: validation accuracy %.4f (%s)", where, name, outcome.accuracy,
+            log.info("%s %s: validation accuracy %.4f (%s)", position, name, outcome.accuracy,
                      duration(seconds))  # fmt: skip
 
 
 JOB_MEMORY: Final = 2 * 2**30  # bytes; torch with one small network takes about half of it
-PATIENCE: Final = 10.0  # seconds that an interrupted worker gets to leave its run in order
+GRACE_S: Final = 10.0  # seconds that an interrupted worker gets to leave its run in order
 ATTEMPTS: Final = 2  # the second signal ends a worker at once
 
 
@@ -100,8 +100,8 @@ def worker_count(jobs: Any) -> int:
     """
     if jobs == "auto":
         memory = available_memory()
-        fitting = cpu_count() if memory is None else memory // JOB_MEMORY
-        return max(1, min(cpu_count(), fitting))
+        by_memory = cpu_count() if memory is None else memory // JOB_MEMORY
+        return max(1, min(cpu_count(), by_memory))
     if isinstance(jobs, int) and not isinstance(jobs, bool) and jobs >= 1:
         return jobs
     raise SettingError(
@@ -156,7 +156,7 @@ class WorkerPool:
         """Run jobs; the workers then wait for more until they are closed.
 
         Args:
-            jobs: What the task gets, by number, in the order in which they begin.
+            jobs: What the task gets, by number, in the order in which they start.
             names: What to call each.
 
         Returns:
@@ -167,9 +167,9 @@ class WorkerPool:
         """
         queue, outcomes = list(jobs), dict[int, JobResult]()
         at_once = max(1, min(self.at_once, len(jobs)))
-        meter, self._threads = SweepProgress(len(jobs), at_once), max(1, cpu_count() // at_once)
+        progress, self._threads = SweepProgress(len(jobs), at_once), max(1, cpu_count() // at_once)
         try:
-            with system.stopping_between_batches(), meter:
+            with system.stopping_between_batches(), progress:
                 while queue or self._is_busy():
                     while queue and (worker := self._idle()):
                         worker.job, worker.started = queue.pop(0), time.monotonic()
@@ -178,8 +178,8 @@ class WorkerPool:
                         number, seconds = worker.job, time.monotonic() - worker.started
                         assert number is not None
                         outcomes[number] = self._outcome(worker)
-                        meter.count(names[number], outcomes[number], seconds)
-                    meter.refresh([w.started for w in self._workers if w.job is not None])
+                        progress.count(names[number], outcomes[number], seconds)
+                    progress.refresh([w.started for w in self._workers if w.job is not None])
                     if queue or self._is_busy():
                         system.check_stop()
         except (KeyboardInterrupt, system.StopRequested):
@@ -200,12 +200,12 @@ class WorkerPool:
         assert worker is not None
         worker.connection.send(function)
         try:
-            answer: Result = worker.connection.recv()
+            result: Result = worker.connection.recv()
         except (EOFError, OSError):
             self._workers.remove(worker)
             worker.process.join()
-            return _death(worker.process.exitcode)
-        return answer
+            return _exit_text(worker.process.exitcode)
+        return result
 
     def close(self) -> None:
         """End the workers, in the middle of a job if they have one."""
@@ -232,13 +232,13 @@ class WorkerPool:
             return None
         assert "torch" not in sys.modules, "torch must not be imported before workers are forked"
         context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
+        parent_end, child_end = context.Pipe()
         process = context.Process(
-            target=_work, args=(theirs, self.task, self._threads, os.getpid())
+            target=_work, args=(child_end, self.task, self._threads, os.getpid())
         )
         process.start()
-        theirs.close()
-        self._workers.append(_Worker(process, ours))
+        child_end.close()
+        self._workers.append(_Worker(process, parent_end))
         return self._workers[-1]
 
     def _ready(self) -> list[_Worker]:
@@ -254,7 +254,7 @@ class WorkerPool:
         except (EOFError, OSError):
             self._workers.remove(worker)
             worker.process.join()
-            return JobResult(error=_death(worker.process.exitcode))
+            return JobResult(error=_exit_text(worker.process.exitcode))
         return outcome
 
     def _interrupt(self) -> None:
@@ -265,7 +265,7 @@ class WorkerPool:
                 if process.is_alive() and process.pid is not None:
                     with suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGINT)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + GRACE_S
             for process in busy:
                 process.join(max(0.0, deadline - time.monotonic()))
 
@@ -286,10 +286,10 @@ def _work(
             connection.send(job() if isinstance(job, partial) else task(job))
 
 
-def _death(code: int | None) -> str:
+def _exit_text(code: int | None) -> str:
     """Say how a process ended.
 
-    >>> _death(-9)[:59]
+    >>> _exit_text(-9)[:59]
     'its process was killed by signal SIGKILL, perhaps for want '
     """
     if code is not None and code < 0:
@@ -334,11 +334,12 @@ class SerialLauncher(HydraLauncher):
         Raises:
             SettingError: If `srun` started this command several times.
         """
-        together = ranks.started_together()
-        if together > 1:
+        process_count = ranks.started_together()
+        if process_count > 1:
             raise SettingError(
-                f"srun started {together} processes, and each would run the whole sweep: start it "
-                "in one (srun --ntasks=1), which starts those that trainer.devices names itself."
+                f"srun started {process_count} processes, and each would run the whole sweep: "
+                "start it in one (srun --ntasks=1), which starts those that trainer.devices names "
+                "itself."
             )
         setup_globals()
         outcomes: dict[int, JobResult] = {}
@@ -352,13 +353,13 @@ class SerialLauncher(HydraLauncher):
                 "%d of %d jobs are finished already (looked up in %.1f s)",
                 len(outcomes), len(job_overrides), time.perf_counter() - started,
             )  # fmt: skip
-        left = {
+        remaining = {
             number: (overrides, initial_job_idx + number)
             for number, overrides in enumerate(job_overrides)
             if number not in outcomes
         }
-        names = {number: display_text(job[0], job_overrides) for number, job in left.items()}
-        outcomes |= self.run(left, names)
+        names = {number: display_text(job[0], job_overrides) for number, job in remaining.items()}
+        outcomes |= self.run(remaining, names)
         return [
             outcomes[number].as_hydra_has_it(overrides)
             for number, overrides in enumerate(job_overrides)
@@ -385,8 +386,8 @@ class SerialLauncher(HydraLauncher):
             job: Its overrides, and its number in the sweep.
             what: What is known of its end.
         """
-        finished = self.jobs.skipped(*job)  # it was killed after it had written its metrics
-        return finished or JobResult(error=_resumable(what))
+        result = self.jobs.skipped(*job)  # it was killed after it had written its metrics
+        return result or JobResult(error=_resumable(what))
 
     def close(self) -> None:
         """End what runs jobs, once there are no more."""
@@ -400,7 +401,7 @@ class LocalLauncher(SerialLauncher):
     """
 
     def __init__(self, jobs: int | str = "auto") -> None:
-        self.asked = jobs
+        self.requested = jobs
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -416,8 +417,8 @@ class LocalLauncher(SerialLauncher):
                 "the jobs run one after another."
             )
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        processes = ranks.process_count(config.trainer) if self.asked == "auto" else 1
-        self.at_once = max(1, worker_count(self.asked) // processes)
+        processes = ranks.process_count(config.trainer) if self.requested == "auto" else 1
+        self.at_once = max(1, worker_count(self.requested) // processes)
         self.workers = WorkerPool(lambda job: self.jobs.run(*job), self.at_once)
         self.run_alone = self.workers.call
 

@@ -68,13 +68,13 @@ def check_nested(overrides: Mapping[str, Override], space: SearchSpace) -> None:
     Raises:
         SettingError: Names the setting.
     """
-    moving = [key for key in space.texts if is_below(key, OF_FOLDS)]
+    refused = [key for key in space.texts if is_below(key, OF_FOLDS)]
     if "seed" in space.texts and "split.seed" not in overrides:
-        moving.append("seed")
-    if moving:
-        fix = " Add split.seed=0 to fix the folds." if moving == ["seed"] else ""
+        refused.append("seed")
+    if refused:
+        fix = " Add split.seed=0 to fix the folds." if refused == ["seed"] else ""
         raise SettingError(
-            f"hydra.sweeper.nested=true: {moving[0]} cannot be searched, because each trial would "
+            f"hydra.sweeper.nested=true: {refused[0]} cannot be searched, because each trial would "
             f"have other folds.{fix}"
         )
 
@@ -101,11 +101,11 @@ class Trials:
     @property
     def best(self) -> "optuna.trial.FrozenTrial | None":
         """The finished trial of the highest value, of equal ones the first."""
-        finished = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
-        return max(finished, key=lambda trial: trial.value or 0.0, default=None)
+        completed = [trial for trial in self.study.trials if trial.state.name == "COMPLETE"]
+        return max(completed, key=lambda trial: trial.value or 0.0, default=None)
 
     def ask(self) -> "optuna.Trial":
-        """Begin the next trial; what it draws depends on seed and number, not on interruptions."""
+        """Start the next trial; what it draws depends on seed and number, not on interruptions."""
         number = sum(not trial.user_attrs.get(RESUMED) for trial in self.study.trials)
         self.study.sampler = _sampler(self.sampler, number)
         return self.study.ask(dict(self.space.distributions))
@@ -158,19 +158,19 @@ def open_trials(
         study_name=name,
         storage=storage,
         sampler=_sampler(sampler, 0),
-        pruner=_part(pruner, optuna.pruners.BasePruner, "pruner"),
+        pruner=_build_component(pruner, optuna.pruners.BasePruner, "pruner"),
         direction="maximize",
         load_if_exists=True,
     )
-    wanted = {**shared, **space.texts}
-    known = study.user_attrs.get("search", wanted)
-    if known != wanted:
+    expected = {**shared, **space.texts}
+    stored = study.user_attrs.get("search", expected)
+    if stored != expected:
         raise SettingError(
             f"{storage} holds {len(study.trials)} trials of another search:"
-            f"{listing(differences(known, wanted))}\nGive this one a study of its own with "
+            f"{listing(differences(stored, expected))}\nGive this one a study of its own with "
             "study=NAME, or repeat the words of the other."
         )
-    study.set_user_attr("search", wanted)
+    study.set_user_attr("search", expected)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING], deepcopy=False):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         # its finished folds are skipped, the others are resumed
@@ -225,8 +225,8 @@ class _AllFolds:
         words = self.trials.words(trial)
         log.info("trial %d: %s", trial.number, " ".join(words[len(self.trials.space.fixed) :]))
         accuracies: list[float] = []
-        for begin in range(0, len(self.folds), self.at_once):
-            jobs = [[*words, f"fold={fold}"] for fold in self.folds[begin : begin + self.at_once]]
+        for first in range(0, len(self.folds), self.at_once):
+            jobs = [[*words, f"fold={fold}"] for fold in self.folds[first : first + self.at_once]]
             returned = self.launch(jobs, len(self.returned))
             self.returned += returned
             if any(job.status == JobStatus.FAILED for job in returned):
@@ -251,7 +251,7 @@ def run_nested_search(
         searches: The trials of each fold.
         wanted: How many trials a fold gets.
         launch: Runs jobs, given as overrides, with the number of the first.
-        record: Called whenever trials began or ended.
+        record: Called whenever trials started or ended.
 
     Returns:
         The jobs of this call.
@@ -259,14 +259,14 @@ def run_nested_search(
     from optuna.trial import TrialState
 
     returned: list[JobReturn] = []
-    left = {fold: wanted - trials.done for fold, trials in searches.items()}
-    while any(count > 0 for count in left.values()):
-        begun = {fold: searches[fold].ask() for fold, count in left.items() if count > 0}
+    remaining = {fold: wanted - trials.done for fold, trials in searches.items()}
+    while any(count > 0 for count in remaining.values()):
+        started = {fold: searches[fold].ask() for fold, count in remaining.items() if count > 0}
         record()
-        jobs = [[*searches[fold].words(trial), f"fold={fold}"] for fold, trial in begun.items()]
+        jobs = [[*searches[fold].words(trial), f"fold={fold}"] for fold, trial in started.items()]
         outcomes = launch(jobs, len(returned))
-        for (fold, trial), outcome in zip(begun.items(), outcomes, strict=True):
-            left[fold] -= 1
+        for (fold, trial), outcome in zip(started.items(), outcomes, strict=True):
+            remaining[fold] -= 1
             if outcome.status == JobStatus.FAILED:
                 searches[fold].study.tell(trial, state=TrialState.FAIL)
             else:
@@ -305,8 +305,8 @@ def nested_trials(
         best = trials.best if trials.done >= wanted else None
         for trial in trials.study.get_trials(deepcopy=False):
             name = setting(trials.words(trial))
-            before = tried.get((fold, name))
-            if trial.state.name == "WAITING" or (before and before.validation is not None):
+            earlier = tried.get((fold, name))
+            if trial.state.name == "WAITING" or (earlier and earlier.validation is not None):
                 continue
             tried[fold, name] = Trial(
                 fold=fold,
@@ -326,22 +326,22 @@ def _sampler(node: Mapping[str, Any], number: int) -> "optuna.samplers.BaseSampl
     """
     from optuna import samplers
 
-    sampler: samplers.BaseSampler = _part(node, samplers.BaseSampler, "sampler")
+    sampler: samplers.BaseSampler = _build_component(node, samplers.BaseSampler, "sampler")
     seed = node.get("seed")
     if type(sampler) in {samplers.TPESampler, samplers.RandomSampler} and isinstance(seed, int):
-        own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-        sampler = _part({**node, "seed": own}, samplers.BaseSampler, "sampler")
+        trial_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        sampler = _build_component({**node, "seed": trial_seed}, samplers.BaseSampler, "sampler")
     return sampler
 
 
-def _part(node: Mapping[str, Any], kind: type, name: str) -> Any:
-    made = build(node, {}, key=f"hydra.sweeper.{name}")
-    if not isinstance(made, kind):
+def _build_component(node: Mapping[str, Any], kind: type, name: str) -> Any:
+    component = build(node, {}, key=f"hydra.sweeper.{name}")
+    if not isinstance(component, kind):
         raise SettingError(
-            f"hydra.sweeper.{name}: {node[TARGET]} returns {type(made).__name__}, not a "
+            f"hydra.sweeper.{name}: {node[TARGET]} returns {type(component).__name__}, not a "
             f"{kind.__name__} of Optuna."
         )
-    return made
+    return component
 
 
 def chosen_folds(chosen: Override | None, count: int) -> list[int]:

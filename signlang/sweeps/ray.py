@@ -17,7 +17,7 @@ from signlang import console, system
 from signlang.console import log
 from signlang.errors import SettingError
 from signlang.sweeps.jobs import JobResult, RemoteJob
-from signlang.sweeps.launcher import PATIENCE, SerialLauncher, SweepProgress, interrupted
+from signlang.sweeps.launcher import GRACE_S, SerialLauncher, SweepProgress, interrupted
 
 BETWEEN_LOOKS: Final = 0.5  # seconds
 
@@ -46,7 +46,7 @@ class RayJob:
         console.start(verbose=False)  # which sets what the logs of runs contain
         console.mute()  # lines for a screen are for that of the sweep
         os.chdir(self.folder)
-        sys.path += [place for place in self.path if place not in sys.path]
+        sys.path += [entry for entry in self.path if entry not in sys.path]
         return self.job.run(), time.monotonic() - started
 
 
@@ -105,26 +105,26 @@ class RayLauncher(SerialLauncher):
         import ray
 
         outcomes: dict[int, JobResult] = {}
-        meter = SweepProgress(len(jobs), min(self.at_once, len(jobs)))
+        progress = SweepProgress(len(jobs), min(self.at_once, len(jobs)))
         work = ray.remote(**self.options)(_run)
-        with system.stopping_between_batches(), meter:
-            left = {
+        with system.stopping_between_batches(), progress:
+            pending = {
                 work.remote(
                     RayJob(self.jobs.remote(*job, self.threads), str(Path.cwd()), sys.path)
                 ): number
                 for number, job in jobs.items()
             }
             try:
-                while left:
-                    for reference in ray.wait([*left], timeout=BETWEEN_LOOKS)[0]:
-                        number = left.pop(reference)
+                while pending:
+                    for reference in ray.wait([*pending], timeout=BETWEEN_LOOKS)[0]:
+                        number = pending.pop(reference)
                         outcomes[number], seconds = self._outcome(reference, jobs[number])
-                        meter.count(names[number], outcomes[number], seconds)
+                        progress.count(names[number], outcomes[number], seconds)
                     system.check_stop()
             except (KeyboardInterrupt, system.StopRequested):
-                for reference in left:
+                for reference in pending:
                     ray.cancel(reference)
-                ray.wait([*left], num_returns=len(left), timeout=PATIENCE)
+                ray.wait([*pending], num_returns=len(pending), timeout=GRACE_S)
                 raise interrupted(len(outcomes), len(jobs)) from None
         return outcomes
 

@@ -22,7 +22,7 @@ from signlang.console import log
 from signlang.errors import SettingError
 from signlang.files import write_json
 from signlang.sweeps.jobs import JobResult, RemoteJob
-from signlang.sweeps.launcher import PATIENCE, SerialLauncher, SweepProgress, interrupted
+from signlang.sweeps.launcher import GRACE_S, SerialLauncher, SweepProgress, interrupted
 
 if TYPE_CHECKING:  # the extra `cluster`
     import submitit
@@ -151,8 +151,8 @@ def _squeue(jobs: str, field: str) -> str:
         jobs: Their numbers, or those of arrays, with commas; all of this user if empty.
         field: Of each, a line.
     """
-    words = ["squeue", "-h", "-r", *(["-j", jobs] if jobs else ["--me"]), "-o", field]
-    return subprocess.run(words, capture_output=True, text=True).stdout.strip()
+    command = ["squeue", "-h", "-r", *(["-j", jobs] if jobs else ["--me"]), "-o", field]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 class SlurmLauncher(SerialLauncher):
@@ -243,18 +243,18 @@ class SlurmLauncher(SerialLauncher):
         from signlang.data.image_io import batched  # brings numpy, which --help does not need
 
         outcomes: dict[int, JobResult] = {}
-        meter = SweepProgress(len(jobs), min(self.at_once, len(jobs)))
+        progress = SweepProgress(len(jobs), min(self.at_once, len(jobs)))
         # a result is unpickled: none may be there already, from whoever made the folder
         for file in Path(self.folder).glob("*_result.pkl"):
             file.unlink(missing_ok=True)
         earlier = self._submitted_before(jobs) if self.cluster == "slurm" else {}
         new = [number for number in jobs if number not in earlier]
-        with system.stopping_between_batches(), meter:
+        with system.stopping_between_batches(), progress:
             for numbers in batched(new, LARGEST_ARRAY) if new else [[]]:
                 submitted = {**earlier, **self._submit({n: jobs[n] for n in numbers})}
                 earlier = {}
                 try:
-                    self._wait(submitted, jobs, names, meter, outcomes)
+                    self._wait(submitted, jobs, names, progress, outcomes)
                 except (KeyboardInterrupt, system.StopRequested):
                     self._cancel(submitted)
                     raise interrupted(
@@ -269,20 +269,24 @@ class SlurmLauncher(SerialLauncher):
         import submitit
 
         active = set(_squeue("", "%i").split())
-        known = {
+        job_id_of = {
             tuple(overrides): job_id
             for file in Path(self.folder).glob(f"*{JOBS}")
             for job_id, overrides in json.loads(file.read_text("utf-8")).items()
             if job_id in active
         }
-        found = {
-            number: known[key] for number, job in jobs.items() if (key := tuple(job[0])) in known
+        earlier = {
+            number: job_id_of[key]
+            for number, job in jobs.items()
+            if (key := tuple(job[0])) in job_id_of
         }
-        if found:
-            log.info("%d jobs of an earlier command are still there: waiting for them", len(found))
+        if earlier:
+            log.info(
+                "%d jobs of an earlier command are still there: waiting for them", len(earlier)
+            )
         return {
-            number: _Submitted(submitit.SlurmJob(self.executor.folder, job_id), own=False)
-            for number, job_id in found.items()
+            number: _Submitted(submitit.SlurmJob(self.executor.folder, job_id), is_own=False)
+            for number, job_id in earlier.items()
         }
 
     def _submit(self, jobs: Mapping[int, tuple[Sequence[str], int]]) -> dict[int, "_Submitted"]:
@@ -321,39 +325,39 @@ class SlurmLauncher(SerialLauncher):
         submitted: Mapping[int, "_Submitted"],
         jobs: Mapping[int, tuple[Sequence[str], int]],
         names: Mapping[int, str],
-        meter: SweepProgress,
+        progress: SweepProgress,
         outcomes: dict[int, JobResult],
     ) -> None:
-        """Wait for jobs, tell of each that ends, and put how it ended into `outcomes`."""
-        left = dict(submitted)
-        while left:
-            for number, one in list(left.items()):
+        """Wait for jobs, report each that ends, and put how it ended into `outcomes`."""
+        remaining = dict(submitted)
+        while remaining:
+            for number, one in list(remaining.items()):
                 if not one.is_done():
                     continue
-                if one.own and one.result_file.exists():
+                if one.is_own and one.result_file.exists():
                     outcomes[number], seconds = one.result()
                 else:
                     outcomes[number], seconds = self.lost(jobs[number], one.end), one.seconds()
-                meter.count(names[number], outcomes[number], seconds)
-                left.pop(number).remove_pickles()
-            meter.refresh([one.started for one in left.values() if one.started is not None])
+                progress.count(names[number], outcomes[number], seconds)
+                remaining.pop(number).remove_pickles()
+            progress.refresh([one.started for one in remaining.values() if one.started is not None])
             system.check_stop()
-            time.sleep(BETWEEN_LOOKS * max(1.0, len(left) / 100))  # each look asks for a file
+            time.sleep(BETWEEN_LOOKS * max(1.0, len(remaining) / 100))  # each look asks for a file
 
     def _cancel(self, submitted: Mapping[int, "_Submitted"]) -> None:
         """Cancel jobs, and let those that run leave their folders in order."""
-        left = [one.job for one in submitted.values() if not one.result_file.exists()]
-        if not left:  # scancel and squeue without jobs mean others
+        pending = [one.job for one in submitted.values() if not one.result_file.exists()]
+        if not pending:  # scancel and squeue without jobs mean others
             return
-        arrays = ",".join({job.job_id.partition("_")[0] for job in left})
+        arrays = ",".join({job.job_id.partition("_")[0] for job in pending})
         if self.cluster == "slurm":
             subprocess.run(["scancel", *arrays.split(",")], capture_output=True)
         else:
-            for job in left:
+            for job in pending:
                 job.cancel(check=False)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline and (
-            _squeue(arrays, "%i") if self.cluster == "slurm" else not all(j.done() for j in left)
+            _squeue(arrays, "%i") if self.cluster == "slurm" else not all(j.done() for j in pending)
         ):
             time.sleep(BETWEEN_LOOKS)
 
@@ -366,14 +370,14 @@ class _Submitted:
         job: submitit's.
         started: When it was first seen to run.
         ended: When it was first seen to have ended without a result.
-        own: Whether this command has submitted it; what another one says of its jobs is not
+        is_own: Whether this command has submitted it; what another one says of its jobs is not
             unpickled, its run folders tell as much.
     """
 
     job: "submitit.Job[tuple[JobResult, float]]"
     started: float | None = None
     ended: float | None = None
-    own: bool = True
+    is_own: bool = True
     submitted: float = field(default_factory=time.monotonic)
 
     @property
@@ -425,7 +429,7 @@ class _Submitted:
 def _last_line(error: BaseException) -> str:
     """The line of submitit's message that tells of the cause."""
     lines = [line.strip() for line in str(error).splitlines()]
-    marks = [number for number, line in enumerate(lines) if line and not line.strip("-")]
-    if len(marks) > 1:  # a trace between two rules
-        lines = lines[: marks[1]]
+    rules = [number for number, line in enumerate(lines) if line and not line.strip("-")]
+    if len(rules) > 1:  # a trace between two rules
+        lines = lines[: rules[1]]
     return next((line for line in reversed(lines) if line), type(error).__name__)

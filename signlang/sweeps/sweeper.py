@@ -92,8 +92,8 @@ class GridSweeper(HydraSweeper):
         from signlang.runs import lifecycle  # brings numpy, which --help does not need
 
         assert self.launcher is not None
-        unlike = {tuple(w for w in job if not w.startswith("fold=")): job for job in jobs}
-        for job in unlike.values():
+        job_of_setting = {tuple(w for w in job if not w.startswith("fold=")): job for job in jobs}
+        for job in job_of_setting.values():
             configuration = self.jobs.configuration(job, first)
             self.studies.add(lifecycle.run_folder(configuration, job).path.parent.parent)
         self.launched += jobs
@@ -106,7 +106,7 @@ class GridSweeper(HydraSweeper):
         return {override.get_key_element(): override for override in parser.parse_overrides(words)}
 
     def _compare(self) -> None:
-        """Make the tables and figures of the studies from what there is."""
+        """Write the tables and charts of the studies from what there is."""
         from signlang.studies import comparison
 
         for study in sorted(self.studies):
@@ -159,8 +159,10 @@ class OptunaSweeper(GridSweeper):
             raise SettingError(
                 f"hydra.sweeper.trials={self.trials}: it must be a whole number of at least 1."
             )
-        given = overrides.get("split.validation")
-        swept = given.sweep_string_iterator() if given and given.is_sweep_override() else ()
+        override = overrides.get("split.validation")
+        swept = (
+            override.sweep_string_iterator() if override and override.is_sweep_override() else ()
+        )
         if "fold" in (str(self.config.split.validation), *swept):
             raise SettingError(
                 "split.validation=fold: a search would choose by the test folds. Leave a share for "
