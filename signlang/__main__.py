@@ -60,16 +60,16 @@ def _complete(words: list[str]) -> None:
     """Hydra's tab completion: of the verb, then of its settings."""
     name, _, line = os.environ.get("COMP_LINE", "").partition(" ")
     verb, blank, rest = line.lstrip().partition(" ")
-    asked = any(word.startswith("query=") for word in words)
+    is_query = any(word.startswith("query=") for word in words)
     key, equals, _ = rest.rpartition(" ")[2].partition("=")
-    if asked and not blank:
+    if is_query and not blank:
         sys.stdout.write(f"{' '.join(VERBS)}\n")
-    elif asked and equals and key in {"run", "study", "studies"}:
+    elif is_query and equals and key in {"run", "study", "studies"}:
         sys.stdout.write("".join(f"{key}={name}\n" for name in _names(key)))
-    elif not asked or (verb in VERBS and verb != "predict"):  # which does without Hydra
+    elif not is_query or (verb in VERBS and verb != "predict"):  # which does without Hydra
         os.environ["COMP_LINE"] = f"{name} {rest}"  # as if there were no umbrella
         sys.argv[1:] = ["-sc", *words]
-        import_module(f"signlang.{verb if asked else 'train'}").main()
+        import_module(f"signlang.{verb if is_query else 'train'}").main()
 
 
 def _names(key: str) -> list[str]:

@@ -376,8 +376,8 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
     if isinstance(overrides, str):
         raise SettingError(f"{overrides}: overrides are a list of words, [{overrides!r}].")
     hydra_app.register_resolvers()
-    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
-    config, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
+    outer_hydra, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    outer_config, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:
         try:
             words = hydra_app.override_words(verb, overrides)
@@ -393,7 +393,7 @@ def composed(verb: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
     finally:
-        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = outer, config
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = outer_hydra, outer_config
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
@@ -402,7 +402,7 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 
     from omegaconf import open_dict, read_write
 
-    task = deepcopy(cfg)
-    with read_write(task), open_dict(task):
-        del task["hydra"]
-    return task
+    task_cfg = deepcopy(cfg)
+    with read_write(task_cfg), open_dict(task_cfg):
+        del task_cfg["hydra"]
+    return task_cfg

@@ -29,18 +29,20 @@ def connected(keys: Sequence[Sequence[str | None]]) -> Ints:
     """
     parent = list(range(len(keys[0])))
 
-    def first(item: int) -> int:
+    def find_root(item: int) -> int:
         while parent[item] != item:
             parent[item] = item = parent[parent[item]]
         return item
 
     for values in keys:
-        seen: dict[str, int] = {}
+        first_with: dict[str, int] = {}
         for item, value in enumerate(values):
             if value is not None:
-                one, other = sorted((first(seen.setdefault(value, item)), first(item)))
+                one, other = sorted(
+                    (find_root(first_with.setdefault(value, item)), find_root(item))
+                )
                 parent[other] = one
-    roots = np.array([first(item) for item in range(len(parent))], dtype=np.int64)
+    roots = np.array([find_root(item) for item in range(len(parent))], dtype=np.int64)
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 

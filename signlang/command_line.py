@@ -145,15 +145,15 @@ def sort_words(
     settings: list[str] = []
     paths: list[str] = []
     flags: list[str] = []
-    rest = iter(words)
-    for word in rest:
+    remaining = iter(words)
+    for word in remaining:
         if word == "--":
-            paths += rest
+            paths += remaining
         elif word.startswith("-") and word != "-":
             _check_flag(word, allowed)
             flags.append(word)
             if word in WITH_VALUE:
-                flags += [value for value in [next(rest, None)] if value is not None]
+                flags += [value for value in [next(remaining, None)] if value is not None]
         else:
             (paths if _is_path(word, known) else settings).append(word)
     return settings, paths, flags
@@ -164,8 +164,8 @@ def _check_flag(word: str, allowed: Container[str]) -> None:
     if name in allowed:
         return
     known = allowed if isinstance(allowed, Sequence) else ()
-    if near := get_close_matches(name, known, n=1, cutoff=0.8):
-        raise SettingError(f"{name}: there is no such flag. Did you mean {near[0]}?")
+    if matches := get_close_matches(name, known, n=1, cutoff=0.8):
+        raise SettingError(f"{name}: there is no such flag. Did you mean {matches[0]}?")
     key = name.lstrip("-").replace("-", "_")
     value = FORMER_FLAGS.get(key, "VALUE")
     key = "verbose" if key == "quiet" else key
@@ -214,33 +214,33 @@ def hydra_words(verb: str, words: Sequence[str]) -> list[str]:
         SettingError: If there are more paths than the command takes, or a flag that it has not.
     """
     settings, paths, flags = sort_words(words, HYDRA_FLAGS)
-    taken = VERBS[verb]
-    given = [word for word in settings if word.startswith(f"{taken.key}=")]
-    if taken.several and (paths or len(given) > 1):
-        settings = [word for word in settings if word not in given]
-        settings.append(_listed(taken.key, paths, given))
+    command = VERBS[verb]
+    assignments = [word for word in settings if word.startswith(f"{command.key}=")]
+    if command.several and (paths or len(assignments) > 1):
+        settings = [word for word in settings if word not in assignments]
+        settings.append(_list_setting(command.key, paths, assignments))
     elif paths:
-        settings = _with_path(verb, settings, paths, given)
+        settings = _with_path(verb, settings, paths, assignments)
     return [*settings, *flags]  # Hydra wants the settings side by side
 
 
-def _listed(key: str, paths: Sequence[str], given: Sequence[str]) -> str:
-    values = [word.partition("=")[2] for word in given]
+def _list_setting(key: str, paths: Sequence[str], assignments: Sequence[str]) -> str:
+    values = [word.partition("=")[2] for word in assignments]
     if any(value[:1] in {"[", "'", '"'} for value in values):
-        raise SettingError(f"{given[0]}: give one list, or {key} path by path.")
+        raise SettingError(f"{assignments[0]}: give one list, or {key} path by path.")
     return f"{key}=[{','.join(map(quote, [*paths, *values]))}]"
 
 
 def _with_path(
-    verb: str, settings: Sequence[str], paths: Sequence[str], given: Sequence[str]
+    verb: str, settings: Sequence[str], paths: Sequence[str], assignments: Sequence[str]
 ) -> list[str]:
-    taken = VERBS[verb]
-    both, what = [*paths, *given], taken.usage.partition(" ")[0]
-    if len(both) > 1:
+    command = VERBS[verb]
+    values, what = [*paths, *assignments], command.usage.partition(" ")[0]
+    if len(values) > 1:
         raise SettingError(
-            f"{verb} takes one {what}, but there are {' and '.join(both)}; settings are written as "
-            "key=value."
+            f"{verb} takes one {what}, but there are {' and '.join(values)}; settings are written "
+            "as key=value."
         )
     chosen = {word.partition("=")[0] for word in settings}
-    implied = [word for word in taken.implied if word.partition("=")[0] not in chosen]
-    return [*implied, *settings, f"{taken.key}={quote(paths[0])}"]
+    implied = [word for word in command.implied if word.partition("=")[0] not in chosen]
+    return [*implied, *settings, f"{command.key}={quote(paths[0])}"]

@@ -23,7 +23,7 @@ class CompareConfig(Strict):
 
     @field_validator("studies", mode="after")
     @classmethod
-    def _named(cls, studies: list[str]) -> list[str]:
+    def _not_empty(cls, studies: list[str]) -> list[str]:
         if not studies:
             raise ValueError(
                 "name what to compare, one or more studies: folders runs/<study>, or their names."
@@ -57,7 +57,7 @@ class CompareConfig(Strict):
 
 
 def compare(cfg: DictConfig) -> None:
-    """Compare studies, each on its own, and write what came out.
+    """Compare studies, each on its own, and write the results.
 
     Raises:
         SignlangError: If a study could not be compared; the others are, all the same.

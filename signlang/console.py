@@ -44,8 +44,8 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info:  # tracebacks are for the log of the run
             return
-        ours = record.name.split(".")[0] == "signlang"
-        if not ours and record.levelno < logging.ERROR:
+        is_own = record.name.split(".")[0] == "signlang"
+        if not is_own and record.levelno < logging.ERROR:
             return
         style = "bold red" if record.levelno >= logging.ERROR else None
         style = "yellow" if record.levelno == logging.WARNING else style
@@ -112,7 +112,7 @@ def log_to(file: Path) -> Iterator[None]:
         handler.close()
 
 
-REMARK: Final = {"remark": True}  # `extra` of a log record that a sweep is to tell of, once
+REMARK: Final = {"remark": True}  # `extra` of a log record that a sweep is to report, once
 
 
 class _Remarks(logging.Handler):
@@ -284,7 +284,7 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
         BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("left"),
     )  # fmt: skip
-    started = said = time.monotonic()
+    started = last_line = time.monotonic()
     with progress(Progress, *columns) as bar:
         task = bar.add_task(description, total=total)
         for done, item in enumerate(items, start=1):
@@ -292,10 +292,10 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
             yield item
             bar.advance(task)
             now = time.monotonic()
-            if bar.disable and now - said >= BETWEEN_LINES:
-                said = now
-                left = clock((now - started) / done * (total - done))
-                log.info("%s: %d of %d, %s left", description, done, total, left)
+            if bar.disable and now - last_line >= BETWEEN_LINES:
+                last_line = now
+                remaining = clock((now - started) / done * (total - done))
+                log.info("%s: %d of %d, %s left", description, done, total, remaining)
 
 
 BETWEEN_LINES: Final = 30.0  # seconds

@@ -75,7 +75,7 @@ class ServiceError(SignlangError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the work, which is in order; its text says how to go on.
+    """Ctrl-C or SIGTERM ended the work, which is in order; its text says how to resume.
 
     Args:
         text: For the user.
@@ -109,8 +109,8 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     'Did you mean squeezenet? There are: resnet18, squeezenet.'
     """
     known = sorted(known)
-    near = closest(word, known)
-    return (f"Did you mean {near}? " if near else "") + f"There are: {', '.join(known)}."
+    match = closest(word, known)
+    return (f"Did you mean {match}? " if match else "") + f"There are: {', '.join(known)}."
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -119,11 +119,11 @@ def closest(word: str, known: Iterable[str]) -> str:
     >>> closest("Sqeezenet", ["resnet18", "squeezenet"]), closest("x", ["squeezenet"])
     ('squeezenet', '')
     """
-    lower: dict[str, str] = {}
+    name_of: dict[str, str] = {}
     for name in known:
-        lower.setdefault(name.lower(), name)
-    close = get_close_matches(word.lower(), lower, n=1)
-    return lower[close[0]] if close else ""
+        name_of.setdefault(name.lower(), name)
+    matches = get_close_matches(word.lower(), name_of, n=1)
+    return name_of[matches[0]] if matches else ""
 
 
 ENTRIES: Final = 1_000  # of a folder that are looked at
@@ -137,16 +137,16 @@ def near_path(path: Path) -> str:
     """
     if path.exists():  # something else is wrong with it
         return ""
-    there = path
-    while not there.parent.is_dir() and there != there.parent:
-        there = there.parent
+    missing = path
+    while not missing.parent.is_dir() and missing != missing.parent:
+        missing = missing.parent
     try:
-        names = [entry.name for entry in islice(there.parent.iterdir(), ENTRIES)]
+        names = [entry.name for entry in islice(missing.parent.iterdir(), ENTRIES)]
     except OSError:
         return ""
-    near = closest(there.name, names)
-    whole = there.parent / near / path.relative_to(there)
-    return f" Did you mean {whole if whole.exists() else there.parent / near}?" if near else ""
+    match = closest(missing.name, names)
+    whole = missing.parent / match / path.relative_to(missing)
+    return f" Did you mean {whole if whole.exists() else missing.parent / match}?" if match else ""
 
 
 def listing(lines: Iterable[str], most: int = 20) -> str:
@@ -156,5 +156,5 @@ def listing(lines: Iterable[str], most: int = 20) -> str:
     '\n  a\n  b\n  ... and 1 more'
     """
     lines = list(lines)
-    shown = "".join(f"\n  {line}" for line in islice(lines, most))
-    return shown + (f"\n  ... and {len(lines) - most} more" if len(lines) > most else "")
+    text = "".join(f"\n  {line}" for line in islice(lines, most))
+    return text + (f"\n  ... and {len(lines) - most} more" if len(lines) > most else "")

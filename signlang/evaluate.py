@@ -8,7 +8,7 @@ from signlang.hydra_app import run
 
 
 def evaluate(cfg: DictConfig) -> Path:
-    """Show labelled images to a trained network, and write how well it reads them.
+    """Evaluate a trained network on labelled images, and write the results.
 
     Returns:
         The folder of the evaluation.

@@ -8,7 +8,7 @@ from signlang.hydra_app import run
 
 
 def export(cfg: DictConfig) -> Path:
-    """Write what recognises signs without torch, once it agrees with the run.
+    """Write a bundle, which recognises signs without torch, once it agrees with the run.
 
     Returns:
         The bundle, a folder or a ZIP file.
@@ -56,8 +56,8 @@ def export(cfg: DictConfig) -> Path:
         manifest = bundle_writer.manifest_fields(
             trained, bundle_writer.bundle_name(cfg, trained), models, hands
         ) | pipeline.describe_models(measured, agreement, trained)
-        drawn = pipeline.mean_hands(cfg, trained, images, hands)
-        bundle_writer.write_files(trained, models, folder, hands, drawn)
+        mean_hands = pipeline.mean_hands(cfg, trained, images, hands)
+        bundle_writer.write_files(trained, models, folder, hands, mean_hands)
         model_card.card(trained, measured, manifest).write(folder)
         bundle_writer.write_manifest(folder, manifest)
         load_bundle(folder)  # as a service will

@@ -48,7 +48,7 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    jobs = _Jobs(task)
+    runner = _TaskRunner(task)
     traces = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on instead of printing them
     register_resolvers()
@@ -57,9 +57,9 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         if config_name != "train":  # which stops between two batches instead
             system.restore_signals()
         sys.argv[1:] = override_words(config_name, sys.argv[1:])
-        main(functools.wraps(task)(lambda cfg: jobs(cfg)))()
+        main(functools.wraps(task)(lambda cfg: runner(cfg)))()
     except (
-        _Ended,
+        _TaskError,
         SignlangError,
         HydraException,
         OmegaConfBaseException,
@@ -70,18 +70,18 @@ def run(task: Callable[[Any], Any], config_name: str) -> None:
         YAMLError,
         OSError,
         ModuleNotFoundError,
-    ) as why:
-        if isinstance(why, ModuleNotFoundError):
-            explained = missing_extra(why) is not why
-        elif isinstance(why, OSError) and not isinstance(why, HydraException):
-            explained = of_file(why)
+    ) as error:
+        if isinstance(error, ModuleNotFoundError):
+            is_explained = missing_extra(error) is not error
+        elif isinstance(error, OSError) and not isinstance(error, HydraException):
+            is_explained = of_file(error)
         else:
-            explained = True
+            is_explained = True
         # once the task runs, it is a fault of the program
-        if traces or not explained or (of_settings_file(why) and jobs.started):
+        if traces or not is_explained or (of_settings_file(error) and runner.started):
             raise
-        ended = isinstance(why, (SweepError, KeyboardInterrupt, system.StopRequested))
-        message = (None if ended else jobs.summary()) or readable(why, config_name)
+        has_own_text = isinstance(error, (SweepError, KeyboardInterrupt, system.StopRequested))
+        message = (None if has_own_text else runner.summary()) or readable(error, config_name)
         from signlang.console import show_error
 
         show_error(str(message))
@@ -94,7 +94,7 @@ NOT_WRITABLE: Final = (*command_line.FULL, errno.EROFS, errno.ENAMETOOLONG)
 
 
 def unwritten(error: OSError) -> str:
-    """Say what was not written because of the disk, and how to go on.
+    """Say what was not written because of the disk, and how to continue.
 
     >>> unwritten(OSError(28, "No space left", "cards/.card.html.0123456789ab"))
     'No space left: cards/card.html was not written. Free some space, and repeat the command.'
@@ -108,12 +108,12 @@ def unwritten(error: OSError) -> str:
     return f"{error.strerror}: {what} not written. {fix}, and repeat the command."
 
 
-class _Ended(BaseException):
+class _TaskError(BaseException):
     """Carries the error of a single run past Hydra, which has words of its own for exceptions."""
 
 
-class _Jobs:
-    """The task, telling of a failing job of a sweep when it fails; Hydra would at the end."""
+class _TaskRunner:
+    """The task, reporting a failing job of a sweep when it fails; Hydra would at the end."""
 
     def __init__(self, task: Callable[[Any], Any]) -> None:
         self.task, self.started = task, False
@@ -133,7 +133,7 @@ class _Jobs:
             try:
                 return self._run(cfg)
             except SignlangError as error:
-                raise _Ended from error
+                raise _TaskError from error
         console.log.info("-- %s", words)
         try:
             return self._run(cfg)
@@ -154,7 +154,7 @@ class _Jobs:
             explained = missing_extra(error)
             if explained is error:
                 raise
-            raise _Ended from explained
+            raise _TaskError from explained
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
                 raise
@@ -177,7 +177,7 @@ def sweep_task(name: str) -> Callable[[Any], Any]:
     from hydra.utils import get_method
 
     register_resolvers()
-    return _Jobs(get_method(name))
+    return _TaskRunner(get_method(name))
 
 
 def override_words(verb: str, words: Sequence[str]) -> list[str]:
@@ -207,18 +207,18 @@ def current_words(words: Sequence[str], config_name: str) -> list[str]:
     """
     if config_name != "train":
         return list(words)
-    words = [_added(word) for word in words]
-    pairs = [(word, _renamed(word)) for word in words]
+    words = [_with_plus(word) for word in words]
+    pairs = [(word, _current_word(word)) for word in words]
     changed = [f"{new} for {old}" for old, new in pairs if new != old]
     if changed:
         sys.stderr.write(f"Old words still work; type {', '.join(changed)}.\n")
     return [new for _, new in pairs]
 
 
-def _added(word: str) -> str:
+def _with_plus(word: str) -> str:
     """Let an option of Lightning's Trainer be set although conf/trainer does not name it.
 
-    >>> _added("trainer.max_steps=9"), _added("trainer.max_epochs=9")
+    >>> _with_plus("trainer.max_steps=9"), _with_plus("trainer.max_epochs=9")
     ('++trainer.max_steps=9', 'trainer.max_epochs=9')
     """
     group, _, option = word.partition("=")[0].lstrip("+").partition(".")
@@ -226,7 +226,7 @@ def _added(word: str) -> str:
     return f"++{word.lstrip('+')}" if known else word
 
 
-def _renamed(word: str) -> str:
+def _current_word(word: str) -> str:
     for old, new in RENAMED.items():
         if word.startswith(old):
             return new + word.removeprefix(old)
@@ -255,8 +255,8 @@ def group_choices() -> str:
 
     loader = GlobalHydra.instance().config_loader()
     hydra = HydraConfig.get()
-    own = {"hydra/launcher", "hydra/sweeper"} if hydra.job.config_name == "train" else ()
-    groups = [g for g in hydra.runtime.choices if not g.startswith("hydra/") or g in own]
+    hydra_groups = {"hydra/launcher", "hydra/sweeper"} if hydra.job.config_name == "train" else ()
+    groups = [g for g in hydra.runtime.choices if not g.startswith("hydra/") or g in hydra_groups]
     width = shutil.get_terminal_size().columns
     lines = [
         textwrap.fill(
@@ -277,19 +277,19 @@ def commented_settings(*, _root_: Any) -> str:
     settings = {key: _root_._get_node(key) for key in _root_ if key != "hydra"}
     comments = setting_comments(_root_.hydra.runtime, _root_.hydra.job.config_name)
     width = shutil.get_terminal_size().columns
-    above: list[tuple[int, str]] = []  # indentation and name of the keys around a line
+    parents: list[tuple[int, str]] = []  # indentation and name of the keys around a line
     lines = []
     for line in OmegaConf.to_yaml(OmegaConf.create(settings)).splitlines():
-        parts = KEY.match(line)
+        match = KEY.match(line)
         comment = None
-        if parts:
-            indent = len(parts[1])
-            above = [*(key for key in above if key[0] < indent), (indent, parts[2])]
-            comment = comments.get(".".join(name for _, name in above))
+        if match:
+            indent = len(match[1])
+            parents = [*(key for key in parents if key[0] < indent), (indent, match[2])]
+            comment = comments.get(".".join(name for _, name in parents))
         if comment and len(line) + len(comment) + 4 > width:
-            head = f"{' ' * len(parts[1] if parts else '')}# "
+            indentation = f"{' ' * len(match[1] if match else '')}# "
             lines += textwrap.wrap(
-                comment, width, initial_indent=head, subsequent_indent=head,
+                comment, width, initial_indent=indentation, subsequent_indent=indentation,
                 break_long_words=False, break_on_hyphens=False,
             )  # fmt: skip
         elif comment:
@@ -325,16 +325,16 @@ def setting_comments(runtime: Any, config_name: str) -> dict[str, str]:
 
 def _comments(file: Path, prefix: str) -> dict[str, str]:
     """The comments in a file of settings; none where there is no such file."""
-    found: dict[str, str] = {}
-    above: list[tuple[int, str]] = []
+    comments: dict[str, str] = {}
+    parents: list[tuple[int, str]] = []
     lines = file.read_text("utf-8").splitlines() if file.is_file() else []
     for line in lines:
-        if parts := KEY.match(line):
-            indent = len(parts[1])
-            above = [*(key for key in above if key[0] < indent), (indent, parts[2])]
-        if parts := COMMENT.match(line):
-            found[prefix + ".".join(name for _, name in above)] = parts[3]
-    return found
+        if match := KEY.match(line):
+            indent = len(match[1])
+            parents = [*(key for key in parents if key[0] < indent), (indent, match[2])]
+        if match := COMMENT.match(line):
+            comments[prefix + ".".join(name for _, name in parents)] = match[3]
+    return comments
 
 
 # settings that are paths or names: a comma in one is no sweep, unless there is -m
@@ -372,13 +372,13 @@ def quoted(word: str, *, sweeps: bool = False) -> str:
         items = (item.strip() for item in value[1:-1].split(","))
         return f"{key}=[{','.join(map(command_line.quote, items))}]"
     is_path = key.lstrip("+") in PATHS and value[:1] not in {"[", "$"} and value != "null"
-    run = value[:1] != "[" and value.rpartition("/")[2].startswith("fold=")  # even if mistyped
-    literal = run or command_line.exists(value) or (is_path and "," in value and not sweeps)
+    is_run = value[:1] != "[" and value.rpartition("/")[2].startswith("fold=")  # even if mistyped
+    needs_quotes = is_run or command_line.exists(value) or (is_path and "," in value and not sweeps)
     if key == "data.pattern" and value != "null":  # its braces are no dictionary
-        literal = True
-    if not literal and (is_path or not FUNCTION.match(value)):
-        literal = not _is_readable(word)
-    return f"{key}={command_line.quote(value)}" if literal else word
+        needs_quotes = True
+    if not needs_quotes and (is_path or not FUNCTION.match(value)):
+        needs_quotes = not _is_readable(word)
+    return f"{key}={command_line.quote(value)}" if needs_quotes else word
 
 
 def _is_list(value: str) -> bool:
@@ -402,7 +402,7 @@ def readable(error: BaseException, config_name: str) -> BaseException:
     """Shorten Hydra's message to one sentence, with the fix."""
     from hydra.errors import MissingConfigException
 
-    if isinstance(error, _Ended) and error.__cause__ is not None:
+    if isinstance(error, _TaskError) and error.__cause__ is not None:
         return error.__cause__
     if isinstance(error, SignlangError):
         return error
@@ -419,11 +419,11 @@ def readable(error: BaseException, config_name: str) -> BaseException:
         return SettingError(
             f"{group}={name}: there is no such choice. {suggestion(name, error.options)}"
         )
-    several = re.match(r"Ambiguous value for argument '([^']+)'", str(error))
-    if several:
-        key, _, values = several[1].partition("=")
+    sweep = re.match(r"Ambiguous value for argument '([^']+)'", str(error))
+    if sweep:
+        key, _, values = sweep[1].partition("=")
         return SettingError(
-            f"{several[1]}: several values are a sweep, which needs -m as well; a list is written "
+            f"{sweep[1]}: several values are a sweep, which needs -m as well; a list is written "
             f"{key}=[{values}]."
         )
     unknown = re.match(r"Could not override '([^']+)'", str(error))
@@ -438,7 +438,7 @@ def readable(error: BaseException, config_name: str) -> BaseException:
 
 
 def of_settings_file(error: BaseException) -> bool:
-    """Whether an error is one that an unreadable file of settings raises before the task begins."""
+    """Whether an error is one that an unreadable file of settings raises before the task starts."""
     from yaml import YAMLError
 
     plain = type(error) in {ValueError, UnicodeDecodeError}  # not those that derive from them
@@ -458,13 +458,13 @@ def unreadable_file(error: BaseException) -> SettingError:
     """
     mark = getattr(error, "problem_mark", None)  # of PyYAML: file, and line from 0
     name = mark.name if mark else getattr(error, "filename", getattr(error, "name", None))
-    place = f"{name or 'A file of settings'}{f', line {mark.line + 1}' if mark else ''}"
+    location = f"{name or 'A file of settings'}{f', line {mark.line + 1}' if mark else ''}"
     reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or error
     if isinstance(error, RecursionError):
         reason = "it is nested too deeply"
     what = str(reason).splitlines()[0][:200]
     fix = "Fix it" if name else "Fix it (HYDRA_FULL_ERROR=1 shows where)"
-    return SettingError(f"{place} cannot be read: {what}. {fix}, or leave it out.")
+    return SettingError(f"{location} cannot be read: {what}. {fix}, or leave it out.")
 
 
 def default_config(config_name: str, groups: Sequence[str]) -> "DictConfig":

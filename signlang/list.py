@@ -68,7 +68,7 @@ def list_runs(cfg: DictConfig) -> list[tuple[str, list[Listed]]]:
 
     runs_dir = Path(config.runs_dir).expanduser()
     studies = [(p.name, lines) for p in _studies(config, runs_dir) if (lines := _lines(p, config))]
-    console.show_lines(_text(studies, runs_dir, console.width()))
+    console.show_lines(_table_lines(studies, runs_dir, console.width()))
     return studies
 
 
@@ -93,23 +93,23 @@ def _lines(study: Path, config: ListConfig) -> list[Listed]:
 
     try:
         searches = read_searches(study)
-    except RunError:  # `compare` tells of it
+    except RunError:  # `compare` reports it
         searches = []
     tried = {t.setting for search in searches if search.nested for t in search.tried}
     lines: list[Listed] = []
     for setting in sorted(path for path in study.iterdir() if path.is_dir()):
-        folds = [_fold(path, setting.name in tried) for path in fold_folders(setting).values()]
-        lines += folds if config.study is not None else _together(setting.name, folds)
+        folds = [_fold_line(path, setting.name in tried) for path in fold_folders(setting).values()]
+        lines += folds if config.study is not None else _setting_lines(setting.name, folds)
     keys: dict[str, Any] = {
         "name": lambda line: line.name,
         "accuracy": lambda line: -1.0 if line.accuracy is None else -line.accuracy,
         "date": lambda line: -line.changed,
     }
-    shown = [line for line in lines if config.status is None or line.status in config.status]
-    return sorted(shown, key=keys[config.sort])
+    selected = [line for line in lines if config.status is None or line.status in config.status]
+    return sorted(selected, key=keys[config.sort])
 
 
-def _fold(path: Path, is_tried: bool) -> Listed:
+def _fold_line(path: Path, is_tried: bool) -> Listed:
     """Read a run folder."""
     name, files = f"{path.parent.name}/{path.name}", [*path.glob("*.json"), *path.glob("*.csv")]
     changed = max((file.stat().st_mtime for file in files), default=path.stat().st_mtime)
@@ -122,8 +122,8 @@ def _fold(path: Path, is_tried: bool) -> Listed:
             status = "partial" if metrics.get("partial") else status
     except (OSError, ValueError, KeyError, TypeError):
         status = status if status == "running" else "damaged"
-    shown = None if is_tried else accuracy  # what a nested search tried must not be chosen by it
-    return Listed(name, status, int(status == "finished"), folds, shown, changed)
+    listed = None if is_tried else accuracy  # what a nested search tried must not be chosen by it
+    return Listed(name, status, int(status == "finished"), folds, listed, changed)
 
 
 def _status(path: Path) -> Status:
@@ -153,7 +153,7 @@ def _is_locked(path: Path) -> bool:
     return locks.is_held(path / LOCK)
 
 
-def _together(name: str, folds: Sequence[Listed]) -> list[Listed]:
+def _setting_lines(name: str, folds: Sequence[Listed]) -> list[Listed]:
     """One line for the folds of a setting; none if it has no run."""
     if not folds:
         return []
@@ -173,7 +173,9 @@ def _together(name: str, folds: Sequence[Listed]) -> list[Listed]:
 HEADER: Final = "  status       folds  accuracy  date              run"
 
 
-def _text(studies: Iterable[tuple[str, list[Listed]]], runs_dir: Path, width: int) -> list[str]:
+def _table_lines(
+    studies: Iterable[tuple[str, list[Listed]]], runs_dir: Path, width: int
+) -> list[str]:
     """The table: names come last, and stand on a line of their own where they are too long."""
     text: list[str] = []
     for study, lines in studies:
@@ -183,9 +185,9 @@ def _text(studies: Iterable[tuple[str, list[Listed]]], runs_dir: Path, width: in
             folds = "" if "/" in line.name else folds
             accuracy = "-" if line.accuracy is None else f"{line.accuracy:.4f}"
             date = f"{datetime.fromtimestamp(line.changed):%Y-%m-%d %H:%M}"
-            figures = f"  {line.status:11}  {folds:>5}  {accuracy:>8}  {date}"
-            whole = f"{figures}  {line.name}"
-            text += [whole] if len(whole) <= width else [figures, f"    {line.name}"]
+            columns = f"  {line.status:11}  {folds:>5}  {accuracy:>8}  {date}"
+            row = f"{columns}  {line.name}"
+            text += [row] if len(row) <= width else [columns, f"    {line.name}"]
     if not text:
         return [f"No run in {runs_dir}. Train something, or say where runs are with runs_dir=DIR."]
     return text

@@ -113,7 +113,7 @@ def predict(config: PredictConfig, paths: Sequence[str]) -> int:
     Returns:
         The exit code: 0, or 1 if an image could not be used.
     """
-    network = Predictor.from_bundle(
+    loaded = Predictor.from_bundle(
         config.bundle,
         precision=config.precision,
         device=config.device,
@@ -122,28 +122,28 @@ def predict(config: PredictConfig, paths: Sequence[str]) -> int:
         batch_size=config.batch_size,
         workers=cpu_count() if config.workers == "auto" else config.workers,
     )
-    if config.threshold == "auto" and network.bundle.no_threshold:
-        console.log.info("%s; threshold=none calls none unknown", network.bundle.fallback_text)
+    if config.threshold == "auto" and loaded.bundle.no_threshold:
+        console.log.info("%s; threshold=none calls none unknown", loaded.bundle.fallback_text)
     sources = predictor.find_sources(paths, sys.stdin.buffer)
     tally = _Tally()
-    with _opened(config.out) as stream:
-        predictions = console.track(network.stream(sources), "recognising", len(sources))
-        counted = tally.counted(predictions)
-        FORMATS[config.table](counted, stream, network.top, network.hands is not None)
+    with _open_output(config.out) as stream:
+        predictions = console.track(loaded.stream(sources), "recognising", len(sources))
+        counted_predictions = tally.count(predictions)
+        FORMATS[config.table](counted_predictions, stream, loaded.top, loaded.hands is not None)
     console.log.info(tally.text())
     return 1 if tally.bad else 0
 
 
 class _Tally:
-    """Counts predictions as they pass by."""
+    """Counts predictions while they are written."""
 
     def __init__(self) -> None:
-        self.all, self.bad, self.unknown, self.started = 0, 0, 0, time.perf_counter()
+        self.total, self.bad, self.unknown, self.started = 0, 0, 0, time.perf_counter()
         self.without_hand = 0
 
-    def counted(self, passing: Iterator[Prediction]) -> Iterator[Prediction]:
-        for prediction in passing:
-            self.all += 1
+    def count(self, predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+        for prediction in predictions:
+            self.total += 1
             self.bad += bool(prediction.error)
             self.unknown += prediction.unknown
             self.without_hand += prediction.hand is False
@@ -152,8 +152,8 @@ class _Tally:
     def text(self) -> str:
         seconds = time.perf_counter() - self.started
         return (
-            f"{self.all:,} image{'s' * (self.all != 1)} in {seconds:.1f} s "
-            f"({60 * self.all / seconds:,.0f} a minute), "
+            f"{self.total:,} image{'s' * (self.total != 1)} in {seconds:.1f} s "
+            f"({60 * self.total / seconds:,.0f} a minute), "
             f"{self.unknown:,} unknown, {self.bad:,} could not be used"
             + f", no hand found in {self.without_hand:,}"
             * bool(self.without_hand)
@@ -161,7 +161,7 @@ class _Tally:
 
 
 @contextmanager
-def _opened(out: Path | None) -> Iterator[TextIO]:
+def _open_output(out: Path | None) -> Iterator[TextIO]:
     """Yield the standard output, or a file that replaces `out` at the end."""
     if out is None:
         if isinstance(sys.stdout, TextIOWrapper):
