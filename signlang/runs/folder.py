@@ -89,8 +89,8 @@ def _recorded_checksums(run: Path, _: tuple[int, int]) -> Mapping[str, str]:
 
 def _checksums_of(metrics: Mapping[str, Any]) -> Mapping[str, str]:
     """Checksums that the content of a `metrics.json` holds."""
-    known = metrics.get(CHECKSUMS)
-    return known if isinstance(known, dict) else {}
+    checksums = metrics.get(CHECKSUMS)
+    return checksums if isinstance(checksums, dict) else {}
 
 
 def _checksum(content: bytes) -> str:
@@ -182,21 +182,21 @@ class ImageTable:
         Args:
             paths: In that order; None is returned if they are not all of them, each once.
         """
-        if paths not in self._tested_images:
+        if paths not in self._images_by_paths:
             if set(paths) != self.tested.keys() or len(paths) != len(self.tested):
                 return None
             signers = tuple(self.tested[path] for path in paths)
             sets = self.sets
-            self._tested_images[paths] = TestedImages(
+            self._images_by_paths[paths] = TestedImages(
                 paths,
                 signers if all(signers) else None,
                 self.clusters_of(paths),
                 None if sets is None else tuple(sets[self.row_of[path]] for path in paths),
             )
-        return self._tested_images[paths]
+        return self._images_by_paths[paths]
 
     @cached_property
-    def _tested_images(self) -> "dict[tuple[str, ...], TestedImages]":
+    def _images_by_paths(self) -> "dict[tuple[str, ...], TestedImages]":
         return {}
 
     def _optional(self, column: str) -> tuple[str, ...] | None:
@@ -267,11 +267,11 @@ class RunFolder:
 
     def metrics(self) -> dict[str, Any] | None:
         """Read `metrics.json`; None if the run is not finished."""
-        return self._read("metrics.json")
+        return self._read_json("metrics.json")
 
     def divergence(self) -> Divergence | None:
         """Read `diverged.json`; None if its training did not diverge."""
-        content = self._read(DIVERGED)
+        content = self._read_json(DIVERGED)
         if content is None:
             return None
         return Divergence(int(content["epoch"]), str(content["loss"]))
@@ -525,7 +525,7 @@ class RunFolder:
             else:
                 entry.unlink()
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read_json(self, name: str) -> dict[str, Any] | None:
         return self.parsed(name, self.read(name))
 
     def read(self, name: str) -> bytes | None:
@@ -734,9 +734,9 @@ def find_folder(word: str, runs_dir: Path, key: str = "run") -> Path:
         return _latest(runs, runs_dir, key)
     folders = {folder for run in runs for folder in (run, run.parent, run.parents[1])}
     names = {folder.relative_to(runs_dir).as_posix(): folder for folder in sorted(folders)}
-    wanted = word.strip("/").removeprefix(f"{runs_dir.as_posix()}/")
+    query = word.strip("/").removeprefix(f"{runs_dir.as_posix()}/")
     for fits in (str.__eq__, _ends_with, _contains):
-        matches = [name for name in names if wanted and fits(name, wanted)]
+        matches = [name for name in names if query and fits(name, query)]
         matches = [name for name in matches if not any(name.startswith(f"{f}/") for f in matches)]
         if len(matches) == 1:
             return names[matches[0]]
@@ -747,7 +747,7 @@ def find_folder(word: str, runs_dir: Path, key: str = "run") -> Path:
             f"{key}={word}: there is no such folder, and no run in {runs_dir}: train something "
             "first, or say where runs are with runs_dir=DIR."
         )
-    suggestion = closest(wanted, [*names, LATEST]) or closest(wanted, [Path(n).name for n in names])
+    suggestion = closest(query, [*names, LATEST]) or closest(query, [Path(n).name for n in names])
     hint = f" Did you mean {suggestion}?" if suggestion else ""
     raise SettingError(
         f"{key}={word}: there is no such folder, and nothing in {runs_dir} has that name.{hint} "
@@ -758,12 +758,12 @@ def find_folder(word: str, runs_dir: Path, key: str = "run") -> Path:
 LIST_RUNS: Final = "python -m signlang.list shows all runs."
 
 
-def _ends_with(name: str, wanted: str) -> bool:
-    return name.endswith(f"/{wanted}")
+def _ends_with(name: str, query: str) -> bool:
+    return name.endswith(f"/{query}")
 
 
-def _contains(name: str, wanted: str) -> bool:
-    return wanted in name
+def _contains(name: str, query: str) -> bool:
+    return query in name
 
 
 def _latest(runs: Sequence[Path], runs_dir: Path, key: str) -> Path:

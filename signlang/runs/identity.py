@@ -410,8 +410,8 @@ def recorded_environment(record: Mapping[str, Any]) -> dict[str, str | None]:
 def overrides_of(record: Mapping[str, Any]) -> dict[str, str]:
     """Overrides of a run, except the fold and settings without effect on the result."""
     pairs = dict(word.partition("=")[::2] for word in record["overrides"] if "=" in word)
-    named = {key: v for key, v in pairs.items() if key not in {"model", "experiment"}}
-    kept = {key: v for key, v in named.items() if not is_below(key, UNNAMED)}
+    overrides = {key: v for key, v in pairs.items() if key not in {"model", "experiment"}}
+    kept = {key: v for key, v in overrides.items() if not is_below(key, UNNAMED)}
     return {key.lstrip("+"): value.strip("'\"") for key, value in kept.items()}
 
 

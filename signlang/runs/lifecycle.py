@@ -139,8 +139,8 @@ def _refuse_namesake(
     """
     root, sets = cfg.data.root, cfg.data.get("sets")
     name = joined_name(sets) if sets else data_set_name(root)
-    named = any(word.startswith(("study=", "data.name=")) for word in overrides)
-    if named or not (root or sets) or str(cfg.study) != name or folder.record():
+    is_named = any(word.startswith(("study=", "data.name=")) for word in overrides)
+    if is_named or not (root or sets) or str(cfg.study) != name or folder.record():
         return
     study = folder.path.parents[1]
     record_file = next(iter(sorted(study.glob("*/fold=*/record.json"))), None)
@@ -318,12 +318,12 @@ class FirstWeights:
         if cfg.model.pretrained != "auto":
             return
         if resumed and self.pretrained and not folder.last.is_file():  # it brings its own
-            now = FirstWeights.chosen(cfg)
-            if now.pretrained != self.pretrained:
+            available = FirstWeights.chosen(cfg)
+            if available.pretrained != self.pretrained:
                 raise WeightsError(
                     f"{folder.path} was started from {self.pretrained}, which is not there any "
-                    f"more{f', but {now.pretrained}' if now.pretrained else ''}: start it again "
-                    "with overwrite=true."
+                    f"more{f', but {available.pretrained}' if available.pretrained else ''}: start "
+                    "it again with overwrite=true."
                 )
         if self.why:
             text = "model.pretrained=auto: training from scratch. %s"
@@ -339,7 +339,7 @@ def _machine_precision(cfg: DictConfig) -> str:
 
 
 def _refuse_emulation(
-    folder: RunFolder, earlier: Mapping[str, Any], now: Mapping[str, Any], precision: str
+    folder: RunFolder, earlier: Mapping[str, Any], record: Mapping[str, Any], precision: str
 ) -> None:
     """Refuse to resume in bfloat16 where it is emulated: one run has one precision.
 
@@ -350,7 +350,7 @@ def _refuse_emulation(
     if started == "bf16-mixed" and precision == "32-true":
         raise RunError(
             f"{folder.path} was started in {started} on {earlier.get('processor', 'unknown')}, "
-            f"which {now['processor']} only emulates: resume it on a machine like the first, or "
+            f"which {record['processor']} only emulates: resume it on a machine like the first, or "
             f"start it again here, in {precision}, with overwrite=true."
         )
 
@@ -410,11 +410,11 @@ def _settle_balance(cfg: DictConfig, images: Fold, chosen: str) -> None:
         )  # fmt: skip
 
 
-def _report_new_environment(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _report_new_environment(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Say in one line what is other than when the run was started."""
-    before, after = map(identity.recorded_environment, (earlier, now))
-    known = {key: value for key, value in before.items() if value is not None}
-    changed = identity.differences(known, {key: after[key] for key in known})
+    before, after = map(identity.recorded_environment, (earlier, record))
+    recorded = {key: value for key, value in before.items() if value is not None}
+    changed = identity.differences(recorded, {key: after[key] for key in recorded})
     if changed:
         log.warning("the run is resumed on another machine or version: %s", "; ".join(changed))
 
@@ -625,7 +625,7 @@ class IncompleteSetting:
         hopeless = {FoldState.DIVERGED, FoldState.PARTIAL}
         resumable = {fold for fold, state in states.items() if state not in hopeless} - unusable
         return tuple(
-            self._command(which, extra)
+            self._command_line(which, extra)
             for which, extra in ((resumable, []), (unusable, ["overwrite=true"]))
             if which
         )
@@ -635,7 +635,7 @@ class IncompleteSetting:
             return self.text
         return "\n    ".join([f"{self.text} Complete it with", *self.commands])
 
-    def _command(self, folds: Iterable[int], extra: list[str]) -> str:
+    def _command_line(self, folds: Iterable[int], extra: list[str]) -> str:
         runs_dir = self.folder.parent.parent
         chosen = [
             _unquoted(word)

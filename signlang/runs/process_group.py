@@ -177,7 +177,7 @@ class GivenPeers(Peers):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Tell those that still wait that there is nothing to train, and let them hear it."""
+        """Signal those that still wait that there is nothing to train, and let them read it."""
         if self.store is None:
             return
         with suppress(RuntimeError):  # one that has ended

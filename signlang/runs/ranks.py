@@ -84,12 +84,12 @@ def given_rank(trainer: Mapping[str, Any], environment: Mapping[str, str] = os.e
     >>> rank.number, rank.local, rank.node, rank.address, rank.port
     (1, 0, 1, 'n7', 15041)
     """
-    started, wanted = started_together(environment), process_count(trainer)
-    if started != wanted:
+    started, needed = started_together(environment), process_count(trainer)
+    if started != needed:
         nodes = int(trainer.get("num_nodes") or 1)
         raise SettingError(
-            f"srun started {started} processes, and trainer.devices={wanted // nodes} on "
-            f"trainer.num_nodes={nodes} needs {wanted}: say srun --ntasks={wanted}, or one task "
+            f"srun started {started} processes, and trainer.devices={needed // nodes} on "
+            f"trainer.num_nodes={nodes} needs {needed}: say srun --ntasks={needed}, or one task "
             "that starts the others itself."
         )
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment

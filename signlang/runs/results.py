@@ -328,8 +328,8 @@ class Run:
     @property
     def environment(self) -> Mapping[str, str | None]:
         """Precision, processor, torch and commit that finished it; None what is not known."""
-        known: Mapping[str, str | None] = self.metrics.get("environment") or {}
-        return {**recorded_environment(self.record), **known}
+        recorded: Mapping[str, str | None] = self.metrics.get("environment") or {}
+        return {**recorded_environment(self.record), **recorded}
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -387,8 +387,8 @@ def read_run(path: Path) -> Run | None:
     for schema, name, content in (
         (RecordFile, "record.json", record), (MetricsFile, "metrics.json", metrics),
     ):  # fmt: skip
-        before = f"{path / name}{writer}"
-        validated(schema, content, error=RunError, before=before, fix=TRAIN_AGAIN)
+        prefix = f"{path / name}{writer}"
+        validated(schema, content, error=RunError, before=prefix, fix=TRAIN_AGAIN)
     if metrics["fingerprint"] != record["fingerprint"]:
         raise RunError(
             f"{path / 'metrics.json'} and record.json beside it are of different runs. "
@@ -415,7 +415,7 @@ def read_finished_run(path: Path) -> Run:
             log.warning("%s saw only a part of its images (%s): its metrics do not count", path,
                         partial)  # fmt: skip
         return run
-    folds = sorted(place.name for place in path.glob("fold=*"))
+    folds = sorted(folder.name for folder in path.glob("fold=*"))
     if folds:
         raise RunError(f"run={path} holds several runs: give one of {', '.join(folds)}.")
     started = RunFolder(path).record() is not None

@@ -383,10 +383,10 @@ def _check_unseen(file: Path, module: HandSignDataModule) -> None:
     if record is None or record["data"]["fingerprint"] != module.index.fingerprint:
         return
     tested = {module.index.paths[row] for row in module.subsets.test}
-    seen = {row["path"] for name in ("train", "validation") for row in other.images_of(name)}
-    if tested & seen:
+    used = {row["path"] for name in ("train", "validation") for row in other.images_of(name)}
+    if tested & used:
         raise SettingError(
-            f"ckpt_path={file} is of a run that was trained on {len(tested & seen)} of the "
+            f"ckpt_path={file} is of a run that was trained on {len(tested & used)} of the "
             f"{len(tested)} images of this test fold: resume from one with the same split and fold."
         )
 
