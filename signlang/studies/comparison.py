@@ -302,8 +302,8 @@ def calibrations(study: Study) -> dict[str, Any]:
 
 
 def _incomplete(study: Study) -> str:
-    lacking = "\n".join(map(str, study.incomplete))
+    incomplete = "\n".join(map(str, study.incomplete))
     return (
-        f"{study.path} is not complete, and means over different folds do not compare.\n{lacking}\n"
-        "Complete it, or look at what there is with allow_incomplete=true."
+        f"{study.path} is not complete, and means over different folds do not compare.\n"
+        f"{incomplete}\nComplete it, or look at what there is with allow_incomplete=true."
     )

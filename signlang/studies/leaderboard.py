@@ -39,9 +39,9 @@ def check_column(sort: str, study: Study) -> None:
     Raises:
         SettingError: With the columns there are.
     """
-    known = csv_columns(study)
-    if sort not in known:
-        raise SettingError(f"sort={sort}: there is no such column. {suggestion(sort, known)}")
+    columns = csv_columns(study)
+    if sort not in columns:
+        raise SettingError(f"sort={sort}: there is no such column. {suggestion(sort, columns)}")
 
 
 def ranked(ranking: Ranking, sort: str = RANK) -> list[tuple[Row, Line]]:

@@ -105,7 +105,9 @@ def _difference_to_best(row: Row) -> str:
     return "-" if row.difference is None else ends(row.difference.interval)
 
 
-def _end(of: Callable[[Row], Interval | None], which: int) -> Callable[[Row], float | None]:
+def _interval_bound(
+    of: Callable[[Row], Interval | None], which: int
+) -> Callable[[Row], float | None]:
     """One end of an interval; None where it is not known."""
 
     def end(row: Row) -> float | None:
@@ -174,7 +176,7 @@ _METRICS: Final = (
     Column("accuracy_2sd", lambda row: row.setting.two_deviations("accuracy")),
     Column(
         "accuracy_low",
-        _end(lambda row: row.accuracy.interval, 0),
+        _interval_bound(lambda row: row.accuracy.interval, 0),
         "95 % interval",
         "of the accuracy on all tested images together: Wilson's score (Wilson 1927, JASA 22) of "
         "as many independent images as they are worth (Korn and Graubard 1998, Survey Methodology "
@@ -182,7 +184,7 @@ _METRICS: Final = (
         "say which and how many; with one or two signers there is none",
         cell=lambda row: interval_text(row.accuracy.interval),
     ),
-    Column("accuracy_high", _end(lambda row: row.accuracy.interval, 1)),
+    Column("accuracy_high", _interval_bound(lambda row: row.accuracy.interval, 1)),
     Column("per_set", _per_set),
     Column("clusters", lambda row: str(row.setting.predictions.clusters or "")),
     _mean(
@@ -277,7 +279,7 @@ _METRICS: Final = (
     ),
     Column(
         "difference_low",
-        _end(_difference_interval, 0),
+        _interval_bound(_difference_interval, 0),
         "best less this",
         "95 % interval of the accuracy of the best less that of this setting, on the images that "
         "both were tested on, by signer or block of film (Liang and Zeger 1986, Biometrika 73); "
@@ -286,7 +288,7 @@ _METRICS: Final = (
         higher_is_better=True,
         cell=_difference_to_best,
     ),
-    Column("difference_high", _end(_difference_interval, 1)),
+    Column("difference_high", _interval_bound(_difference_interval, 1)),
     Column("p_mcnemar", lambda row: row.p_mcnemar, higher_is_better=True),
     Column("device", _of_records("device")),
     Column("signlang", _of_records("signlang")),

@@ -116,7 +116,7 @@ def rank_settings(study: Study) -> Ranking:
         _check_folds(setting, first)
         groups[setting.fold_assignment].append(setting)
     rows = [row for group in groups.values() for row in _rows(study, group)]
-    return Ranking(study, rows, _pairs(study))
+    return Ranking(study, rows, _split_pairs(study))
 
 
 def warn_of_unusable(study: Study) -> None:
@@ -372,7 +372,7 @@ def settings_without_split(run: Run) -> tuple[str, str]:
     return json.dumps(shared, sort_keys=True), str(run.record["data"]["fingerprint"])
 
 
-def _pairs(study: Study) -> list[Pair]:
+def _split_pairs(study: Study) -> list[Pair]:
     """Settings that differ in nothing but the fold assignment, random against apart."""
     groups: dict[Any, list[Setting]] = defaultdict(list)
     for setting in study.settings:
@@ -380,7 +380,7 @@ def _pairs(study: Study) -> list[Pair]:
             continue  # its folds have different settings
         groups[settings_without_split(setting.runs[0])].append(setting)
     results = [
-        _pair(study, random, apart)
+        _compare_splits(study, random, apart)
         for group in groups.values()
         for random in group
         for apart in group
@@ -389,7 +389,7 @@ def _pairs(study: Study) -> list[Pair]:
     return [pair for pair in results if pair is not None]
 
 
-def _pair(study: Study, random: Setting, apart: Setting) -> Pair | None:
+def _compare_splits(study: Study, random: Setting, apart: Setting) -> Pair | None:
     difference = _difference(random, apart, 1 - LEVEL)
     if difference is None:
         return None

@@ -177,13 +177,13 @@ NETWORKS: Final = 30  # points of a chart of costs
 def cost(ranking: Ranking) -> Section | None:
     """Accuracy against parameters, FLOPs and latency."""
     settings = [row.setting for row in ranking.rows]
-    every = study_plots.points(settings, ranking.study.labels)
-    results, names = every[:NETWORKS], list(fold_assignments(settings).values())
+    all_points = study_plots.points(settings, ranking.study.labels)
+    results, names = all_points[:NETWORKS], list(fold_assignments(settings).values())
     if not results:
         return None
     text = "The best setting of each network; accuracies further up and further left are better."
-    if len(every) > len(results):
-        text += f" The {len(results)} most accurate of {len(every)} networks are shown."
+    if len(all_points) > len(results):
+        text += f" The {len(results)} most accurate of {len(all_points)} networks are shown."
     if len(names) > 1:
         text += " Each fold assignment has its colour: compare within one colour."
     devices = {str(run.record.get("device")) for setting in settings for run in setting.runs}
@@ -276,15 +276,17 @@ def confusion(ranking: Ranking) -> Section:
 
 
 def _recalls(setting: Setting, label: str) -> Table:
-    every = classification.recalls(setting.predictions)
+    recalls = classification.recalls(setting.predictions)
     rows: Rows = [
         [
             name, Number(f"{share.count / max(share.total, 1):.4f}"),
             Number(formatting.interval_text(share.interval)), share.count, share.total,
         ]
-        for name, share in list(every.items())[:LISTED]
+        for name, share in list(recalls.items())[:LISTED]
     ]  # fmt: skip
-    suffix = f", the {LISTED} worst of {len(every)}" if len(every) > LISTED else ", the worst first"
+    suffix = (
+        f", the {LISTED} worst of {len(recalls)}" if len(recalls) > LISTED else ", the worst first"
+    )
     header = ["class", "recognised", "95 % interval", "images recognised", "of"]
     return Table(f"Accuracy of each class of {label}{suffix}", header, rows)
 

@@ -110,12 +110,12 @@ class Setting:
 
     def mean(self, name: str) -> float:
         """Mean of a metric over the finished folds."""
-        if name not in self._means:
-            self._means[name] = float(self.values(name).mean())
-        return self._means[name]
+        if name not in self._mean_of:
+            self._mean_of[name] = float(self.values(name).mean())
+        return self._mean_of[name]
 
     @cached_property
-    def _means(self) -> dict[str, float]:
+    def _mean_of(self) -> dict[str, float]:
         return {}
 
     @property
@@ -145,8 +145,8 @@ class Setting:
         if self.runs[0].is_optimistic:
             return "the test folds selected the checkpoints (split.validation=fold)"
         if self.missing or len(self.runs) < 2:
-            lacking = ", ".join(map(str, sorted(self.missing))) or "all but one"
-            return f"not all folds are finished (fold {lacking})"
+            missing = ", ".join(map(str, sorted(self.missing))) or "all but one"
+            return f"not all folds are finished (fold {missing})"
         return ""
 
     def expect_cross_fit(self, result: "Callable[[], CrossFit | None]") -> None:
@@ -188,8 +188,8 @@ class Setting:
     def overrides(self) -> dict[str, str]:
         """Overrides of the run, except the fold and settings without effect on the result."""
         searched = self.search.space if self.search is not None else ()
-        named = overrides_of(self.runs[0].record)
-        return {key: value for key, value in named.items() if not is_below(key, searched)}
+        overrides = overrides_of(self.runs[0].record)
+        return {key: value for key, value in overrides.items() if not is_below(key, searched)}
 
     @property
     def chosen(self) -> list[tuple[Run, Trial]]:
@@ -340,10 +340,12 @@ class Study:
     @cached_property
     def labels(self) -> dict[str, str]:
         """A short name of each setting: its network, and the settings that differ."""
-        labels = {setting.name: self._label(setting, self.factors) for setting in self.settings}
-        taken = list(labels.values())
+        labels = {
+            setting.name: self._compose_label(setting, self.factors) for setting in self.settings
+        }
+        all_labels = list(labels.values())
         return {
-            name: label if taken.count(label) == 1 else f"{label} ({name})"
+            name: label if all_labels.count(label) == 1 else f"{label} ({name})"
             for name, label in labels.items()
         }
 
@@ -351,7 +353,9 @@ class Study:
         """The short name of a setting, on request without the factors of one group."""
         if not without:
             return self.labels[setting.name]
-        return self._label(setting, [key for key in self.factors if not is_below(key, [without])])
+        return self._compose_label(
+            setting, [key for key in self.factors if not is_below(key, [without])]
+        )
 
     @cached_property
     def remarks(self) -> list[str]:
@@ -375,7 +379,7 @@ class Study:
             )
         return lines
 
-    def _label(self, setting: Setting, factors: Sequence[str]) -> str:
+    def _compose_label(self, setting: Setting, factors: Sequence[str]) -> str:
         short = {key: key.rpartition(".")[2] for key in factors}
         if len(set(short.values())) < len(short):
             short = {key: key for key in factors}
@@ -443,7 +447,7 @@ def read_study(path: Path, known: Run | None = None) -> Study:
         folds = fold_folders(folder)
         if not folds:
             continue
-        setting = _setting(folder, folds, known)
+        setting = _read_folds(folder, folds, known)
         if isinstance(setting, Setting):
             settings.append(setting)
         else:
@@ -521,11 +525,11 @@ def read_setting(run: Run) -> Setting | None:
     folder = run.path.resolve()
     if not FOLD.fullmatch(folder.name):
         return None
-    setting = _setting(folder.parent, fold_folders(folder.parent), run)
+    setting = _read_folds(folder.parent, fold_folders(folder.parent), run)
     return setting if isinstance(setting, Setting) else None
 
 
-def _setting(
+def _read_folds(
     folder: Path, paths: Mapping[int, Path], known: Run | None
 ) -> Setting | IncompleteSetting:
     runs: list[Run] = []

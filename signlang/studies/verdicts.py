@@ -102,15 +102,15 @@ def _section(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _summary(best: Row, tested: Sequence[Row]) -> str:
-    close = [row.label for row in tested if row.p is not None and row.p > LEVEL]
-    if not close:
+    similar = [row.label for row in tested if row.p is not None and row.p > LEVEL]
+    if not similar:
         return f"All {len(tested)} others are worse than {best.label} ({TESTED})."
-    remaining = len(close) - NAMED
-    named = "; ".join(close[:NAMED]) + (f"; and {remaining} more" if remaining > 0 else "")
-    does = "does" if len(close) == 1 else "do"
+    remaining = len(similar) - NAMED
+    names = "; ".join(similar[:NAMED]) + (f"; and {remaining} more" if remaining > 0 else "")
+    does = "does" if len(similar) == 1 else "do"
     return (
-        f"Of {len(tested)} other settings, {len(close)} {does} not differ significantly from the "
-        f"best, {best.label} ({TESTED}): {named}."
+        f"Of {len(tested)} other settings, {len(similar)} {does} not differ significantly from the "
+        f"best, {best.label} ({TESTED}): {names}."
     )
 
 
@@ -163,11 +163,11 @@ def _cautions(study: Study) -> Iterator[str]:
             f"{which} figures are optimistic: with validation=fold the test fold also picked the "
             "checkpoint."
         )
-    lacking = sum(map(bool, (s.missing for s in settings))) + len(study.unusable)
-    if lacking:
+    incomplete = sum(map(bool, (s.missing for s in settings))) + len(study.unusable)
+    if incomplete:
         yield (
-            f"{_count(lacking, 'setting')} of {len(settings) + len(study.unusable)} "
-            f"{'is' if lacking == 1 else 'are'} not complete: the figures are preliminary, and "
+            f"{_count(incomplete, 'setting')} of {len(settings) + len(study.unusable)} "
+            f"{'is' if incomplete == 1 else 'are'} not complete: the figures are preliminary, and "
             "means over different folds do not compare."
         )
     records = [run.record for setting in settings for run in setting.runs]
