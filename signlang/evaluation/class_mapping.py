@@ -59,11 +59,11 @@ def map_classes(
     """
     mapped = mapping or {}
     matches = tuple(_map_class(name, network, mapped) for name in data)
-    taken: dict[str, list[str]] = {}
+    owners_of: dict[str, list[str]] = {}
     for one in matches:
         if one.network is not None and one.how != MAPPED:
-            taken.setdefault(one.network, []).append(one.data)
-    for name, owners in taken.items():
+            owners_of.setdefault(one.network, []).append(one.data)
+    for name, owners in owners_of.items():
         if len(owners) > 1:
             raise DataError(
                 f"The classes {' and '.join(owners)} of the images could both be {name} of the "
@@ -102,15 +102,16 @@ def read_mapping(file: Path, network: Sequence[str]) -> dict[str, str | None]:
     """
     pairs = _json_pairs(file) if file.suffix.lower() == ".json" else _csv_pairs(file)
     mapping: dict[str, str | None] = {}
-    for left, right in pairs:
-        name = normal(left)
+    for data_name, network_name in pairs:
+        name = normal(data_name)
         if name in mapping:
             raise SettingError(f"mapping={file} names {name} twice.")
-        mapping[name] = normal(right) if right else None
-    for right in filter(None, mapping.values()):
-        if right not in network:
+        mapping[name] = normal(network_name) if network_name else None
+    for network_name in filter(None, mapping.values()):
+        if network_name not in network:
             raise SettingError(
-                f"mapping={file}: the network has no class {right}. {suggestion(right, network)}"
+                f"mapping={file}: the network has no class {network_name}. "
+                f"{suggestion(network_name, network)}"
             )
     return mapping
 
@@ -161,10 +162,10 @@ def _csv_pairs(file: Path) -> list[tuple[str, str]]:
 def _json_pairs(file: Path) -> list[tuple[str, str]]:
     content = _parsed(_text(file, "mapping"), file, "mapping")
     if not isinstance(content, dict) or not all(
-        isinstance(right, str | None) for right in content.values()
+        isinstance(network_name, str | None) for network_name in content.values()
     ):
         raise SettingError(f"mapping={file} holds no JSON object of names to names.")
-    return [(left, right or "") for left, right in content.items()]
+    return [(data_name, network_name or "") for data_name, network_name in content.items()]
 
 
 def _text(file: Path, key: str) -> str:

@@ -309,12 +309,12 @@ def _corrupted_variants(
     for number, (kind, grade) in enumerate(variants):
         if kind == BACKGROUND and hand is None:
             continue
-        seen, has_hand = corrupt(image, kind, grade, seed, hand), True
+        network_input, has_hand = corrupt(image, kind, grade, seed, hand), True
         if predictor.hands is not None:
-            seen, detected = predictor.hands(seen)
+            network_input, detected = predictor.hands(network_input)
             has_hand = detected is not None
         corrupted.variants.append(number)
-        corrupted.pixels.append(image_io.resize_image(seen, predictor.image_sizes[0]))
+        corrupted.pixels.append(image_io.resize_image(network_input, predictor.image_sizes[0]))
         corrupted.has_hand.append(has_hand)
     return corrupted
 
@@ -344,15 +344,15 @@ def _scores(
     has_hand: Flags,
     correct: Flags,
 ) -> Iterable[CorruptionScore]:
-    for (kind, grade), among, with_hand, is_correct in zip(
+    for (kind, grade), is_tried, with_hand, is_correct in zip(
         variants, tried, has_hand, correct, strict=True
     ):
         yield CorruptionScore(
             kind,
             grade,
             KINDS[kind].text.format(KINDS[kind].amounts[grade - 1]),
-            evaluation.share(is_correct, among),
-            None if evaluation.predictor.hands is None else evaluation.share(~with_hand, among),
+            evaluation.share(is_correct, is_tried),
+            None if evaluation.predictor.hands is None else evaluation.share(~with_hand, is_tried),
         )
 
 

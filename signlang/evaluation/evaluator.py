@@ -234,19 +234,19 @@ def _rows(cfg: DictConfig, index: Index, overlap: TrainingOverlap) -> Ints:
 
 def _calibration(cfg: DictConfig, predictor: BatchPredictor) -> Calibration:
     """Stored calibration; fitted again if there is none or another precision is wanted."""
-    stored, wanted, run = predictor.calibration, cfg.wanted_precision, predictor.run
+    stored, wanted_precision, run = predictor.calibration, cfg.wanted_precision, predictor.run
     if run is None:
         return stored or Calibration()
-    fits = stored is not None and wanted in (None, stored.wanted_precision)
+    fits = stored is not None and wanted_precision in (None, stored.wanted_precision)
     if stored is not None and fits and not cfg.calibrate:
         return stored
     default = stored.wanted_precision if stored else Calibration.wanted_precision
     try:
         return recalibrate(
-            predictor, run, wanted or default, str(cfg.cache_dir), write=cfg.calibrate
+            predictor, run, wanted_precision or default, str(cfg.cache_dir), write=cfg.calibrate
         )
     except (DataError, RunError) as error:
-        if cfg.calibrate or wanted is not None:
+        if cfg.calibrate or wanted_precision is not None:
             raise
         log.warning("not calibrated: %s", error)
         return Calibration()

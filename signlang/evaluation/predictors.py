@@ -242,13 +242,13 @@ def weights_predictor(cfg: DictConfig) -> BatchPredictor:
 
 def _normalization(cfg: DictConfig) -> tuple[list[float], list[float]]:
     """Mean and deviation: those of the settings, else those that belong to the network."""
-    known = NORMALIZATIONS.get(cfg.model.normalization)
-    if known is None and (cfg.mean is None or cfg.std is None):
+    normalization = NORMALIZATIONS.get(cfg.model.normalization)
+    if normalization is None and (cfg.mean is None or cfg.std is None):
         raise SettingError(
             f"model.normalization={cfg.model.normalization} is not known without the training "
             "images: give mean=[R,G,B] and std=[R,G,B], of pixels from 0 to 1."
         )
-    mean, std = known or ([], [])
+    mean, std = normalization or ([], [])
     return (
         list(map(float, mean if cfg.mean is None else cfg.mean)),
         list(map(float, std if cfg.std is None else cfg.std)),

@@ -106,10 +106,10 @@ def robustness_chart(robustness: Robustness, clean: float, has_hands: bool) -> F
     for panel, (kind, scores) in zip(panels, kinds.items(), strict=False):
         style_axes(panel)
         grades = [0, *(one.grade for one in scores)]
-        ends = [one.accuracy.interval or (one.accuracy.value,) * 2 for one in scores]
+        intervals = [one.accuracy.interval or (one.accuracy.value,) * 2 for one in scores]
         panel.plot(grades, [clean, *(one.accuracy.value for one in scores)], color=BLUE,
                    marker="o", markersize=3, label="accuracy", clip_on=False)  # fmt: skip
-        low, high = zip((clean, clean), *ends, strict=True)
+        low, high = zip((clean, clean), *intervals, strict=True)
         panel.fill_between(grades, low, high, color=BLUE, alpha=0.2, linewidth=0,
                            label="95 % interval")  # fmt: skip
         if has_hands:
@@ -214,12 +214,12 @@ def _confusion(evaluation: Evaluation) -> Section:
 
 
 def _classes(evaluation: Evaluation) -> Section:
-    every = by_class(evaluation)
+    class_scores = by_class(evaluation)
     rows: Rows = [
-        [first, *map(Number, rest)] for first, *rest in map(writer.cells_of, every[:CLASSES])
+        [first, *map(Number, rest)] for first, *rest in map(writer.cells_of, class_scores[:CLASSES])
     ]
     header = [name.replace("\n", " ") for name in writer.HEADER]
-    caption = writer.coverage_text("classes", len(rows), len(every))
+    caption = writer.coverage_text("classes", len(rows), len(class_scores))
     return Section("Classes", [Table(caption, header, rows)])
 
 
