@@ -116,10 +116,10 @@ def whole_graph(network: onnx.ModelProto, image_sizes: tuple[int, ...]) -> onnx.
     (opset,) = [entry.version for entry in network.opset_import if not entry.domain]
     resizing = resize_graph(image_sizes, opset, network.ir_version)
     prefixed = onnx.compose.add_prefix(network, "network/", rename_outputs=False)
-    (end,), (start,) = resizing.graph.output, prefixed.graph.input
-    whole = onnx.compose.merge_models(resizing, prefixed, io_map=[(end.name, start.name)])
-    onnx.checker.check_model(whole, full_check=True)
-    return whole
+    (output,), (images,) = resizing.graph.output, prefixed.graph.input
+    merged = onnx.compose.merge_models(resizing, prefixed, io_map=[(output.name, images.name)])
+    onnx.checker.check_model(merged, full_check=True)
+    return merged
 
 
 def write_program(run: TrainedRun, file: Path) -> None:

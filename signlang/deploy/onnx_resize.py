@@ -154,9 +154,9 @@ def resize_graph(image_sizes: Sequence[int], opset: int, ir_version: int) -> onn
     for before, size in pairwise(image_sizes):
         text = _next(before, size)
         following = onnx.compose.add_prefix(_model(text, opset, ir_version), f"to_{size}/")
-        (end,) = model.graph.output
+        (output,) = model.graph.output
         model = onnx.compose.merge_models(
-            model, following, io_map=[(end.name, f"to_{size}/planes")]
+            model, following, io_map=[(output.name, f"to_{size}/planes")]
         )
     return model
 

@@ -187,9 +187,9 @@ class Manifest(Strict, extra="ignore"):
         outside = [name for name in self.files if not is_plain_name(name)]
         if outside:
             raise ValueError(f"it names a file outside of the bundle, {outside[0]!r}.")
-        lacking = [name for name in self.models.values() if name not in self.files]
-        if lacking:
-            raise ValueError(f"it has no checksum of {lacking[0]}.")
+        unlisted = [name for name in self.models.values() if name not in self.files]
+        if unlisted:
+            raise ValueError(f"it has no checksum of {unlisted[0]}.")
         sizes = self.preprocessing.image_sizes or [self.image_size]
         if sizes[-1] != self.image_size:
             raise ValueError(

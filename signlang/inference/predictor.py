@@ -302,7 +302,7 @@ def write_csv(
         hands: Whether a last column says if a hand was found.
     """
     writer = csv.writer(stream, lineterminator="\n")
-    guesses = [f"{word}_{place}" for place in range(2, top + 1) for word in ("guess", "confidence")]
+    guesses = [f"{word}_{rank}" for rank in range(2, top + 1) for word in ("guess", "confidence")]
     hand_header = ["hand"] * hands
     writer.writerow(["path", "label", "guess", "confidence", *guesses, "error", *hand_header])
     for prediction in predictions:
@@ -338,7 +338,7 @@ def write_table(
 
     On a terminal that is too narrow for them each path has a line of its own.
     """
-    rows = [["path", "label", "confidence", *(f"{place}." for place in range(2, top + 1))]]
+    rows = [["path", "label", "confidence", *(f"{rank}." for rank in range(2, top + 1))]]
     rows[0] += ["hand"] * hands
     for prediction in predictions:
         others = [f"{name} {share:.4f}" for name, share in prediction.top_k[1:]]

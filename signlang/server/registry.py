@@ -168,11 +168,11 @@ def load_models(
             "again, so that no two of its processes answer by different networks."
         )
     return ModelRegistry(
-        {name: _load_model(bundle, options) for name, bundle in bundles.items()}, default
+        {name: _load_from_bundle(bundle, options) for name, bundle in bundles.items()}, default
     )
 
 
-def _load_model(bundle: Bundle, options: ServeConfig) -> LoadedModel:
+def _load_from_bundle(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     network = OnnxModel.from_bundle(bundle, options.precision, options.device, options.threads)
     size = bundle.image_sizes[0]  # the graph resizes to the others
     try:
