@@ -163,8 +163,8 @@ def _check_flag(word: str, allowed: Container[str]) -> None:
     name = word.partition("=")[0]
     if name in allowed:
         return
-    known = allowed if isinstance(allowed, Sequence) else ()
-    if matches := get_close_matches(name, known, n=1, cutoff=0.8):
+    flags = allowed if isinstance(allowed, Sequence) else ()
+    if matches := get_close_matches(name, flags, n=1, cutoff=0.8):
         raise SettingError(f"{name}: there is no such flag. Did you mean {matches[0]}?")
     key = name.lstrip("-").replace("-", "_")
     value = FORMER_FLAGS.get(key, "VALUE")

@@ -115,7 +115,7 @@ def log_to(file: Path) -> Iterator[None]:
 REMARK: Final = {"remark": True}  # `extra` of a log record that a sweep is to report, once
 
 
-class _Remarks(logging.Handler):
+class _RemarkHandler(logging.Handler):
     """Keeps the texts of the log records that have `REMARK`."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class _Remarks(logging.Handler):
 @contextmanager
 def remarks() -> Iterator[list[str]]:
     """Collect the texts of the log records that have `REMARK`, while the block runs."""
-    handler = _Remarks()
+    handler = _RemarkHandler()
     log.addHandler(handler)
     try:
         yield handler.texts

@@ -208,7 +208,7 @@ def current_words(words: Sequence[str], config_name: str) -> list[str]:
     if config_name != "train":
         return list(words)
     words = [_with_plus(word) for word in words]
-    pairs = [(word, _current_word(word)) for word in words]
+    pairs = [(word, _translated(word)) for word in words]
     changed = [f"{new} for {old}" for old, new in pairs if new != old]
     if changed:
         sys.stderr.write(f"Old words still work; type {', '.join(changed)}.\n")
@@ -222,11 +222,11 @@ def _with_plus(word: str) -> str:
     ('++trainer.max_steps=9', 'trainer.max_epochs=9')
     """
     group, _, option = word.partition("=")[0].lstrip("+").partition(".")
-    known = group == "trainer" and option in command_line.TRAINER_OPTIONS
-    return f"++{word.lstrip('+')}" if known else word
+    is_option = group == "trainer" and option in command_line.TRAINER_OPTIONS
+    return f"++{word.lstrip('+')}" if is_option else word
 
 
-def _current_word(word: str) -> str:
+def _translated(word: str) -> str:
     for old, new in RENAMED.items():
         if word.startswith(old):
             return new + word.removeprefix(old)
@@ -429,8 +429,8 @@ def readable(error: BaseException, config_name: str) -> BaseException:
     unknown = re.match(r"Could not override '([^']+)'", str(error))
     if unknown:
         key = unknown[1]
-        close = get_close_matches(key, _all_keys(config_name), n=1)
-        hint = f"did you mean {close[0]}? See" if close else "see"
+        matches = get_close_matches(key, _all_keys(config_name), n=1)
+        hint = f"did you mean {matches[0]}? See" if matches else "see"
         return SettingError(f"There is no setting {key}; {hint} --help for all settings.")
     lines = [line for line in str(error).splitlines() if line.strip()]
     cause = [line for line in str(error.__cause__ or "").splitlines() if line.strip()]

@@ -93,8 +93,8 @@ def parse_arguments(words: Sequence[str]) -> tuple[PredictConfig, list[str]]:
     >>> config.table, paths
     ('csv', ['x.png'])
     """
-    known = PredictConfig.model_fields
-    settings, paths, _ = command_line.sort_words(words, known=known)
+    fields = PredictConfig.model_fields
+    settings, paths, _ = command_line.sort_words(words, known=fields)
     pairs = [word.partition("=") for word in settings]
     for key, _, value in pairs:
         if not value:
