@@ -118,7 +118,7 @@ def steepest_fall(rates: Sequence[float], losses: Sequence[float]) -> float | No
     """Find the rate at which the loss falls most steeply by decade; None if it hardly falls.
 
     Lightning's own suggestion divides by the distance of two rates, so that noise at the lowest
-    rates wins, and takes a fall after a jump for one. Here the first steps are left out, whose
+    rates decides, and takes a fall after a jump for one. Here the first steps are left out, whose
     smoothed loss is of a few batches, and those after the lowest loss.
 
     >>> rates = [10 ** (n / 10 - 5) for n in range(40)]

@@ -37,7 +37,7 @@ OFTEN: Final = 0.1  # seconds between two looks
 STARTED_WITHIN: Final = 600.0  # seconds until all ranks have imported torch
 SEEN_WITHIN: Final = 10.0  # seconds until a process that failed has ended
 LEFT_WITHIN: Final = 60.0  # seconds until the others have left a finished training
-HEARD_WITHIN: Final = 10.0  # seconds until the others have heard that there is nothing to train
+READ_WITHIN: Final = 10.0  # seconds until the others have read that there is nothing to train
 
 
 class RankEnvironment(ClusterEnvironment):
@@ -183,7 +183,7 @@ class GivenPeers(Peers):
         with suppress(RuntimeError):  # one that has ended
             if not self.store.check([START]):
                 self.store.set(END, "")
-                wait_until_left(self.store, self.rank, HEARD_WITHIN)
+                wait_until_left(self.store, self.rank, READ_WITHIN)
         self.store = None
 
     def failure(self, seconds: float = 0.0) -> str | None:

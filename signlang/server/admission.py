@@ -82,7 +82,7 @@ class Admission:
             raise
 
     def leave(self, images: int, size: int) -> None:
-        """Give room back, and let in who waits."""
+        """Give room back, and admit requests that wait."""
         self.inside -= images
         self.size -= size
         self._admit()

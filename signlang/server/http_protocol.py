@@ -18,7 +18,7 @@ from signlang.server.config import ServeConfig
 from signlang.server.security import HEADERS
 
 MAX_HEAD: Final = 64 * 1024  # bytes
-REFUSAL_S: Final = 1.0  # a refused connection is told so and closed after that
+REFUSAL_S: Final = 1.0  # until a refused connection gets its answer and is closed
 STALLED_S: Final = 60.0  # how long an answer may wait for a client that does not read it
 
 Refusal = tuple[int, str]
@@ -87,7 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse at most as many bytes of a head as it may have."""
-        if self._refused:  # what it says is not read; who tries again at once would cost the most
+        if self._refused:  # its data is not read; one that tries again at once would cost the most
             return
         while data and self._reads_head and not self.transport.is_closing():
             room = MAX_HEAD - self._head_bytes

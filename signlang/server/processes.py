@@ -202,7 +202,7 @@ class Supervisor:
                     self._wait(signal_pipe, folder)
             finally:
                 self._is_stopping = True
-                sock.close()  # who comes now is refused instead of kept waiting
+                sock.close()  # new connections are refused instead of kept waiting
                 self._stop()
 
     @contextmanager

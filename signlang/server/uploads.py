@@ -179,7 +179,7 @@ def _too_large(most: int) -> RequestError:
     )  # fmt: skip
 
 
-# what cameras and browsers make; others, EPS for one, start programs or are rarely looked after
+# what cameras and browsers make; others, EPS for one, start programs or are rarely maintained
 DECODERS: Final = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, BmpImagePlugin)
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")  # what these register; JPEG may turn out as MPO
 

@@ -265,7 +265,7 @@ WRITERS: Final = 4  # files that are written to the disk at a time
 
 
 def write_tensorboard(ranking: Ranking, out: Path) -> Path:
-    """Write `cross_validated/<setting>/` for each setting; those of other settings go away.
+    """Write `cross_validated/<setting>/` for each setting; remove those of others.
 
     Its row of HPARAMS has the columns of its folds.
 

@@ -305,7 +305,7 @@ EACH_FOLD: Final = Column(
     "from the first fold to the last; - for one that is not finished",
     cell=_each_fold,
 )
-# the columns of the tables, in their order; the terminal leaves out the last ones for want of width
+# the columns of the tables, in their order; a narrow terminal leaves out the last ones
 MARKDOWN: Final = (
     RANK, "label", "accuracy", "p", "difference_low", "macro_f1", "calibration_error", "size_mb",
     "parameters", "flops", "latency_ms", "images_per_second", "seconds",

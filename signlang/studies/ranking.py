@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two settings that differ in the split alone: what a random fold hides.
+    """Two settings that differ in the split alone: the bias of random folds.
 
     Attributes:
         random: Its folds are assigned at random.

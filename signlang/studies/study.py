@@ -173,7 +173,7 @@ class Setting:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """Sentences on folds that were computed in different ways, and on a dead network."""
+        """Sentences on folds computed in different ways, and on a network no better than chance."""
         differing = [
             f"{name} {_by_fold([(run.fold, run.environment[name]) for run in self.runs])}"
             for name in self.runs[0].environment

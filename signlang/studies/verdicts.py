@@ -125,7 +125,7 @@ def _by_set(row: Row) -> str:
 
 
 def _random_fold_bias(pair: Pair) -> str:
-    """What a random fold hides.
+    """The bias of random folds, in a sentence.
 
     An interval that holds 0 shows nothing, neither a difference nor that there is none.
     """

@@ -37,7 +37,7 @@ class JobResult:
     Attributes:
         accuracy: On the validation subset; None if the job failed.
         error: Why it failed.
-        remarks: What it has to say of its setting; a worker has no screen for its log.
+        remarks: Warnings about its setting; a worker has no screen for its log.
     """
 
     accuracy: float | None = None

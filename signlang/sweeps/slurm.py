@@ -244,7 +244,7 @@ class SlurmLauncher(SerialLauncher):
 
         outcomes: dict[int, JobResult] = {}
         progress = SweepProgress(len(jobs), min(self.at_once, len(jobs)))
-        # a result is unpickled: none may be there already, from whoever made the folder
+        # a result is unpickled: none may be there already, from whoever created the folder
         for file in Path(self.folder).glob("*_result.pkl"):
             file.unlink(missing_ok=True)
         earlier = self._submitted_before(jobs) if self.cluster == "slurm" else {}
@@ -427,7 +427,7 @@ class _Submitted:
 
 
 def _last_line(error: BaseException) -> str:
-    """The line of submitit's message that tells of the cause."""
+    """The line of submitit's message that names the cause."""
     lines = [line.strip() for line in str(error).splitlines()]
     rules = [number for number, line in enumerate(lines) if line and not line.strip("-")]
     if len(rules) > 1:  # a trace between two rules
