@@ -346,6 +346,9 @@ PATHS: Final = {
 }  # fmt: skip
 LISTS: Final = {"run", "bundle", "studies"}  # those of them that may be lists
 FUNCTION: Final = re.compile(r"\w+\(")  # of Hydra: range(5), tag(log, interval(1e-4, 1e-2))
+PLAIN_PATH: Final = re.compile(
+    r"(\.{0,2}/)?[A-Za-z_][\w./-]*", re.ASCII
+)  # a text to Hydra as it is
 
 
 def quoted(word: str, *, sweeps: bool = False) -> str:
@@ -360,20 +363,27 @@ def quoted(word: str, *, sweeps: bool = False) -> str:
 
     >>> quoted("model=squeezenet"), quoted("run=runs/digits/squeezenet+lr=0.01/fold=0")
     ('model=squeezenet', "run='runs/digits/squeezenet+lr=0.01/fold=0'")
+    >>> quoted("data.root=signlang"), quoted("data.root=./signlang")
+    ('data.root=signlang', 'data.root=./signlang')
+    >>> quoted("study=Gebärden")
+    "study='Gebärden'"
     >>> quoted("data.root=a,b"), quoted("data.root=a,b", sweeps=True), quoted("data.root=(x")
     ("data.root='a,b'", 'data.root=a,b', "data.root='(x'")
     >>> quoted("run=[a+x=1/fold=0, b]")
     "run=['a+x=1/fold=0','b']"
     """
     key, equals, value = word.partition("=")
-    if not equals or key.startswith("-") or value[:1] in {"'", '"'} or value.isalnum():
+    if not equals or key.startswith("-") or value[:1] in {"'", '"'}:
+        return word
+    if value.isalnum() and value.isascii():  # Hydra reads no other letters without quotes
         return word
     if key in LISTS and _is_list(value):
         items = (item.strip() for item in value[1:-1].split(","))
         return f"{key}=[{','.join(map(command_line.quote, items))}]"
     is_path = key.lstrip("+") in PATHS and value[:1] not in {"[", "$"} and value != "null"
     is_run = value[:1] != "[" and value.rpartition("/")[2].startswith("fold=")  # even if mistyped
-    needs_quotes = is_run or command_line.exists(value) or (is_path and "," in value and not sweeps)
+    needs_quotes = is_run or (is_path and "," in value and not sweeps)
+    needs_quotes |= command_line.exists(value) and not PLAIN_PATH.fullmatch(value)
     if key == "data.pattern" and value != "null":  # its braces are no dictionary
         needs_quotes = True
     if not needs_quotes and (is_path or not FUNCTION.match(value)):

@@ -359,7 +359,19 @@ def test_values_of_no_sweep_are_explained(tmp_path: Path) -> None:
     assert refused.err.startswith("model=squeezenet,resnet18: several values are a sweep, which ")
 
 
-@pytest.mark.parametrize("root", ["a, b", "(a", "a[1", "{x", "a=b", "x'y", "100 %, #1"])
+def test_a_path_that_hydra_reads_as_it_is_gets_no_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "my-set.v2", ".5", "a=b"):
+        (tmp_path / name).mkdir()
+    words = [hydra_app.quoted(f"data.root={name}") for name in ("digits", "./my-set.v2")]
+    assert words == ["data.root=digits", "data.root=./my-set.v2"]  # as they were typed
+    assert hydra_app.quoted("data.root=.5") == "data.root='.5'"  # no number
+    assert hydra_app.quoted("data.root=a=b") == "data.root='a=b'"
+
+
+@pytest.mark.parametrize("root", ["a, b", "(a", "a[1", "{x", "a=b", "x'y", "100 %, #1", "Hände"])
 def test_a_path_that_is_not_there_is_told_as_it_was_typed(tmp_path: Path, root: str) -> None:
     refused = watched(tmp_path, "signlang.train", "data=folder", f"data.root={root}")
     sentence = f"data.root={root}: there is no such file or folder.\n"
