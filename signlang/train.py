@@ -39,7 +39,7 @@ def train(cfg: DictConfig) -> float:
         if cfg.lr_find:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise SettingError("lr_find=true is for one run: leave -m out.")
-            return found_learning_rate(cfg, fold)
+            return learning_rate_of_range_test(cfg, fold)
         with lifecycle.started_run(cfg, fold, overrides) as folder:
             metrics = folder.metrics() or trained_metrics(cfg, fold, folder, peers)
             lifecycle.show_metrics(folder, metrics)
@@ -55,7 +55,7 @@ def peers_of(cfg: DictConfig) -> "Peers":
         return ranks.local_peers(cfg.trainer)
     from signlang.runs import process_group  # imports torch: the others wait for rank 0
 
-    return process_group.GivenPeers(ranks.given_rank(cfg.trainer))
+    return process_group.SlurmPeers(ranks.slurm_rank(cfg.trainer))
 
 
 def follow(rank: "Rank") -> None:
@@ -84,7 +84,9 @@ def trained_metrics(
     data = training.build_datamodule(cfg, fold)
     model = training.build_classifier(cfg, data)
     trainer = training.build_trainer(cfg, callbacks, logger, peers.rank)
-    checkpoint = training.resume_checkpoint(folder) or training.given_checkpoint(cfg, data, model)
+    checkpoint = training.resume_checkpoint(folder) or training.configured_checkpoint(
+        cfg, data, model
+    )
     work = training.SharedWork(lifecycle.plain(cfg), fold, checkpoint)
     training.fit(trainer, model, data, work, peers)
     progress.show_profile(trainer)
@@ -95,7 +97,7 @@ def trained_metrics(
     return metrics
 
 
-def found_learning_rate(cfg: DictConfig, fold: "Fold") -> float:
+def learning_rate_of_range_test(cfg: DictConfig, fold: "Fold") -> float:
     """Find a learning rate for a run that is not started; nan if there is none to suggest."""
     from signlang import system
 

@@ -240,7 +240,7 @@ def test_trained_runs_are_looked_up_without_importing_code_of_the_user(
     monkeypatch.delitem(sys.modules, "my_sources", raising=False)
     words = list(signlang.load_run(own_run).record["overrides"])
     with api.composed("train", words) as cfg:
-        assert lifecycle.finished_metrics(api.without_hydra(cfg), words) is None
+        assert lifecycle.metrics_of_trained_run(api.without_hydra(cfg), words) is None
     assert "my_sources" not in sys.modules
 
 

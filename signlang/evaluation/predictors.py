@@ -17,7 +17,7 @@ from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
 from signlang.hands.hand_input import HandInput
 from signlang.metrics.calibration import OF_RUN, Calibration, apply_temperature
-from signlang.runs.results import Run, read_class_names, read_finished_run
+from signlang.runs.results import Run, read_class_names, require_run
 from signlang.validation import NORMALIZATIONS
 
 if TYPE_CHECKING:  # onnxruntime may be missing, and torch takes seconds
@@ -89,7 +89,7 @@ def find_network(cfg: DictConfig) -> tuple[tuple[str, ...], Callable[[], BatchPr
         SignlangError: If there is none, or it cannot be used.
     """
     if cfg.run is not None:
-        run = read_finished_run(Path(str(cfg.run)).expanduser())
+        run = require_run(Path(str(cfg.run)).expanduser())
         return read_class_names(run.path), partial(
             run_predictor, run, trust=cfg.trust, cache_dir=str(cfg.cache_dir)
         )

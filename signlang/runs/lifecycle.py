@@ -110,7 +110,7 @@ def _is_whole(limit: Any) -> bool:
     return isinstance(limit, float) and limit == 1
 
 
-def finished_metrics(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
+def metrics_of_trained_run(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any] | None:
     """Metrics of a run that is finished already; None if it must be started."""
     try:
         folder = run_folder(cfg, overrides)
@@ -237,7 +237,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
             if earlier is not None and folder.last.is_file():
                 _report_new_environment(earlier, record)
             _write_settings(cfg, folder, overrides)
-            index.write(folder.path, subsets.names(len(index)), found_hands(cfg, index))
+            index.write(folder.path, subsets.names(len(index)), images_with_hand(cfg, index))
             if index.excluded:
                 log.warning(
                     "%d file%s left out, listed in excluded.csv:%s",
@@ -257,7 +257,7 @@ def hand_input_of(cfg: DictConfig) -> HandInput | None:
     return build_input(plain(cfg.hands) if "hands" in cfg else None, str(cfg.cache_dir))
 
 
-def found_hands(cfg: DictConfig, index: Index) -> Flags | None:
+def images_with_hand(cfg: DictConfig, index: Index) -> Flags | None:
     """(N,) whether a hand is found in each image, and a line that says in how many; or None."""
     hands = hand_input_of(cfg)
     if hands is None:

@@ -165,7 +165,7 @@ def open_store(rank: Rank, listener: socket.socket | None = None) -> TCPStore:
         ) from error
 
 
-class GivenPeers(Peers):
+class SlurmPeers(Peers):
     """Processes that `srun` started at the same time as this one, each with the same command."""
 
     def __init__(self, rank: Rank) -> None:

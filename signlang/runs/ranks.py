@@ -68,7 +68,7 @@ def started_together(environment: Mapping[str, str] = os.environ) -> int:
     return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
 
 
-def given_rank(trainer: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Rank:
+def slurm_rank(trainer: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Rank:
     """The rank that `srun` gave this process.
 
     Args:
@@ -80,7 +80,7 @@ def given_rank(trainer: Mapping[str, Any], environment: Mapping[str, str] = os.e
 
     >>> slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
     >>> slurm |= {"SLURM_NODEID": "1", "SLURM_JOB_ID": "41", "SLURM_STEP_NODELIST": "n[7-8]"}
-    >>> rank = given_rank({"devices": 1, "num_nodes": 2}, slurm)
+    >>> rank = slurm_rank({"devices": 1, "num_nodes": 2}, slurm)
     >>> rank.number, rank.local, rank.node, rank.address, rank.port
     (1, 0, 1, 'n7', 15041)
     """

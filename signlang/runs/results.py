@@ -400,7 +400,7 @@ def read_run(path: Path) -> Run | None:
     return Run(path, metrics, record, history)
 
 
-def read_finished_run(path: Path) -> Run:
+def require_run(path: Path) -> Run:
     """Read a run that must be finished.
 
     Raises:

@@ -36,7 +36,7 @@ from signlang.hands.hand_input import HandInput, prepared, recorded_input
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import FILE, Calibration
 from signlang.runs.folder import BEST, TRAIN_AGAIN, RunFolder
-from signlang.runs.results import Run, read_finished_run
+from signlang.runs.results import Run, require_run
 from signlang.system import cpu_count
 
 if TYPE_CHECKING:  # it imports torch
@@ -156,7 +156,7 @@ def load_trained_run(
     Raises:
         RunError: If there is no finished run, it is damaged, or names unknown code.
     """
-    return load_network(read_finished_run(path), trust=trust, nodes=nodes)
+    return load_network(require_run(path), trust=trust, nodes=nodes)
 
 
 def load_network(

@@ -319,7 +319,9 @@ def resume_checkpoint(folder: RunFolder) -> str | None:
     return str(folder.last)
 
 
-def given_checkpoint(cfg: DictConfig, module: HandSignDataModule, model: Classifier) -> str | None:
+def configured_checkpoint(
+    cfg: DictConfig, module: HandSignDataModule, model: Classifier
+) -> str | None:
     """`ckpt_path`, the checkpoint of another run, to resume from; None if it is not set.
 
     Raises:

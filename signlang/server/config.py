@@ -95,7 +95,7 @@ class ServeConfig(Strict):
         return tuple(Path(path).expanduser() for path in self.bundle)
 
     @property
-    def side_by_side(self) -> int:
+    def concurrent_batches(self) -> int:
         """How many batches are computed at the same time in one process."""
         if self.runners is not None:
             return self.runners

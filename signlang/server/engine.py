@@ -184,7 +184,7 @@ class Engine:
         self.max_body = int(options.max_body_mb * MIB)
         self._batcher = Batcher(
             {name: model.network for name, model in models.items()},
-            options.side_by_side,
+            options.concurrent_batches,
             {name: model.max_batch for name, model in models.items()},
             options.wait_ms / 1000,
             telemetry.record_batch,

@@ -100,7 +100,7 @@ class Jobs:
         composed = self.configuration(overrides, number)
         with read_write(composed), open_dict(composed):
             del composed["hydra"]
-        metrics = lifecycle.finished_metrics(composed, overrides)
+        metrics = lifecycle.metrics_of_trained_run(composed, overrides)
         return None if metrics is None else JobResult(float(metrics["validation"]["accuracy"]))
 
     def run(self, overrides: Sequence[str], number: int) -> JobResult:

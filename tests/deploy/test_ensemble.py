@@ -22,7 +22,7 @@ from signlang.inference.bundle import load_bundle, load_hands
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import apply_temperature
 from signlang.runs import trained_run
-from signlang.runs.results import read_finished_run
+from signlang.runs.results import require_run
 from signlang.studies.ranking import choose_members
 
 LANDMARKS = ("model=landmarks", "hands=landmarks", "image_size=8", "optimizer.lr=0.02")
@@ -180,7 +180,7 @@ def test_seeds_of_a_setting_are_found(folds: list[Path]) -> None:
 
 
 def test_predictions_are_pooled_by_image(folds: list[Path]) -> None:
-    runs = [read_finished_run(run) for run in folds]
+    runs = [require_run(run) for run in folds]
     every = pooled(runs)
     assert len(every.paths) == len(set(every.paths)) == 36
     rows = {path: row for row, path in enumerate(every.paths)}

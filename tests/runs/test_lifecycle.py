@@ -19,8 +19,8 @@ from signlang.runs import lifecycle
 from signlang.runs.folder import RunFolder
 from signlang.runs.identity import fingerprint, settings_of
 from signlang.runs.lifecycle import (
-    finished_metrics,
     fold_of,
+    metrics_of_trained_run,
     plain,
     read_fold,
     run_folder,
@@ -70,17 +70,17 @@ def test_a_run_has_the_folder_of_its_study_choice_and_fold(
 
 
 def test_metrics_are_those_of_the_same_settings_and_data(cfg: DictConfig, words: list[str]) -> None:
-    assert finished_metrics(cfg, words) is None
+    assert metrics_of_trained_run(cfg, words) is None
     metrics = finish(cfg)
-    assert finished_metrics(cfg, words) == metrics
+    assert metrics_of_trained_run(cfg, words) == metrics
     cfg.overwrite = True
-    assert finished_metrics(cfg, words) is None
+    assert metrics_of_trained_run(cfg, words) is None
     cfg.overwrite = False
     cfg.seed = 5
-    assert finished_metrics(cfg, words) is None  # of other settings
+    assert metrics_of_trained_run(cfg, words) is None  # of other settings
     cfg.seed = 0
     finish(cfg, fingerprint="of other data")
-    assert finished_metrics(cfg, words) is None
+    assert metrics_of_trained_run(cfg, words) is None
 
 
 def test_what_is_wrong_with_a_run_is_left_for_its_own_log(
@@ -88,9 +88,9 @@ def test_what_is_wrong_with_a_run_is_left_for_its_own_log(
 ) -> None:
     finish(cfg)
     cfg.data.root = str(tmp_path / "nowhere")
-    assert finished_metrics(cfg, words) is None
+    assert metrics_of_trained_run(cfg, words) is None
     (Path(cfg.run_folder) / "metrics.json").write_text("{")
-    assert finished_metrics(cfg, words) is None
+    assert metrics_of_trained_run(cfg, words) is None
 
 
 def test_a_source_of_ones_own_is_not_imported_to_ask(
@@ -100,7 +100,7 @@ def test_a_source_of_ones_own_is_not_imported_to_ask(
     cfg.data.source["_target_"] = "my_sources.mine"
     monkeypatch.setattr(lifecycle, "fold_of", lambda cfg: pytest.fail("it was read"))
     monkeypatch.setattr(validation, "check_train_config", lambda cfg: None)
-    assert finished_metrics(cfg, words) is None
+    assert metrics_of_trained_run(cfg, words) is None
 
 
 def test_a_started_run_has_its_record_data_and_settings(
@@ -200,7 +200,7 @@ def test_a_finished_run_is_finished_on_every_machine(
     folder = RunFolder(Path(on_processor.run_folder))
     folder.finish(metrics)
     machine(monkeypatch, bf16=False)
-    assert finished_metrics(on_processor, words) == folder.metrics()
+    assert metrics_of_trained_run(on_processor, words) == folder.metrics()
     start(on_processor, words)
     assert folder.record() == record
 

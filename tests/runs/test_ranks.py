@@ -18,7 +18,7 @@ from started import start_anew, wait_for_epoch
 from signlang import api
 from signlang.data.datamodule import EpochBatchSampler
 from signlang.errors import SettingError
-from signlang.runs.ranks import given_rank
+from signlang.runs.ranks import slurm_rank
 
 TWO = (*QUICK, "trainer=ddp", "callbacks.checkpoint.monitor=null")  # the last epoch is tested
 LONG = (*TWO, "trainer.max_epochs=60", "callbacks.early_stopping=null")
@@ -133,7 +133,7 @@ def test_what_cannot_work_on_two_devices_is_refused(
 def test_srun_must_start_as_many_processes_as_the_settings_name() -> None:
     environment = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "0"}
     with pytest.raises(SettingError, match=r"srun started 3 .*devices=2 .*nodes=1 needs 2: say"):
-        given_rank({"devices": 2}, environment)
+        slurm_rank({"devices": 2}, environment)
 
 
 def slurm(number: int, port: int) -> dict[str, str]:

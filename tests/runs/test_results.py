@@ -14,7 +14,7 @@ from signlang.errors import RunError
 from signlang.files import write_csv
 from signlang.runs.folder import Search, Trial, read_searches, write_search
 from signlang.runs.identity import FORMAT
-from signlang.runs.results import Run, read_finished_run, read_run
+from signlang.runs.results import Run, read_run, require_run
 
 METRICS: Mapping[str, Any] = {
     "status": "finished",
@@ -138,18 +138,18 @@ def test_what_is_no_finished_run_is_told_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "bundle" / "bundle.json").write_text("{}")
     for path in (tmp_path / "bundle", tmp_path / "bundle" / "bundle.json"):
         with pytest.raises(RunError, match=rf"no run folder: if it is a bundle, say bundle={path}"):
-            read_finished_run(path)
+            require_run(path)
     for name in ("fold=1", "fold=0"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         run_of(tmp_path / "runs" / name)
     with pytest.raises(RunError, match=r"holds several runs: give one of fold=0, fold=1\."):
-        read_finished_run(tmp_path / "runs")
-    assert read_finished_run(tmp_path / "runs" / "fold=0").recorded_metric("accuracy") == 0.9
+        require_run(tmp_path / "runs")
+    assert require_run(tmp_path / "runs" / "fold=0").recorded_metric("accuracy") == 0.9
     (tmp_path / "runs" / "fold=0" / "metrics.json").unlink()
     with pytest.raises(RunError, match="is a run that is not finished"):
-        read_finished_run(tmp_path / "runs" / "fold=0")
+        require_run(tmp_path / "runs" / "fold=0")
     with pytest.raises(RunError, match="is no run folder"):
-        read_finished_run(tmp_path)
+        require_run(tmp_path)
 
 
 ROWS = [
