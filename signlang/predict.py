@@ -15,6 +15,7 @@ from signlang.constraints import Count, ExistingPath, Probability, Strict, valid
 from signlang.errors import SettingError, SignlangError
 from signlang.files import atomic_write
 from signlang.inference import predictor
+from signlang.inference.bundle import MANIFEST
 from signlang.inference.predictor import Prediction, Predictor
 from signlang.system import cpu_count
 
@@ -26,7 +27,8 @@ HELP: Final = """python -m signlang.predict bundle=B PATH...: recognises signs w
 
 A PATH is an image, a folder (with all folders in it), a pattern such as
 'a*/**/*.jpg', or -: the standard input, one path a line, or an image itself.
-What stands behind -- is a path in any case.
+What stands behind -- is a path in any case. Without bundle=B the first PATH is
+the bundle.
 
   bundle=B         folder or ZIP file that signlang.export wrote
   top=3            classes of an answer
@@ -101,10 +103,16 @@ def parse_arguments(words: Sequence[str]) -> tuple[PredictConfig, list[str]]:
             raise SettingError(f"{key}=: its value is missing, see --help.")
     # null is the word of the other commands for what has not been chosen
     chosen = {key: value for key, _, value in pairs if value != "null"}
+    if "bundle" not in chosen and paths and _is_bundle(Path(paths[0])):
+        chosen["bundle"], *paths = paths
     config = validated(PredictConfig, chosen)
     if not paths:
         raise SettingError("There is nothing to recognise: name images or folders, see --help.")
     return config, paths
+
+
+def _is_bundle(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" or (path / MANIFEST).is_file()
 
 
 def predict(config: PredictConfig, paths: Sequence[str]) -> int:

@@ -188,6 +188,18 @@ def test_words_become_settings_and_paths(tmp_path: Path, monkeypatch: pytest.Mon
         parse_arguments(["bundle=.", "c=d.png"])
 
 
+def test_the_first_path_may_be_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    config, paths = parse_arguments([str(bundle), "x.png", "top=1"])
+    assert (config.bundle, paths) == (bundle, ["x.png"])
+    config, paths = parse_arguments(["x.png", f"bundle={bundle}", str(bundle)])  # it has images
+    assert (config.bundle, paths) == (bundle, ["x.png", str(bundle)])
+    with pytest.raises(SettingError, match=r"bundle=nix\.zip: there is no such file"):
+        parse_arguments(["nix.zip", "x.png"])
+    (tmp_path / "images").mkdir()
+    with pytest.raises(SettingError, match="bundle is missing"):
+        parse_arguments([str(tmp_path / "images"), "x.png"])
+
+
 def test_commands_that_cannot_work_end_with_2(bundle: Path, tmp_path: Path) -> None:
     for words in (["bundle=nix", "x.png"], [f"bundle={bundle}", "."],
                   [f"bundle={bundle}", "x.png", "out=nix/a.csv"], ["x.png"],
