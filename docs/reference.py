@@ -219,7 +219,7 @@ def predict_page() -> str:
         raise ValueError(f"the help of predict does not say what {absent} is")
     text = [
         "# Settings of predict",
-        "`signlang predict bundle=BUNDLE PATH...`: recognise signs with a bundle. It needs neither "
+        "`signlang predict BUNDLE PATH...`: recognise signs with a bundle. It needs neither "
         "torch nor Hydra.",
         GENERATED.format("what `signlang predict --help` prints"),
         f"```text\n{predict.HELP.strip()}\n```",

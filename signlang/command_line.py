@@ -16,6 +16,7 @@ from typing import Final
 
 from signlang import __version__
 from signlang.errors import SettingError
+from signlang.files import is_bundle
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, the limit of a file
 VERSION: Final = "--version"
@@ -64,7 +65,9 @@ class Verb:
     Attributes:
         usage: The words that it takes most often.
         summary: What it does, in one line.
-        key: The setting that a path without a key is for.
+        key: The setting that a path without a key is for; where it is `run`, a bundle is for
+            `bundle`.
+        second: The setting that the next such path is for.
         several: Whether that setting is a list.
         implied: Further settings that such a path stands for.
     """
@@ -72,6 +75,7 @@ class Verb:
     usage: str
     summary: str
     key: str
+    second: str = ""
     several: bool = False
     implied: tuple[str, ...] = ()
 
@@ -86,9 +90,9 @@ VERBS: Final[Mapping[str, Verb]] = {
                     "studies", several=True),
     "list": Verb("STUDY", "show studies and runs: status, accuracy, date", "study"),
     "describe": Verb("IMAGES", "write the data card of a data set", "data.root", implied=FOLDER),
-    "evaluate": Verb("RUN data.root=IMAGES", "show labelled images to a network", "run"),
+    "evaluate": Verb("RUN IMAGES", "show labelled images to a network", "run", "data.root"),
     "export": Verb("RUN", "write a run as a bundle, without torch", "run", several=True),
-    "predict": Verb("bundle=BUNDLE PATH...", "recognise signs with a bundle",
+    "predict": Verb("BUNDLE PATH...", "recognise signs with a bundle",
                     "paths", several=True),
     "serve": Verb("BUNDLE...", "serve bundles over HTTP, with a webcam page",
                   "bundle", several=True),
@@ -209,6 +213,8 @@ def hydra_words(verb: str, words: Sequence[str]) -> list[str]:
     ['port=0', "bundle=['a.zip','b, c']"]
     >>> hydra_words("describe", ["IMAGES"])
     ['data=folder', "data.root='IMAGES'"]
+    >>> hydra_words("evaluate", ["RUN", "IMAGES"]), hydra_words("evaluate", ["run=RUN", "IMAGES"])
+    (["run='RUN'", "data.root='IMAGES'"], ['run=RUN', "data.root='IMAGES'"])
 
     Raises:
         SettingError: If there are more paths than the command takes, or a flag that it has not.
@@ -220,7 +226,7 @@ def hydra_words(verb: str, words: Sequence[str]) -> list[str]:
         settings = [word for word in settings if word not in assignments]
         settings.append(_list_setting(command.key, paths, assignments))
     elif paths:
-        settings = _with_path(verb, settings, paths, assignments)
+        settings = _with_paths(verb, settings, paths)
     return [*settings, *flags]  # Hydra wants the settings side by side
 
 
@@ -231,16 +237,20 @@ def _list_setting(key: str, paths: Sequence[str], assignments: Sequence[str]) ->
     return f"{key}=[{','.join(map(quote, [*paths, *values]))}]"
 
 
-def _with_path(
-    verb: str, settings: Sequence[str], paths: Sequence[str], assignments: Sequence[str]
-) -> list[str]:
+def _with_paths(verb: str, settings: Sequence[str], paths: Sequence[str]) -> list[str]:
     command = VERBS[verb]
-    values, what = [*paths, *assignments], command.usage.partition(" ")[0]
-    if len(values) > 1:
+    chosen = {word.partition("=")[0] for word in settings}
+    keys = [key for key in (command.key, command.second) if key]
+    if command.key == "run" and ("bundle" in chosen or is_bundle(Path(paths[0]).expanduser())):
+        keys[0] = "bundle"
+    free = [key for key in keys if key not in chosen]
+    if len(paths) > len(free):
+        takes = " and ".join(f"one {name}" for name in command.usage.split()[: len(keys)])
+        values = [*paths, *(word for word in settings if word.partition("=")[0] in keys)]
         raise SettingError(
-            f"{verb} takes one {what}, but there are {' and '.join(values)}; settings are written "
+            f"{verb} takes {takes}, but there are {' and '.join(values)}; settings are written "
             "as key=value."
         )
-    chosen = {word.partition("=")[0] for word in settings}
     implied = [word for word in command.implied if word.partition("=")[0] not in chosen]
-    return [*implied, *settings, f"{command.key}={quote(paths[0])}"]
+    assigned = [f"{key}={quote(path)}" for key, path in zip(free, paths, strict=False)]
+    return [*implied, *settings, *assigned]

@@ -26,6 +26,13 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+BUNDLE_MANIFEST: Final = "bundle.json"
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is a folder with the manifest of a bundle, or a ZIP file."""
+    return zipfile.is_zipfile(path) if path.is_file() else (path / BUNDLE_MANIFEST).is_file()
+
 
 def cache_folder(cache_dir: str | os.PathLike[str], *names: str) -> Path:
     """Create a folder of the cache and return it.

@@ -1,4 +1,4 @@
-"""Recognise signs with a bundle: `python -m signlang.predict bundle=B IMAGES`; no torch."""
+"""Recognise signs with a bundle: `python -m signlang.predict BUNDLE IMAGES`; no torch."""
 
 import sys
 import time
@@ -13,15 +13,14 @@ from pydantic import ConfigDict, Field
 from signlang import command_line, console, system
 from signlang.constraints import Count, ExistingPath, Probability, Strict, validated
 from signlang.errors import SettingError, SignlangError
-from signlang.files import atomic_write
+from signlang.files import atomic_write, is_bundle
 from signlang.inference import predictor
-from signlang.inference.bundle import MANIFEST
 from signlang.inference.predictor import Prediction, Predictor
 from signlang.system import cpu_count
 
-HELP: Final = """python -m signlang.predict bundle=B PATH...: recognises signs with a bundle.
+HELP: Final = """python -m signlang.predict BUNDLE PATH...: recognises signs with a bundle.
 
-  python -m signlang.predict bundle=bundles/digits image.jpg
+  python -m signlang.predict bundles/digits image.jpg
   python -m signlang.predict bundle=digits.zip IMAGES format=csv out=signs.csv
   find . -name '*.png' | python -m signlang.predict bundle=B format=jsonl -
 
@@ -103,16 +102,12 @@ def parse_arguments(words: Sequence[str]) -> tuple[PredictConfig, list[str]]:
             raise SettingError(f"{key}=: its value is missing, see --help.")
     # null is the word of the other commands for what has not been chosen
     chosen = {key: value for key, _, value in pairs if value != "null"}
-    if "bundle" not in chosen and paths and _is_bundle(Path(paths[0])):
+    if "bundle" not in chosen and paths and is_bundle(Path(paths[0])):
         chosen["bundle"], *paths = paths
     config = validated(PredictConfig, chosen)
     if not paths:
         raise SettingError("There is nothing to recognise: name images or folders, see --help.")
     return config, paths
-
-
-def _is_bundle(path: Path) -> bool:
-    return path.suffix.lower() == ".zip" or (path / MANIFEST).is_file()
 
 
 def predict(config: PredictConfig, paths: Sequence[str]) -> int:

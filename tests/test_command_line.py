@@ -253,6 +253,8 @@ def test_the_shell_installs_completion_under_the_name_that_is_typed(tmp_path: Pa
         ("export", ["a/x=1/fold=0", "b, c"], "run", ["a/x=1/fold=0", "b, c"]),
         ("export", ["run=[a/x=1/fold=0, b/y=2/fold=0]"], "run", ["a/x=1/fold=0", "b/y=2/fold=0"]),
         ("evaluate", ["x y", "data.root=."], "run", "x y"),
+        ("evaluate", ["x y", "a b"], "data.root", "a b"),
+        ("evaluate", ["a b", "bundle=x"], "data.root", "a b"),
         ("describe", ["x"], "data.root", "x"),
         ("train", ["x, y", "model=simple_cnn"], "data.root", "x, y"),
         ("compare", ["a", "b, c"], "studies", ["a", "b, c"]),
@@ -270,6 +272,12 @@ def test_a_path_needs_no_key(verb: str, words: list[str], setting: str, value: o
         assert cfg.data.source._target_ == "signlang.data.sources.folder"
 
 
+def test_a_bundle_needs_no_key(exported: tuple[Path, Result]) -> None:
+    bundle = str(exported[0])
+    words = hydra_words("evaluate", [bundle, "IMAGES", "fold=0"])
+    assert words == ["fold=0", f"bundle='{bundle}'", "data.root='IMAGES'"]
+
+
 def test_what_is_chosen_wins_over_what_a_path_implies() -> None:
     assert hydra_words("describe", ["x", "data=digits"]) == ["data=digits", "data.root='x'"]
 
@@ -277,8 +285,13 @@ def test_what_is_chosen_wins_over_what_a_path_implies() -> None:
 @pytest.mark.parametrize(
     ("verb", "words", "sentence"),
     [
-        ("evaluate", ["a", "b"], "evaluate takes one RUN, but there are a and b"),
-        ("evaluate", ["a", "run=b"], "evaluate takes one RUN, but there are a and run=b"),
+        (
+            "evaluate",
+            ["a", "b", "c"],
+            "evaluate takes one RUN and one IMAGES, but there are a and b and c;",
+        ),
+        ("describe", ["a", "b"], "describe takes one IMAGES, but there are a and b;"),
+        ("list", ["a", "study=b"], "list takes one STUDY, but there are a and study=b;"),
         ("train", ["fold", "0"], "settings are written as key=value"),
         ("serve", ["a", "bundle=[b]"], "bundle=[b]: give one list, or bundle path by path."),
         ("train", ["--hlep"], "--hlep: there is no such flag. Did you mean --help?"),
@@ -326,7 +339,7 @@ def test_runs_that_cannot_be_used_are_refused_before_torch(
         (begun.parent, 1, f"no fold of {begun.parent} is finished: fold=0 is not finished (12"),
         (exported[0], 1, f"if it is a bundle, say bundle={exported[0]}"),
     ):
-        refused = watched(tmp_path, "signlang.evaluate", str(run), f"data.root={tiny}")
+        refused = watched(tmp_path, "signlang.evaluate", f"run={run}", str(tiny))
         assert (refused.code, sentence in refused.err) == (code, True), refused.err
         if code == 2 or run == begun:
             refused = watched(tmp_path, "signlang.export", str(run))

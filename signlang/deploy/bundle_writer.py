@@ -15,15 +15,17 @@ import signlang
 from signlang.deploy.ensemble import Ensemble
 from signlang.errors import BundleError, SettingError
 from signlang.files import (
+    BUNDLE_MANIFEST,
     atomic_write,
     exclusively,
     in_use,
+    is_bundle,
     remove_abandoned,
     temporary_path,
     write_json,
 )
 from signlang.hands.hand_input import HandInput
-from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, MANIFEST, SIGNS
+from signlang.inference.bundle import FORMAT, HAND_FILES, HANDS_FORMAT, SIGNS
 from signlang.runs.trained_run import TrainedRun
 
 # of every file in a ZIP: equal bundles give equal bytes
@@ -55,8 +57,7 @@ def bundle_target(cfg: DictConfig, run: TrainedRun) -> Path:
         out = out.with_name(f"{out.name}.zip")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return out
-    is_bundle = zipfile.is_zipfile(out) if out.is_file() else (out / MANIFEST).is_file()
-    if not is_bundle:
+    if not is_bundle(out):
         raise BundleError(f"{out} is there, and no bundle: choose another place with out=.")
     if not cfg.overwrite:
         raise BundleError(f"{out} exists already: set name=, out= or overwrite=true.")
@@ -127,8 +128,8 @@ def write_files(
 def write_manifest(folder: Path, info: Mapping[str, Any]) -> None:
     """Write `bundle.json`, with the checksums of all other files."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = {name: _checksum(folder / name) for name in names if name != MANIFEST}
-    write_json(folder / MANIFEST, {**info, "files": files})
+    files = {name: _checksum(folder / name) for name in names if name != BUNDLE_MANIFEST}
+    write_json(folder / BUNDLE_MANIFEST, {**info, "files": files})
 
 
 def manifest_fields(

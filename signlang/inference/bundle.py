@@ -19,13 +19,12 @@ from pydantic import Field, model_validator
 
 from signlang.constraints import Count, Index, Name, Names, Positive, Probability, Strict, validated
 from signlang.errors import BundleError, SettingError, near_path
-from signlang.files import is_plain_name, parse_json
+from signlang.files import BUNDLE_MANIFEST, is_plain_name, parse_json
 from signlang.hands.finder import POINTS
 from signlang.hands.hand_input import HandInput, from_options
 from signlang.hands.hand_networks import HandNetworks
 from signlang.metrics.calibration import FALLBACK_THRESHOLD
 
-MANIFEST: Final = "bundle.json"
 CLASSES: Final = "classes.json"
 SIGNS: Final = "signs.json"  # the mean hand of each class, of bundles that find hands
 # what a damaged folder or archive raises
@@ -65,9 +64,9 @@ def read_file(path: Path, name: str, most: int) -> bytes:
 
 
 def _missing(path: Path, name: str) -> str:
-    if name == MANIFEST:
+    if name == BUNDLE_MANIFEST:
         run = " It is a run: export it first." if (path / "record.json").is_file() else ""
-        return f"{path} is no bundle: it has no {MANIFEST}.{run}"
+        return f"{path} is no bundle: it has no {BUNDLE_MANIFEST}.{run}"
     return f"{path} is incomplete: {name} is missing. {EXPORT_AGAIN}"
 
 
@@ -93,7 +92,9 @@ def _from_zip(path: Path, name: str, most: int) -> bytes:
             raise BundleError(
                 f"{path} holds a file outside of itself, {outside[0]!r}: it is not used."
             )
-        manifests = [i for i in archive.infolist() if PurePosixPath(i.filename).name == MANIFEST]
+        manifests = [
+            i for i in archive.infolist() if PurePosixPath(i.filename).name == BUNDLE_MANIFEST
+        ]
         base = (
             PurePosixPath(manifests[0].filename).parent if len(manifests) == 1 else PurePosixPath()
         )
@@ -277,7 +278,7 @@ class Bundle:
         Raises:
             BundleError: If there is no such file, or it is not what was exported.
         """
-        if name == MANIFEST:
+        if name == BUNDLE_MANIFEST:
             return read_file(self.path, name, MAX_MANIFEST)
         if name not in self.info["files"]:
             raise BundleError(f"{self.path} has no {name}.")
@@ -348,7 +349,7 @@ def load_bundle(path: Path) -> Bundle:
         BundleError: If it is missing, damaged, incomplete, or of another format.
     """
     path = Path(path).expanduser()
-    info = parse_manifest(read_file(path, MANIFEST, MAX_MANIFEST), str(path))
+    info = parse_manifest(read_file(path, BUNDLE_MANIFEST, MAX_MANIFEST), str(path))
     threshold = info.get("reject_threshold")
     bundle = Bundle(
         path=path,
@@ -368,7 +369,7 @@ def load_bundle(path: Path) -> Bundle:
             raise BundleError(f"{path} has more bytes than {MAX_BUNDLE:,}: it is not used.")
         if name == CLASSES and _names(data) != bundle.classes:
             raise BundleError(
-                f"{CLASSES} of {path} names other classes than {MANIFEST}. {EXPORT_AGAIN}"
+                f"{CLASSES} of {path} names other classes than {BUNDLE_MANIFEST}. {EXPORT_AGAIN}"
             )
     return bundle
 
