@@ -129,6 +129,15 @@ def closest(word: str, known: Iterable[str]) -> str:
 ENTRIES: Final = 1_000  # of a folder that are looked at
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    r"""First line of the text of an error, or its type: some libraries raise errors without text.
+
+    >>> first_line(ValueError(" no such node\nadvice")), first_line(IndexError())
+    ('no such node', 'IndexError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 def near_path(path: Path) -> str:
     """Suggest a path that is there for one that is not, as the end of an error; "" if none is near.
 

@@ -30,7 +30,7 @@ from signlang.constraints import (
     typed,
     validated,
 )
-from signlang.errors import SettingError, suggestion
+from signlang.errors import SettingError, first_line, suggestion
 from signlang.files import is_plain_name
 from signlang.system import cpu_count
 
@@ -698,7 +698,7 @@ def _plain_config(node: Any, model: type[Config], problems: list[str], prefix: s
             problems.append(f"{key} is missing: {hint}.")
         except OmegaConfBaseException as error:
             if requirement_of(model, key):
-                problems.append(f"{key} cannot be used: {str(error).splitlines()[0]}.")
+                problems.append(f"{key} cannot be used: {first_line(error)}.")
     return plain
 
 

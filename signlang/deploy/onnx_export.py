@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import onnx
 import torch
 from torch import nn
 
 from signlang.deploy.onnx_resize import resize_graph
-from signlang.errors import SignlangError
+from signlang.errors import SignlangError, first_line
 from signlang.runs.trained_run import TrainedRun
 
 OPSET: Final = 18  # what torch's exporter is written for; others are converted from it
@@ -156,9 +156,9 @@ def _exporting(run: TrainedRun, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of many kinds, each with pages of advice
-        reason: Any = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise SignlangError(
-            f"The network {run.metrics['model']} cannot be written as {what}: {reason}"
+            f"The network {run.metrics['model']} cannot be written as {what}: "
+            f"{first_line(error, 300)}"
         ) from error
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from signlang.arrays import Floats, Floats32, Pixels
-from signlang.errors import DataError
+from signlang.errors import DataError, first_line
 
 POINTS: Final = 21  # wrist, then four of each finger from the palm to its tip, the thumb first
 WRIST: Final = 0
@@ -322,5 +322,6 @@ def _load_session(data: bytes, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no base class for what it raises
-        first = str(error).strip().splitlines()[0][:200]
-        raise DataError(f"The networks that find hands cannot be used: {first}") from None
+        raise DataError(
+            f"The networks that find hands cannot be used: {first_line(error)}"
+        ) from None

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from signlang.arrays import Floats32, Pixels
-from signlang.errors import BundleError, SettingError
+from signlang.errors import BundleError, SettingError, first_line
 from signlang.inference.bundle import EXPORT_AGAIN, Bundle
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -151,9 +151,8 @@ def _session(data: bytes, classes: int, file: str, device: str, threads: int) ->
     except BundleError:
         raise
     except Exception as error:  # onnxruntime has no base class for what it raises
-        reason = str(error).strip().splitlines()[0][:200]
         raise BundleError(
-            f"{file} cannot be used by onnxruntime {onnxruntime.__version__}: {reason}"
+            f"{file} cannot be used by onnxruntime {onnxruntime.__version__}: {first_line(error)}"
         ) from None
     if inputs != [("images", "tensor(uint8)", 4)] or outputs != [
         ("probabilities", "tensor(float)", classes)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from signlang.console import log
-from signlang.errors import SettingError, WeightsError, listing
+from signlang.errors import SettingError, WeightsError, first_line, listing
 from signlang.files import file_digest
 from signlang.system import ending_at_once
 
@@ -192,7 +192,7 @@ def read_state(file: str) -> dict[str, torch.Tensor]:
             "torch.save(model.state_dict(), FILE)."
         ) from None
     except (OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise WeightsError(
             f"model.weights={file} is no safetensors file and no plain state dict: {reason}"
         ) from None

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from signlang.arrays import Floats32, Pixels
-from signlang.errors import BundleError, SettingError, SignlangError, suggestion
+from signlang.errors import BundleError, SettingError, SignlangError, first_line, suggestion
 from signlang.hands.hand_input import HandInput
 from signlang.inference.bundle import Bundle, DrawnHand, load_bundle, load_hands, load_signs
 from signlang.inference.onnx_model import OnnxModel
@@ -178,8 +178,9 @@ def _load_from_bundle(bundle: Bundle, options: ServeConfig) -> LoadedModel:
     try:
         network(np.zeros((1, size, size, 3), dtype=np.uint8))
     except Exception as error:  # onnxruntime has no base class for what it raises
-        reason = str(error).strip().splitlines()[0][:200]
-        raise BundleError(f"The network of {bundle.path} does not compute: {reason}") from None
+        raise BundleError(
+            f"The network of {bundle.path} does not compute: {first_line(error)}"
+        ) from None
     hands = load_hands(bundle)
     if hands is not None:
         hands(Image.new("RGB", (size, size)))

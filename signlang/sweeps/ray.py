@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from signlang import console, system
 from signlang.console import log
-from signlang.errors import SettingError
+from signlang.errors import SettingError, first_line
 from signlang.sweeps.jobs import JobResult, RemoteJob
 from signlang.sweeps.launcher import GRACE_S, SerialLauncher, SweepProgress, interrupted
 
@@ -153,7 +153,7 @@ class RayLauncher(SerialLauncher):
             ray.init(self.address, **options)
         except (ConnectionError, ValueError, TypeError, RuntimeError) as error:
             raise SettingError(
-                f"hydra.launcher.address={self.address}: {str(error).splitlines()[0]}"
+                f"hydra.launcher.address={self.address}: {first_line(error)}"
             ) from None
         finally:
             signal.signal(signal.SIGTERM, handler)  # Ray has set its own

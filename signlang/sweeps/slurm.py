@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from signlang import system
 from signlang.console import log
-from signlang.errors import SettingError
+from signlang.errors import SettingError, first_line
 from signlang.files import write_json
 from signlang.sweeps.jobs import JobResult, RemoteJob
 from signlang.sweeps.launcher import GRACE_S, SerialLauncher, SweepProgress, interrupted
@@ -225,7 +225,7 @@ class SlurmLauncher(SerialLauncher):
         try:
             executor.update_parameters(**parameters)
         except (NameError, ValueError, TypeError, AssertionError) as error:
-            raise SettingError(f"hydra.launcher: {str(error).splitlines()[0]}") from None
+            raise SettingError(f"hydra.launcher: {first_line(error)}") from None
         return executor
 
     def run(
