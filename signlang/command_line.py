@@ -65,8 +65,8 @@ class Verb:
     Attributes:
         usage: The words that it takes most often.
         summary: What it does, in one line.
-        key: The setting that a path without a key is for; where it is `run`, a bundle is for
-            `bundle`.
+        key: The setting that a path without a key is for.
+        instead: Settings that take its place; the path of a bundle is for `bundle`.
         second: The setting that the next such path is for.
         several: Whether that setting is a list.
         implied: Further settings that such a path stands for.
@@ -75,6 +75,7 @@ class Verb:
     usage: str
     summary: str
     key: str
+    instead: tuple[str, ...] = ()
     second: str = ""
     several: bool = False
     implied: tuple[str, ...] = ()
@@ -90,7 +91,8 @@ VERBS: Final[Mapping[str, Verb]] = {
                     "studies", several=True),
     "list": Verb("STUDY", "show studies and runs: status, accuracy, date", "study"),
     "describe": Verb("IMAGES", "write the data card of a data set", "data.root", implied=FOLDER),
-    "evaluate": Verb("RUN IMAGES", "show labelled images to a network", "run", "data.root"),
+    "evaluate": Verb("RUN IMAGES", "show labelled images to a network",
+                     "run", instead=("bundle", "model"), second="data.root"),
     "export": Verb("RUN", "write a run as a bundle, without torch", "run", several=True),
     "predict": Verb("BUNDLE PATH...", "recognise signs with a bundle",
                     "paths", several=True),
@@ -240,12 +242,14 @@ def _list_setting(key: str, paths: Sequence[str], assignments: Sequence[str]) ->
 def _with_paths(verb: str, settings: Sequence[str], paths: Sequence[str]) -> list[str]:
     command = VERBS[verb]
     chosen = {word.partition("=")[0] for word in settings}
-    keys = [key for key in (command.key, command.second) if key]
-    if command.key == "run" and ("bundle" in chosen or is_bundle(Path(paths[0]).expanduser())):
-        keys[0] = "bundle"
-    free = [key for key in keys if key not in chosen]
+    free = [command.second] if command.second and command.second not in chosen else []
+    if not chosen & {command.key, *command.instead}:
+        holds_bundle = "bundle" in command.instead and is_bundle(Path(paths[0]).expanduser())
+        free.insert(0, "bundle" if holds_bundle else command.key)
     if len(paths) > len(free):
-        takes = " and ".join(f"one {name}" for name in command.usage.split()[: len(keys)])
+        names = command.usage.split()[: 2 if command.second else 1]
+        takes = " and ".join(f"one {name}" for name in names)
+        keys = {command.key, *command.instead, command.second}
         values = [*paths, *(word for word in settings if word.partition("=")[0] in keys)]
         raise SettingError(
             f"{verb} takes {takes}, but there are {' and '.join(values)}; settings are written "

@@ -129,7 +129,7 @@ def closest(word: str, known: Iterable[str]) -> str:
 ENTRIES: Final = 1_000  # of a folder that are looked at
 
 
-def first_line(error: BaseException, most: int = 200) -> str:
+def first_line(error: BaseException | str, most: int = 200) -> str:
     r"""First line of the text of an error, or its type: some libraries raise errors without text.
 
     >>> first_line(ValueError(" no such node\nadvice")), first_line(IndexError())

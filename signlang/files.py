@@ -31,7 +31,10 @@ BUNDLE_MANIFEST: Final = "bundle.json"
 
 def is_bundle(path: Path) -> bool:
     """Whether a path is a folder with the manifest of a bundle, or a ZIP file."""
-    return zipfile.is_zipfile(path) if path.is_file() else (path / BUNDLE_MANIFEST).is_file()
+    try:
+        return zipfile.is_zipfile(path) if path.is_file() else (path / BUNDLE_MANIFEST).is_file()
+    except OSError:  # longer than a path can be
+        return False
 
 
 def cache_folder(cache_dir: str | os.PathLike[str], *names: str) -> Path:

@@ -18,6 +18,7 @@ from signlang.errors import (
     SettingError,
     SignlangError,
     SweepError,
+    first_line,
     missing_extra,
     suggestion,
 )
@@ -383,7 +384,7 @@ def quoted(word: str, *, sweeps: bool = False) -> str:
     is_path = key.lstrip("+") in PATHS and value[:1] not in {"[", "$"} and value != "null"
     is_run = value[:1] != "[" and value.rpartition("/")[2].startswith("fold=")  # even if mistyped
     needs_quotes = is_run or (is_path and "," in value and not sweeps)
-    needs_quotes |= command_line.exists(value) and not PLAIN_PATH.fullmatch(value)
+    needs_quotes |= not PLAIN_PATH.fullmatch(value) and command_line.exists(value)
     if key == "data.pattern" and value != "null":  # its braces are no dictionary
         needs_quotes = True
     if not needs_quotes and (is_path or not FUNCTION.match(value)):
@@ -472,7 +473,7 @@ def unreadable_file(error: BaseException) -> SettingError:
     reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or error
     if isinstance(error, RecursionError):
         reason = "it is nested too deeply"
-    what = str(reason).splitlines()[0][:200]
+    what = first_line(reason)
     fix = "Fix it" if name else "Fix it (HYDRA_FULL_ERROR=1 shows where)"
     return SettingError(f"{location} cannot be read: {what}. {fix}, or leave it out.")
 

@@ -276,6 +276,9 @@ def test_a_bundle_needs_no_key(exported: tuple[Path, Result]) -> None:
     bundle = str(exported[0])
     words = hydra_words("evaluate", [bundle, "IMAGES", "fold=0"])
     assert words == ["fold=0", f"bundle='{bundle}'", "data.root='IMAGES'"]
+    for network in ("run=R", "bundle=B", "model=M"):  # it is images then, whatever is in it
+        assert hydra_words("evaluate", [network, bundle]) == [network, f"data.root='{bundle}'"]
+    assert hydra_words("evaluate", ["a" * 5000]) == [f"run='{'a' * 5000}'"]
 
 
 def test_what_is_chosen_wins_over_what_a_path_implies() -> None:

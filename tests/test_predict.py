@@ -194,8 +194,9 @@ def test_the_first_path_may_be_the_bundle(bundle: Path, tmp_path: Path) -> None:
     config, paths = parse_arguments(["x.png", f"bundle={bundle}", str(bundle)])  # it has images
     assert (config.bundle, paths) == (bundle, ["x.png", str(bundle)])
     (tmp_path / "images").mkdir()
-    with pytest.raises(SettingError, match="bundle is missing"):
-        parse_arguments([str(tmp_path / "images"), "x.png"])
+    for path in (str(tmp_path / "images"), "a" * 5000):
+        with pytest.raises(SettingError, match="bundle is missing"):
+            parse_arguments([path, "x.png"])
 
 
 def test_commands_that_cannot_work_end_with_2(bundle: Path, tmp_path: Path) -> None:

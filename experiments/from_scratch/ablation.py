@@ -147,17 +147,17 @@ def _fit_to_images(network: nn.Module, images: torch.Tensor, deviation: float) -
     One factor for a layer and one bias for a channel, from the first layer to the last, whose
     outputs get mean 1 and the given deviation (after Mishkin and Matas 2016, arXiv 1511.06422).
     """
-    *before, last = _convolutions(network)
-    for layer in [*before, last]:
+    layers = _convolutions(network)
+    for layer in layers:
         outputs: list[torch.Tensor] = []
         hook = layer.register_forward_hook(_keep_output(outputs))
         network(images)
         hook.remove()
-        factor = (deviation if layer is last else 1.0) / outputs[0].std()
+        factor = (deviation if layer is layers[-1] else 1.0) / outputs[0].std()
         layer.weight.mul_(factor)
         assert layer.bias is not None
         layer.bias.sub_(outputs[0].mean((0, 2, 3))).mul_(factor)
-        if layer is last:
+        if layer is layers[-1]:
             layer.bias.add_(1.0)
 
 

@@ -15,7 +15,7 @@ from signlang.arrays import Floats
 from signlang.console import log
 from signlang.constraints import Count, Index, Strict, Text, validated
 from signlang.errors import RunError
-from signlang.files import SET, parse_json, text_lines
+from signlang.files import BUNDLE_MANIFEST, SET, parse_json, text_lines
 from signlang.metrics.classification import Predictions, classification_metrics
 from signlang.runs.folder import TRAIN_AGAIN, RunFolder
 from signlang.runs.identity import PRECISION, recorded_environment
@@ -406,7 +406,7 @@ def require_run(path: Path) -> Run:
     Raises:
         RunError: If it is none, or one of its files is missing or damaged.
     """
-    if (path / "bundle.json").is_file() or path.is_file():
+    if (path / BUNDLE_MANIFEST).is_file() or path.is_file():
         raise RunError(f"run={path} is no run folder: if it is a bundle, say bundle={path}.")
     run = read_run(path)
     if run is not None:

@@ -14,6 +14,7 @@ from signlang.arrays import Flags, Floats
 from signlang.console import log
 from signlang.data.index import Clusters
 from signlang.errors import RunError, listing
+from signlang.files import BUNDLE_MANIFEST
 from signlang.metrics.classification import Predictions, Proportion
 from signlang.metrics.significance import (
     Comparison,
@@ -185,7 +186,7 @@ def _without_seed(setting: Setting) -> tuple[str, str]:
 def _find_runs(word: str, runs_dir: Path) -> tuple[list[Path], str]:
     """The finished runs that a word names, and why this setting of several."""
     folder = find_folder(word, runs_dir)
-    if folder.is_file() or any((folder / name).is_file() for name in (RECORD, "bundle.json")):
+    if folder.is_file() or any((folder / name).is_file() for name in (RECORD, BUNDLE_MANIFEST)):
         return [folder], ""
     folds = fold_folders(folder)
     if folds:

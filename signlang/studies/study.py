@@ -290,10 +290,8 @@ def cross_fits(
             held_out, np.array([one.temperature for one in fitted])
         )
         thresholds = np.array([[one.threshold] for one in fitted])
-        after[:, rows], is_accepted[:, rows] = (
-            scaled,
-            calibration.accepted(scaled.max(2), thresholds),
-        )
+        after[:, rows] = scaled
+        is_accepted[:, rows] = calibration.accepted(scaled.max(2), thresholds)
         effects = calibration.effects(held_out, scaled, is_accepted.take(rows, 1), labels[rows])
         for of_setting, own_fit, own_effects in zip(folds, fitted, effects, strict=True):
             of_setting[fold] = own_fit, own_effects
