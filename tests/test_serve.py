@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -458,6 +459,24 @@ def test_a_killed_process_is_started_again(bundle: Path, tmp_path: Path) -> None
             assert got.json()["predictions"][0]["label"] == "A"
             assert "signlang_worker_starts_total 4.0" in client.get("/metrics").text
         assert len(running.events("a worker ended, another takes its place")) == 2
+
+
+def test_a_process_that_hangs_is_replaced(bundle: Path, tmp_path: Path) -> None:
+    words = (f"bundle={bundle}", "workers=2", "worker_timeout_s=2")
+    with service(tmp_path, *words) as running, running.client() as client:
+        wait_for(lambda: len(running.workers()) == 2)
+        everyone = (running.process.pid, *running.workers())
+        for number, seconds in ((signal.SIGSTOP, 2.5), (signal.SIGCONT, 1.0)):  # Ctrl-Z, and fg
+            for process in everyone:
+                os.kill(process, number)
+            time.sleep(seconds)
+        assert not running.events("a worker hangs")
+        hanging = running.workers()[0]
+        os.kill(hanging, signal.SIGSTOP)
+        wait_for(lambda: len(running.workers()) == 3)
+        assert [line["worker"] for line in running.events("a worker hangs")] == [hanging]
+        for _ in range(8):
+            client.get("/readyz").raise_for_status()
 
 
 def test_no_two_processes_answer_by_different_networks(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ class ServeConfig(Strict):
     body_s: Positive = 10.0
     decode_s: Positive = 60.0
     timeout_s: Positive = 30.0
+    worker_timeout_s: Positive = 30.0
     grace_s: Positive = 30.0
     connections: Count = 1000
     address_connections: Count = 500

@@ -3,6 +3,7 @@
 The supervisor imports this module as well, so heavy packages are imported where they are used.
 """
 
+import asyncio
 import json
 import logging
 import multiprocessing
@@ -82,6 +83,7 @@ def metrics_folder() -> Iterator[Path]:
 
 
 READY: Final = "ready"
+ALIVE: Final = "alive"  # the question of the supervisor, and the answer
 IDLE_S: Final = 30  # of a connection that is kept open; longer than browsers wait between frames
 
 
@@ -95,7 +97,7 @@ def run(
         options: The settings.
         fingerprints: Of the bundles by name, as all processes must have them.
         listening: Shared with the other processes.
-        status: Gets `READY`, or the sentence of the error why not.
+        status: Gets `READY`, or the sentence of the error why not, and then `ALIVE` when asked.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; before the start it is early
     start_json_log()
@@ -120,12 +122,13 @@ def _serve(
     from signlang.server.http_protocol import protocol_factory
 
     class Server(uvicorn.Server):
-        """Tells when it answers."""
+        """Tells when it answers, and from then on that its event loop runs."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
                 status.send(READY)
+                _answer_supervisor(status)
 
     config = uvicorn.Config(
         application,
@@ -139,6 +142,19 @@ def _serve(
         timeout_graceful_shutdown=max(1, round(options.grace_s)),
     )
     Server(config).run(sockets=[listening])
+
+
+def _answer_supervisor(status: Connection) -> None:
+    """Answer each question of the supervisor in the running event loop: one that hangs does not."""
+    loop = asyncio.get_running_loop()
+
+    def answer() -> None:
+        try:
+            status.send(status.recv())
+        except (EOFError, OSError):  # the supervisor has ended
+            loop.remove_reader(status.fileno())
+
+    loop.add_reader(status.fileno(), answer)
 
 
 def _end_with_parent() -> None:
@@ -156,14 +172,16 @@ def _end_with_parent() -> None:
 
 MAX_PAUSE_S: Final = 30.0  # seconds at most between attempts to start a process again
 MARGIN: Final = 5.0  # seconds beyond the time that requests get to finish
+CHECKS: Final = 10  # in `worker_timeout_s`, after which a worker is killed
 
 
 @dataclass(eq=False)
 class _Worker:
     process: Any
     status: Connection
-    is_starting: bool = True
+    is_connected: bool = True
     is_ready: bool = False
+    unanswered: int = 0  # checks since it was asked whether it is alive
 
 
 class Supervisor:
@@ -181,6 +199,7 @@ class Supervisor:
         self._workers: list[_Worker] = []
         self._failures = 0
         self._not_before = 0.0
+        self._next_check = 0.0
         self._is_stopping = False
         self._was_ready = False
 
@@ -200,6 +219,7 @@ class Supervisor:
                 while not self._is_stopping:
                     self._start_missing(sock)
                     self._wait(signal_pipe, folder)
+                    self._check_workers()
             finally:
                 self._is_stopping = True
                 sock.close()  # new connections are refused instead of kept waiting
@@ -231,7 +251,7 @@ class Supervisor:
             self._reload_replaced_bundles()
         context = multiprocessing.get_context("spawn")  # a fork would share threads and sessions
         while len(self._workers) < self._options.workers and time.monotonic() >= self._not_before:
-            status, sender = context.Pipe(duplex=False)
+            status, sender = context.Pipe()
             process = context.Process(
                 target=run, args=(self._options, self._fingerprints, sock, sender),
                 name="signlang-worker",
@@ -252,12 +272,13 @@ class Supervisor:
                 log.warning("a bundle was replaced, it is used from now on")
 
     def _wait(self, signal_pipe: int, folder: Path) -> None:
-        """Wait for a message, the end of a process, a signal, or the end of a pause."""
-        senders: dict[Any, _Worker] = {w.status: w for w in self._workers if w.is_starting}
+        """Wait for a message, the end of a process, a signal, or the time of the next check."""
+        senders: dict[Any, _Worker] = {w.status: w for w in self._workers if w.is_connected}
         sentinels: dict[Any, _Worker] = {w.process.sentinel: w for w in self._workers}
-        pause = max(0.0, self._not_before - time.monotonic())
         is_complete = len(self._workers) == self._options.workers
-        ready = connection.wait([*senders, *sentinels, signal_pipe], None if is_complete else pause)
+        until = self._next_check if is_complete else min(self._next_check, self._not_before)
+        pause = max(0.0, until - time.monotonic())
+        ready = connection.wait([*senders, *sentinels, signal_pipe], pause)
         for source in ready:  # messages first: they contain the reason
             if source in senders:
                 self._on_message(senders[source])
@@ -268,10 +289,12 @@ class Supervisor:
     def _on_message(self, worker: _Worker) -> None:
         try:
             message = worker.status.recv()
-        except EOFError:
-            worker.is_starting = False
+        except (EOFError, OSError):
+            worker.is_connected = False
             return
-        if message == READY:
+        if message == ALIVE:
+            worker.unanswered = 0
+        elif message == READY:
             worker.is_ready = self._was_ready = True
             self._failures = 0
             facts = {"address": self._address, "worker": worker.process.pid}
@@ -280,6 +303,27 @@ class Supervisor:
             log.error("a worker cannot start", extra={"reason": message})
         else:
             raise ServiceError(message)
+
+    def _check_workers(self) -> None:
+        """Ask the workers from time to time whether they are alive; kill one that does not answer.
+
+        Checks are counted instead of seconds: when the whole service was stopped for a while, or
+        the computer slept, nobody could answer.
+        """
+        if time.monotonic() < self._next_check:
+            return
+        self._next_check = time.monotonic() + self._options.worker_timeout_s / CHECKS
+        for worker in self._workers:
+            if not worker.is_ready:
+                continue
+            if worker.unanswered == 0:
+                with suppress(OSError):  # it has just ended
+                    worker.status.send(ALIVE)
+            elif worker.unanswered == CHECKS:
+                facts = {"worker": worker.process.pid, "seconds": self._options.worker_timeout_s}
+                log.error("a worker hangs", extra=facts)
+                worker.process.kill()
+            worker.unanswered += 1
 
     def _on_exit(self, worker: _Worker, folder: Path) -> None:
         """Reap a process; pause longer each time before the next if it never became ready."""
