@@ -462,11 +462,11 @@ def test_a_killed_process_is_started_again(bundle: Path, tmp_path: Path) -> None
 
 
 def test_a_process_that_hangs_is_replaced(bundle: Path, tmp_path: Path) -> None:
-    words = (f"bundle={bundle}", "workers=2", "worker_timeout_s=2")
+    words = (f"bundle={bundle}", "workers=2", "worker_timeout_s=3")
     with service(tmp_path, *words) as running, running.client() as client:
         wait_for(lambda: len(running.workers()) == 2)
         everyone = (running.process.pid, *running.workers())
-        for number, seconds in ((signal.SIGSTOP, 2.5), (signal.SIGCONT, 1.0)):  # Ctrl-Z, and fg
+        for number, seconds in ((signal.SIGSTOP, 3.5), (signal.SIGCONT, 1.0)):  # Ctrl-Z, and fg
             for process in everyone:
                 os.kill(process, number)
             time.sleep(seconds)
