@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -469,6 +470,7 @@ def unreadable_file(error: BaseException) -> SettingError:
     """
     mark = getattr(error, "problem_mark", None)  # of PyYAML: file, and line from 0
     name = mark.name if mark else getattr(error, "filename", getattr(error, "name", None))
+    name = name or _file_being_loaded(error)
     location = f"{name or 'A file of settings'}{f', line {mark.line + 1}' if mark else ''}"
     reason = getattr(error, "problem", None) or getattr(error, "strerror", None) or error
     if isinstance(error, RecursionError):
@@ -476,6 +478,14 @@ def unreadable_file(error: BaseException) -> SettingError:
     what = first_line(reason)
     fix = "Fix it" if name else "Fix it (HYDRA_FULL_ERROR=1 shows where)"
     return SettingError(f"{location} cannot be read: {what}. {fix}, or leave it out.")
+
+
+def _file_being_loaded(error: BaseException) -> str | None:
+    """The file of settings that Hydra was reading when an error was raised; None if none."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "load_config" and "full_path" in frame.f_locals:
+            return str(frame.f_locals["full_path"])
+    return None
 
 
 def default_config(config_name: str, groups: Sequence[str]) -> "DictConfig":

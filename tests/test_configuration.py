@@ -194,9 +194,10 @@ def test_a_configuration_folder_of_ones_own_joins(tiny: Path, tmp_path: Path) ->
         (b"batch_size: 7\n  a: b: c\n", r"default\.yaml, line 2 cannot be read: mapping values "),
         (b"batch_size: [7\n", r"default\.yaml, line 2 cannot be read: expected ',' or ']'"),
         (b"seed: \0\n", r"default\.yaml cannot be read: unacceptable character"),
-        (b"seed: " + b"[" * 1200, r"A file of settings cannot be read: it is nested too deeply"),
-        (b"# @package a: b: c\nseed: 1\n", r"A file of settings cannot be read: Too many "),
-        (b"seed: " + b"9" * 5000, r"A file of settings cannot be read: Exceeds the limit"),
+        (b"seed: " + b"[" * 1200, r"default\.yaml cannot be read: it is nested too deeply"),
+        (b"# @package a: b: c\nseed: 1\n", r"default\.yaml cannot be read: Too many "),
+        (b"seed: " + b"9" * 5000, r"default\.yaml cannot be read: Exceeds the limit"),
+        (b"study: h\xe4nde\n", r"default\.yaml cannot be read: 'utf-8' codec"),
         (
             b"defaults: [/model: " + b"a" * 5000 + b"]\n",
             r"aaa.yaml cannot be read: File name too long",
