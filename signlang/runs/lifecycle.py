@@ -185,28 +185,15 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
     """
     folder = RunFolder(Path(cfg.run_folder))
     index, subsets = images.index, images.subsets
-    data = {
-        "name": cfg.data.name,
-        "fingerprint": index.fingerprint,
-        "images": len(index),
-        "classes": len(index.classes),
-        "excluded": len(index.excluded),
-        "train": len(subsets.train),
-        "validation": len(subsets.validation),
-        "test": len(subsets.test),
-    }
-    if index.cropped:
-        data |= {"boxes": index.cropped, "box_margin": cfg.data.box_margin}
     overwrite = cfg.overwrite or is_dev_run(cfg)
-    if not overwrite:
-        settings = identity.settings_of(cfg, _recorded_choices(folder))  # no torch to ask so far
+    if not overwrite:  # no torch to ask so far
+        settings = identity.settings_of(cfg, _recorded_choices(folder))
         settings = identity.as_recorded(settings, folder.record())
         if folder.is_finished(identity.fingerprint(settings, index.fingerprint)):
             log.info("%s is finished already", folder.path)
             folder.report_changes("metrics.json", *CHECKED)
             yield folder
             return
-    if not overwrite:
         _refuse_namesake(cfg, folder, index, overrides)
     with folder.locked():
         with system.ending_at_once():  # torch is asked for the device
@@ -223,6 +210,7 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
                 chosen = identity.recorded_choices(earlier)
                 weights = FirstWeights(chosen.get(identity.PRETRAINED, False))
             settings = identity.as_recorded(identity.settings_of(cfg, chosen), earlier)
+            data = _data_record(cfg, images)
             record = identity.record(settings, data, seed=cfg.seed, overrides=overrides)
         if earlier is not None and earlier.get("fingerprint") == record["fingerprint"]:
             _refuse_emulation(folder, earlier, record, precision)
@@ -238,14 +226,37 @@ def started_run(cfg: DictConfig, images: Fold, overrides: Sequence[str]) -> Iter
                 _report_new_environment(earlier, record)
             _write_settings(cfg, folder, overrides)
             index.write(folder.path, subsets.names(len(index)), images_with_hand(cfg, index))
-            if index.excluded:
-                log.warning(
-                    "%d file%s left out, listed in excluded.csv:%s",
-                    len(index.excluded),
-                    "s" * (len(index.excluded) > 1),
-                    listing(map(str, index.excluded)),
-                )
+            _report_excluded(index)
             yield folder
+
+
+def _data_record(cfg: DictConfig, images: Fold) -> dict[str, Any]:
+    """What the record of a run says of its images."""
+    index, subsets = images.index, images.subsets
+    data = {
+        "name": cfg.data.name,
+        "fingerprint": index.fingerprint,
+        "images": len(index),
+        "classes": len(index.classes),
+        "excluded": len(index.excluded),
+        "train": len(subsets.train),
+        "validation": len(subsets.validation),
+        "test": len(subsets.test),
+    }
+    if index.cropped:
+        data |= {"boxes": index.cropped, "box_margin": cfg.data.box_margin}
+    return data
+
+
+def _report_excluded(index: Index) -> None:
+    """Name files that are in the folder and not in the data set."""
+    if index.excluded:
+        log.warning(
+            "%d file%s left out, listed in excluded.csv:%s",
+            len(index.excluded),
+            "s" * (len(index.excluded) > 1),
+            listing(map(str, index.excluded)),
+        )
 
 
 def hand_input_of(cfg: DictConfig) -> HandInput | None:
