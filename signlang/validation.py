@@ -317,6 +317,7 @@ class FoldsConfig(Config):
 
     folds: int = Field(ge=1, description="a whole number of at least 2")
     seed: Index
+    runs_dir: Place
     cache_dir: Place
     verbose: bool
     data: DataConfig
@@ -359,7 +360,6 @@ class TrainConfig(FoldsConfig):
     """`conf/train.yaml`."""
 
     study: FolderName
-    runs_dir: Place
     fold: Index
     batch_size: Count
     workers: Annotated[int, Field(ge=0, le=4 * cpu_count())]
@@ -536,6 +536,8 @@ class DescribeConfig(FoldsConfig):
     )
     detail: float = Field(gt=0, description="a number of standard deviations above 0")
     samples: int = Field(ge=1, le=100)
+    predictions: Text | list[Text] | None = None
+    out: Place
     hands: HandsConfig = HandsConfig(name="none")
 
 
@@ -581,6 +583,8 @@ class EvaluateConfig(FoldsConfig):
     calibrate: bool = False
     trust: bool = False
     wanted_precision: Precision | None = None
+    evaluations_dir: Place
+    out: Place | None = None
     corruptions: Annotated[bool | list[str], BeforeValidator(_check_corruptions)] = False
 
     @model_validator(mode="after")
@@ -637,6 +641,9 @@ class ExportConfig(Config):
     ]
     ensemble: Literal[False, "folds", "seeds"] = Field(description="false, folds or seeds")
     name: FolderName | None
+    bundles_dir: Place
+    out: Place | None
+    cache_dir: Place
     zip: bool
     overwrite: bool
     formats: Annotated[
@@ -680,7 +687,21 @@ def validated_config(model: type[ConfigModel], cfg: DictConfig) -> ConfigModel:
     values = _plain_config(cfg, model, problems)
     if problems:
         raise SettingError("\n".join(problems))
-    return validated(model, values)
+    checked = validated(model, values)
+    _write_texts(checked, cfg)
+    return checked
+
+
+def _write_texts(checked: Config, cfg: DictConfig) -> None:
+    """Write texts back that were typed as numbers, for those who read the configuration."""
+    for name, field in type(checked).model_fields.items():
+        key, value = field.alias or name, getattr(checked, name)
+        if key not in cfg:
+            continue
+        if isinstance(value, Config) and isinstance(cfg[key], DictConfig):
+            _write_texts(value, cfg[key])
+        elif isinstance(value, str | Path) and isinstance(cfg[key], int):
+            cfg[key] = str(cfg[key])
 
 
 def _plain_config(node: Any, model: type[Config], problems: list[str], prefix: str = "") -> Any:

@@ -632,7 +632,8 @@ def other_root(recorded: Mapping[str, Any], index: Index) -> str | None:
 def index_options(data: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `read_index` that the group `data` of a configuration holds."""
     keys = ("signers", "on_bad_image", "pattern", "groups", "boxes", "box_margin")
-    return {key: data[key] for key in keys if data.get(key) is not None or key == "signers"}
+    options = {key: data.get(key) for key in keys}
+    return {key: value for key, value in options.items() if value is not None or key == "signers"}
 
 
 def _digest(texts: Iterable[str]) -> str:

@@ -228,6 +228,9 @@ def test_second_card_drops_what_the_first_one_left(described: Path) -> None:
     [
         (["near=2"], "near=2: it must be a correlation"),
         (["predictions=nowhere"], "predictions=nowhere: there is no such folder, and no run in"),
+        (["predictions=1.5"], "predictions=1.5: it must be"),
+        (["out=null"], "out=null: it must be"),
+        (["runs_dir=true"], "runs_dir=true: it must be"),
     ],
 )
 def test_bad_settings_get_one_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:
@@ -235,6 +238,27 @@ def test_bad_settings_get_one_sentence(tmp_path: Path, words: list[str], sentenc
     assert done.returncode in {1, 2}
     assert done.stderr.startswith(sentence)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_digits_alone_are_text(tmp_path: Path) -> None:
+    write_images(tmp_path / "2024", classes="AB", each=2)
+    for word, sentence in (
+        ("data.signers=10", "There is no file 10: data.signers names a CSV file"),
+        ("data.pattern=5", "data.pattern=5: it must hold {label}"),
+    ):
+        done = run(tmp_path, "data=folder", "data.root=2024", word)
+        assert done.returncode in {1, 2}
+        assert done.stderr.startswith(sentence)
+
+
+def test_signers_can_be_ignored(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "2024")
+    names = [f"{name}/{take}.png" for name in "ABC" for take in range(6)]
+    (root / "signers.csv").write_text("path,signer\n" + "".join(f"{n},me\n" for n in names))
+    for word, expected in (("data.signers=auto", "1"), ("data.signers=null", "unknown")):
+        done = run(tmp_path, "data=folder", "data.root=2024", word, "out=card")
+        assert done.returncode == 0, done.stderr
+        assert re.search(rf"signers \W*{expected}", done.stdout), done.stdout
 
 
 def test_predictions_are_named_as_runs_are(trained: Path, tiny: Path, tmp_path: Path) -> None:
