@@ -26,6 +26,8 @@ SECONDS = {"0": 1.0, "1": 1.0, "2": 2.0}
 
 class Slow(pl.Callback):
     def on_train_epoch_end(self, trainer, pl_module):
+        if not trainer.is_global_zero:  # Hydra composes nothing there
+            return
         words = dict(word.lstrip("+").split("=", 1) for word in HydraConfig.get().overrides.task)
         if "SLOW" in os.environ and words["optimizer.lr"] == "0.001":
             time.sleep(SECONDS[words["fold"]])

@@ -92,6 +92,21 @@ def test_a_job_that_is_preempted_resumes(
     assert "resuming after epoch" in log
 
 
+def test_two_tasks_of_a_job_train_one_run(
+    cluster: Mapping[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    words = ("trainer.devices=2", "fold=2", "optimizer.lr=0.001")
+    local = Sweep(tmp_path / "local", tiny, {})
+    assert local.run(*words).code == 0
+    sweep = Sweep(tmp_path / "slurm", tiny, {**cluster, "SLOW": "1"})
+    done = sweep.run(*ON_SLURM, "hydra.launcher.tasks_per_node=2", *words)
+    assert done.code == 0, done.err
+    log = sweep.log("0.001", 2)
+    assert log.count("resuming after epoch") == log.count("INFO signlang: interrupted") >= 1
+    assert sweep.epochs("0.001", 2) == 30, "each epoch was trained once"
+    assert sweep.files("predictions.csv") == local.files("predictions.csv")
+
+
 def test_ctrl_c_cancels_the_jobs(cluster: Mapping[str, str], tiny: Path, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "slurm", tiny, {**cluster, "SLOW": "1"})
     with sweep.begun(*ON_SLURM) as command:
