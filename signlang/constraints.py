@@ -59,6 +59,12 @@ def _check_exists(path: Path) -> Path:
     return path.expanduser()
 
 
+def _check_file(path: Path) -> Path:
+    if path.is_dir():
+        raise ValueError("it is a folder: name a file.")
+    return path
+
+
 def _check_folder(path: Path) -> Path:
     if not path.expanduser().is_dir():
         raise ValueError(f"there is no such folder.{near_path(path.expanduser())}")
@@ -104,6 +110,7 @@ ExistingPath = Annotated[
     BeforeValidator(_check_path),
     AfterValidator(_check_exists),
 ]
+ExistingFile = Annotated[ExistingPath, AfterValidator(_check_file)]
 ExistingFolder = Annotated[
     Path,
     Field(strict=False, description="the path of a folder"),

@@ -18,6 +18,7 @@ from signlang.constraints import (
     Batches,
     Count,
     Duration,
+    ExistingFile,
     ExistingFolder,
     ExistingPath,
     Index,
@@ -120,7 +121,7 @@ class ModelConfig(Component):
     )
     normalization: Literal["imagenet", "half", "unit", "training"]
     pretrained: Pretrained
-    weights: ExistingPath | None = None
+    weights: ExistingFile | None = None
 
     @model_validator(mode="after")
     def _check_timm(self) -> "ModelConfig":
@@ -153,7 +154,7 @@ class DataConfig(Config):
     root: ExistingPath | None = None
     signers: Text | None = None
     pattern: Text | None = None
-    groups: ExistingPath | None = None
+    groups: ExistingFile | None = None
     boxes: Text | None = None
     box_margin: float = Field(
         default=0.1, ge=0, le=2, description="a share of the box's width and height, from 0 to 2"
@@ -161,7 +162,7 @@ class DataConfig(Config):
     sets: list[Any] | dict[str, Any] | None = Field(
         default=None, description="[SET,SET...] or {NAME: DIR, NAME: DIR}, two or more data sets"
     )
-    mapping: ExistingPath | None = None
+    mapping: ExistingFile | None = None
     classes: Literal["union", "common"] | list[Text | int] = Field(
         default="union", description="union, common, or a list of classes, e.g. [A,B,C]"
     )
@@ -221,7 +222,7 @@ class HandsConfig(Config):
     views: Literal[1, 2] = Field(
         default=1, description="1, or 2 for the mean of the points of a hand and its mirror image"
     )
-    model: ExistingPath | None = None
+    model: ExistingFile | None = None
 
 
 # options of Lightning's Trainer that are chosen elsewhere: what to type instead
@@ -366,7 +367,7 @@ class TrainConfig(FoldsConfig):
     image_size: int = Field(ge=1, le=LARGEST_IMAGE)
     overwrite: bool
     lr_find: bool = False
-    ckpt_path: ExistingPath | None = None
+    ckpt_path: ExistingFile | None = None
     label_smoothing: Share
     mixup: float = Field(default=0.0, ge=0, le=10)
     cutmix: float = Field(default=0.0, ge=0, le=10)
@@ -384,6 +385,7 @@ class TrainConfig(FoldsConfig):
     augment: AugmentConfig
     hands: HandsConfig = HandsConfig(name="none")
     callbacks: Mapping[str, Any] = Field(default={})
+    logger: Mapping[str, Any] = Field(default={})
 
     @field_validator("runs_dir", mode="after")
     @classmethod
@@ -397,6 +399,25 @@ class TrainConfig(FoldsConfig):
         if not os.access(folder, os.W_OK):
             raise ValueError(f"{folder} cannot be written to: choose another folder.")
         return runs_dir
+
+    @model_validator(mode="after")
+    def _check_named_components(self) -> "TrainConfig":
+        """Each callback and logger names what it is, or is switched off."""
+        for group in ("callbacks", "logger"):
+            for name, node in getattr(self, group).items():
+                key = f"{group}.{name}"
+                if node is not None and not isinstance(node, Mapping):
+                    raise ValueError(
+                        f"{key}={typed(node)}: null switches it off, its settings are "
+                        f"{key}.KEY=VALUE."
+                    )
+                target = "a.b" if node is None else node.get("_target_")
+                if not isinstance(target, str) or "." not in target:
+                    raise ValueError(
+                        f"{key}._target_={typed(target)}: it must be the dotted path of a class or "
+                        "function, e.g. my_callbacks.Beep."
+                    )
+        return self
 
     @model_validator(mode="after")
     def _check_best(self) -> "TrainConfig":
@@ -572,12 +593,12 @@ class EvaluateConfig(FoldsConfig):
     run: ExistingPath | None = None
     bundle: ExistingPath | None = None
     model: ModelConfig | None = None
-    classes: ExistingPath | None = None
+    classes: ExistingFile | None = None
     mean: Annotated[list[Annotated[float, Field(ge=0)]], AfterValidator(_check_rgb)] | None = None
     std: Annotated[list[Annotated[float, Field(ge=1e-6)]], AfterValidator(_check_rgb)] | None = None
     size: Count | None = None
     swap_axes: bool = False
-    mapping: ExistingPath | None = None
+    mapping: ExistingFile | None = None
     fold: Index | None = None
     unseen: bool = False
     calibrate: bool = False
