@@ -3,7 +3,6 @@
 The supervisor imports this module as well, so heavy packages are imported where they are used.
 """
 
-import asyncio
 import json
 import logging
 import multiprocessing
@@ -146,6 +145,8 @@ def _serve(
 
 def _answer_supervisor(status: Connection) -> None:
     """Answer each question of the supervisor in the running event loop: one that hangs does not."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
 
     def answer() -> None:
