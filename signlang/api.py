@@ -66,6 +66,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signlang.errors import RunError, SettingError, missing_extra
+from signlang.files import expanded
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -177,7 +178,7 @@ def load_run(path: PathLike, *, trust: bool = False) -> LoadedRun:
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
 
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     run = read_run(folder)
     if run is None:
         raise RunError(f"{folder} is not the folder of a finished run, .../fold=K.")
@@ -203,7 +204,7 @@ def load_study(path: PathLike, *, trust: bool = False) -> LoadedStudy:
     except ModuleNotFoundError as error:
         raise missing_extra(error) from error
 
-    study = read_study(Path(path).expanduser())
+    study = read_study(expanded(path))
     ranked = ranking.rank_settings(study)
     rows = [row for _, row in leaderboard.ranked(ranked)]
     return LoadedStudy(
@@ -232,7 +233,7 @@ def load_bundle(path: PathLike, precision: str = "fp32", device: str = "cpu") ->
     """
     from signlang.inference.predictor import Predictor
 
-    return Predictor.from_bundle(Path(path).expanduser(), precision=precision, device=device)
+    return Predictor.from_bundle(expanded(path), precision=precision, device=device)
 
 
 def train(overrides: Sequence[str] = ()) -> LoadedRun:
@@ -345,8 +346,8 @@ def compare(study: PathLike, *, allow_incomplete: bool = False, out: PathLike | 
     """
     from signlang.studies.comparison import compare_study
 
-    folder = Path(study).expanduser()
-    target = None if out is None else Path(out).expanduser()
+    folder = expanded(study)
+    target = None if out is None else expanded(out)
     compare_study(folder, target, allow_incomplete=allow_incomplete, sort=sort)
     return load_study(folder)
 

@@ -11,12 +11,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Final
 
 from signlang import __version__
 from signlang.errors import SettingError
-from signlang.files import is_bundle
+from signlang.files import expanded, is_bundle
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, the limit of a file
 VERSION: Final = "--version"
@@ -190,7 +189,7 @@ def _is_path(word: str, known: Container[str] | None) -> bool:
 def exists(path: str) -> bool:
     """Whether there is such a file or folder."""
     try:
-        return Path(path).expanduser().exists()
+        return expanded(path).exists()
     except (OSError, ValueError):  # longer than a name can be, or with a null byte
         return False
 
@@ -244,7 +243,7 @@ def _with_paths(verb: str, settings: Sequence[str], paths: Sequence[str]) -> lis
     chosen = {word.partition("=")[0] for word in settings}
     free = [command.second] if command.second and command.second not in chosen else []
     if not chosen & {command.key, *command.instead}:
-        holds_bundle = "bundle" in command.instead and is_bundle(Path(paths[0]).expanduser())
+        holds_bundle = "bundle" in command.instead and is_bundle(expanded(paths[0]))
         free.insert(0, "bundle" if holds_bundle else command.key)
     if len(paths) > len(free):
         names = command.usage.split()[: 2 if command.second else 1]

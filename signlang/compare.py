@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from signlang.constraints import Strict, Text, validated
 from signlang.errors import SettingError, SignlangError
+from signlang.files import expanded
 from signlang.hydra_app import run
 
 
@@ -36,7 +37,7 @@ class CompareConfig(Strict):
         Raises:
             SettingError: If two studies of one name would go to one folder.
         """
-        out = self.out and self.out.expanduser()
+        out = self.out and expanded(self.out)
         studies = [self._folder(study) for study in self.studies]
         names = {study: study.resolve().name for study in studies}
         if out is None or len(names) == 1:
@@ -51,7 +52,7 @@ class CompareConfig(Strict):
         """The folder of a study; a name alone is looked up in `runs_dir`."""
         from signlang.runs.folder import is_other_folder
 
-        path, runs_dir = Path(study).expanduser(), Path(self.runs_dir).expanduser()
+        path, runs_dir = expanded(study), expanded(self.runs_dir)
         is_name = Path(study).name == study and not path.is_dir()
         return runs_dir / study if is_name or is_other_folder(study, runs_dir) else path
 

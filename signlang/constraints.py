@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from signlang.errors import SettingError, SignlangError, closest, listing, near_path, suggestion
-from signlang.files import is_utf8, parse_json
+from signlang.files import expanded, is_utf8, parse_json
 
 Schema = Mapping[str, Any]  # a JSON schema, or a piece of one
 
@@ -51,12 +51,12 @@ def _check_path(value: object) -> object:
 
 def _check_exists(path: Path) -> Path:
     try:
-        exists = path.expanduser().exists()
+        exists = expanded(path).exists()
     except OSError as error:  # a folder above it may not be looked into
         raise ValueError(f"it cannot be looked at ({error.strerror}).") from None
     if not exists:
-        raise ValueError(f"there is no such file or folder.{near_path(path.expanduser())}")
-    return path.expanduser()
+        raise ValueError(f"there is no such file or folder.{near_path(expanded(path))}")
+    return expanded(path)
 
 
 def _check_file(path: Path) -> Path:
@@ -66,9 +66,9 @@ def _check_file(path: Path) -> Path:
 
 
 def _check_folder(path: Path) -> Path:
-    if not path.expanduser().is_dir():
-        raise ValueError(f"there is no such folder.{near_path(path.expanduser())}")
-    return path.expanduser()
+    if not expanded(path).is_dir():
+        raise ValueError(f"there is no such folder.{near_path(expanded(path))}")
+    return expanded(path)
 
 
 def _check_distinct(names: list[str]) -> list[str]:

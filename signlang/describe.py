@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from signlang.files import expanded
 from signlang.hydra_app import run
 
 
@@ -18,7 +19,7 @@ def describe(cfg: DictConfig) -> Path:
     validation.check_describe_config(cfg)  # in milliseconds: before images are read
     from signlang.datacard import analysis, card
 
-    out = Path(cfg.out).expanduser()
+    out = expanded(cfg.out)
     result = analysis.analyse(cfg)
     analysis.write_tables(result, out)
     card.data_card(result).write(out)

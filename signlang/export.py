@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from signlang.files import expanded
 from signlang.hydra_app import run
 
 
@@ -22,7 +23,7 @@ def export(cfg: DictConfig) -> Path:
     validation.check_export_config(cfg)  # in milliseconds: before torch is imported
     from signlang.runs.trained_run import load_trained_run
 
-    loaded = [load_trained_run(Path(run).expanduser(), trust=cfg.trust) for run in cfg.run]
+    loaded = [load_trained_run(expanded(run), trust=cfg.trust) for run in cfg.run]
     from signlang.deploy import (  # torch is there now
         bundle_writer,
         ensemble,

@@ -29,6 +29,20 @@ except ImportError:  # Windows
 BUNDLE_MANIFEST: Final = "bundle.json"
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the home folder in the place of a leading `~` or `~user`, as a shell has it.
+
+    Where there is no such user, it is the name of a file.
+
+    >>> expanded("~nobody-has-this-name/images").as_posix()
+    '~nobody-has-this-name/images'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def is_bundle(path: Path) -> bool:
     """Whether a path is a folder with the manifest of a bundle, or a ZIP file."""
     try:
@@ -43,7 +57,7 @@ def cache_folder(cache_dir: str | os.PathLike[str], *names: str) -> Path:
     Raises:
         SettingError: If it cannot be created or written to.
     """
-    path = Path(cache_dir).expanduser().joinpath(*names)
+    path = expanded(cache_dir).joinpath(*names)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,7 +103,7 @@ def data_set_name(root: str | None) -> str:
     """
     if root is None:
         return "folder"
-    path = Path(str(root)).expanduser().absolute()
+    path = expanded(str(root)).absolute()
     path = Path(os.path.normpath(path))
     name = path.stem if path.suffix.lower() in {".csv", ".tsv", ".txt"} else path.name
     if name.lower() in GENERIC and path.parent.name:
@@ -441,7 +455,7 @@ def check_archive(file: Path) -> None:
 @lru_cache(maxsize=8)
 def file_digest(file: str) -> str:
     """Name of a file and the digest of its content."""
-    path = Path(file).expanduser()
+    path = expanded(file)
     with path.open("rb") as stream:
         return f"{path.name} {hashlib.file_digest(stream, 'blake2b').hexdigest()[:32]}"
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 
 from signlang.constraints import Strict, Text, validated
 from signlang.errors import SettingError, suggestion
-from signlang.files import parse_json
+from signlang.files import expanded, parse_json
 from signlang.hydra_app import run
 
 Status = Literal["running", "failed", "diverged", "damaged", "interrupted", "partial", "finished"]
@@ -66,7 +66,7 @@ def list_runs(cfg: DictConfig) -> list[tuple[str, list[Listed]]]:
     config = validated(ListConfig, OmegaConf.to_container(cfg, resolve=True))
     from signlang import console
 
-    runs_dir = Path(config.runs_dir).expanduser()
+    runs_dir = expanded(config.runs_dir)
     studies = [(p.name, lines) for p in _studies(config, runs_dir) if (lines := _lines(p, config))]
     console.show_lines(_table_lines(studies, runs_dir, console.width()))
     return studies

@@ -32,7 +32,7 @@ from signlang.constraints import (
     validated,
 )
 from signlang.errors import SettingError, first_line, suggestion
-from signlang.files import is_plain_name
+from signlang.files import expanded, is_plain_name
 from signlang.system import cpu_count
 
 # network -> smallest image size that its layers can work on, in pixels
@@ -173,7 +173,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _check_boxes(self) -> "DataConfig":
         boxes = self.boxes
-        if boxes in {None, *BOX_SOURCES} or Path(str(boxes)).expanduser().is_file():
+        if boxes in {None, *BOX_SOURCES} or expanded(str(boxes)).is_file():
             return self
         raise ValueError(
             f"data.boxes={boxes}: it must be {', '.join(BOX_SOURCES)} or a CSV file that is there. "
@@ -391,7 +391,7 @@ class TrainConfig(FoldsConfig):
     @classmethod
     def _check_place(cls, runs_dir: str) -> str:
         """No folder of the path may be a file, and a new folder must be possible."""
-        folder = Path(runs_dir).expanduser()
+        folder = expanded(runs_dir)
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():

@@ -29,6 +29,7 @@ WRONG = {
     "data=folder": "data=folder needs data.root=DIR",
     "data.root=/nowhere": "data.root=/nowhere: there is no such file or folder.",
     "model.weights=w.pt": "model.weights=w.pt: there is no such file or folder.",
+    "data.root=~not-a-user/A": "data.root=~not-a-user/A: there is no such file or folder.",
     "model.weights=.": "model.weights=.: it is a folder: name a file.",
     "callbacks.one_cycle=5": "callbacks.one_cycle=5: null switches it off",
     "callbacks.one_cycle._target_=5": "callbacks.one_cycle._target_=5: it must be the dotted path",

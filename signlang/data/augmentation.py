@@ -16,7 +16,6 @@ images of the stored size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +28,7 @@ from signlang.data.image_folder import JUNK
 from signlang.data.image_io import BadImageError, is_image_name
 from signlang.data.synthetic.generator import draw_scene
 from signlang.errors import DataError, SettingError, listing
+from signlang.files import expanded
 
 
 class Affine:
@@ -363,7 +363,7 @@ def read_backgrounds(
     if folder is None:
         rng = np.random.default_rng((seed, 2))
         return np.stack([draw_scene(rng, size) for _ in range(SCENES)])
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     files = [
         file
         for file in sorted(path.rglob("*"))

@@ -22,7 +22,7 @@ from signlang.data.index import BadFile, Index, index_options, read_index
 from signlang.data.patterns import several
 from signlang.data.sources import JoinedRoot, open_source
 from signlang.errors import DataError, SettingError, suggestion
-from signlang.files import is_plain_name, set_name
+from signlang.files import expanded, is_plain_name, set_name
 
 SETTINGS: Final = ("signers", "pattern", "groups", "boxes", "box_margin", "on_bad_image")
 OPTIONS: Final = ("source", "root", "signer", *SETTINGS)  # of a set
@@ -145,11 +145,7 @@ def _settings_of_set(name: str, value: Any, inherited: Mapping[str, Any]) -> dic
         base: Mapping[str, Any] = {"root": None, "signers": "auto"}
     else:
         configured = _configured(name)
-        if (
-            configured is None
-            and settings.get("root") is None
-            and not Path(name).expanduser().exists()
-        ):
+        if configured is None and settings.get("root") is None and not expanded(name).exists():
             raise SettingError(
                 f"data.sets: {name} is no data set of conf/data, and there is no such folder. Give "
                 f"its folder: data.sets={{{name}: DIR}}."
@@ -245,7 +241,7 @@ def _read_mapping(file: str | None, classes: Mapping[str, Sequence[str]]) -> Cla
     if file is None:
         return {}
     try:
-        text = Path(str(file)).expanduser().read_text("utf-8-sig")
+        text = expanded(str(file)).read_text("utf-8-sig")
         content = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - texts only: no, on, 01
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SettingError(

@@ -24,7 +24,7 @@ from signlang.data.boxes import (
 from signlang.data.image_io import is_image_name, looks_like_image
 from signlang.data.patterns import several
 from signlang.errors import DataError, listing
-from signlang.files import read_table
+from signlang.files import expanded, read_table
 
 JUNK: Final = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files of operating systems
 EXAMPLES: Final = 5
@@ -225,7 +225,7 @@ def _boxes_of(root: Path, kind: str, entries: Sequence[ImageEntry]) -> Mapping[s
             root, kind, _relative_paths(root, "")
         )
         return annotation_set.boxes
-    file = _box_file(root) if kind == COLUMNS else Path(kind).expanduser()
+    file = _box_file(root) if kind == COLUMNS else expanded(kind)
     if file is None:
         raise DataError(
             f"data.boxes=columns: there is no file boxes.csv in {root} or above it. Give a CSV "
@@ -696,7 +696,7 @@ def read_signers(root: Path, signers: str | None, paths: list[str]) -> dict[str,
                 if any(path in known for path in paths):
                     return _check_complete(file, known, paths)
         return None
-    file = Path(signers).expanduser()
+    file = expanded(signers)
     if not file.is_file():
         raise DataError(f"There is no file {file}: data.signers names a CSV file path,signer.")
     return _check_complete(file, _read_signer_table(file), paths)
@@ -733,7 +733,7 @@ def read_groups(root: Path, groups: str | None, paths: list[str]) -> dict[str, s
     """
     if not groups:
         return {}
-    file = Path(groups).expanduser()
+    file = expanded(groups)
     if not file.is_file():
         raise DataError(f"There is no file {file}: data.groups names a CSV file path,group.")
     rows = read_table(file, required=("path", "group"))

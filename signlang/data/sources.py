@@ -24,7 +24,7 @@ from signlang.data.boxes import Crop
 from signlang.data.image_io import BadImageError, decode_crop, read_bytes
 from signlang.data.synthetic import generator as drawing
 from signlang.errors import DataError, SettingError, SignlangError
-from signlang.files import content_digest
+from signlang.files import content_digest, expanded
 
 DIGITS_URL: Final = "https://github.com/ardamavi/Sign-Language-Digits-Dataset/archive/4b09433.zip"
 # An archive that is packed on demand has no lasting checksum; its 2,062 images have.
@@ -83,7 +83,7 @@ def open_source(node: Mapping[str, Any], root: str | None, cache_dir: str) -> Pa
             f"data.source: {node[TARGET]} returns {type(result).__name__}; it must return the path "
             "of a folder with one folder per sign, or of a CSV file."
         )
-    path = Path(result).expanduser()
+    path = expanded(result)
     if not path.exists():
         raise DataError(f"data.source: {node[TARGET]} returns {path}, which is not there.")
     return path
@@ -139,7 +139,7 @@ def folder(root: str | None, cache_dir: str) -> Path:
     """
     if root is None:
         raise SettingError("data=folder needs data.root=DIR, a folder with one folder per sign.")
-    path = Path(root).expanduser()
+    path = expanded(root)
     if not path.exists():
         raise DataError(f"data.root={root}: there is no such folder or file.")
     try:
@@ -162,7 +162,7 @@ def digits(root: str | None, cache_dir: str) -> Path:
         DataError: If the download fails or brings other images.
     """
     if root is not None:
-        path = Path(root).expanduser()
+        path = expanded(root)
         return path / "Dataset" if (path / "Dataset").is_dir() else folder(root, cache_dir)
     folder_ = files.cache_folder(cache_dir, "downloads") / "sign-language-digits"
     if not folder_.is_dir():
@@ -176,7 +176,7 @@ def asl_alphabet(root: str | None, cache_dir: str) -> Path:
     Raises:
         DataError: If the download fails, e.g. for want of a network.
     """
-    base = Path(root).expanduser() if root is not None else _download_asl_alphabet(cache_dir)
+    base = expanded(root) if root is not None else _download_asl_alphabet(cache_dir)
     for inner in ("asl_alphabet_train/asl_alphabet_train", "asl_alphabet_train"):
         if (base / inner).is_dir():
             return base / inner
@@ -310,14 +310,14 @@ def _saved_root(
     if target == f"{__name__}.synthetic" and saved_root is None:
         return _drawn_root(source, cache, cache_dir)
     if saved_root is None and target in DOWNLOADS:
-        folders = sorted(Path(cache).expanduser().glob(DOWNLOADS[target]), key=_version)
+        folders = sorted(expanded(cache).glob(DOWNLOADS[target]), key=_version)
         if not folders:
             raise DataError(f"They are not in the cache {cache} any more.")
         saved_root = str(folders[-1])
     if saved_root is None:
         raise DataError(f"Only {target or 'the run'} knows where they lie.")
     run_folder = str(saved_value(config, "run_folder") or "")
-    root = _absolute(Path(str(saved_root)).expanduser(), run, run_folder)
+    root = _absolute(expanded(str(saved_root)), run, run_folder)
     return FINDERS[target](str(root), "") if target in FINDERS else root
 
 
@@ -327,7 +327,7 @@ def _drawn_root(source: Mapping[Any, Any], cache: str, cache_dir: str | None) ->
     options = {key: source[key] for key in keys if type(source.get(key)) is int}
     if len(options) < len(keys):
         raise TypeError("data.source lacks whole numbers")
-    saved_folder = Path(cache).expanduser() / "synthetic" / _drawn_name(**options)
+    saved_folder = expanded(cache) / "synthetic" / _drawn_name(**options)
     if saved_folder.is_dir() or cache_dir is None:
         return saved_folder
     count = len(drawing.SIGNS) * options["signers"] * options["takes"]

@@ -21,7 +21,7 @@ from signlang.datacard import duplicates, label_errors, statistics
 from signlang.datacard.duplicates import Duplicates, Pairs
 from signlang.datacard.label_errors import OutOfFoldPredictions, Suspect
 from signlang.errors import DataError, SettingError
-from signlang.files import parse_json, write_csv, write_json
+from signlang.files import expanded, parse_json, write_csv, write_json
 from signlang.hands.hand_input import build_input
 from signlang.hands.hand_store import find_hands
 from signlang.reporting.formatting import counted
@@ -287,7 +287,7 @@ def _refuse_namesake(cfg: DictConfig, index: Index) -> None:
     Raises:
         SettingError: Names both folders, and how to tell them apart.
     """
-    out = Path(cfg.out).expanduser()
+    out = expanded(cfg.out)
     if str(cfg.out) != f"{cfg.cards_dir}/{cfg.data.name}":
         return
     try:
@@ -323,7 +323,7 @@ def _assign_folds(
 
 def _prediction_files(cfg: DictConfig) -> list[Path]:
     names = cfg.predictions if isinstance(cfg.predictions, ListConfig | list) else [cfg.predictions]
-    runs_dir = Path(cfg.runs_dir).expanduser()
+    runs_dir = expanded(cfg.runs_dir)
     folders = [
         find_folder(str(name), runs_dir, "predictions") for name in names if name is not None
     ]

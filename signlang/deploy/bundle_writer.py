@@ -18,6 +18,7 @@ from signlang.files import (
     BUNDLE_MANIFEST,
     atomic_write,
     exclusively,
+    expanded,
     in_use,
     is_bundle,
     remove_abandoned,
@@ -52,7 +53,7 @@ def bundle_target(cfg: DictConfig, run: TrainedRun) -> Path:
         BundleError: If something is there that may not be replaced.
     """
     out = Path(cfg.bundles_dir) / bundle_name(cfg, run) if cfg.out is None else Path(str(cfg.out))
-    out = out.expanduser()
+    out = expanded(out)
     if cfg.zip and out.suffix.lower() != ".zip":
         out = out.with_name(f"{out.name}.zip")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

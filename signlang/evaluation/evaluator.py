@@ -20,6 +20,7 @@ from signlang.errors import DataError, RunError
 from signlang.evaluation import class_mapping
 from signlang.evaluation.predictors import BATCH, BatchPredictor, find_network
 from signlang.evaluation.results import Evaluation, TrainingOverlap
+from signlang.files import expanded
 from signlang.hands.hand_input import prepared
 from signlang.metrics import calibration
 from signlang.metrics.calibration import Calibration, LabeledProbabilities
@@ -168,7 +169,7 @@ def evaluate_network(cfg: DictConfig) -> Evaluation:
     classes, load = find_network(cfg)
     data, mapping = data_settings(cfg.data), None
     if cfg.mapping is not None:
-        mapping = class_mapping.read_mapping(Path(str(cfg.mapping)).expanduser(), classes)
+        mapping = class_mapping.read_mapping(expanded(str(cfg.mapping)), classes)
     # before all images are decoded and torch is imported
     class_mapping.map_classes(data_set_classes(data, cfg.cache_dir), classes, mapping)
     index, predictor = read_data_set(data, cfg.cache_dir), load()

@@ -15,6 +15,7 @@ from signlang.data.boxes import MARGIN
 from signlang.data.image_io import resize_batch
 from signlang.errors import SettingError
 from signlang.evaluation.class_mapping import read_classes
+from signlang.files import expanded
 from signlang.hands.hand_input import HandInput
 from signlang.metrics.calibration import OF_RUN, Calibration, apply_temperature
 from signlang.runs.results import Run, read_class_names, require_run
@@ -89,14 +90,14 @@ def find_network(cfg: DictConfig) -> tuple[tuple[str, ...], Callable[[], BatchPr
         SignlangError: If there is none, or it cannot be used.
     """
     if cfg.run is not None:
-        run = require_run(Path(str(cfg.run)).expanduser())
+        run = require_run(expanded(str(cfg.run)))
         return read_class_names(run.path), partial(
             run_predictor, run, trust=cfg.trust, cache_dir=str(cfg.cache_dir)
         )
     if cfg.bundle is not None:
-        bundle = bundle_predictor(Path(str(cfg.bundle)).expanduser())
+        bundle = bundle_predictor(expanded(str(cfg.bundle)))
         return bundle.classes, lambda: bundle
-    return read_classes(Path(str(cfg.classes)).expanduser()), partial(weights_predictor, cfg)
+    return read_classes(expanded(str(cfg.classes))), partial(weights_predictor, cfg)
 
 
 def run_predictor(run: Run, *, trust: bool = False, cache_dir: str | None = None) -> BatchPredictor:
@@ -214,7 +215,7 @@ def weights_predictor(cfg: DictConfig) -> BatchPredictor:
     """
     from signlang.models.classifier import Classifier
 
-    classes = read_classes(Path(str(cfg.classes)).expanduser())
+    classes = read_classes(expanded(str(cfg.classes)))
     options: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     size = int(cfg.size or options["image_size"])
     mean, std = _normalization(cfg)
@@ -224,7 +225,7 @@ def weights_predictor(cfg: DictConfig) -> BatchPredictor:
     from signlang.models.weights import load_full_state
 
     load_full_state(model.network, str(cfg.model.weights), len(classes))
-    file = Path(str(cfg.model.weights)).expanduser()
+    file = expanded(str(cfg.model.weights))
     return BatchPredictor(
         kind="weights",
         name=f"{options.get('architecture', options['name'])}-{file.stem}",

@@ -20,7 +20,7 @@ from signlang.evaluation.results import (
     by_set,
     by_signer,
 )
-from signlang.files import BUNDLE_MANIFEST, SET, parse_json, write_csv, write_json
+from signlang.files import BUNDLE_MANIFEST, SET, expanded, parse_json, write_csv, write_json
 from signlang.metrics import classification
 from signlang.metrics.calibration import calibration_effects, fields_of
 from signlang.metrics.classification import Proportion
@@ -226,8 +226,8 @@ def output_folder(cfg: DictConfig, evaluation: Evaluation) -> Path:
         SettingError: If it cannot be created, or is the folder of a run or bundle.
     """
     name = f"{evaluation.predictor.name}-on-{evaluation.name[:LONGEST]}"
-    base = Path(cfg.evaluations_dir).expanduser()
-    out = base / name if cfg.out is None else Path(str(cfg.out)).expanduser()
+    base = expanded(cfg.evaluations_dir)
+    out = base / name if cfg.out is None else expanded(str(cfg.out))
     if any((out / file).exists() for file in ("data.csv", BUNDLE_MANIFEST)):
         raise SettingError(
             f"out={out} is a run or a bundle, which must not be changed: set out=DIR."

@@ -22,6 +22,7 @@ import numpy as np
 from signlang import files
 from signlang.console import log
 from signlang.errors import DataError, SettingError
+from signlang.files import expanded
 from signlang.hands.finder import CROP, POINTS, HandFinder
 
 WHEEL: Final = "mediapipe==0.10.21"
@@ -105,7 +106,7 @@ def find_networks(model: str | None, cache_dir: str, views: int = 1) -> HandNetw
         DataError: If the file is no such model.
     """
     if model is not None:
-        networks = _read_task(str(Path(model).expanduser()), cache_dir)
+        networks = _read_task(str(expanded(model)), cache_dir)
     else:
         networks = _read(str(network_folder(cache_dir, DEFAULT_KEY)))
     return _with_views(networks, cache_dir) if views == 2 else networks
@@ -117,7 +118,7 @@ def key_of_model(model: str | None, views: int = 1) -> str:
     Raises:
         DataError: If the file is no such model.
     """
-    key = DEFAULT_KEY if model is None else _task_key(Path(model).expanduser())
+    key = DEFAULT_KEY if model is None else _task_key(expanded(model))
     return key + MIRRORED * (views == 2)
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from signlang.constraints import Count, Index, Name, Names, Positive, Probability, Strict, validated
 from signlang.errors import BundleError, SettingError, near_path
-from signlang.files import BUNDLE_MANIFEST, is_plain_name, parse_json
+from signlang.files import BUNDLE_MANIFEST, expanded, is_plain_name, parse_json
 from signlang.hands.finder import POINTS
 from signlang.hands.hand_input import HandInput, from_options
 from signlang.hands.hand_networks import HandNetworks
@@ -348,7 +348,7 @@ def load_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: If it is missing, damaged, incomplete, or of another format.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     info = parse_manifest(read_file(path, BUNDLE_MANIFEST, MAX_MANIFEST), str(path))
     threshold = info.get("reject_threshold")
     bundle = Bundle(

@@ -15,7 +15,7 @@ from torch import nn
 
 from signlang.console import log
 from signlang.errors import SettingError, WeightsError, first_line, listing
-from signlang.files import file_digest
+from signlang.files import expanded, file_digest
 from signlang.system import ending_at_once
 
 State = Mapping[str, torch.Tensor]
@@ -175,7 +175,7 @@ def read_state(file: str) -> dict[str, torch.Tensor]:
     Raises:
         WeightsError: If the file is missing or holds no state dict.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     if not path.is_file():
         raise WeightsError(f"model.weights={file}: there is no such file.")
     try:

@@ -30,6 +30,7 @@ from signlang.files import (
     IMAGE_COLUMNS,
     SET,
     escaping_link,
+    expanded,
     parse_json,
     remove_abandoned,
     text_lines,
@@ -726,7 +727,7 @@ def find_folder(word: str, runs_dir: Path, key: str = "run") -> Path:
     Raises:
         SettingError: If none or several fit, with those that are near.
     """
-    path = Path(word).expanduser()
+    path = expanded(word)
     if word and path.exists() and not is_other_folder(word, runs_dir):
         return path
     runs = all_runs(runs_dir)

@@ -19,7 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 
 import signlang
 from signlang.constraints import typed
-from signlang.files import content_digest, data_set_name, file_digest, joined_name, parse_json
+from signlang.files import (
+    content_digest,
+    data_set_name,
+    expanded,
+    file_digest,
+    joined_name,
+    parse_json,
+)
 from signlang.hands import hand_networks
 from signlang.hydra_app import default_config
 from signlang.system import device, git_commit, processor
@@ -265,7 +272,7 @@ def settings_of(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> dic
     if cfg.get("ckpt_path"):
         kept["ckpt_path"] = file_digest(cfg.ckpt_path)
     if cfg.augment.backgrounds:
-        kept["augment.backgrounds"] = content_digest(Path(cfg.augment.backgrounds).expanduser())
+        kept["augment.backgrounds"] = content_digest(expanded(cfg.augment.backgrounds))
     kept = _with_networks(kept, cfg)
     kept |= {key: value for key, value in (chosen or {}).items() if kept.get(key) == "auto"}
     return {key: v for key, v in kept.items() if key not in NEUTRAL or v != NEUTRAL[key]}

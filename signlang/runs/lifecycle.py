@@ -32,7 +32,7 @@ from signlang.errors import (
     WeightsError,
     listing,
 )
-from signlang.files import data_set_name, joined_name, read_csv
+from signlang.files import data_set_name, expanded, joined_name, read_csv
 from signlang.hands.hand_input import HandInput, build_input
 from signlang.runs import identity
 from signlang.runs.folder import CHECKED, Divergence, RunFolder
@@ -83,7 +83,7 @@ def run_folder(cfg: DictConfig, overrides: Sequence[str]) -> RunFolder:
     A run that an earlier version named in another way keeps its folder, and so do its other folds.
     """
     study, fold = str(cfg.study), f"fold={cfg.fold}"
-    study_folder = Path(cfg.runs_dir).expanduser() / (DEBUG if is_dev_run(cfg) else study)
+    study_folder = expanded(cfg.runs_dir) / (DEBUG if is_dev_run(cfg) else study)
     model = str(cfg.model.name)
     chosen = identity.chosen_settings(overrides, study, str(cfg.data.name))
     name = identity.name_of(model, chosen)

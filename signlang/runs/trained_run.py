@@ -32,6 +32,7 @@ from signlang.data.image_io import (
 )
 from signlang.data.sources import Root, images_root
 from signlang.errors import DataError, RunError
+from signlang.files import expanded
 from signlang.hands.hand_input import HandInput, prepared, recorded_input
 from signlang.inference.onnx_model import OnnxModel
 from signlang.metrics.calibration import FILE, Calibration
@@ -283,7 +284,7 @@ def find_images(run: TrainedRun, moved_to: str | None, cache_dir: str | None = N
     size, crops = run.image_sizes[0], run.folder.crops
     hands = run.hand_input(cache_dir)
     if moved_to is not None:
-        return RunImages(Path(moved_to).expanduser(), size, crops, hands)
+        return RunImages(expanded(moved_to), size, crops, hands)
     try:
         return RunImages(images_root(run.path, cache_dir), size, crops, hands)
     except DataError as error:

@@ -39,7 +39,7 @@ from signlang.data.datamodule import HandSignDataModule
 from signlang.data.index import Index
 from signlang.data.splits import Fold, split_name
 from signlang.errors import DivergedError, SettingError
-from signlang.files import check_archive
+from signlang.files import check_archive, expanded
 from signlang.hands.hand_input import HandInput
 from signlang.metrics import calibration
 from signlang.metrics.classification import (
@@ -329,7 +329,7 @@ def configured_checkpoint(
     """
     if cfg.ckpt_path is None:
         return None
-    file = Path(cfg.ckpt_path).expanduser()
+    file = expanded(cfg.ckpt_path)
     done = _check_checkpoint(cfg, file, model)
     _check_unseen(file, module)
     log.info("resuming after epoch %d, from %s", done, file)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from signlang.constraints import Count, Positive, Probability, Strict, Text, validated
 from signlang.errors import ServiceError
+from signlang.files import expanded
 from signlang.system import cpu_count
 
 log: Final = logging.getLogger("signlang.service")
@@ -93,7 +94,7 @@ class ServeConfig(Strict):
     @property
     def paths(self) -> tuple[Path, ...]:
         """Where the bundles are."""
-        return tuple(Path(path).expanduser() for path in self.bundle)
+        return tuple(expanded(path) for path in self.bundle)
 
     @property
     def concurrent_batches(self) -> int:

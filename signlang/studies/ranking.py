@@ -14,7 +14,7 @@ from signlang.arrays import Flags, Floats
 from signlang.console import log
 from signlang.data.index import Clusters
 from signlang.errors import RunError, listing
-from signlang.files import BUNDLE_MANIFEST
+from signlang.files import BUNDLE_MANIFEST, expanded
 from signlang.metrics.classification import Predictions, Proportion
 from signlang.metrics.significance import (
     Comparison,
@@ -222,7 +222,7 @@ def locate_run(cfg: DictConfig) -> None:
         SignlangError: As `choose_run`.
     """
     if not OmegaConf.is_missing(cfg, "run") and cfg.run is not None:
-        cfg.run = str(choose_run(str(cfg.run), Path(str(cfg.runs_dir)).expanduser()))
+        cfg.run = str(choose_run(str(cfg.run), expanded(str(cfg.runs_dir))))
 
 
 def locate_members(cfg: DictConfig) -> None:
@@ -236,7 +236,7 @@ def locate_members(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "run") or cfg.run is None:
         return
     words = [str(word) for word in (cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run])]
-    runs_dir = Path(str(cfg.runs_dir)).expanduser()
+    runs_dir = expanded(str(cfg.runs_dir))
     if cfg.ensemble not in {"folds", "seeds"}:
         cfg.run = [str(choose_run(word, runs_dir)) for word in words]
         return
@@ -252,7 +252,7 @@ def locate_members(cfg: DictConfig) -> None:
 
 def _log_choice(word: str, chosen: Path, why: str) -> None:
     """Say which run was taken, where the word is not its path."""
-    if Path(word).expanduser() != chosen:
+    if expanded(word) != chosen:
         log.info("run=%s is %s%s", word, chosen, f": {why}" if why else "")
 
 

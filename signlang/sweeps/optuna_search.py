@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,6 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from signlang.components import TARGET, build
 from signlang.console import log
 from signlang.errors import SettingError, listing
+from signlang.files import expanded
 from signlang.runs.folder import Trial
 from signlang.runs.identity import differences, is_below
 
@@ -151,9 +151,7 @@ def open_trials(
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if storage.startswith("sqlite:///"):
-        Path(storage.removeprefix("sqlite:///")).expanduser().parent.mkdir(
-            parents=True, exist_ok=True
-        )
+        expanded(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     study: optuna.Study = optuna.create_study(
         study_name=name,
         storage=storage,

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from signlang import console, system
 from signlang.console import log
 from signlang.errors import SettingError, SignlangError, SweepError
+from signlang.files import expanded
 from signlang.sweeps.jobs import Jobs, measure_latencies
 from signlang.sweeps.launcher import LocalLauncher, SerialLauncher
 from signlang.sweeps.ray import RayLauncher
@@ -249,7 +250,7 @@ class OptunaSweeper(GridSweeper):
         from signlang.runs import folder
 
         assert self.config is not None
-        study = Path(self.config.runs_dir).expanduser() / str(self.config.study)
+        study = expanded(self.config.runs_dir) / str(self.config.study)
         self.studies.add(study)
         folder.write_search(study, search)
 
