@@ -18,6 +18,7 @@ from conftest import QUICK, Result, run_command
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
+from typist import run_anew
 
 from signlang.errors import SettingError
 from signlang.sweeps import optuna_search
@@ -428,7 +429,7 @@ def test_the_words_of_before_are_translated_and_the_new_ones_are_named(
     tiny: Path, tmp_path: Path
 ) -> None:
     words = [*QUICK, f"data.root={tiny}", "trainer.max_epochs=1", "folds=2", "fold=0,1"]
-    result = run_command(tmp_path, "-m", "launcher=local", "launcher.jobs=2", *words)
+    result = run_anew(tmp_path, "train", "-m", "launcher=local", "launcher.jobs=2", *words)
     assert result.code == 0, result.err
     assert "type hydra/launcher=local for launcher=local" in result.err
     assert "hydra.launcher.jobs=2 for launcher.jobs=2" in result.err
