@@ -50,13 +50,14 @@ def _check_path(value: object) -> object:
 
 
 def _check_exists(path: Path) -> Path:
+    path = expanded(path)
     try:
-        exists = expanded(path).exists()
+        exists = path.exists()
     except OSError as error:  # a folder above it may not be looked into
         raise ValueError(f"it cannot be looked at ({error.strerror}).") from None
     if not exists:
-        raise ValueError(f"there is no such file or folder.{near_path(expanded(path))}")
-    return expanded(path)
+        raise ValueError(f"there is no such file or folder.{near_path(path)}")
+    return path
 
 
 def _check_file(path: Path) -> Path:
@@ -66,9 +67,10 @@ def _check_file(path: Path) -> Path:
 
 
 def _check_folder(path: Path) -> Path:
-    if not expanded(path).is_dir():
-        raise ValueError(f"there is no such folder.{near_path(expanded(path))}")
-    return expanded(path)
+    path = expanded(path)
+    if not path.is_dir():
+        raise ValueError(f"there is no such folder.{near_path(path)}")
+    return path
 
 
 def _check_distinct(names: list[str]) -> list[str]:

@@ -405,13 +405,15 @@ class TrainConfig(FoldsConfig):
         """Each callback and logger names what it is, or is switched off."""
         for group in ("callbacks", "logger"):
             for name, node in getattr(self, group).items():
+                if node is None:
+                    continue
                 key = f"{group}.{name}"
-                if node is not None and not isinstance(node, Mapping):
+                if not isinstance(node, Mapping):
                     raise ValueError(
                         f"{key}={typed(node)}: null switches it off, its settings are "
                         f"{key}.KEY=VALUE."
                     )
-                target = "a.b" if node is None else node.get("_target_")
+                target = node.get("_target_")
                 if not isinstance(target, str) or "." not in target:
                     raise ValueError(
                         f"{key}._target_={typed(target)}: it must be the dotted path of a class or "
