@@ -44,6 +44,36 @@ class StridedDepthwise(nn.Conv2d):
         return out.to(torch.get_autocast_dtype("cpu"))
 
 
+class TensorFlowConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow's `same`: what is odd goes below and on the right.
+
+    >>> layer = TensorFlowConv2d(1, 1, 3, stride=2, padding=1, bias=False)
+    >>> _ = nn.init.ones_(layer.weight)
+    >>> layer(torch.ones(1, 1, 4, 4)).squeeze().tolist()  # padded on the left: 4, 6, 6, 9
+    [[9.0, 6.0], [6.0, 4.0]]
+    """
+
+    def _conv_forward(
+        self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        sides = zip(input.shape[-2:], self.kernel_size, self.stride, strict=True)
+        rows, columns = (max((-(-n // stride) - 1) * stride + kernel - n, 0)
+                         for n, kernel, stride in sides)  # fmt: skip
+        padding = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        return F.conv2d(
+            F.pad(input, padding), weight, bias, self.stride, 0, self.dilation, self.groups
+        )
+
+
+class StridedTensorFlowDepthwise(StridedDepthwise, TensorFlowConv2d):
+    """Both of them."""
+
+
+STRIDED_DEPTHWISE: Final[Mapping[type[nn.Conv2d], type[nn.Conv2d]]] = {
+    nn.Conv2d: StridedDepthwise, TensorFlowConv2d: StridedTensorFlowDepthwise,
+}  # fmt: skip
+
+
 class OutOfPlaceReLU(nn.ReLU):
     """A ReLU that works in place on GPUs only, where that saves memory and costs nothing.
 
@@ -75,8 +105,9 @@ def optimize_for_cpu(network: nn.Module) -> nn.Module:
     ['StridedDepthwise', 'OutOfPlaceReLU6', 'Conv2d', 'ReLU6']
     """
     for layer in network.modules():
-        if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1 < max(layer.stride):
-            layer.__class__ = StridedDepthwise
+        if isinstance(layer, nn.Conv2d) and type(layer) in STRIDED_DEPTHWISE:
+            if layer.groups == layer.in_channels > 1 < max(layer.stride):
+                layer.__class__ = STRIDED_DEPTHWISE[type(layer)]
         elif type(layer) in OUT_OF_PLACE and layer.inplace:
             layer.__class__ = OUT_OF_PLACE[type(layer)]
     return network
@@ -154,20 +185,56 @@ def shrink_convolutions(network: nn.Module, factor: float) -> nn.Module:
     return network
 
 
-def mobilenetv2_dense(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
-    """Model B of the digits study: MobileNetV2, global max-pooling, dense layers."""
+def compute_as_tensorflow(network: nn.Module) -> nn.Module:
+    """Change layers in place to what weights from TensorFlow or Keras were trained with.
+
+    Convolutions with a stride pad as `TensorFlowConv2d`, and the epsilon of batch normalizations is
+    1e-3 instead of 1e-5. What that is worth is measured in `experiments/pretrained`.
+    """
+    for layer in network.modules():
+        if type(layer) is nn.Conv2d and max(layer.stride) > 1:
+            layer.__class__ = TensorFlowConv2d
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 1e-3
+    return network
+
+
+def mobilenetv2_dense(
+    num_classes: int, image_size: int, pretrained: bool = False, *, tensorflow: bool = False
+) -> nn.Module:
+    """Model B of the digits study: MobileNetV2, global max-pooling, dense layers.
+
+    Args:
+        num_classes: Number of logits.
+        image_size: Of any value: the network pools what is left.
+        pretrained: Whether MobileNetV2 starts from timm's ImageNet weights.
+        tensorflow: See `compute_as_tensorflow`.
+    """
     backbone = _create_timm(
         TIMM_NAMES["mobilenetv2_dense"], pretrained, num_classes=0, global_pool="max"
     )
     if not pretrained:
         shrink_convolutions(backbone, 0.1)
+    if tensorflow:
+        compute_as_tensorflow(backbone)
     return DenseHead(backbone, 1280, num_classes)
 
 
-def mobilenetv2(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
-    """MobileNetV2 of timm (Sandler et al. 2018); from scratch with small convolutions."""
+def mobilenetv2(
+    num_classes: int, image_size: int, pretrained: bool = False, *, tensorflow: bool = False
+) -> nn.Module:
+    """MobileNetV2 of timm (Sandler et al. 2018); from scratch with small convolutions.
+
+    Args:
+        num_classes: Number of logits.
+        image_size: Of any value: the network pools what is left.
+        pretrained: Whether all but the last layer starts from timm's ImageNet weights.
+        tensorflow: See `compute_as_tensorflow`.
+    """
     network = _create_timm(TIMM_NAMES["mobilenetv2"], pretrained, num_classes=num_classes)
-    return network if pretrained else shrink_convolutions(network, 0.1)
+    if not pretrained:
+        shrink_convolutions(network, 0.1)
+    return compute_as_tensorflow(network) if tensorflow else network
 
 
 def resnet18(num_classes: int, image_size: int, pretrained: bool = False) -> nn.Module:
@@ -231,9 +298,27 @@ def _create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
     hub_weights = weight_files.timm_weights(name)
     if hub_weights is None:
         raise WeightsError(f"{name} has no pretrained weights: use model.pretrained=false.")
-    return library.create_model(
+    network: Any = library.create_model(
         name, pretrained=True, **_timm_file_argument(hub_weights), **options
     )
+    if options["num_classes"] != network.pretrained_cfg["num_classes"]:
+        draw_small_head(network)
+    return cast(nn.Module, network)
+
+
+def draw_small_head(network: nn.Module) -> None:
+    """Draw the last linear layer of a network of timm from N(0, 0.01), with a bias of 0.
+
+    The features are those of ImageNet from the first step on. Timm draws the last layer of
+    MobileNets and EfficientNets by its number of classes, for 29 with a deviation of 0.11: logits
+    are then so large that the first epochs spoil the features. 0.01 is torchvision's. What that is
+    worth is measured in `experiments/pretrained`.
+    """
+    head = network.get_submodule(head_of(network, 0))
+    if isinstance(head, nn.Linear):  # without classes there is none
+        nn.init.normal_(head.weight, 0, 0.01)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
 
 
 def _timm_file_argument(hub_weights: weight_files.HubWeights) -> dict[str, Any]:
@@ -306,6 +391,7 @@ FACTORIES: Final[Mapping[str, tuple[str, str]]] = {
     "landmarks": ("classifier", ""),
     "fusion": ("classifier", "backbone"),
 }
+OF_TIMM: Final = ("resnet18", "mobilenetv2", "timm")  # all of it, the head included
 TIMM_NAMES: Final[Mapping[str, str]] = {
     "resnet18": "resnet18",
     "mobilenetv2": "mobilenetv2_100",
@@ -398,6 +484,8 @@ def build_network(
         _check_contract(built_network, target, num_classes, image_size)
     if weights is not None:
         head, backbone = FACTORIES[own_name] if own_name is not None else ("", "")
+        if own_name in OF_TIMM:
+            draw_small_head(built_network)  # in case that the file has none for these classes
         weight_files.load(
             built_network, weights, head or head_of(built_network, num_classes), backbone
         )

@@ -49,7 +49,8 @@ UNNAMED: Final = {"fold", *ELSEWHERE} - {
 # settings that came later, with the value under which a run is what it was without them
 NEUTRAL: Final = {"split.gap": 0, "balance": "none", "mixup": 0.0, "cutmix": 0.0,
                   "model.network.reject_empty": False, "model.network.dimensions": 3,
-                  "model.network.dropout": 0.5}  # of squeezenet, as torchvision has it  # fmt: skip
+                  "model.network.dropout": 0.5,  # of squeezenet, as torchvision has it
+                  "model.network.tensorflow": False}  # fmt: skip
 PACKAGES: Final = (
     "torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "albumentations",
     "torchmetrics", "scikit-learn", "fvcore", "numpy", "pillow", "opencv-python-headless",

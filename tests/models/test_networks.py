@@ -306,6 +306,41 @@ def test_real_pretrained_weights_load(shared: Path, name: str, file: str, head: 
             assert torch.equal(state[place], value.to(state[place].dtype))
 
 
+@pytest.mark.parametrize("size", [64, 65])
+def test_strided_convolutions_pad_as_those_of_timm_for_tensorflow(size: int) -> None:
+    torch.manual_seed(0)
+    theirs = create_model("mobilenetv2_100", num_classes=5, pad_type="same", bn_eps=1e-3).eval()
+    node = {"_target_": "signlang.models.networks.mobilenetv2", "tensorflow": True}
+    ours = build_network(node, 5, size).eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+    plain = build_network("mobilenetv2", 5, size).eval()
+    plain.load_state_dict(theirs.state_dict())
+    with torch.no_grad():
+        assert not torch.allclose(plain(images), theirs(images), rtol=1e-3)
+    kinds = [type(layer).__name__ for layer in ours.modules()]
+    assert kinds.count("StridedTensorFlowDepthwise") == 4
+    assert kinds.count("TensorFlowConv2d") == 1
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "timm"])
+def test_a_new_head_begins_small_and_one_of_the_file_is_kept(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = create_model("mobilenetv2_100", num_classes=7)
+    file = saved(plain, tmp_path / "plain.safetensors")
+    node = {"_target_": f"signlang.models.networks.{name}"}
+    if name == "timm":
+        node["architecture"] = "mobilenetv2_100"
+    deviation = {}
+    for classes in (5, 7):
+        network = build_network(node, classes, 64, weights=file)
+        deviation[classes] = float(network.state_dict()["classifier.weight"].std())
+    assert deviation[5] == pytest.approx(0.01, rel=0.05)
+    assert deviation[7] == float(plain.state_dict()["classifier.weight"].std()) > 0.1
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_dropout_of_squeezenet_is_a_setting(share: float) -> None:
     node = {"_target_": "signlang.models.networks.squeezenet", "dropout": share}
