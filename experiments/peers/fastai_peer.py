@@ -11,29 +11,35 @@ from fastai.vision.all import (
     CrossEntropyLossFlat,
     DataBlock,
     ImageBlock,
+    Normalize,
     Resize,
     ResizeMethod,
     accuracy,
+    imagenet_stats,
     set_seed,
     vision_learner,
 )
-from torch_weights import features_of
+from pretrained import fill_torchvision
 from torchvision import models
 
 NETWORKS = {
     "resnet18": models.resnet18,
     "squeezenet": models.squeezenet1_0,
+    "mobilenetv2": models.mobilenet_v2,
 }
+STATISTICS = {"imagenet": imagenet_stats, "half": ([0.5] * 3, [0.5] * 3)}
 
 
 class PrintAccuracy(Callback):
     """Prints one line an epoch, as race.py reads them."""
 
     order = 60  # after fastai's Recorder
+    done = 0  # epochs: fastai counts from 0 again when it thaws the network
 
     def after_epoch(self) -> None:
         """Print the accuracy on the judged images."""
-        print(f"epoch {self.epoch + 1} accuracy {self.recorder.values[-1][-1]:.6f}", flush=True)
+        self.done += 1
+        print(f"epoch {self.done} accuracy {self.recorder.values[-1][-1]:.6f}", flush=True)
 
 
 def learner(spec: dict) -> Learner:
@@ -41,6 +47,7 @@ def learner(spec: dict) -> Learner:
     files = [*spec["train"], *spec["test"]]
     judged = {name for name, _ in spec["test"]}
     labels = dict(files)
+    normalize = Normalize.from_stats(*STATISTICS[spec["normalization"]])
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock(vocab=spec["classes"])),
         get_items=lambda _: [Path(name) for name, _ in files],
@@ -50,29 +57,38 @@ def learner(spec: dict) -> Learner:
             [i for i, file in enumerate(items) if str(file) in judged],
         ),
         item_tfms=Resize(spec["size"], ResizeMethod.Squish),
+        batch_tfms=normalize if spec["weights"] else None,  # as fastai does
     )
     loaders = block.dataloaders(".", bs=spec["batch"], num_workers=0)
     made = vision_learner(
         loaders,
         NETWORKS[spec["network"]],
         pretrained=False,
+        cut=-1 if spec["network"] == "mobilenetv2" else None,  # fastai finds no pooling layer in it
         metrics=accuracy,
         loss_func=CrossEntropyLossFlat(),
         cbs=PrintAccuracy(),
     )
     if spec["weights"]:
-        made.model[0].load_state_dict(features_of(spec["weights"], made.model[0]))
+        fill_torchvision(made.model[0], spec["weights"])
     return made
 
 
 def main() -> None:
-    """Train as `spec["settings"]` says: fastai's defaults, or the peak rate of signlang."""
+    """Train as `spec["settings"]` says: fastai's defaults, or the peak rate of signlang.
+
+    From ImageNet weights fastai's default is `fine_tune`, which learns the head alone at first.
+    """
     spec = json.loads(Path(sys.argv[1]).read_text())
     set_seed(spec["seed"])
     made = learner(spec)
-    rate = {"own": None, "ours": spec["rate"]}[spec["settings"]]
     with made.no_bar(), made.no_logging():
-        made.fit_one_cycle(spec["epochs"], rate)
+        if spec["settings"] == "ours":
+            made.fit_one_cycle(spec["epochs"], spec["rate"])
+        elif spec["weights"]:
+            made.fine_tune(spec["epochs"] - 1, freeze_epochs=1)
+        else:
+            made.fit_one_cycle(spec["epochs"])
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 from keras import layers
+from pretrained import fill_keras
 
 HALF = layers.Rescaling(1 / 127.5, offset=-1)
 
 
 def network(spec: dict) -> keras.Model:
-    """Build a network from scratch; images come as bytes 0 to 255."""
+    """Build a network; images come as bytes 0 to 255."""
     size, classes = spec["size"], len(spec["classes"])
     inputs = keras.Input((size, size, 3))
     if spec["network"] == "simple_cnn":
@@ -31,6 +32,8 @@ def network(spec: dict) -> keras.Model:
         backbone = keras.applications.MobileNetV2(
             (size, size, 3), include_top=False, weights=None, pooling="max" if dense else "avg"
         )
+        if spec["weights"]:
+            fill_keras(backbone, spec["weights"])
         hidden = backbone(HALF(inputs))
     if spec["network"] != "mobilenetv2":
         hidden = layers.Dense(256, activation="relu")(hidden)

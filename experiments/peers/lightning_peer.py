@@ -11,9 +11,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pretrained import fill_torchvision
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torch_weights import features_of
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import models, transforms
 
@@ -22,18 +22,22 @@ NETWORKS = {
     "squeezenet": models.squeezenet1_0,
     "mobilenetv2": models.mobilenet_v2,
 }
+STATISTICS = {
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "half": ([0.5] * 3, [0.5] * 3),
+}
 
 
 class Images(Dataset):
     """Opens, resizes and normalizes an image at each access, as ImageFolder does."""
 
-    def __init__(self, files: list, size: int) -> None:
+    def __init__(self, files: list, size: int, normalization: str) -> None:
         self.files = files
         self.transform = transforms.Compose(
             [
                 transforms.Resize((size, size)),
                 transforms.ToTensor(),
-                transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+                transforms.Normalize(*STATISTICS[normalization]),
             ]
         )
 
@@ -55,9 +59,7 @@ class Network(pl.LightningModule):
         self.spec = spec
         self.network = NETWORKS[spec["network"]](num_classes=len(spec["classes"]))
         if spec["weights"]:
-            self.network.features.load_state_dict(
-                features_of(spec["weights"], self.network.features)
-            )
+            fill_torchvision(self.network.features, spec["weights"])
         self.accuracy = MulticlassAccuracy(len(spec["classes"]), average="micro")
 
     def training_step(self, batch: tuple, batch_idx: int) -> torch.Tensor:
@@ -88,7 +90,9 @@ def main() -> None:
     """Train and judge after each epoch."""
     spec = json.loads(Path(sys.argv[1]).read_text())
     pl.seed_everything(spec["seed"], verbose=False)
-    train, test = (Images(spec[part], spec["size"]) for part in ("train", "test"))
+    train, test = (
+        Images(spec[part], spec["size"], spec["normalization"]) for part in ("train", "test")
+    )
     trainer = pl.Trainer(
         max_epochs=spec["epochs"], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,

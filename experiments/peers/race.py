@@ -43,7 +43,7 @@ CASES: Final = {
     "mobilenetv2_dense": {"size": 96, "batch": 64, "epochs": 4},
 }
 PEERS: Final = {
-    "fastai": {"resnet18", "squeezenet"},  # its learner finds no place to cut MobileNetV2
+    "fastai": {"resnet18", "mobilenetv2", "squeezenet"},
     "lightning": {"resnet18", "mobilenetv2", "squeezenet"},
     "ultralytics": {"resnet18"},
     "keras": {"simple_cnn", "mobilenetv2", "mobilenetv2_dense"},
@@ -146,9 +146,7 @@ def race(contender: Contender, arguments: argparse.Namespace) -> list[tuple[int,
 def _command(contender: Contender, arguments: argparse.Namespace, folder: Path) -> list[str]:
     case = CASES[contender.network]
     if contender.peer == "signlang":
-        weights = (
-            [f"model.weights={Path(contender.weights).resolve()}"] if contender.weights else []
-        )
+        weights = _weights_settings(contender)
         return [
             sys.executable, "-m", "signlang.train", f"data.root={arguments.data.resolve()}",
             "data=digits", f"model={contender.network}", f"fold={arguments.fold}",
@@ -165,6 +163,7 @@ def _command(contender: Contender, arguments: argparse.Namespace, folder: Path) 
     spec = {
         **case, "rate": node.learning_rate, "network": contender.network,
         "settings": contender.settings, "seed": 0,
+        "normalization": "half" if _is_of_tensorflow(contender) else "imagenet",
         "weights": str(Path(contender.weights).resolve()) if contender.weights else "",
         "classes": list(index.classes),
         "train": [file for file, fold in zip(files, folds, strict=True) if fold != arguments.fold],
@@ -173,6 +172,20 @@ def _command(contender: Contender, arguments: argparse.Namespace, folder: Path) 
     (folder / "spec.json").write_text(json.dumps(spec))
     python = arguments.environments / contender.peer / "bin" / "python"
     return [str(python), str(HERE / f"{contender.peer}_peer.py"), str(folder / "spec.json")]
+
+
+def _is_of_tensorflow(contender: Contender) -> bool:
+    return ".tf_" in Path(contender.weights).name  # as timm marks its weights
+
+
+def _weights_settings(contender: Contender) -> list[str]:
+    """Settings of signlang for a file of ImageNet weights."""
+    if not contender.weights:
+        return []
+    settings = [f"model.weights={Path(contender.weights).resolve()}"]
+    if _is_of_tensorflow(contender):
+        settings += ["model.normalization=half", "model.network.tensorflow=true"]
+    return settings
 
 
 def chart(rows: Sequence[Sequence[Any]]) -> Figure:
@@ -185,15 +198,17 @@ def chart(rows: Sequence[Sequence[Any]]) -> Figure:
         axes.remove()
     for axes, panel in zip(places, panels, strict=False):
         lines = [row for row in rows if (str(row[0]), str(row[1])) == panel]
-        for who in dict.fromkeys((str(row[2]), str(row[3])) for row in lines):
-            points = [row for row in lines if (str(row[2]), str(row[3])) == who]
-            peer, settings = who
+        entries = list(dict.fromkeys((str(row[2]), str(row[3])) for row in lines))
+        for peer, settings, fold in dict.fromkeys(tuple(map(str, row[2:5])) for row in lines):
+            points = [row for row in lines if tuple(map(str, row[2:5])) == (peer, settings, fold)]
             words = {"own": "own settings", "ours": "our settings"}[settings]
             label = peer if peer == "signlang" else f"{peer}, {words}"
             axes.plot(
                 [float(row[6]) for row in points], [float(row[7]) for row in points],
                 marker="o", markersize=3, linewidth=2.2 if peer == "signlang" else 1.1,
-                linestyle="--" if settings == "ours" and peer != "signlang" else "-", label=label,
+                color=f"C{entries.index((peer, settings))}",
+                linestyle="--" if settings == "ours" and peer != "signlang" else "-",
+                label=label if fold == "0" else None,
             )  # fmt: skip
         axes.set(title=f"{panel[0]}, {'ImageNet weights' if panel[1] else 'from scratch'}",
                  xlabel="seconds since the start of the process", ylabel="test accuracy",
