@@ -25,9 +25,7 @@ from torchvision import models
 NETWORKS = {
     "resnet18": models.resnet18,
     "squeezenet": models.squeezenet1_0,
-    "mobilenetv2": models.mobilenet_v2,
 }
-STATISTICS = {"imagenet": imagenet_stats, "half": ([0.5] * 3, [0.5] * 3)}
 
 
 class PrintAccuracy(Callback):
@@ -47,7 +45,7 @@ def learner(spec: dict) -> Learner:
     files = [*spec["train"], *spec["test"]]
     judged = {name for name, _ in spec["test"]}
     labels = dict(files)
-    normalize = Normalize.from_stats(*STATISTICS[spec["normalization"]])
+    normalize = Normalize.from_stats(*imagenet_stats)
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock(vocab=spec["classes"])),
         get_items=lambda _: [Path(name) for name, _ in files],
@@ -64,7 +62,6 @@ def learner(spec: dict) -> Learner:
         loaders,
         NETWORKS[spec["network"]],
         pretrained=False,
-        cut=-1 if spec["network"] == "mobilenetv2" else None,  # fastai finds no pooling layer in it
         metrics=accuracy,
         loss_func=CrossEntropyLossFlat(),
         cbs=PrintAccuracy(),

@@ -43,7 +43,7 @@ CASES: Final = {
     "mobilenetv2_dense": {"size": 96, "batch": 64, "epochs": 4},
 }
 PEERS: Final = {
-    "fastai": {"resnet18", "mobilenetv2", "squeezenet"},
+    "fastai": {"resnet18", "squeezenet"},  # its learner finds no place to cut MobileNetV2
     "lightning": {"resnet18", "mobilenetv2", "squeezenet"},
     "ultralytics": {"resnet18"},
     "keras": {"simple_cnn", "mobilenetv2", "mobilenetv2_dense"},
