@@ -223,7 +223,7 @@ def mobilenetv2_dense(
 def mobilenetv2(
     num_classes: int, image_size: int, pretrained: bool = False, *, tensorflow: bool = False
 ) -> nn.Module:
-    """MobileNetV2 of timm (Sandler et al. 2018); from scratch with small convolutions.
+    """MobileNetV2 of timm (Sandler et al. 2018); from scratch with small weights.
 
     Args:
         num_classes: Number of logits.
@@ -233,7 +233,7 @@ def mobilenetv2(
     """
     network = _create_timm(TIMM_NAMES["mobilenetv2"], pretrained, num_classes=num_classes)
     if not pretrained:
-        shrink_convolutions(network, 0.1)
+        draw_small_head(shrink_convolutions(network, 0.1))
     return compute_as_tensorflow(network) if tensorflow else network
 
 
@@ -309,10 +309,10 @@ def _create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
 def draw_small_head(network: nn.Module) -> None:
     """Draw the last linear layer of a network of timm from N(0, 0.01), with a bias of 0.
 
-    The features are those of ImageNet from the first step on. Timm draws the last layer of
-    MobileNets and EfficientNets by its number of classes, for 29 with a deviation of 0.11: logits
-    are then so large that the first epochs spoil the features. 0.01 is torchvision's. What that is
-    worth is measured in `experiments/pretrained`.
+    Timm draws the last layer of MobileNets and EfficientNets by its number of classes, for 29 with
+    a deviation of 0.11: logits are then so large that the first epochs spoil the features, which
+    matters most where these are ImageNet's. 0.01 is torchvision's. What that is worth is measured
+    in `experiments/pretrained`.
     """
     head = network.get_submodule(head_of(network, 0))
     if isinstance(head, nn.Linear):  # without classes there is none
