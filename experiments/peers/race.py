@@ -170,7 +170,7 @@ def _command(contender: Contender, arguments: argparse.Namespace, folder: Path) 
         "test": [file for file, fold in zip(files, folds, strict=True) if fold == arguments.fold],
     }  # fmt: skip
     (folder / "spec.json").write_text(json.dumps(spec))
-    python = arguments.environments / contender.peer / "bin" / "python"
+    python = arguments.environments.absolute() / contender.peer / "bin" / "python"
     return [str(python), str(HERE / f"{contender.peer}_peer.py"), str(folder / "spec.json")]
 
 
