@@ -201,7 +201,7 @@ def test_what_is_listed_takes_nothing_that_fetches() -> None:
     harmless = {"model_name", "architecture", "num_classes", "image_size", "scriptable",
                 "exportable", "no_jit", "progress", "kwargs", "transform_input",
                 "quantize", "width", "dropout", "movement", "image", "normalization",
-                "points_rate", "reject_empty", "dimensions"}  # fmt: skip
+                "points_rate", "reject_empty", "dimensions", "tensorflow"}  # fmt: skip
     factories = {f"signlang.models.networks.{name}": getattr(networks, name)
                  for name in networks.FACTORIES}  # fmt: skip
     factories |= {f"torchvision.models.{name}": getattr(models, name)

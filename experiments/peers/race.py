@@ -49,7 +49,8 @@ PEERS: Final = {
     "keras": {"simple_cnn", "mobilenetv2", "mobilenetv2_dense"},
 }
 ACROSS: Final = 3  # panels of a row of the chart
-EPOCH: Final = re.compile(r"epoch (\d+)(?:/\d+)?\s.*accuracy ([\d.]+)")
+# a line with a batch tells the training accuracy within an epoch
+EPOCH: Final = re.compile(r"epoch (\d+)(?:/\d+)?(?!\s+batch)\s.*accuracy ([\d.]+)")
 
 
 @dataclass(frozen=True)

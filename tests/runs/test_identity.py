@@ -55,7 +55,9 @@ def test_label_smoothing_and_seed_are_part_of_a_run() -> None:
     assert "label_smoothing=0.1" in name_of("squeezenet", {"label_smoothing": 0.1})
 
 
-@pytest.mark.parametrize(("key", "before"), [("dropout", 0.5), ("dimensions", 3)])
+@pytest.mark.parametrize(
+    ("key", "before"), [("dropout", 0.5), ("dimensions", 3), ("tensorflow", 0)]
+)
 def test_networks_with_new_settings_leave_runs_of_before_as_they_are(key: str, before: int) -> None:
     def settings(network: dict[str, object]) -> dict[str, object]:
         return chosen(model={"name": "squeezenet", "weights": None, "network": network})
