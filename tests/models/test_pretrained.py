@@ -97,11 +97,17 @@ def test_weights_come_from_the_cache_of_torch(hubs: Path) -> None:
     assert all(torch.equal(built[k], v) for k, v in state.items() if k.startswith("features."))
     # timm's own address, from before it moved to its hub
     file = folder / "mobilenetv2_100_ra-b33bc2c4.pth"
-    torch.save(timm.create_model("mobilenetv2_100").state_dict(), file)
+    plain = timm.create_model("mobilenetv2_100").state_dict()
+    torch.save(plain, file)
     node = {"_target_": "signlang.models.networks.mobilenetv2_dense"}
     of_timm = pretrained_weights(node)
     assert of_timm is not None
     assert of_timm.file == file
+    built = build_network("mobilenetv2", 3, 64, pretrained=True).state_dict()
+    assert torch.equal(built["conv_stem.weight"], plain["conv_stem.weight"])
+    assert float(built["classifier.weight"].std()) == pytest.approx(0.01, rel=0.05)
+    whole = build_network("mobilenetv2", 1000, 64, pretrained=True).state_dict()
+    assert torch.equal(whole["classifier.weight"], plain["classifier.weight"])
 
 
 def test_a_hub_that_never_responds_holds_nothing_up(
