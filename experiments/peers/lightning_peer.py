@@ -22,22 +22,18 @@ NETWORKS = {
     "squeezenet": models.squeezenet1_0,
     "mobilenetv2": models.mobilenet_v2,
 }
-STATISTICS = {
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    "half": ([0.5] * 3, [0.5] * 3),
-}
 
 
 class Images(Dataset):
     """Opens, resizes and normalizes an image at each access, as ImageFolder does."""
 
-    def __init__(self, files: list, size: int, normalization: str) -> None:
+    def __init__(self, files: list, size: int, normalization: list) -> None:
         self.files = files
         self.transform = transforms.Compose(
             [
                 transforms.Resize((size, size)),
                 transforms.ToTensor(),
-                transforms.Normalize(*STATISTICS[normalization]),
+                transforms.Normalize(*normalization),
             ]
         )
 

@@ -1,19 +1,15 @@
 """ImageNet weights from one safetensors file, for the peers that would download their own."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 
-
-def mobilenetv2_layers(file: str) -> list[list[np.ndarray]]:
+def mobilenetv2_layers(state: Mapping[str, Any]) -> list[list[Any]]:
     """Weights of timm's MobileNetV2 up to its head, a list for each layer, from input to output.
 
     Convolutions are (out, in / groups, height, width); normalizations have scale, shift, mean and
-    variance.
+    variance. They are what the state has, arrays or tensors.
     """
-    from safetensors.numpy import load_file
-
-    state = load_file(file)
     blocks = sorted({name.rpartition(".bn1")[0] for name in state if name.startswith("blocks.")})
     layers = [("", "conv_stem", "bn1")]
     for block in filter(None, blocks):
@@ -48,7 +44,6 @@ def fill_torchvision(features: Any, file: str) -> None:
     Raises:
         SystemExit: If the file has no such layers.
     """
-    import torch
     from safetensors.torch import load_file
 
     wanted = features.state_dict()
@@ -56,11 +51,9 @@ def fill_torchvision(features: Any, file: str) -> None:
         name.removeprefix("features."): value.float() for name, value in load_file(file).items()
     }
     if "conv_stem.weight" in state:
-        arrays = [array for layer in mobilenetv2_layers(file) for array in layer]
+        tensors = [tensor for layer in mobilenetv2_layers(state) for tensor in layer]
         names = [name for name in wanted if not name.endswith("num_batches_tracked")]
-        for name, array in zip(names, arrays, strict=True):
-            wanted[name] = torch.from_numpy(array).float()
-        features.load_state_dict(wanted)
+        features.load_state_dict(wanted | dict(zip(names, tensors, strict=True)))
         _compute_as_tensorflow(features)
         return
     missing = [
@@ -87,8 +80,10 @@ def _compute_as_tensorflow(features: Any) -> None:
 
 def fill_keras(backbone: Any, file: str) -> None:
     """Fill the MobileNetV2 of keras.applications with the weights of timm's."""
+    from safetensors.numpy import load_file
+
     kernels = {"Conv2D": (2, 3, 1, 0), "DepthwiseConv2D": (2, 3, 0, 1)}
     layers = [layer for layer in backbone.layers if layer.weights]
-    for layer, arrays in zip(layers, mobilenetv2_layers(file), strict=True):
+    for layer, arrays in zip(layers, mobilenetv2_layers(load_file(file)), strict=True):
         axes = kernels.get(type(layer).__name__)
         layer.set_weights([arrays[0].transpose(axes)] if axes else arrays)

@@ -30,6 +30,7 @@ from signlang.data.index import read_index
 from signlang.data.splits import Stratified
 from signlang.files import read_csv, write_csv
 from signlang.reporting.plots import png_bytes
+from signlang.validation import NORMALIZATIONS
 
 HERE: Final = Path(__file__).parent
 HEADER: Final = (
@@ -164,7 +165,7 @@ def _command(contender: Contender, arguments: argparse.Namespace, folder: Path) 
     spec = {
         **case, "rate": node.learning_rate, "network": contender.network,
         "settings": contender.settings, "seed": 0,
-        "normalization": "half" if _is_of_tensorflow(contender) else "imagenet",
+        "normalization": NORMALIZATIONS["half" if _is_of_tensorflow(contender) else "imagenet"],
         "weights": str(Path(contender.weights).resolve()) if contender.weights else "",
         "classes": list(index.classes),
         "train": [file for file, fold in zip(files, folds, strict=True) if fold != arguments.fold],

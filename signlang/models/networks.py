@@ -105,9 +105,10 @@ def optimize_for_cpu(network: nn.Module) -> nn.Module:
     ['StridedDepthwise', 'OutOfPlaceReLU6', 'Conv2d', 'ReLU6']
     """
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d) and type(layer) in STRIDED_DEPTHWISE:
-            if layer.groups == layer.in_channels > 1 < max(layer.stride):
-                layer.__class__ = STRIDED_DEPTHWISE[type(layer)]
+        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 < max(
+            layer.stride
+        ):
+            layer.__class__ = STRIDED_DEPTHWISE.get(type(layer), type(layer))
         elif type(layer) in OUT_OF_PLACE and layer.inplace:
             layer.__class__ = OUT_OF_PLACE[type(layer)]
     return network
@@ -204,19 +205,9 @@ def mobilenetv2_dense(
 ) -> nn.Module:
     """Model B of the digits study: MobileNetV2, global max-pooling, dense layers.
 
-    Args:
-        num_classes: Number of logits.
-        image_size: Of any value: the network pools what is left.
-        pretrained: Whether MobileNetV2 starts from timm's ImageNet weights.
-        tensorflow: See `compute_as_tensorflow`.
+    Arguments as of `mobilenetv2`; all of the dense layers start at random.
     """
-    backbone = _create_timm(
-        TIMM_NAMES["mobilenetv2_dense"], pretrained, num_classes=0, global_pool="max"
-    )
-    if not pretrained:
-        shrink_convolutions(backbone, 0.1)
-    if tensorflow:
-        compute_as_tensorflow(backbone)
+    backbone = _timm_mobilenetv2(pretrained, tensorflow, num_classes=0, global_pool="max")
     return DenseHead(backbone, 1280, num_classes)
 
 
@@ -231,9 +222,16 @@ def mobilenetv2(
         pretrained: Whether all but the last layer starts from timm's ImageNet weights.
         tensorflow: See `compute_as_tensorflow`.
     """
-    network = _create_timm(TIMM_NAMES["mobilenetv2"], pretrained, num_classes=num_classes)
+    network = _timm_mobilenetv2(pretrained, tensorflow, num_classes=num_classes)
     if not pretrained:
-        draw_small_head(shrink_convolutions(network, 0.1))
+        draw_small_head(network)
+    return network
+
+
+def _timm_mobilenetv2(pretrained: bool, tensorflow: bool, **options: Any) -> nn.Module:
+    network = _create_timm(TIMM_NAMES["mobilenetv2"], pretrained, **options)
+    if not pretrained:
+        shrink_convolutions(network, 0.1)
     return compute_as_tensorflow(network) if tensorflow else network
 
 
